@@ -1,0 +1,93 @@
+//! Checks the nginx tree that nginx-sys found, and adds what nginx-sys lacks: a few constants.
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    let features = std::env::var("DEP_NGINX_FEATURES_CHECK").unwrap_or_else(|_| "any()".into());
+    println!("cargo::rustc-check-cfg=cfg(ngx_feature, values({features}))");
+    println!("cargo::rustc-check-cfg=cfg(nginx_pool_by_default)");
+    #[cfg(feature = "nginx")]
+    nginx::check_tree();
+}
+
+#[cfg(feature = "nginx")]
+mod nginx {
+    use std::env;
+    use std::path::Path;
+    use std::process::exit;
+
+    /// The oldest nginx whose structures and hooks this module was written for and tested with.
+    const OLDEST: u64 = 1_022_000;
+
+    /// The first nginx in which every explicit upstream has a pool (`keepalive 32 local`) by default.
+    const POOL_BY_DEFAULT: u64 = 1_029_007;
+
+    pub fn check_tree() {
+        let version: u64 = dep("VERSION_NUMBER").parse().unwrap_or(0);
+        let features = dep("FEATURES");
+        let has = |feature: &str| features.split(',').any(|f| f.trim() == feature);
+
+        if version < OLDEST {
+            refuse("the nginx tree is older than 1.22, the oldest nginx that this module supports");
+        }
+        if !has("http") {
+            refuse("the nginx tree is configured without HTTP (--without-http), so it has no upstreams");
+        }
+        if has("compat") && !has("http_ssl") {
+            refuse(
+                "the nginx tree is configured --with-compat but without --with-http_ssl_module: the \
+             module would load into an nginx with TLS and spin on https upstreams; configure the \
+             tree with the arguments that `nginx -V` shows",
+            );
+        }
+
+        for feature in features.split(',').map(str::trim).filter(|f| !f.is_empty()) {
+            println!("cargo::rustc-cfg=ngx_feature=\"{feature}\"");
+        }
+        if version >= POOL_BY_DEFAULT {
+            println!("cargo::rustc-cfg=nginx_pool_by_default");
+        }
+        println!("cargo::rustc-env=NGINX_BUILT_AGAINST={}", dep("VERSION"));
+        write_constants();
+    }
+
+    /// What nginx-sys tells its direct dependents.
+    fn dep(name: &str) -> String {
+        let variable = format!("DEP_NGINX_{name}");
+        println!("cargo::rerun-if-env-changed={variable}");
+        env::var(&variable).unwrap_or_default()
+    }
+
+    fn refuse(why: &str) -> ! {
+        println!("cargo::error={why}");
+        exit(1);
+    }
+
+    /// nginx writes these constants as casts, which nginx-sys' run of bindgen does not evaluate. Types
+    /// come from nginx-sys alone: a second copy of a structure would be a second truth.
+    fn write_constants() {
+        const HEADER: &str = "
+        #include <ngx_config.h>
+        #include <ngx_core.h>
+        enum Unset {
+            CONF_UNSET_UINT = NGX_CONF_UNSET_UINT,
+            CONF_UNSET_MSEC = NGX_CONF_UNSET_MSEC,
+        };
+    ";
+        let include = dep("INCLUDE");
+        let cflags = dep("CFLAGS");
+        let constants = bindgen::Builder::default()
+            .header_contents("constants.h", HEADER)
+            .clang_args(env::split_paths(&include).map(|path| format!("-I{}", path.display())))
+            .clang_args(cflags.split_whitespace())
+            .allowlist_type("Unset")
+            .prepend_enum_name(false)
+            .layout_tests(false)
+            .use_core()
+            .generate()
+            .unwrap_or_else(|err| refuse(&format!("bindgen cannot read the nginx headers: {err}")));
+        let out = Path::new(&env::var_os("OUT_DIR").expect("set by cargo")).join("constants.rs");
+        if let Err(err) = constants.write_to_file(&out) {
+            refuse(&format!("cannot write {}: {err}", out.display()));
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The directives, each in one place: its name, where it is allowed, how many words it takes.
+
+use std::ffi::{c_char, c_void, CStr};
+use std::mem::offset_of;
+use std::ptr;
+
+use nginx_sys::{
+    ngx_command_t, ngx_conf_set_msec_slot, ngx_conf_set_num_slot, ngx_conf_t, ngx_str_t, ngx_uint_t,
+    NGX_CONF_TAKE1, NGX_CONF_TAKE12, NGX_HTTP_SRV_CONF_OFFSET, NGX_HTTP_UPS_CONF, NGX_LOG_EMERG,
+};
+use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
+use ngx::{ngx_conf_log_error, ngx_string};
+
+use crate::directive::Keepalive;
+
+use super::conf::SrvConf;
+use super::guard::guard;
+
+type Setter =
+    unsafe extern "C" fn(cf: *mut ngx_conf_t, cmd: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char;
+
+/// The command table; an empty name ends it.
+pub(super) static mut COMMANDS: [ngx_command_t; 5] = [
+    // keepalive connections [local];
+    command(ngx_string!("keepalive"), NGX_CONF_TAKE12, keepalive, 0),
+    // keepalive_time time;
+    command(ngx_string!("keepalive_time"), NGX_CONF_TAKE1, ngx_conf_set_msec_slot, offset_of!(SrvConf, time)),
+    // keepalive_timeout time;
+    command(
+        ngx_string!("keepalive_timeout"),
+        NGX_CONF_TAKE1,
+        ngx_conf_set_msec_slot,
+        offset_of!(SrvConf, timeout),
+    ),
+    // keepalive_requests number;
+    command(
+        ngx_string!("keepalive_requests"),
+        NGX_CONF_TAKE1,
+        ngx_conf_set_num_slot,
+        offset_of!(SrvConf, requests),
+    ),
+    ngx_command_t::empty(),
+];
+
+/// A directive of `upstream {}`.
+const fn command(name: ngx_str_t, words: u32, set: Setter, offset: usize) -> ngx_command_t {
+    ngx_command_t {
+        name,
+        type_: (NGX_HTTP_UPS_CONF | words) as ngx_uint_t,
+        set: Some(set),
+        conf: NGX_HTTP_SRV_CONF_OFFSET,
+        offset,
+        post: ptr::null_mut(),
+    }
+}
+
+/// Sets `keepalive`.
+unsafe extern "C" fn keepalive(
+    cf: *mut ngx_conf_t,
+    _cmd: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    guard(NGX_CONF_ERROR, || {
+        // SAFETY: nginx passes what `SrvConf::create` made for this upstream, and nobody else has it now.
+        let conf = unsafe { &mut *conf.cast::<SrvConf>() };
+        if conf.keepalive().is_some() {
+            return IS_DUPLICATE.as_ptr().cast_mut();
+        }
+        // SAFETY: nginx passes the configuration being read.
+        let args = unsafe { (*cf).args };
+        // SAFETY: nginx sets `args` to the words of the directive, and leaves them alone meanwhile.
+        let args = unsafe { &*args };
+        // SAFETY: the elements of `cf->args` are strings.
+        let words: &[ngx_str_t] = unsafe { args.as_slice() };
+        match Keepalive::parse(words[1].as_bytes(), words.get(2).map(ngx_str_t::as_bytes)) {
+            Ok(value) => {
+                conf.set_keepalive(value);
+                NGX_CONF_OK
+            }
+            Err(invalid) => {
+                ngx_conf_log_error!(NGX_LOG_EMERG, cf, "{invalid}");
+                NGX_CONF_ERROR
+            }
+        }
+    })
+}
+
+/// nginx puts the directive's name before it, file and line behind it.
+const IS_DUPLICATE: &CStr = c"is duplicate";

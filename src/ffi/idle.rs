@@ -1,0 +1,118 @@
+//! An idle connection: how it is put to sleep and woken, what ends it, and how it is closed.
+
+use std::ptr::NonNull;
+
+use nginx_sys::{
+    ngx_close_connection, ngx_connection_t, ngx_cycle, ngx_destroy_pool, ngx_event_t, ngx_log_t,
+};
+
+use crate::lifetime::Msec;
+
+use super::guard::guard;
+use super::handle::{Conn, Event};
+use super::log::debug;
+use super::upstream::Place;
+
+/// Leaves a stored connection to `close_handler`. It may be closed when this returns: whatever the
+/// server sent already is unexpected, and so is the end of the stream.
+#[inline]
+pub(super) fn sleep(conn: Conn, place: NonNull<Place>, timeout: Msec) {
+    let (read, write) = (conn.read(), conn.write());
+    read.clear_delayed();
+    read.set_timer(timeout);
+    write.clear_timer();
+    write.set_handler(Some(dummy_handler));
+    read.set_handler(Some(close_handler));
+    conn.set_data(place.as_ptr().cast());
+    conn.set_idle(true);
+    conn.set_logs(cycle_log());
+    if read.ready() {
+        // SAFETY: the read event of an open connection, which was put to sleep just now.
+        unsafe { close_handler(read.as_ptr()) };
+    }
+}
+
+/// Readies a connection taken from the pool for a request; the core sets its handlers and `data`.
+#[inline]
+pub(super) fn wake(conn: Conn, log: *mut ngx_log_t) {
+    conn.set_idle(false);
+    conn.reset_sent();
+    conn.set_data(std::ptr::null_mut());
+    conn.set_logs(log);
+    conn.read().clear_timer();
+}
+
+/// An idle connection has nothing to write.
+unsafe extern "C" fn dummy_handler(event: *mut ngx_event_t) {
+    // SAFETY: nginx calls it with the write event of a connection that `sleep` gave this handler.
+    let event = unsafe { Event::from_ptr(event) };
+    debug(event.log(), c"keepalive dummy handler");
+}
+
+/// Something happened to an idle connection. Only a false alarm leaves it where it is.
+unsafe extern "C" fn close_handler(event: *mut ngx_event_t) {
+    // SAFETY: nginx calls it with the read event of a connection that `sleep` gave this handler.
+    let event = unsafe { Event::from_ptr(event) };
+    debug(event.log(), c"keepalive close handler");
+
+    let conn = event.conn();
+    let ended = conn.close_requested() || event.timed_out() || !silent(conn);
+    if !ended {
+        event.clear_ready();
+        if event.wait_readable() {
+            return;
+        }
+    }
+    if let Some(place) = NonNull::new(conn.data().cast::<Place>()) {
+        // SAFETY: `sleep` has put the connection's place there, and the connection is still open.
+        guard((), || unsafe { Place::vacate(place, conn) });
+    }
+    close(conn);
+}
+
+/// Whether there is nothing to read: neither data, nor the end of the stream, nor an error.
+fn silent(conn: Conn) -> bool {
+    let mut byte = 0u8;
+    // SAFETY: an open socket, and room for one byte.
+    let n = unsafe { libc::recv(conn.fd(), (&raw mut byte).cast(), 1, libc::MSG_PEEK) };
+    n == -1 && std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock
+}
+
+/// Closes a connection that is not in the pool any more. TLS says goodbye to itself only: the
+/// session stays resumable, and nothing is sent to a server that may be gone.
+pub(super) fn close(conn: Conn) {
+    #[cfg(ngx_feature = "http_ssl")]
+    if let Some(ssl) = NonNull::new(conn.ssl()) {
+        use nginx_sys::{ngx_ssl_connection_t, ngx_ssl_shutdown, NGX_AGAIN};
+        // SAFETY: the TLS state lives as long as its connection.
+        unsafe { ngx_ssl_connection_t::set_no_wait_shutdown_raw(ssl.as_ptr(), 1) };
+        // SAFETY: as above.
+        unsafe { ngx_ssl_connection_t::set_no_send_shutdown_raw(ssl.as_ptr(), 1) };
+        // SAFETY: an open connection with TLS.
+        if unsafe { ngx_ssl_shutdown(conn.as_ptr()) } == NGX_AGAIN as isize {
+            // SAFETY: `NGX_AGAIN` leaves the TLS state in place, to call the handler later.
+            unsafe { (*ssl.as_ptr()).handler = Some(close_after_shutdown) };
+            return;
+        }
+    }
+    // SAFETY: the pool belongs to the connection alone, and nothing in it is used any more.
+    unsafe { ngx_destroy_pool(conn.pool()) };
+    // SAFETY: an open connection; nginx deletes its timers and its posted events.
+    unsafe { ngx_close_connection(conn.as_ptr()) };
+}
+
+/// Called by nginx when a TLS shutdown that had to wait is done.
+#[cfg(ngx_feature = "http_ssl")]
+unsafe extern "C" fn close_after_shutdown(c: *mut ngx_connection_t) {
+    // SAFETY: the connection for which `close` set this handler; it is still open.
+    if let Some(conn) = unsafe { Conn::from_ptr(c) } {
+        close(conn);
+    }
+}
+
+fn cycle_log() -> *mut ngx_log_t {
+    // SAFETY: the worker's cycle, set before any request.
+    let cycle = unsafe { ngx_cycle };
+    // SAFETY: a cycle has its log.
+    unsafe { (*cycle).log }
+}

@@ -1,0 +1,24 @@
+//! The shell: everything that talks to nginx.
+//!
+//! In the order of a worker's life: the module table and what `load_module` looks for (`module`),
+//! directives (`directives`, `conf`), what happens once the configuration is read (`setup`, `abi`,
+//! `stock`), a request (`peer`, `upstream`), an idle connection (`idle`). Beneath them: pointers
+//! with a type (`handle`), the panic boundary (`guard`), debug lines (`log`).
+
+mod abi;
+mod conf;
+mod directives;
+mod guard;
+mod handle;
+mod idle;
+mod log;
+mod module;
+mod peer;
+mod setup;
+mod stock;
+mod upstream;
+
+/// What nginx-sys lacks; made by build.rs.
+mod constants {
+    include!(concat!(env!("OUT_DIR"), "/constants.rs"));
+}

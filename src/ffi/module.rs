@@ -1,0 +1,54 @@
+//! The module as nginx sees it: the table of its callbacks, and what `load_module` looks for.
+
+use std::ptr;
+
+use nginx_sys::{ngx_http_module_t, ngx_module_t, NGX_HTTP_MODULE};
+
+use super::conf::SrvConf;
+use super::directives::COMMANDS;
+use super::setup;
+
+static CONTEXT: ngx_http_module_t = ngx_http_module_t {
+    preconfiguration: Some(setup::preconfiguration),
+    postconfiguration: Some(setup::postconfiguration),
+    create_main_conf: None,
+    init_main_conf: Some(setup::init_main_conf),
+    create_srv_conf: Some(SrvConf::create),
+    merge_srv_conf: None,
+    create_loc_conf: None,
+    merge_loc_conf: None,
+};
+
+/// nginx writes its index and its name.
+#[no_mangle]
+pub(crate) static mut ngx_http_upstream_keepalive_rs_module: ngx_module_t = ngx_module_t {
+    ctx: (&raw const CONTEXT).cast_mut().cast(),
+    commands: (&raw mut COMMANDS).cast(),
+    type_: NGX_HTTP_MODULE as _,
+    ..ngx_module_t::default()
+};
+
+/// What nginx's own build generates for a dynamic module. `ngx_modules!` of the crate `ngx` is no
+/// use here, as it leaves the order empty: we must come before the stock module to be given its
+/// directives.
+#[cfg(feature = "export-modules")]
+mod exports {
+    use std::ffi::c_char;
+
+    use super::*;
+
+    #[no_mangle]
+    static mut ngx_modules: [*const ngx_module_t; 2] =
+        [&raw const ngx_http_upstream_keepalive_rs_module, ptr::null()];
+
+    #[no_mangle]
+    static mut ngx_module_names: [*const c_char; 2] =
+        [c"ngx_http_upstream_keepalive_rs_module".as_ptr(), ptr::null()];
+
+    #[no_mangle]
+    static mut ngx_module_order: [*const c_char; 3] = [
+        c"ngx_http_upstream_keepalive_rs_module".as_ptr(),
+        c"ngx_http_upstream_keepalive_module".as_ptr(),
+        ptr::null(),
+    ];
+}

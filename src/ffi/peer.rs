@@ -1,0 +1,231 @@
+//! The way of a request: `init_keepalive_peer` when its upstream is chosen, `get_keepalive_peer`
+//! when it needs a connection, `free_keepalive_peer` when it is done with it.
+//!
+//! Each hook stands before the balancer's and calls it, as in nginx's own keepalive module.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+use nginx_sys::{
+    ngx_current_msec, ngx_http_request_t, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_peer_connection_t,
+    ngx_uint_t, NGX_DONE, NGX_ERROR, NGX_OK, NGX_PEER_FAILED,
+};
+
+use crate::lifetime::{Refusal, Returned};
+
+use super::conf::{allocate, SrvConf};
+use super::guard::guard;
+use super::handle::{Conn, Hooks, HttpUpstream, Peer};
+use super::idle;
+use super::log::{debug, debug_conn};
+use super::upstream::Upstream;
+
+/// What a request carries along: the way to the pool, and the hooks that were there before ours.
+struct PeerData {
+    /// Lives in the request's cycle, which outlives the request.
+    upstream: NonNull<Upstream>,
+    request: HttpUpstream,
+    original: Hooks,
+}
+
+impl PeerData {
+    /// # Safety
+    /// `data` is what the core passes to a hook that `init_keepalive_peer` has set.
+    unsafe fn from_ptr<'a>(data: *mut c_void) -> &'a Self {
+        // SAFETY: `init_keepalive_peer` wrote it, nobody changes it, and it lies in the request's pool.
+        unsafe { &*data.cast() }
+    }
+
+    fn upstream(&self) -> &Upstream {
+        // SAFETY: see the field; an upstream is only ever shared.
+        unsafe { self.upstream.as_ref() }
+    }
+}
+
+/// Puts our hooks before those that the balancer sets for this request.
+pub(super) unsafe extern "C" fn init_keepalive_peer(
+    r: *mut ngx_http_request_t,
+    us: *mut ngx_http_upstream_srv_conf_t,
+) -> ngx_int_t {
+    // SAFETY: the core calls the hook with a live request, and the upstream in which `setup` set it.
+    match unsafe { put_hooks(r, us) } {
+        Some(()) => NGX_OK as ngx_int_t,
+        None => NGX_ERROR as ngx_int_t,
+    }
+}
+
+/// # Safety
+/// `r` is a live request, `us` an upstream with a pool.
+unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_conf_t) -> Option<()> {
+    // SAFETY: live, says the caller.
+    let connection = unsafe { (*r).connection };
+    // SAFETY: a live request has its connection, and that a log.
+    debug(unsafe { (*connection).log }, c"init keepalive peer");
+
+    // SAFETY: live, says the caller.
+    let conf = unsafe { SrvConf::of(us) }?;
+    // SAFETY: what `SrvConf::create` made; nobody changes it after the configuration was read.
+    let conf = unsafe { conf.as_ref() };
+    let upstream = NonNull::new(conf.upstream.cast_mut())?;
+    // SAFETY: a live request has its pool.
+    let pool = unsafe { (*r).pool };
+    // SAFETY: see above.
+    let memory = unsafe { allocate::<PeerData>(pool, 1) }?.cast();
+
+    // SAFETY: the balancer gets what the core gave us.
+    if unsafe { conf.original_init_peer?(r, us) } != NGX_OK as ngx_int_t {
+        return None;
+    }
+
+    // SAFETY: the core sets `r->upstream` before it initialises the peer.
+    let u = unsafe { (*r).upstream };
+    // SAFETY: see above; the handle goes into the same request's pool.
+    let request = unsafe { HttpUpstream::from_ptr(u) };
+    let original = request.peer().hooks();
+    // SAFETY: allocated above for a `PeerData`.
+    unsafe { memory.write(PeerData { upstream, request, original }) };
+    request.peer().set_hooks(Hooks {
+        data: memory.as_ptr().cast(),
+        get: Some(get_keepalive_peer),
+        free: Some(free_keepalive_peer),
+        notify: original.notify.and(Some(notify)),
+        #[cfg(ngx_feature = "http_ssl")]
+        set_session: original.set_session.and(Some(set_session)),
+        #[cfg(ngx_feature = "http_ssl")]
+        save_session: original.save_session.and(Some(save_session)),
+    });
+    Some(())
+}
+
+/// Asks the balancer for a peer, then the pool for a connection to it: `NGX_DONE` with one, else
+/// what the balancer said.
+unsafe extern "C" fn get_keepalive_peer(pc: *mut ngx_peer_connection_t, data: *mut c_void) -> ngx_int_t {
+    // SAFETY: the core passes the peer of a live request.
+    let peer = unsafe { Peer::from_ptr(pc) };
+    // SAFETY: the core passes the `data` that `init_keepalive_peer` has set.
+    let kp = unsafe { PeerData::from_ptr(data) };
+    debug(peer.log(), c"get keepalive peer");
+
+    let Some(original_get_peer) = kp.original.get else { return NGX_ERROR as ngx_int_t };
+    // SAFETY: the balancer gets its own data.
+    let rc = unsafe { original_get_peer(pc, kp.original.data) };
+    if rc != NGX_OK as ngx_int_t {
+        return rc;
+    }
+    // If the pool fails, a new connection serves as well.
+    let idle = guard(None, || kp.upstream().checkout(peer, kp.request));
+    match idle {
+        None => NGX_OK as ngx_int_t,
+        Some(conn) => {
+            debug_conn(peer.log(), c"get keepalive peer: using connection %p", conn);
+            idle::wake(conn, peer.log());
+            peer.use_cached(conn);
+            NGX_DONE as ngx_int_t
+        }
+    }
+}
+
+/// Keeps the connection if it may be kept, then tells the balancer that the peer is free.
+unsafe extern "C" fn free_keepalive_peer(
+    pc: *mut ngx_peer_connection_t,
+    data: *mut c_void,
+    state: ngx_uint_t,
+) {
+    // SAFETY: the core passes the peer of a live request.
+    let peer = unsafe { Peer::from_ptr(pc) };
+    // SAFETY: the core passes the `data` that `init_keepalive_peer` has set.
+    let kp = unsafe { PeerData::from_ptr(data) };
+    debug(peer.log(), c"free keepalive peer");
+
+    if let Some(conn) = peer.connection() {
+        guard((), || keep(kp, peer, conn, state));
+    }
+    if let Some(original_free_peer) = kp.original.free {
+        // SAFETY: the balancer gets its own data; it must hear of every peer that it gave.
+        unsafe { original_free_peer(pc, kp.original.data, state) };
+    }
+}
+
+/// Moves the connection from the request into the pool, unless there is a reason against it.
+#[inline]
+fn keep(kp: &PeerData, peer: Peer, conn: Conn, state: ngx_uint_t) {
+    let upstream = kp.upstream();
+    let (read, write) = (conn.read(), conn.write());
+    let returned = Returned {
+        failed: state & NGX_PEER_FAILED as ngx_uint_t != 0,
+        broken: read.eof() || read.error() || read.timed_out() || write.error() || write.timed_out(),
+        requests: conn.requests(),
+        opened: conn.start_time(),
+        keepalive: kp.request.keepalive(),
+        request_sent: kp.request.request_body_sent(),
+        exiting: worker_is_exiting(),
+    };
+    // SAFETY: nginx's cached time; only this thread writes it.
+    let now = unsafe { ngx_current_msec };
+    if let Some(refusal) = upstream.limits.refusal(&returned, now) {
+        debug_conn(peer.log(), not_saving(refusal), conn);
+        return;
+    }
+    if !read.wait_readable() {
+        return;
+    }
+    let Some(stored) = upstream.store(peer, kp.request, conn) else { return };
+    debug_conn(peer.log(), c"free keepalive peer: saving connection %p", conn);
+    peer.release_connection();
+    if let Some(evicted) = stored.evicted {
+        idle::close(evicted);
+    }
+    idle::sleep(conn, stored.place, upstream.limits.timeout);
+}
+
+fn worker_is_exiting() -> bool {
+    // SAFETY: set by this thread between events, not by the signal handler while a hook runs.
+    let terminate = unsafe { nginx_sys::ngx_terminate };
+    // SAFETY: as above.
+    let exiting = unsafe { nginx_sys::ngx_exiting };
+    terminate != 0 || exiting != 0
+}
+
+#[cold]
+fn not_saving(refusal: Refusal) -> &'static std::ffi::CStr {
+    match refusal {
+        Refusal::Failed => c"free keepalive peer: not saving connection %p: request failed",
+        Refusal::Broken => c"free keepalive peer: not saving connection %p: closed or broken",
+        Refusal::Requests => c"free keepalive peer: not saving connection %p: keepalive_requests reached",
+        Refusal::Time => c"free keepalive peer: not saving connection %p: keepalive_time reached",
+        Refusal::NotKeepalive => c"free keepalive peer: not saving connection %p: no keepalive response",
+        Refusal::RequestUnsent => c"free keepalive peer: not saving connection %p: request not fully sent",
+        Refusal::Exiting => c"free keepalive peer: not saving connection %p: worker exiting",
+    }
+}
+
+/// Passes a notification on to the balancer.
+unsafe extern "C" fn notify(pc: *mut ngx_peer_connection_t, data: *mut c_void, event: ngx_uint_t) {
+    // SAFETY: the core passes the `data` that `init_keepalive_peer` has set.
+    let kp = unsafe { PeerData::from_ptr(data) };
+    if let Some(original_notify) = kp.original.notify {
+        // SAFETY: the balancer gets its own data.
+        unsafe { original_notify(pc, kp.original.data, event) };
+    }
+}
+
+/// Lets the balancer offer a TLS session for resumption.
+#[cfg(ngx_feature = "http_ssl")]
+unsafe extern "C" fn set_session(pc: *mut ngx_peer_connection_t, data: *mut c_void) -> ngx_int_t {
+    // SAFETY: the core passes the `data` that `init_keepalive_peer` has set.
+    let kp = unsafe { PeerData::from_ptr(data) };
+    let Some(original_set_session) = kp.original.set_session else { return NGX_OK as ngx_int_t };
+    // SAFETY: the balancer gets its own data.
+    unsafe { original_set_session(pc, kp.original.data) }
+}
+
+/// Lets the balancer keep a TLS session for resumption.
+#[cfg(ngx_feature = "http_ssl")]
+unsafe extern "C" fn save_session(pc: *mut ngx_peer_connection_t, data: *mut c_void) {
+    // SAFETY: the core passes the `data` that `init_keepalive_peer` has set.
+    let kp = unsafe { PeerData::from_ptr(data) };
+    if let Some(original_save_session) = kp.original.save_session {
+        // SAFETY: the balancer gets its own data.
+        unsafe { original_save_session(pc, kp.original.data) };
+    }
+}

@@ -1,0 +1,21 @@
+//! The upstream connection pool of nginx, re-implemented as a dynamic module.
+//!
+//! Two halves. The *core* decides: it is safe Rust, knows neither nginx nor a clock nor a socket,
+//! and its unit tests run without nginx (`cargo test --no-default-features`). The *shell*,
+//! [`ffi`], talks to nginx: it is the only place where `unsafe` compiles.
+//!
+//! The way of one request is in `ffi/peer.rs`: `init_keepalive_peer`, `get_keepalive_peer`,
+//! `free_keepalive_peer`; what happens to an idle connection is in `ffi/idle.rs`.
+
+#![deny(unsafe_code, unsafe_op_in_unsafe_fn, missing_docs)]
+#![deny(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]
+
+pub mod directive;
+pub mod key;
+pub mod lifetime;
+pub mod pool;
+
+// A unit test cannot link a function of nginx, so tests are built without the shell.
+#[cfg(all(feature = "nginx", not(test)))]
+#[expect(unsafe_code, reason = "the shell is where nginx is called")]
+mod ffi;

@@ -1,0 +1,145 @@
+//! Whether a connection that a request gives back may be kept, and how long it may live.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+/// A point in time or a span in milliseconds, as nginx counts them (`ngx_msec_t`): it wraps around,
+/// so differences are taken with `wrapping_sub`.
+pub type Msec = usize;
+
+/// What the directives of one `upstream` say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `keepalive_requests`: requests that one connection may serve.
+    pub requests: usize,
+    /// `keepalive_time`: milliseconds since its opening in which a connection may be kept.
+    pub time: Msec,
+    /// `keepalive_timeout`: milliseconds for which a connection stays open when idle.
+    pub timeout: Msec,
+}
+
+/// A connection in the moment in which its request gives it back.
+#[derive(Clone, Copy, Debug)]
+pub struct Returned {
+    /// The balancer was told that the peer failed (`NGX_PEER_FAILED`).
+    pub failed: bool,
+    /// End of file, an error or a timeout was seen on the connection.
+    pub broken: bool,
+    /// Requests served, this one included.
+    pub requests: usize,
+    /// When the connection was opened.
+    pub opened: Msec,
+    /// The protocol module found that the connection can serve another request: the response is
+    /// complete, and neither side asked to close.
+    pub keepalive: bool,
+    /// The request was sent to its last byte.
+    pub request_sent: bool,
+    /// The worker is exiting; nobody would come for the connection.
+    pub exiting: bool,
+}
+
+/// Why a connection is closed instead of kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The request failed.
+    Failed,
+    /// The connection ended, failed or timed out.
+    Broken,
+    /// It served `keepalive_requests` requests.
+    Requests,
+    /// It is older than `keepalive_time`.
+    Time,
+    /// The protocol does not allow another request on it.
+    NotKeepalive,
+    /// A part of the request was not sent; the server would take the next request for it.
+    RequestUnsent,
+    /// The worker is exiting.
+    Exiting,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Failed => "request failed",
+            Self::Broken => "connection closed or broken",
+            Self::Requests => "keepalive_requests reached",
+            Self::Time => "keepalive_time reached",
+            Self::NotKeepalive => "not a keepalive response",
+            Self::RequestUnsent => "request not fully sent",
+            Self::Exiting => "worker exiting",
+        })
+    }
+}
+
+impl Limits {
+    /// Why the connection must not be kept at `now`, or `None` if it may be. The conditions are
+    /// those of nginx's `ngx_http_upstream_free_keepalive_peer()`.
+    #[inline]
+    pub fn refusal(&self, conn: &Returned, now: Msec) -> Option<Refusal> {
+        if conn.failed {
+            Some(Refusal::Failed)
+        } else if conn.broken {
+            Some(Refusal::Broken)
+        } else if conn.requests >= self.requests {
+            Some(Refusal::Requests)
+        } else if now.wrapping_sub(conn.opened) > self.time {
+            Some(Refusal::Time)
+        } else if !conn.keepalive {
+            Some(Refusal::NotKeepalive)
+        } else if !conn.request_sent {
+            Some(Refusal::RequestUnsent)
+        } else if conn.exiting {
+            Some(Refusal::Exiting)
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { requests: 100, time: 1000, timeout: 60 };
+    const GOOD: Returned = Returned {
+        failed: false,
+        broken: false,
+        requests: 1,
+        opened: 5000,
+        keepalive: true,
+        request_sent: true,
+        exiting: false,
+    };
+
+    #[test]
+    fn keeps_a_healthy_connection() {
+        assert_eq!(LIMITS.refusal(&GOOD, 5000), None);
+    }
+
+    #[test]
+    fn refuses_each_condition_alone() {
+        let refusal = |conn: Returned| LIMITS.refusal(&conn, 5000);
+        assert_eq!(refusal(Returned { failed: true, ..GOOD }), Some(Refusal::Failed));
+        assert_eq!(refusal(Returned { broken: true, ..GOOD }), Some(Refusal::Broken));
+        assert_eq!(refusal(Returned { keepalive: false, ..GOOD }), Some(Refusal::NotKeepalive));
+        assert_eq!(refusal(Returned { request_sent: false, ..GOOD }), Some(Refusal::RequestUnsent));
+        assert_eq!(refusal(Returned { exiting: true, ..GOOD }), Some(Refusal::Exiting));
+    }
+
+    #[test]
+    fn the_request_that_reaches_the_limit_is_the_last() {
+        assert_eq!(LIMITS.refusal(&Returned { requests: 99, ..GOOD }, 5000), None);
+        let last = Returned { requests: 100, ..GOOD };
+        assert_eq!(LIMITS.refusal(&last, 5000), Some(Refusal::Requests));
+        assert_eq!(Limits { requests: 0, ..LIMITS }.refusal(&GOOD, 5000), Some(Refusal::Requests));
+    }
+
+    #[test]
+    fn age_is_counted_from_the_opening_across_the_wrap_of_the_clock() {
+        assert_eq!(LIMITS.refusal(&GOOD, 6000), None);
+        assert_eq!(LIMITS.refusal(&GOOD, 6001), Some(Refusal::Time));
+        let old = Returned { opened: Msec::MAX - 10, ..GOOD };
+        assert_eq!(LIMITS.refusal(&old, 900), None);
+        assert_eq!(LIMITS.refusal(&old, 1000), Some(Refusal::Time));
+    }
+}

@@ -1,0 +1,153 @@
+//! One accepted connection: requests in, scripted answers and faults out.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::address::Stream;
+use crate::http;
+use crate::input::Input;
+use crate::protocol::{Answer, Body, Identity, Protocol, Request};
+use crate::script::{Fault, Point, Script};
+use crate::stats::Stats;
+
+/// What an `extra` fault sends: a foreign answer, so that response mixing shows in the client's body.
+const EXTRA: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nX-Connection: extra\r\n\r\nforeign";
+
+/// The number of pieces of a dripped body.
+const PIECES: usize = 10;
+
+/// How a connection ends.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Farewell {
+    Close,
+    Reset,
+}
+
+/// Serves a connection to its end. Any error of the socket ends it too; the tests see that on nginx's side.
+pub async fn serve(
+    stream: Box<dyn Stream>,
+    protocol: Protocol,
+    serial: u64,
+    stats: Arc<Stats>,
+    farewells: watch::Receiver<Farewell>,
+) {
+    let mut input = Input::new(stream);
+    let farewell = converse(&mut input, protocol, serial, &stats, farewells).await.unwrap_or(Farewell::Close);
+    if farewell == Farewell::Reset {
+        input.reset_on_close();
+    }
+    stats.closed(input.buffered().len());
+}
+
+async fn converse(
+    input: &mut Input,
+    protocol: Protocol,
+    serial: u64,
+    stats: &Stats,
+    mut farewells: watch::Receiver<Farewell>,
+) -> io::Result<Farewell> {
+    for number in 1.. {
+        let request = tokio::select! {
+            request = protocol.read(input) => request?,
+            _ = farewells.changed() => return Ok(*farewells.borrow()),
+        };
+        let Some(request) = request else { break };
+        stats.request();
+
+        let body_length = match request.script.early {
+            true => None,
+            false => read_body(input, &request.body).await?,
+        };
+        let answer =
+            protocol.answer(&request, &Identity { connection: serial, request: number, body_length });
+        if let Some(farewell) = play(input, &request, &answer, number).await? {
+            return Ok(farewell);
+        }
+        if request.script.early && read_body(input, &request.body).await?.is_none() {
+            break;
+        }
+    }
+    Ok(Farewell::Close)
+}
+
+/// The length of the request body, or `None` if it ended too early.
+async fn read_body(input: &mut Input, body: &Body) -> io::Result<Option<u64>> {
+    match *body {
+        Body::None => Ok(Some(0)),
+        Body::Taken(length) => Ok(Some(length)),
+        Body::Length(length) => Ok(input.skip(length).await?.then_some(length)),
+        Body::Chunked => http::skip_chunked(input).await,
+    }
+}
+
+/// Sends the answer as its script says; returns how the connection ends, if it ends here.
+async fn play(
+    input: &mut Input,
+    request: &Request,
+    answer: &Answer,
+    number: u64,
+) -> io::Result<Option<Farewell>> {
+    let script = &request.script;
+    sleep(script.delay).await;
+
+    for code in &script.interim {
+        input.output().write_all(http::interim(*code).as_bytes()).await?;
+    }
+    if script.upgrade {
+        input.output().write_all(http::SWITCHING_PROTOCOLS).await?;
+        input.echo().await?;
+        return Ok(Some(Farewell::Close));
+    }
+
+    let fault = script.fault.filter(|_| number >= script.from);
+    let cut = match (fault, script.at) {
+        (None, _) | (_, Point::End) => answer.head.len() + answer.body.len(),
+        (_, Point::Start) => 0,
+        (_, Point::Header) => answer.head.len() / 2,
+        (_, Point::Body) => answer.head.len() + answer.body.len() / 2,
+    };
+    let mut bytes = [answer.head.as_slice(), answer.body.as_slice()].concat();
+    bytes.truncate(cut);
+    if fault == Some(Fault::Extra) && script.after.is_zero() {
+        // In one piece with the answer: no race between the two in the tests.
+        bytes.extend_from_slice(EXTRA);
+    }
+    write(input.output(), &bytes, answer.head.len(), script).await?;
+
+    match fault {
+        Some(Fault::Extra) if script.after.is_zero() => {}
+        Some(fault) => {
+            sleep(script.after).await;
+            match fault {
+                Fault::Close => return Ok(Some(Farewell::Close)),
+                Fault::Reset => return Ok(Some(Farewell::Reset)),
+                Fault::Extra => input.output().write_all(EXTRA).await?,
+                Fault::Hang => {
+                    input.skip_to_end().await?;
+                    return Ok(Some(Farewell::Close));
+                }
+            }
+        }
+        None => {}
+    }
+    Ok((!answer.keep_alive && !script.stay).then_some(Farewell::Close))
+}
+
+/// Writes at once, or drips what follows the head.
+async fn write(output: &mut dyn Stream, bytes: &[u8], head: usize, script: &Script) -> io::Result<()> {
+    let Some(pause) = script.drip.filter(|_| bytes.len() > head) else {
+        return output.write_all(bytes).await;
+    };
+    let (head, body) = bytes.split_at(head);
+    output.write_all(head).await?;
+    for piece in body.chunks(body.len().div_ceil(PIECES)) {
+        sleep(pause.max(Duration::from_millis(1))).await;
+        output.write_all(piece).await?;
+    }
+    Ok(())
+}

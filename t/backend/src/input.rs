@@ -1,0 +1,100 @@
+//! Buffered reading with a bound, for all protocols.
+
+use std::io;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::address::Stream;
+
+/// No request head or record that nginx sends is longer.
+const MAX_BUFFERED: usize = 256 * 1024;
+
+/// A connection and what has been read from it but not yet consumed.
+pub struct Input {
+    stream: Box<dyn Stream>,
+    buffer: Vec<u8>,
+}
+
+impl Input {
+    pub fn new(stream: Box<dyn Stream>) -> Self {
+        Self { stream, buffer: Vec::new() }
+    }
+
+    pub fn buffered(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    pub fn output(&mut self) -> &mut dyn Stream {
+        &mut *self.stream
+    }
+
+    pub fn reset_on_close(&self) {
+        self.stream.reset_on_close();
+    }
+
+    /// Reads some more; `Ok(false)` at the end of the stream.
+    pub async fn fill(&mut self) -> io::Result<bool> {
+        if self.buffer.len() >= MAX_BUFFERED {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "request head too long"));
+        }
+        Ok(self.stream.read_buf(&mut self.buffer).await? > 0)
+    }
+
+    /// Takes exactly `length` bytes, or `None` if the stream ends earlier.
+    pub async fn take(&mut self, length: usize) -> io::Result<Option<Vec<u8>>> {
+        while self.buffer.len() < length {
+            if !self.fill().await? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(self.buffer.drain(..length).collect()))
+    }
+
+    /// Takes everything up to and including `mark`, or `None` if the stream ends earlier.
+    pub async fn take_until(&mut self, mark: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            if let Some(at) = self.buffer.windows(mark.len()).position(|window| window == mark) {
+                return self.take(at + mark.len()).await;
+            }
+            if !self.fill().await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Throws `length` bytes away, holding no more than one read of them; `Ok(false)` if the stream ends earlier.
+    pub async fn skip(&mut self, mut length: u64) -> io::Result<bool> {
+        loop {
+            let now = length.min(self.buffer.len() as u64);
+            self.buffer.drain(..now as usize);
+            length -= now;
+            if length == 0 {
+                return Ok(true);
+            }
+            if !self.fill().await? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Reads and forgets until the peer closes.
+    pub async fn skip_to_end(&mut self) -> io::Result<()> {
+        loop {
+            self.buffer.clear();
+            if !self.fill().await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends back what comes until the peer closes.
+    pub async fn echo(&mut self) -> io::Result<()> {
+        loop {
+            let bytes = std::mem::take(&mut self.buffer);
+            self.stream.write_all(&bytes).await?;
+            if !self.fill().await? {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The script of a request: its query, e.g. `/?status=200&len=10&fault=reset&at=body&after=20`.
+
+use std::time::Duration;
+
+/// A body is built in memory, so it has a bound.
+const MAX_LEN: usize = 16 * 1024 * 1024;
+
+/// How the answer's body is framed.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Framing {
+    #[default]
+    Length,
+    Chunked,
+    /// Chunked, with a trailer after the last chunk.
+    Trailers,
+    /// No length at all: the end of the connection is the end of the body.
+    Eof,
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fault {
+    /// A FIN, without any announcement.
+    Close,
+    /// A RST.
+    Reset,
+    /// Nothing more, until the peer closes.
+    Hang,
+    /// Bytes nobody asked for: a complete foreign answer.
+    Extra,
+}
+
+/// Where it goes wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Point {
+    /// Before the first byte of the answer.
+    Start,
+    /// In the middle of the head.
+    Header,
+    /// In the middle of the body.
+    Body,
+    /// After the last byte.
+    #[default]
+    End,
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub struct Script {
+    /// `status=`, 200 if unset.
+    pub status: Option<u16>,
+    /// `len=`: the body is this long instead of naming the connection.
+    pub len: Option<usize>,
+    /// `fill=`: head and body together are this long, by a padding header; for tests of what lies behind a full buffer.
+    pub fill: Option<usize>,
+    /// `framing=length|chunked|trailers|eof`
+    pub framing: Framing,
+    /// `version=1.0`: answer as an HTTP/1.0 server.
+    pub http_1_0: bool,
+    /// `header=Name:value`, any number of them, e.g. `header=Connection:close`.
+    pub headers: Vec<(String, String)>,
+    /// `stay=1`: keep the connection open although the answer said it will be closed.
+    pub stay: bool,
+    /// `delay=`: milliseconds before the head.
+    pub delay: Duration,
+    /// `drip=`: send the body in ten pieces with this many milliseconds between them.
+    pub drip: Option<Duration>,
+    /// `interim=103`: interim answers before the real one, separated by commas.
+    pub interim: Vec<u16>,
+    /// `early=1`: answer before the request body is read.
+    pub early: bool,
+    /// `upgrade=1`: answer 101 and echo from then on.
+    pub upgrade: bool,
+    /// `fault=close|reset|hang|extra`
+    pub fault: Option<Fault>,
+    /// `at=start|header|body|end`
+    pub at: Point,
+    /// `after=`: milliseconds between reaching that point and the fault.
+    pub after: Duration,
+    /// `from=N`: the fault happens from the Nth request of a connection on.
+    pub from: u64,
+}
+
+impl Script {
+    /// Unknown names are ignored: other parts of the query may be of use to a test.
+    pub fn parse(query: &str) -> Self {
+        let mut script = Self::default();
+        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+            script.set(name, value);
+        }
+        script
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        let number = || value.parse().unwrap_or(0u64);
+        let duration = || Duration::from_millis(number());
+        match name {
+            "status" => self.status = value.parse().ok(),
+            "len" => self.len = Some(MAX_LEN.min(number() as usize)),
+            "fill" => self.fill = Some(MAX_LEN.min(number() as usize)),
+            "framing" => {
+                self.framing = match value {
+                    "chunked" => Framing::Chunked,
+                    "trailers" => Framing::Trailers,
+                    "eof" => Framing::Eof,
+                    _ => Framing::Length,
+                }
+            }
+            "version" => self.http_1_0 = value == "1.0",
+            "header" => {
+                self.headers.extend(value.split_once(':').map(|(name, value)| (name.into(), value.into())))
+            }
+            "stay" => self.stay = value == "1",
+            "delay" => self.delay = duration(),
+            "drip" => self.drip = Some(duration()),
+            "interim" => self.interim = value.split(',').filter_map(|code| code.parse().ok()).collect(),
+            "early" => self.early = value == "1",
+            "upgrade" => self.upgrade = value == "1",
+            "fault" => {
+                self.fault = match value {
+                    "close" => Some(Fault::Close),
+                    "reset" => Some(Fault::Reset),
+                    "hang" => Some(Fault::Hang),
+                    "extra" => Some(Fault::Extra),
+                    _ => None,
+                }
+            }
+            "at" => {
+                self.at = match value {
+                    "start" => Point::Start,
+                    "header" => Point::Header,
+                    "body" => Point::Body,
+                    _ => Point::End,
+                }
+            }
+            "after" => self.after = duration(),
+            "from" => self.from = number(),
+            _ => {}
+        }
+    }
+
+    /// The value of a header that the script sets itself.
+    pub fn header(&self, wanted: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(wanted))
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_script() {
+        let script =
+            Script::parse("status=404&len=7&framing=chunked&fault=reset&at=body&after=20&from=2&x=y&flag");
+        assert_eq!(
+            script,
+            Script {
+                status: Some(404),
+                len: Some(7),
+                framing: Framing::Chunked,
+                fault: Some(Fault::Reset),
+                at: Point::Body,
+                after: Duration::from_millis(20),
+                from: 2,
+                ..Script::default()
+            }
+        );
+    }
+
+    #[test]
+    fn finds_headers_in_any_case() {
+        let script = Script::parse("header=Connection:close&header=X:y");
+        assert_eq!(script.header("connection"), Some("close"));
+        assert_eq!(script.header("z"), None);
+    }
+
+    #[test]
+    fn bounds_the_body() {
+        assert_eq!(Script::parse("len=99999999999").len, Some(MAX_LEN));
+    }
+}
