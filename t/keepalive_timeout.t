@@ -1,0 +1,75 @@
+# `keepalive_timeout timeout`: so long may a connection stay idle.
+
+use lib 't/lib';
+use Keepalive::Setup;
+use Test::Nginx::Socket 'no_plan';
+use Keepalive::Blocks;
+
+run_tests();
+
+__DATA__
+
+=== TEST 1: an idle connection is closed after the timeout, and not before
+--- upstream
+server 127.0.0.1:$TEST_NGINX_BACKEND_PORT;
+keepalive 4;
+keepalive_timeout 600ms;
+--- request eval
+["GET /", "GET /control/stats", "GET /pause?delay=900", "GET /control/stats", "GET /"]
+--- response_body_like eval
+["connection 1 request 1", '"accepted":1,"open":1', "", '"accepted":1,"open":0', "connection 2 request 1"]
+
+
+=== TEST 2: every use starts the timeout anew
+--- upstream
+server 127.0.0.1:$TEST_NGINX_BACKEND_PORT;
+keepalive 4;
+keepalive_timeout 1500ms;
+--- request eval
+["GET /", "GET /pause?delay=900", "GET /", "GET /pause?delay=900", "GET /"]
+--- response_body_like eval
+["connection 1 request 1", "", "connection 1 request 2", "", "connection 1 request 3"]
+
+
+=== TEST 3: it does not run while the connection is in use
+The answer takes longer than the timeout, on a connection that has been idle before.
+--- upstream
+server 127.0.0.1:$TEST_NGINX_BACKEND_PORT;
+keepalive 4;
+keepalive_timeout 500ms;
+--- request eval
+["GET /", "GET /?delay=900", "GET /"]
+--- response_body eval
+main::answered_by('1:1', '1:2', '1:3')
+--- no_error_log
+[error]
+
+
+=== TEST 4: proxy_read_timeout rules again on a connection from the pool
+--- upstream
+server 127.0.0.1:$TEST_NGINX_BACKEND_PORT;
+keepalive 4;
+--- config
+location / {
+    proxy_pass http://backend;
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_read_timeout 500ms;
+}
+--- request eval
+["GET /", "GET /?delay=900", "GET /"]
+--- error_code eval
+[200, 504, 200]
+--- response_body_like eval
+["connection 1 request 1", "504 Gateway", "connection 2 request 1"]
+
+
+=== TEST 5: a timeout of zero keeps nothing beyond the moment
+--- upstream
+server 127.0.0.1:$TEST_NGINX_BACKEND_PORT;
+keepalive 4;
+keepalive_timeout 0;
+--- request eval
+["GET /", "GET /pause?delay=50", "GET /control/stats", "GET /"]
+--- response_body_like eval
+["connection 1 request 1", "", '"accepted":1,"open":0', "connection 2 request 1"]

@@ -1,0 +1,82 @@
+package Keepalive::Backend;
+
+# Starts and stops the scripted backend (see t/backend), and speaks with its control listener.
+
+use strict;
+use warnings;
+
+use JSON::PP ();
+use POSIX ();
+
+use Keepalive::Client;
+
+# Keepalive::Backend->start(protocol => 'fastcgi', listen => ['127.0.0.1:0', 'unix:/path'])
+sub start {
+    my ($class, %options) = @_;
+    my $program = $ENV{TEST_NGINX_BACKEND} or die "TEST_NGINX_BACKEND must name the backend program\n";
+    my @listen = @{ $options{listen} || ['127.0.0.1:0'] };
+
+    my @command = ($program, '--exit-with-parent', '--protocol', $options{protocol} || 'http',
+        '--control', '127.0.0.1:0', map { ('--listen', $_) } @listen);
+    my $pid = open my $output, '-|', @command or die "cannot start $program: $!\n";
+
+    my @addresses;
+    while (my $line = <$output>) {
+        chomp $line;
+        last if $line eq 'ready';
+        push @addresses, $line;
+    }
+    my $control = pop @addresses or die "$program did not start\n";
+    return bless {
+        pid => $pid, owner => $$, output => $output,
+        addresses => \@addresses, control => port_of($control),
+    }, $class;
+}
+
+sub port_of { $_[0] =~ /:(\d+)$/ ? $1 : undef }
+
+# The address of a listener, as nginx's `server` directive takes it.
+sub address { $_[0]{addresses}[$_[1] || 0] }
+
+# The port of a listener.
+sub port { port_of($_[0]->address($_[1])) }
+
+# The port of the control listener.
+sub control_port { $_[0]{control} }
+
+# The counters of a listener: { accepted, open, max_open, requests, bytes_left_over }.
+sub stats {
+    my ($self, $listener) = @_;
+    my @lines = split /\n/, $self->control('/stats');
+    return JSON::PP::decode_json($lines[$listener || 0]);
+}
+
+# Starts counting anew; the next connection is number 1 again.
+sub reset { $_[0]->control('/reset') }
+
+# Ends all connections that wait for a request, by 'close' or 'reset'.
+sub drop { $_[0]->control('/drop?how=' . ($_[1] || 'close')) }
+
+# Refuses connections for some milliseconds.
+sub refuse { $_[0]->control("/refuse?ms=$_[1]") }
+
+sub control {
+    my ($self, $command) = @_;
+    my $answer = get($self->{control}, $command);
+    die "backend refused $command\n" if $answer->{status} != 200;
+    return $answer->{body};
+}
+
+sub stop {
+    my ($self) = @_;
+    my $pid = delete $self->{pid} or return;
+    # Only the process that started the backend may stop it, not a copy forked from it.
+    return if $self->{owner} != $$;
+    local ($?, $!);
+    kill TERM => $pid;
+    waitpid $pid, 0;
+}
+
+sub DESTROY { $_[0]->stop }
+
+1;

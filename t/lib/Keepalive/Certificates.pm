@@ -1,0 +1,24 @@
+package Keepalive::Certificates;
+
+# TLS certificates for the tests, made on the spot.
+
+use strict;
+use warnings;
+
+use Exporter qw(import);
+
+use Keepalive::Setup;
+
+our @EXPORT = qw(self_signed);
+
+# Makes a certificate that signs itself; returns the paths of the certificate and of its key.
+sub self_signed {
+    my ($name) = @_;
+    my $base = work_dir() . "/$name";
+    system("openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=$name"
+        . " -keyout $base.key -out $base.crt >/dev/null 2>&1") == 0
+        or die "openssl cannot make a certificate\n";
+    return ("$base.crt", "$base.key");
+}
+
+1;

@@ -1,0 +1,186 @@
+package Keepalive::Nginx;
+
+# A whole nginx of one's own, with master and workers: for concurrency, signals and the error log over a life time.
+
+use strict;
+use warnings;
+
+use Test::More;
+use Time::HiRes qw(sleep);
+
+use Keepalive::Setup;
+
+my $count = 0;
+my @running;
+
+# Keepalive::Nginx->new(http => '...', main => '...', workers => 1, log_level => 'info', module => 1)
+#
+# `http` is the inside of the http block; `module` says whether our module is loaded (default: as the run says).
+sub new {
+    my ($class, %options) = @_;
+    my $dir = work_dir() . '/nginx' . ++$count;
+    mkdir $dir or die "$dir: $!";
+    mkdir "$dir/$_" for qw(temp logs);
+    my $self = bless { workers => 1, log_level => 'info', main => '', connections => 1024,
+        module => is_ours(), allowed => [], %options, dir => $dir, owner => $$ }, $class;
+    $self->configure;
+    return $self;
+}
+
+# Writes the configuration file, with changes if any are given.
+sub configure {
+    my ($self, %changes) = @_;
+    @$self{keys %changes} = values %changes;
+    my $dir = $self->{dir};
+    my $load = $self->{module}
+        ? join '', map { "load_module $_;\n" } split ' ', $ENV{TEST_NGINX_LOAD_MODULES} : '';
+    # The workers must reach unix sockets and folders of whoever runs the tests.
+    my $user = $> == 0 ? 'user root;' : '';
+    my $temp_paths = join '', map { "    ${_}_temp_path $dir/temp/$_;\n" }
+        qw(client_body proxy fastcgi uwsgi scgi);
+    open my $out, '>', "$dir/nginx.conf" or die "$dir/nginx.conf: $!";
+    print $out <<"END";
+$load$self->{main}
+daemon on;
+$user
+worker_processes $self->{workers};
+pid $dir/nginx.pid;
+error_log $dir/logs/error.log $self->{log_level};
+events { worker_connections $self->{connections}; }
+http {
+    access_log off;
+$temp_paths
+$self->{http}
+}
+END
+    close $out or die "$dir/nginx.conf: $!";
+}
+
+sub dir { $_[0]{dir} }
+
+# `nginx -t`: whether it succeeds, and all that it says.
+sub test {
+    my ($self) = @_;
+    my $output = `@{[ $self->command('test.log') ]} -t 2>&1`;
+    return ($? == 0, $output);
+}
+
+sub command {
+    my ($self, $log) = @_;
+    $log ||= 'error.log';
+    return nginx_binary() . " -p $self->{dir} -e $self->{dir}/logs/$log -c $self->{dir}/nginx.conf";
+}
+
+sub start {
+    my ($self) = @_;
+    system($self->command) == 0 or BAIL_OUT("nginx does not start: " . $self->error_log);
+    wait_for { $self->pid && $self->workers == $self->{workers} } or BAIL_OUT('nginx has no workers');
+    push @running, $self;
+    return $self;
+}
+
+# The pid of the master, or of `nginx.pid` plus a suffix such as '.oldbin'.
+sub pid {
+    my ($self, $suffix) = @_;
+    open my $in, '<', "$self->{dir}/nginx.pid" . ($suffix || '') or return;
+    my $pid = <$in>;
+    chomp $pid if $pid;
+    return $pid;
+}
+
+# The pids of the workers of a master, the current one if none is given.
+sub workers {
+    my ($self, $master) = @_;
+    $master ||= $self->pid or return;
+    open my $in, '<', "/proc/$master/task/$master/children" or return;
+    # A binary started by USR2 is a child of the old master, but not a worker.
+    return grep { command_line($_) =~ /worker process/ } split ' ', <$in> // '';
+}
+
+sub command_line {
+    my ($pid) = @_;
+    open my $in, '<', "/proc/$pid/cmdline" or return '';
+    local $/;
+    return <$in> // '';
+}
+
+sub signal {
+    my ($self, $signal, $pid) = @_;
+    kill $signal => $pid || $self->pid;
+}
+
+# Reloads, and waits until the new workers are there; the old ones may still be finishing.
+sub reload {
+    my ($self) = @_;
+    my %old = map { $_ => 1 } $self->workers;
+    $self->signal('HUP');
+    ok wait_for { $self->{workers} == grep { !$old{$_} } $self->workers }, 'new workers have started';
+    return keys %old;
+}
+
+# Whether a process is alive (and no zombie).
+sub is_alive {
+    my ($pid) = @_;
+    open my $in, '<', '/proc/' . ($pid // 'none') . '/stat' or return 0;
+    return <$in> !~ /\) Z /;
+}
+
+# The number of open descriptors of a process, the first worker if none is given.
+sub descriptors {
+    my ($self, $pid) = @_;
+    $pid ||= ($self->workers)[0];
+    my @links = glob "/proc/$pid/fd/*";
+    return scalar @links;
+}
+
+sub error_log {
+    my ($self) = @_;
+    open my $in, '<', "$self->{dir}/logs/error.log" or return '';
+    local $/;
+    return <$in>;
+}
+
+# Declares a message of level crit or worse as expected.
+sub allow {
+    my ($self, $pattern) = @_;
+    push @{ $self->{allowed} }, $pattern;
+}
+
+# Stops nginx gracefully (or by another signal), and tests that it exits and has nothing to be ashamed of in its log.
+sub stop {
+    my ($self, $signal) = @_;
+    # Without a pid file nginx has been told to stop already, and has done so.
+    my $pid = $self->pid;
+    $self->signal($signal || 'QUIT', $pid) if $pid;
+    my $gone = wait_for { !is_alive($pid) };
+    ok $gone, 'nginx exits';
+    $self->kill_all unless $gone;
+    @running = grep { $_ != $self } @running;
+    $self->check_error_log;
+}
+
+# Tests that the error log has no undeclared message of level crit, alert or emerg, and no crash.
+sub check_error_log {
+    my ($self) = @_;
+    my @bad = grep { /\[(?:crit|alert|emerg)\]|exited on signal|open socket #\d+ left/ } split /\n/, $self->error_log;
+    for my $pattern (@{ $self->{allowed} }) {
+        @bad = grep { !/$pattern/ } @bad;
+    }
+    is join("\n", @bad), '', 'no undeclared alert in the error log';
+}
+
+# Kills what is left of this nginx: masters of all generations, and their workers.
+sub kill_all {
+    my ($self) = @_;
+    for my $pid (grep { $_ } $self->pid, $self->pid('.oldbin')) {
+        kill KILL => $self->workers($pid), $pid if command_line($pid) =~ /\Q$self->{dir}\E/;
+    }
+}
+
+# A test that dies half-way must not leave an nginx behind.
+END {
+    local ($?, $!);
+    $_->kill_all for grep { $_->{owner} == $$ } @running;
+}
+
+1;

@@ -1,0 +1,131 @@
+package Keepalive::Setup;
+
+# What every test file needs to know: which nginx, whether our module is loaded into it, and which ports and folder are its own.
+#
+# It must be used before Test::Nginx::Socket, which reads its environment while it is loaded.
+
+use strict;
+use warnings;
+
+use Cwd qw(abs_path);
+use Exporter qw(import);
+use File::Basename qw(basename);
+use File::Path qw(make_path);
+use File::Temp qw(tempdir);
+use IO::Socket::INET;
+use Time::HiRes qw(sleep time);
+
+our @EXPORT = qw(nginx_binary module_path is_ours version_at_least default_is_on
+    has_feature has_module_file free_port work_dir wait_for);
+
+my $binary  = find_program($ENV{TEST_NGINX_BINARY} || 'nginx');
+my $modules = $ENV{TEST_NGINX_LOAD_MODULES} || '';
+my $features = `$binary -V 2>&1`;
+die "cannot run $binary: $!\n" if $?;
+my ($version) = $features =~ m{nginx/([\d.]+)} or die "$binary -V tells no version\n";
+
+my ($reservation, $next_port);
+my $file  = basename($0, '.t');
+my $dir   = make_work_dir();
+
+# Every file has its own ports and its own folder, so that `prove -j` can run several files at once.
+$ENV{TEST_NGINX_SERVROOT} = "$dir/servroot";
+$ENV{TEST_NGINX_WORK_DIR} = $dir;
+$ENV{TEST_NGINX_SERVER_PORT} = free_port();
+
+# A busy machine is no failure: this is how long Test::Nginx waits for an answer, or for nginx to exit.
+$ENV{TEST_NGINX_TIMEOUT} ||= 5;
+
+# A path, since an nginx that is told to upgrade does not look for its binary in PATH.
+sub find_program {
+    my ($name) = @_;
+    return $name if $name =~ m{/};
+    my ($path) = grep { -x } map { "$_/$name" } split(/:/, $ENV{PATH}), '/usr/sbin';
+    return $path || die "there is no $name in PATH\n";
+}
+
+# A test that is told to stop cleans up first: the END blocks stop what was started.
+$SIG{$_} = sub { exit 1 } for qw(INT TERM HUP);
+
+# The nginx that the tests run on.
+sub nginx_binary { $binary }
+
+# The path of our module; empty when the run is on the stock module.
+sub module_path { (split ' ', $modules)[0] || '' }
+
+# Whether our module is loaded.
+sub is_ours { $modules =~ /\S/ ? 1 : 0 }
+
+# Whether nginx is of this version or a newer one.
+sub version_at_least {
+    my ($wanted) = @_;
+    return pack('N3', split /\./, $version) ge pack('N3', split /\./, $wanted);
+}
+
+# Whether an upstream without any keepalive directive has a pool: since 1.29.7.
+sub default_is_on { version_at_least('1.29.7') }
+
+# Whether nginx was configured with this, e.g. 'with-http_v2_module'.
+sub has_feature {
+    my ($name) = @_;
+    return $features =~ /--\Q$name\E(?![\w-])/;
+}
+
+# Whether this file of nginx's modules folder exists and nginx accepts it; returns its path.
+sub has_module_file {
+    my ($name) = @_;
+    my ($folder) = $features =~ /--modules-path=(\S+)/ or return;
+    my $path = "$folder/$name";
+    return unless -f $path;
+    my $config = "$dir/module.conf";
+    open my $out, '>', $config or die "$config: $!";
+    print $out "load_module $path; pid $dir/module.pid; error_log stderr; events {}\n";
+    close $out;
+    return system("$binary -t -p $dir -c $config >/dev/null 2>&1") == 0 ? $path : undef;
+}
+
+# A folder of this file's own; it is removed at the end unless TEST_NGINX_NO_CLEAN is set.
+sub work_dir { $dir }
+
+sub make_work_dir {
+    if (my $root = $ENV{TEST_NGINX_SERVROOT}) {
+        make_path($root);
+        return tempdir("$file-XXXX", DIR => abs_path($root), CLEANUP => !$ENV{TEST_NGINX_NO_CLEAN});
+    }
+    return tempdir("nginx-$file-XXXX", TMPDIR => 1, CLEANUP => !$ENV{TEST_NGINX_NO_CLEAN});
+}
+
+# A port that nobody listens on, below the range from which the kernel takes ports for outgoing connections. Each file
+# has twenty ports to itself: who holds the UDP port of the first one's number has them all.
+sub reserve_ports {
+    for my $slot (0 .. 1099) {
+        $next_port = 10000 + ($$ + $slot) % 1100 * 20;
+        $reservation = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $next_port, Proto => 'udp');
+        return if $reservation;
+    }
+    die "no free ports\n";
+}
+
+sub free_port {
+    reserve_ports() unless $reservation;
+    while (1) {
+        my $port = $next_port++;
+        reserve_ports() if $next_port % 20 == 0;
+        return $port if IO::Socket::INET->new(
+            LocalAddr => '127.0.0.1', LocalPort => $port, Listen => 1, ReuseAddr => 1);
+    }
+}
+
+# Waits until the block returns something true, and returns that; false if it takes longer than ten seconds.
+sub wait_for (&) {
+    my ($condition) = @_;
+    my $deadline = time + 10;
+    while (1) {
+        my $result = $condition->();
+        return $result if $result;
+        return if time > $deadline;
+        sleep 0.01;
+    }
+}
+
+1;
