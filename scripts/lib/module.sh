@@ -1,0 +1,79 @@
+# Building the module with cargo, one target folder per nginx. Sourced, not run.
+# shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
+
+target_dir() { echo "$ROOT/target/nginx-$1"; }
+
+note_compiler_needs() {
+    local libclang=libclang-dev
+    # Debian 12 has the two parts that bindgen needs without the 200 MB around them.
+    [[ $(debian_release) != 12 ]] || libclang="libclang1-14 libclang-common-14-dev"
+    need "a C compiler with the C library's headers" "gcc libc6-dev" can_compile '#include <stdio.h>'
+    need "libclang, which bindgen reads nginx's headers with" "$libclang" find_libclang
+    note_rust_needs
+}
+
+note_rust_needs() {
+    local wanted
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml")
+    need "Rust $wanted or newer with cargo (by rustup, as Debian 12's own is too old)" "" rust_at_least "$wanted"
+}
+
+# nginx compiled here, from source, needs its libraries' headers as well.
+note_nginx_needs() {
+    need "make" make have make
+    need "OpenSSL's headers" libssl-dev can_compile '#include <openssl/ssl.h>'
+    need "PCRE2's headers" libpcre2-dev can_compile $'#define PCRE2_CODE_UNIT_WIDTH 8\n#include <pcre2.h>'
+    need "zlib's headers" zlib1g-dev can_compile '#include <zlib.h>'
+}
+
+can_compile() { have cc && cc -fsyntax-only -x c - <<<"$1"; }
+
+find_libclang() {
+    [[ -z ${LIBCLANG_PATH:-} ]] || return 0
+    ldconfig -p 2>/dev/null | grep -q 'libclang[-.0-9]*\.so' ||
+        compgen -G '/usr/lib/llvm*/lib/libclang*.so*' || compgen -G '/usr/lib*/libclang.so*'
+}
+
+rust_at_least() { have cargo && version_at_least "$(rustc --version | cut -d' ' -f2)" "$1"; }
+
+# cargo_for NGINX-VERSION ARGUMENT..: cargo with the headers that find_headers chose.
+cargo_for() {
+    local version=$1
+    shift
+    (cd "$ROOT" && CARGO_TARGET_DIR=$(target_dir "$version") \
+        NGINX_SOURCE_DIR=$SOURCE_DIR NGINX_BUILD_DIR=$BUILD_DIR cargo "$@")
+}
+
+# build_module VERSION [CARGO-ARGUMENT..]: prints nothing itself; the module is then at built_module VERSION.
+build_module() {
+    local version=$1 target
+    shift
+    target=$(target_dir "$version")
+    cargo_for "$version" build --release "$@" || return 1
+    copy_module "$target/release/lib$MODULE.so" "$(built_module "$version")"
+}
+
+built_module() { echo "$(target_dir "$1")/$MODULE.so"; }
+
+# With no nginx on the machine: cargo compiles the one of the nginx-src crate, and the module against it.
+build_vendored() {
+    # nginx-src chooses few of nginx's modules itself; these are the ones that tests, demo and most configurations use.
+    export NGX_CONFIGURE_ARGS="--with-debug --with-http_auth_request_module --with-http_stub_status_module"
+    (cd "$ROOT" && env -u NGINX_SOURCE_DIR -u NGINX_BUILD_DIR CARGO_TARGET_DIR="$(target_dir vendored)" \
+        cargo build --release --features vendored) || return 1
+    copy_module "$(target_dir vendored)/release/lib$MODULE.so" "$(built_module vendored)"
+}
+
+# The newest one, as cargo keeps the output of earlier configurations.
+vendored_nginx() {
+    local found
+    # shellcheck disable=SC2012 # cargo's folder names hold nothing but letters, digits and dashes.
+    found=$(ls -t "$(target_dir vendored)"/release/build/nginx-sys-*/out/objs/nginx 2>/dev/null | head -n 1)
+    [[ -n $found ]] && echo "$found"
+}
+
+# Replaces the file by a rename: a running nginx has the old one mapped, and writing into that would crash it.
+copy_module() {
+    cmp -s "$1" "$2" && return
+    install -m 644 "$1" "$2.new" && mv -f "$2.new" "$2"
+}

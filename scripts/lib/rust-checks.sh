@@ -1,0 +1,48 @@
+# The part of scripts/test that needs no running nginx: formatting, lints and unit tests. Sourced, not run.
+# shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
+
+check_rust() {
+    local key found=no
+    check_once "cargo fmt" cargo fmt --all --check
+    for key in "${KEYS[@]}"; do
+        if await_version "$key"; then
+            found=yes
+            break
+        fi
+    done
+    # Lints of the nginx half need headers; the release profile shares what bindgen made with the build that follows.
+    if [[ $found == yes ]]; then
+        check_once "cargo clippy" cargo_for "$VERSION" clippy --release --workspace -- -D warnings
+    else
+        add_result "cargo clippy" "" 0 0 1 "no nginx headers at hand"
+    fi
+    check_once "cargo clippy, core only" cargo clippy --workspace --all-targets --no-default-features -- -D warnings
+    unit_tests "unit tests of the core" --no-default-features
+    unit_tests "tests of the backend" -p backend
+}
+
+# check_once NAME COMMAND..: a check that passes or fails as a whole.
+check_once() {
+    local name=$1 log
+    shift
+    log=$LOGS/${name//[ ,]/-}.log
+    step "$name"
+    if quietly "$log" "$@"; then
+        add_result "$name" "" 1 0 0
+    else
+        add_result "$name" "" 0 1 0 "$log"
+    fi
+}
+
+unit_tests() {
+    local name=$1 log status=0 passed failed skipped
+    shift
+    log=$LOGS/${name// /-}.log
+    step "$name"
+    quietly "$log" cargo test --no-fail-fast "$@" || status=1
+    read -r passed failed skipped < <(sed -n 's/^test result: [^.]*\. \([0-9]*\) passed; \([0-9]*\) failed; \([0-9]*\) ignored.*/\1 \2 \3/p' "$log" |
+        awk '{p += $1; f += $2; s += $3} END {print p + 0, f + 0, s + 0}')
+    # A compiler error fails without any test having run.
+    ((status == 0 || failed > 0)) || failed=1
+    add_result "$name" "" "$passed" "$failed" "$skipped" "$( ((failed)) && echo "$log")"
+}

@@ -1,0 +1,139 @@
+# Runs t/*.t: each version of nginx once on the stock module and once on ours, several runs at a time. Sourced, not run.
+# shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
+
+# Without it no t/*.t can run.
+build_backend() {
+    local log=$LOGS/build-backend.log
+    step "building the test backend"
+    if ! quietly "$log" cargo build --release -p backend; then
+        add_result "the test backend" "" 0 1 0 "does not build: $log"
+        return 1
+    fi
+}
+
+# One after the other: cargo uses all cores by itself.
+build_modules() {
+    local key
+    for key in "${KEYS[@]}"; do
+        await_version "$key" || continue
+        step "building the module for nginx $VERSION"
+        quietly "$LOGS/build-$VERSION.log" build_module "$VERSION" || touch "$TEMP/$key.unbuilt"
+    done
+}
+
+run_suites() {
+    local key module jobs
+    jobs=$(nproc)
+    at_exit stop_suites
+    for key in "${KEYS[@]}"; do
+        for module in stock ours; do
+            can_run "$key" "$module" || continue
+            while (($(jobs -rp | wc -l) >= jobs)); do
+                wait -n || true
+            done
+            run_suite "$key" "$module" &
+        done
+    done
+    wait
+    for key in "${KEYS[@]}"; do
+        for module in stock ours; do
+            count_suite "$key" "$module"
+        done
+    done
+}
+
+can_run() { load_version "$1" && [[ $2 == stock || ! -e $TEMP/$1.unbuilt ]]; }
+
+suite_log() { echo "$LOGS/nginx-$VERSION-$1.log"; }
+
+run_suite() {
+    local key=$1 module=$2 log folder pid port started=$SECONDS
+    load_version "$key"
+    log=$(suite_log "$module")
+    # Short names: the path of a unix socket has room for 107 characters.
+    folder=$TEMP/$key-$module
+    mkdir -p "$folder/tmp"
+    port=$(free_port)
+    : >"$log"
+    step "nginx $VERSION on $(module_label "$module"): ${#FILES[@]} files"
+    suite_environment "$folder" "$module" "$port" \
+        timeout --kill-after=10 1500 prove --harness Totals --timer "${FILES[@]}" >"$log" 2>&1 </dev/null &
+    pid=$!
+    echo "$pid" >"$folder.prove"
+    follow_log "$pid" "$log" "$VERSION $module"
+    wait "$pid" || true
+    rm -f "$folder.prove"
+    echo $((SECONDS - started)) >"$folder.seconds"
+    stop_leftovers "$folder"
+}
+
+module_label() { [[ $1 == stock ]] && echo "the stock module" || echo "our module"; }
+
+# suite_environment FOLDER MODULE PORT COMMAND..
+suite_environment() {
+    local folder=$1 load='' port=$3
+    [[ $2 == stock ]] || load=$(built_module "$VERSION")
+    shift 3
+    env \
+        TEST_NGINX_BINARY="$BINARY" \
+        TEST_NGINX_LOAD_MODULES="$load" \
+        TEST_NGINX_SERVROOT="$folder/servroot" \
+        TEST_NGINX_SERVER_PORT="$port" \
+        TEST_NGINX_BACKEND="$ROOT/target/release/backend" \
+        TMPDIR="$folder/tmp" \
+        PERL5LIB="$LIB/perl${PERL5LIB:+:$PERL5LIB}" \
+        PROVE_TOTALS="$folder.totals" \
+        "$@"
+}
+
+# One line of progress for each file that is done.
+follow_log() {
+    local line
+    tail -n +1 -f -s 0.2 --pid="$1" "$2" |
+        sed -un 's/^\[[0-9:]*\] *\([^ ]*\.t\) \.* *\(.*\)$/\1 \2/p' | while IFS= read -r line; do
+        # prove puts the outcome of a failed file on the lines that follow.
+        [[ $line != *' ' ]] || line+=failed
+        step "$3: ${line%%(*}"
+    done || true
+}
+
+# A test that died leaves its nginx behind; the pid file is below our folder, and so is the process's working prefix.
+stop_leftovers() {
+    local file pid
+    while IFS= read -r file; do
+        pid=$(cat "$file" 2>/dev/null || true)
+        if [[ $pid =~ ^[0-9]+$ ]] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$1"; then
+            stop_pid "$pid"
+        fi
+    done < <(find "$1" -name '*.pid' 2>/dev/null)
+}
+
+stop_suites() {
+    local file
+    for file in "$TEMP"/*.prove; do
+        [[ ! -e $file ]] || stop_tree "$(cat "$file")"
+    done
+    wait
+    stop_leftovers "$TEMP"
+}
+
+count_suite() {
+    local key=$1 module=$2 passed failed=0 skipped files
+    if ! load_version "$key"; then
+        # A version that was asked for by name has to be there.
+        [[ $CHOSEN == no ]] || failed=1
+        [[ $module == ours ]] || add_result "$(version_label "$key")" "" 0 "$failed" $((1 - failed)) "$REASON"
+        return
+    fi
+    if ! can_run "$key" "$module"; then
+        add_result "nginx $VERSION" "$module" 0 1 0 "does not build: $LOGS/build-$VERSION.log"
+        return
+    elif read -r passed failed skipped files 2>/dev/null <"$TEMP/$key-$module.totals"; then
+        add_result "nginx $VERSION" "$module" "$passed" "$failed" "$skipped" \
+            "$files files, $(cat "$TEMP/$key-$module.seconds") s$( ((failed)) && echo ", $(suite_log "$module")")"
+    else
+        failed=1
+        add_result "nginx $VERSION" "$module" 0 1 0 "did not finish: $(suite_log "$module")"
+    fi
+    ((failed == 0)) || show_failures "$(suite_log "$module")"
+}
