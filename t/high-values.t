@@ -37,7 +37,10 @@ is_deeply \@failures, [], "none of $answers requests failed";
 cmp_ok $backend->stats->{accepted}, '<=', 4, 'four clients need no more than four connections';
 
 # Fill the pool, use all of it again, and overfill it.
-sub together { my @requests = map { begin($port, '/?delay=1200') } 1 .. $_[0]; grep { $_->finish->{status} != 200 } @requests }
+sub together {
+    my @requests = map { begin($port, '/?delay=1200') } 1 .. $_[0];
+    return grep { $_->finish->{status} != 200 } @requests;
+}
 is scalar together(300), 0, '300 requests at once are answered';
 is $backend->stats->{open}, 300, 'all their connections are kept';
 is scalar together(300), 0, '300 more';

@@ -59,8 +59,8 @@ like told($answer), qr/^1 \d+ 3$/, 'on the connection that had been idle';
 for my $way (qw(buffered unbuffered)) {
     get($port, "/$way");
     my $before = $backend->stats->{accepted};
-    is get($port, "/$way?early=1&status=413&len=1&fault=hang&after=400", method => 'POST', body => 'x' x 15000000)->{status}, 413,
-        "$way: refused in the middle of the body";
+    my $refused = get($port, "/$way?early=1&status=413&len=1&fault=hang&after=400", method => 'POST', body => 'x' x 15e6);
+    is $refused->{status}, 413, "$way: refused in the middle of the body";
     get($port, "/$way");
     is $backend->stats->{accepted}, $before + 1, "$way: the next request has a new connection";
 }

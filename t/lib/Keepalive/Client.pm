@@ -14,8 +14,9 @@ our @EXPORT = qw(get begin);
 # Sends a request and waits for the answer: get($port, '/path', method => 'POST', body => 'x').
 sub get { begin(@_)->finish }
 
-# Sends a request and returns at once; ->finish gives the answer. Further options: headers (a hash), chunks (a
-# list, instead of a body), content_length (instead of the body's), keep_alive (does not ask the server to close), timeout (seconds).
+# Sends a request and returns at once; ->finish gives the answer. Further options: headers (a hash), chunks (a list,
+# instead of a body), content_length (instead of the body's), keep_alive (does not ask the server to close), timeout
+# (seconds).
 sub begin {
     my ($port, $path, %options) = @_;
     my $method  = $options{method} || 'GET';
@@ -59,6 +60,7 @@ sub finish {
 # Sends more of the request.
 sub more {
     my ($self, $bytes) = @_;
+    local $SIG{PIPE} = 'IGNORE';
     syswrite $self->{socket}, $bytes;
 }
 

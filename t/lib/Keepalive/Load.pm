@@ -24,7 +24,7 @@ sub start {
         my $log = work_dir() . "/load-$$-" . ++$serial;
         my $pid = fork // die "fork: $!";
         if (!$pid) {
-            $SIG{$_} = 'DEFAULT' for qw(INT TERM HUP);
+            $SIG{$_} = 'DEFAULT' for qw(HUP INT PIPE TERM);
             run($port, $client, $request, $log, $stop, $options{requests});
             # Neither END blocks nor destructors of the parent may run here.
             POSIX::_exit(0);

@@ -1,6 +1,7 @@
 package Keepalive::Setup;
 
-# What every test file needs to know: which nginx, whether our module is loaded into it, and which ports and folder are its own.
+# What every test file needs to know: which nginx, whether our module is loaded into it, and which ports and which
+# folder are its own.
 #
 # It must be used before Test::Nginx::Socket, which reads its environment while it is loaded.
 
@@ -24,13 +25,12 @@ my $features = `$binary -V 2>&1`;
 die "cannot run $binary: $!\n" if $?;
 my ($version) = $features =~ m{nginx/([\d.]+)} or die "$binary -V tells no version\n";
 
-my ($reservation, $next_port);
+my (@reservations, $next_port);
 my $file  = basename($0, '.t');
 my $dir   = make_work_dir();
 
 # Every file has its own ports and its own folder, so that `prove -j` can run several files at once.
 $ENV{TEST_NGINX_SERVROOT} = "$dir/servroot";
-$ENV{TEST_NGINX_WORK_DIR} = $dir;
 $ENV{TEST_NGINX_SERVER_PORT} = free_port();
 
 # A busy machine is no failure: this is how long Test::Nginx waits for an answer, or for nginx to exit.
@@ -44,8 +44,8 @@ sub find_program {
     return $path || die "there is no $name in PATH\n";
 }
 
-# A test that is told to stop cleans up first: the END blocks stop what was started.
-$SIG{$_} = sub { exit 1 } for qw(INT TERM HUP);
+# A test that is told to stop, or whose `prove` has gone, cleans up first: the END blocks stop what was started.
+$SIG{$_} = sub { exit 1 } for qw(HUP INT PIPE TERM);
 
 # The nginx that the tests run on.
 sub nginx_binary { $binary }
@@ -100,14 +100,15 @@ sub make_work_dir {
 sub reserve_ports {
     for my $slot (0 .. 1099) {
         $next_port = 10000 + ($$ + $slot) % 1100 * 20;
-        $reservation = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $next_port, Proto => 'udp');
-        return if $reservation;
+        my $held = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $next_port, Proto => 'udp') or next;
+        push @reservations, $held;
+        return;
     }
     die "no free ports\n";
 }
 
 sub free_port {
-    reserve_ports() unless $reservation;
+    reserve_ports() unless @reservations;
     while (1) {
         my $port = $next_port++;
         reserve_ports() if $next_port % 20 == 0;
