@@ -97,24 +97,33 @@ follow_log() {
     done || true
 }
 
-# A test that died leaves its nginx behind; the pid file is below our folder, and so is the process's working prefix.
+# A test that died may leave processes behind, without a parent. They still have the environment of their run; nginx
+# overwrites that, but has a pid file below our folder and that folder in its command line.
 stop_leftovers() {
     local file pid
+    for file in /proc/[0-9]*/environ; do
+        if grep -qzxF "PROVE_TOTALS=$1.totals" "$file" 2>/dev/null; then
+            pid=${file//[!0-9]/}
+            stop_pid "$pid"
+        fi
+    done
     while IFS= read -r file; do
         pid=$(cat "$file" 2>/dev/null || true)
-        if [[ $pid =~ ^[0-9]+$ ]] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$1"; then
+        if [[ $pid =~ ^[0-9]+$ ]] && tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF "$1"; then
             stop_pid "$pid"
         fi
     done < <(find "$1" -name '*.pid' 2>/dev/null)
 }
 
 stop_suites() {
-    local file
+    local file folder
     for file in "$TEMP"/*.prove; do
         [[ ! -e $file ]] || stop_tree "$(cat "$file")"
     done
     wait
-    stop_leftovers "$TEMP"
+    for folder in "$TEMP"/*-stock "$TEMP"/*-ours; do
+        [[ ! -d $folder ]] || stop_leftovers "$folder"
+    done
 }
 
 count_suite() {
