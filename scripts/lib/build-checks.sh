@@ -1,0 +1,73 @@
+# The ways to build the module that the suite does not go, and the one that must fail. Sourced, not run.
+# shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
+
+check_builds() {
+    load_version installed && check_once "headers of another build are refused" other_headers_are_refused
+    load_version crate && check_once "nginx's own way to build" own_build_works
+    return 0
+}
+
+# A bit more in ngx_connection_t, as Debian's 1.22.1 has: nginx's own check of version and signature does not see it.
+other_headers_are_refused() (
+    set -e
+    local tree=$TEMP/other-headers said
+    mkdir -p "$tree"
+    cp -rL "$SOURCE_DIR/." "$tree/source"
+    cp -rL "$BUILD_DIR/." "$tree/objs"
+    sed -i 's/^\( *unsigned *\)idle:1;/\1one_bit_more:1;\n&/' "$tree/source/src/core/ngx_connection.h"
+    grep -q one_bit_more "$tree/source/src/core/ngx_connection.h"
+    # The makefile may name the folder that the headers are in.
+    sed -i "s|$SOURCE_DIR|$tree/source|g" "$tree/objs/Makefile"
+    SOURCE_DIR=$tree/source BUILD_DIR=$tree/objs
+    cargo_for other-headers build --release
+    printf '%s\n' "load_module $(target_dir other-headers)/release/lib$MODULE.so;" "pid $tree/pid;" \
+        'events {}' 'http { upstream u { server 127.0.0.1:1; } }' >"$tree/nginx.conf"
+    if said=$("$BINARY" -t -p "$tree" -e stderr -c "$tree/nginx.conf" 2>&1); then
+        say "nginx -t accepts it"
+        return 1
+    fi
+    say "$said"
+    [[ $said == *'is not binary compatible'*'rebuild it'* ]]
+)
+
+# ./configure --add-dynamic-module; and --add-module, which must ask for an nginx without the stock module.
+own_build_works() (
+    set -e
+    local source tree=$TEMP/own
+    source=$(crate_source)
+
+    cp -r "$source" "$tree"
+    cd "$tree"
+    own_build --add-dynamic-module="$ROOT"
+    own_build_serves "$tree/objs/$MODULE.so"
+
+    if auto/configure --with-http_ssl_module --add-module="$ROOT"; then
+        say "a static module beside the stock one is accepted"
+        return 1
+    fi
+    own_build --add-module="$ROOT" --without-http_upstream_keepalive_module
+    own_build_serves ''
+    own_build_is_ours
+)
+
+own_build() {
+    rm -rf objs
+    auto/configure --with-http_ssl_module "$@"
+    make -j "$(nproc)"
+}
+
+own_build_serves() (
+    cd "$ROOT"
+    mkdir -p "$tree/run/tmp"
+    BINARY=$tree/objs/nginx
+    suite_environment "$tree/run" ours "$(free_port)" \
+        env TEST_NGINX_LOAD_MODULES="$1" prove t/high-values.t t/eviction.t t/tls.t
+)
+
+# The stock module of this version knows no `keepalive 0`.
+own_build_is_ours() {
+    printf '%s\n' "pid $tree/pid;" 'events {}' 'http {' "client_body_temp_path $tree/temp;" \
+        "proxy_temp_path $tree/temp;" "fastcgi_temp_path $tree/temp;" "uwsgi_temp_path $tree/temp;" \
+        "scgi_temp_path $tree/temp;" 'upstream u { server 127.0.0.1:1; keepalive 0; }' '}' >"$tree/static.conf"
+    "$tree/objs/nginx" -t -p "$tree" -e stderr -c "$tree/static.conf"
+}

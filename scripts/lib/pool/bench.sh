@@ -1,0 +1,122 @@
+# `scripts/bench pool`: what the pool itself costs, stock beside ours. Sourced, not run.
+# shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
+
+SIZES=(1 32 1000 10000) REQUESTS=500
+
+bench_pool() {
+    while (($#)); do
+        case $1 in
+            --quick) SIZES=(1 32 1000) REQUESTS=100 ;;
+            -h | --help) show_help && exit ;;
+            *) die "unknown option $1 (see scripts/bench --help)" ;;
+        esac
+        shift
+    done
+    make_temp
+    fulfil_needs note_pool_needs
+    provide_nginx_with_symbols
+    limit_sizes
+
+    print_pool_machine
+    start_peers
+    measure_hooks
+    measure_memory "$LARGEST"
+    print_instructions
+    print_memory
+    print_pool_aims
+}
+
+note_pool_needs() {
+    note_compiler_needs
+    note_nginx_needs
+    need "valgrind" valgrind have valgrind
+    need "flock" util-linux have flock
+    need "pgrep" procps have pgrep
+    need "Perl's Compress::Zlib" perl perl -MCompress::Zlib -e 1
+}
+
+# A distribution's binary is stripped, and the stock functions could not be told apart in it. The one that is compiled
+# here has its symbols, and the module gets a build of its own with them.
+provide_nginx_with_symbols() {
+    KEYS=(crate)
+    mkdir -p "$CACHE"
+    start_versions
+    await_version crate || die "nginx cannot be compiled here: see above"
+    NGINX=$BINARY
+    step "building the module with symbols"
+    CARGO_PROFILE_RELEASE_STRIP=none quietly "$ROOT/target/bench-pool.log" build_module "$VERSION-symbols" ||
+        die "the module does not build: see the lines above"
+    OUR_MODULE=$(built_module "$VERSION-symbols")
+}
+
+# Leaves out the sizes for which a process may not open enough sockets. Sets LARGEST, and PEERS, which includes those
+# that have no idle connection when they are asked for.
+limit_sizes() {
+    local size fitting=()
+    ulimit -Sn "$(ulimit -Hn)"
+    for size in "${SIZES[@]}"; do
+        if (($(ulimit -n) >= $(connections "$size"))); then
+            fitting+=("$size") LARGEST=$size
+        else
+            say "skipped: $size idle peers, as a process may have no more than $(ulimit -n) open files (ulimit -n)"
+        fi
+    done
+    SIZES=("${fitting[@]}")
+    PEERS=$((LARGEST + REQUESTS))
+}
+
+print_pool_machine() {
+    say
+    say "nginx      $VERSION, compiled here with configure's own optimisation ($(compiler_options))"
+    say "machine    $(nproc) x $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), Linux $(uname -r)"
+    say "tools      $(rustc --version), $(cc --version | head -n 1), $(valgrind --version)"
+    say "counted    $REQUESTS requests of one client for each size and pattern, after the pool was filled"
+    say
+}
+
+compiler_options() { sed -n 's/^CFLAGS = *//p' "$BUILD_DIR/Makefile" | grep -o -e '-O[^ ]*' | head -n 1; }
+
+print_instructions() {
+    local size pattern stock ours
+    say
+    say "instructions per call, inclusive, without the balancer's own"
+    printf '%10s  %-8s %9s %9s   %9s %9s\n' "idle peers" pattern "get stock" "get ours" "free stock" "free ours"
+    for size in "${SIZES[@]}"; do
+        for pattern in "${PATTERNS[@]}"; do
+            stock="stock $size $pattern" ours="ours $size $pattern"
+            printf '%10d  %-8s %9d %9d   %10d %9d\n' "$size" "$pattern" \
+                "${GET[$stock]}" "${GET[$ours]}" "${FREE[$stock]}" "${FREE[$ours]}"
+        done
+    done
+}
+
+print_memory() {
+    local kind
+    say
+    printf '%-34s %9s %9s %9s\n' "resident memory of the worker, kB" "at start" "full" "growth"
+    for kind in stock ours; do
+        printf '%-34s %9d %9d %9d\n' "$LARGEST idle connections, $kind" "${RSS[$kind empty]}" "${RSS[$kind full]}" \
+            $((${RSS[$kind full]} - ${RSS[$kind empty]}))
+    done
+}
+
+print_pool_aims() {
+    local size pattern get=0 free=0 ratio
+    for size in "${SIZES[@]}"; do
+        for pattern in "${PATTERNS[@]}"; do
+            ((${GET[ours $size $pattern]} <= get)) || get=${GET[ours $size $pattern]}
+            ratio=$(quotient "${FREE[ours $size $pattern]}" "${FREE[stock $size $pattern]}")
+            free=$(printf '%s\n' "$free" "$ratio" | sort -g | tail -n 1)
+        done
+    done
+    say
+    printf '%-46s %9s %9s\n' "" measured aim
+    printf '%-46s %9d %9s\n' "get, ours, the highest" "$get" "<= 250"
+    printf '%-46s %9s %9s\n' "free, ours / stock, the highest" "$free" "<= 1"
+    printf '%-46s %9s %9s\n' "memory when full, ours / stock" "$(quotient "${RSS[ours full]}" "${RSS[stock full]}")" ""
+    printf '%-46s %9s %9s\n' "whole request, 1 idle peer, ours / stock" \
+        "$(quotient "${REQUEST[ours 1 hot]}" "${REQUEST[stock 1 hot]}")" "<= 1.02"
+    say "(instructions of the whole request with 1 idle peer: stock ${REQUEST[stock 1 hot]}, ours ${REQUEST[ours 1 hot]})"
+}
+
+quotient() { awk -v a="$1" -v b="$2" 'BEGIN {printf "%.3f", a / b}'; }

@@ -1,0 +1,68 @@
+# Counts the instructions of `get` and `free` under valgrind's callgrind. Sourced, not run.
+# shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
+
+PATTERNS=(hot cyclic random miss)
+
+# Sets GET, FREE and REQUEST, instructions per call or request, at "KIND SIZE PATTERN".
+measure_hooks() {
+    local kind size
+    declare -gA GET FREE REQUEST
+    VALGRIND_PID=
+    at_exit 'stop_pid "$VALGRIND_PID"'
+    for size in "${SIZES[@]}"; do
+        for kind in stock ours; do
+            step "counting: $size idle peers, $kind"
+            count_patterns "$kind" "$size"
+        done
+    done
+}
+
+# The pool is filled while callgrind does not count; then each pattern is counted by itself.
+count_patterns() {
+    local folder=$TEMP/callgrind-$1-$2 port pattern at
+    port=$(free_port)
+    write_pool_configuration "$1" "$2" "$folder" "$port"
+    # Symbols are bound at the start, or the first call of each function would pay for that.
+    LD_BIND_NOW=1 valgrind --tool=callgrind --instr-atstart=no --callgrind-out-file="$folder/callgrind.out" \
+        "$NGINX" -p "$folder" -e "$folder/error.log" -c "$folder/nginx.conf" -g 'daemon off; master_process off;' \
+        >"$folder/valgrind.log" 2>&1 </dev/null &
+    VALGRIND_PID=$!
+    wait_for 60 http_get "$port" /ready >/dev/null 2>&1 ||
+        die "nginx does not start under valgrind: $(tail -n 5 "$folder/valgrind.log")"
+
+    send_pattern fill "$2" "$folder" "$port"
+    control_callgrind --instr=on
+    for pattern in "${PATTERNS[@]}"; do
+        send_pattern "$pattern" "$2" "$folder" "$port"
+        control_callgrind --dump="$pattern"
+        at="$1 $2 $pattern"
+        read -r "GET[$at]" "FREE[$at]" "REQUEST[$at]" < <(read_counts "$folder" "$pattern")
+        [[ -n ${REQUEST[$at]:-} ]] || die "callgrind did not count: $at"
+    done
+
+    kill -TERM "$VALGRIND_PID"
+    wait "$VALGRIND_PID" || true
+    VALGRIND_PID=
+}
+
+# A dump also sets the counters to zero.
+control_callgrind() {
+    callgrind_control "$1" "$VALGRIND_PID" >"$TEMP/callgrind_control.log" 2>&1 ||
+        die "callgrind_control $1 failed: $(cat "$TEMP/callgrind_control.log")"
+}
+
+# read_counts FOLDER PATTERN: what the calls of the hooks cost, without what their calls of the balancer's cost. In
+# callgrind's tree a function's own line has a `*`, and a line with `>` follows for each function that it calls.
+read_counts() {
+    local file
+    file=$(grep -l "^desc: Trigger:.*$2" "$1"/callgrind.out.*)
+    callgrind_annotate --auto=no --show-percs=no --threshold=100 --inclusive=yes --tree=calling "$file" 2>/dev/null |
+        awk -v n="$REQUESTS" '
+            {gsub(",", "", $1)}
+            /PROGRAM TOTALS/ {total = $1}
+            $2 == "*" {inside = /[:_]get_keepalive_peer \[/ ? "get" : /[:_]free_keepalive_peer \[/ ? "free" : ""}
+            $2 == ">" && /[:_]get_keepalive_peer \(/ {count["get"] += $1}
+            $2 == ">" && /[:_]free_keepalive_peer \(/ {count["free"] += $1}
+            $2 == ">" && inside && /_(get|free)_(hash|round_robin)_peer \(/ {count[inside] -= $1}
+            END {if (count["get"] && count["free"]) printf "%.0f %.0f %.0f\n", count["get"] / n, count["free"] / n, total / n}'
+}
