@@ -5,6 +5,7 @@ fn main() {
     let features = std::env::var("DEP_NGINX_FEATURES_CHECK").unwrap_or_else(|_| "any()".into());
     println!("cargo::rustc-check-cfg=cfg(ngx_feature, values({features}))");
     println!("cargo::rustc-check-cfg=cfg(nginx_pool_by_default)");
+    println!("cargo::rustc-check-cfg=cfg(nginx_resolve)");
     #[cfg(feature = "nginx")]
     nginx::check_tree();
 }
@@ -20,6 +21,9 @@ mod nginx {
 
     /// The first nginx in which every explicit upstream has a pool (`keepalive 32 local`) by default.
     const POOL_BY_DEFAULT: u64 = 1_029_007;
+
+    /// The first nginx in which servers of an upstream can come and go (`server NAME resolve`).
+    const RESOLVE: u64 = 1_027_003;
 
     pub fn check_tree() {
         let version: u64 = dep("VERSION_NUMBER").parse().unwrap_or(0);
@@ -45,6 +49,9 @@ mod nginx {
         }
         if version >= POOL_BY_DEFAULT {
             println!("cargo::rustc-cfg=nginx_pool_by_default");
+        }
+        if version >= RESOLVE && has("http_upstream_zone") {
+            println!("cargo::rustc-cfg=nginx_resolve");
         }
         println!("cargo::rustc-env=NGINX_BUILT_AGAINST={}", dep("VERSION"));
         write_constants();

@@ -3,17 +3,21 @@
 
 use std::fmt;
 
-/// `keepalive connections [local];`
+use crate::pool::{Limit, MAX_CAPACITY};
+
+/// `keepalive connections [local] [per_server];`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
     /// Idle connections kept per worker; 0 switches the pool off.
     pub connections: usize,
     /// Only requests of the location that opened a connection may reuse it.
     pub local: bool,
+    /// The number is for each server address instead of for the whole upstream.
+    pub per_server: bool,
 }
 
 /// From 1.29.7 on nginx keeps connections unless told otherwise; before, only when told to.
-pub const DEFAULT_SINCE_1_29_7: Keepalive = Keepalive { connections: 32, local: true };
+pub const DEFAULT_SINCE_1_29_7: Keepalive = Keepalive { connections: 32, local: true, per_server: false };
 
 /// What is wrong with the words of a directive. Displays as nginx would say it; nginx adds file
 /// and line.
@@ -23,32 +27,52 @@ pub enum Invalid<'a> {
     Value(&'a [u8]),
     /// Another word is not a parameter of the directive.
     Parameter(&'a [u8]),
+    /// A parameter stands there twice.
+    Duplicate(&'a [u8]),
 }
 
 impl fmt::Display for Invalid<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |word| String::from_utf8_lossy(word);
         match self {
-            Self::Value(word) => {
-                write!(f, "invalid value \"{}\" in \"keepalive\" directive", String::from_utf8_lossy(word))
-            }
-            Self::Parameter(word) => write!(f, "invalid parameter \"{}\"", String::from_utf8_lossy(word)),
+            Self::Value(word) => write!(f, "invalid value \"{}\" in \"keepalive\" directive", text(word)),
+            Self::Parameter(word) => write!(f, "invalid parameter \"{}\"", text(word)),
+            Self::Duplicate(word) => write!(f, "duplicate parameter \"{}\"", text(word)),
         }
     }
 }
 
 impl Keepalive {
-    /// Reads the words behind `keepalive`.
+    /// Reads the words behind `keepalive`: the number, then parameters in any order.
     ///
     /// # Errors
     /// [`Invalid::Value`] unless the first word is a decimal number that a pool can have as its
-    /// capacity; [`Invalid::Parameter`] for a second word other than `local`.
-    pub fn parse<'a>(number: &'a [u8], parameter: Option<&'a [u8]>) -> Result<Self, Invalid<'a>> {
-        let connections =
-            decimal(number).filter(|n| *n <= crate::pool::MAX_CAPACITY).ok_or(Invalid::Value(number))?;
-        match parameter {
-            None => Ok(Self { connections, local: false }),
-            Some(b"local") => Ok(Self { connections, local: true }),
-            Some(other) => Err(Invalid::Parameter(other)),
+    /// capacity; [`Invalid::Parameter`] and [`Invalid::Duplicate`] for the others.
+    pub fn parse<'a>(
+        number: &'a [u8],
+        parameters: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<Self, Invalid<'a>> {
+        let connections = decimal(number).filter(|n| *n <= MAX_CAPACITY).ok_or(Invalid::Value(number))?;
+        let mut keepalive = Self { connections, local: false, per_server: false };
+        for word in parameters {
+            let parameter = match word {
+                b"local" => &mut keepalive.local,
+                b"per_server" => &mut keepalive.per_server,
+                _ => return Err(Invalid::Parameter(word)),
+            };
+            if std::mem::replace(parameter, true) {
+                return Err(Invalid::Duplicate(word));
+            }
+        }
+        Ok(keepalive)
+    }
+
+    /// How many connections the pool keeps; `None` if there is none.
+    pub fn limit(&self) -> Option<Limit> {
+        match self.connections {
+            0 => None,
+            number if self.per_server => Some(Limit::PerServer(number)),
+            number => Some(Limit::Total(number)),
         }
     }
 }
@@ -68,24 +92,40 @@ fn decimal(word: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
 
+    const OFF: Keepalive = Keepalive { connections: 0, local: false, per_server: false };
+
+    fn parse<'a>(number: &'a str, parameters: &[&'a str]) -> Result<Keepalive, String> {
+        let parameters: Vec<&[u8]> = parameters.iter().map(|word| word.as_bytes()).collect();
+        Keepalive::parse(number.as_bytes(), parameters).map_err(|err| err.to_string())
+    }
+
     #[test]
     fn reads_what_nginx_reads() {
-        assert_eq!(Keepalive::parse(b"32", None), Ok(Keepalive { connections: 32, local: false }));
-        assert_eq!(Keepalive::parse(b"8", Some(b"local")), Ok(Keepalive { connections: 8, local: true }));
-        assert_eq!(Keepalive::parse(b"0", None).map(|k| k.connections), Ok(0));
+        assert_eq!(parse("32", &[]), Ok(Keepalive { connections: 32, ..OFF }));
+        assert_eq!(parse("8", &["local"]), Ok(Keepalive { connections: 8, local: true, ..OFF }));
+        assert_eq!(parse("0", &[]), Ok(OFF));
+        assert_eq!(OFF.limit(), None);
+    }
+
+    #[test]
+    fn takes_parameters_in_any_order() {
+        let both = Ok(Keepalive { connections: 2, local: true, per_server: true });
+        assert_eq!(parse("2", &["local", "per_server"]), both);
+        assert_eq!(parse("2", &["per_server", "local"]), both);
+        assert_eq!(both.unwrap().limit(), Some(Limit::PerServer(2)));
     }
 
     #[test]
     fn refuses_what_is_no_number() {
         for word in ["x", "-1", "", "1k", " 1", "1.5", "+1", "99999999999999999999999999", "4294967295"] {
-            let err = Keepalive::parse(word.as_bytes(), None).unwrap_err();
-            assert_eq!(err.to_string(), format!("invalid value \"{word}\" in \"keepalive\" directive"));
+            let said = format!("invalid value \"{word}\" in \"keepalive\" directive");
+            assert_eq!(parse(word, &[]), Err(said));
         }
     }
 
     #[test]
-    fn refuses_an_unknown_parameter() {
-        let err = Keepalive::parse(b"1", Some(b"lokal")).unwrap_err();
-        assert_eq!(err.to_string(), "invalid parameter \"lokal\"");
+    fn refuses_unknown_and_repeated_parameters() {
+        assert_eq!(parse("1", &["lokal"]), Err("invalid parameter \"lokal\"".into()));
+        assert_eq!(parse("1", &["local", "local"]), Err("duplicate parameter \"local\"".into()));
     }
 }

@@ -11,7 +11,7 @@
 #![deny(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]
 
 pub mod directive;
-pub mod key;
+pub mod identity;
 pub mod lifetime;
 pub mod pool;
 

@@ -22,6 +22,7 @@ use super::upstream::Upstream;
 pub(crate) struct SrvConf {
     max_cached: ngx_uint_t,
     local: bool,
+    per_server: bool,
     pub(super) requests: ngx_int_t,
     pub(super) time: ngx_msec_t,
     pub(super) timeout: ngx_msec_t,
@@ -43,6 +44,7 @@ impl SrvConf {
         let conf = SrvConf {
             max_cached: UNSET_UINT,
             local: false,
+            per_server: false,
             requests: UNSET_NUMBER,
             time: UNSET_MSEC,
             timeout: UNSET_MSEC,
@@ -74,13 +76,17 @@ impl SrvConf {
 
     /// The value of `keepalive`, if it was written.
     pub(super) fn keepalive(&self) -> Option<Keepalive> {
-        (self.max_cached != UNSET_UINT)
-            .then_some(Keepalive { connections: self.max_cached, local: self.local })
+        (self.max_cached != UNSET_UINT).then_some(Keepalive {
+            connections: self.max_cached,
+            local: self.local,
+            per_server: self.per_server,
+        })
     }
 
     pub(super) fn set_keepalive(&mut self, value: Keepalive) {
         self.max_cached = value.connections;
         self.local = value.local;
+        self.per_server = value.per_server;
     }
 
     /// The limits, with nginx's defaults: 1000 requests, 1 hour, 60 seconds.

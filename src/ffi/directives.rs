@@ -6,7 +6,7 @@ use std::ptr;
 
 use nginx_sys::{
     ngx_command_t, ngx_conf_set_msec_slot, ngx_conf_set_num_slot, ngx_conf_t, ngx_str_t, ngx_uint_t,
-    NGX_CONF_TAKE1, NGX_CONF_TAKE12, NGX_HTTP_SRV_CONF_OFFSET, NGX_HTTP_UPS_CONF, NGX_LOG_EMERG,
+    NGX_CONF_TAKE1, NGX_CONF_TAKE123, NGX_HTTP_SRV_CONF_OFFSET, NGX_HTTP_UPS_CONF, NGX_LOG_EMERG,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::{ngx_conf_log_error, ngx_string};
@@ -21,8 +21,8 @@ type Setter =
 
 /// The command table; an empty name ends it.
 pub(super) static mut COMMANDS: [ngx_command_t; 5] = [
-    // keepalive connections [local];
-    command(ngx_string!("keepalive"), NGX_CONF_TAKE12, keepalive, 0),
+    // keepalive connections [local] [per_server];
+    command(ngx_string!("keepalive"), NGX_CONF_TAKE123, keepalive, 0),
     // keepalive_time time;
     command(ngx_string!("keepalive_time"), NGX_CONF_TAKE1, ngx_conf_set_msec_slot, offset_of!(SrvConf, time)),
     // keepalive_timeout time;
@@ -72,7 +72,7 @@ unsafe extern "C" fn keepalive(
         let args = unsafe { &*args };
         // SAFETY: the elements of `cf->args` are strings.
         let words: &[ngx_str_t] = unsafe { args.as_slice() };
-        match Keepalive::parse(words[1].as_bytes(), words.get(2).map(ngx_str_t::as_bytes)) {
+        match Keepalive::parse(words[1].as_bytes(), words[2..].iter().map(ngx_str_t::as_bytes)) {
             Ok(value) => {
                 conf.set_keepalive(value);
                 NGX_CONF_OK

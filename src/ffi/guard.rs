@@ -1,16 +1,44 @@
 //! The panic boundary: no unwinding crosses a hook.
 
+use std::cell::{Cell, UnsafeCell};
 use std::panic::{catch_unwind, set_hook, AssertUnwindSafe, PanicHookInfo};
 
 use nginx_sys::{ngx_cycle, ngx_log_error_core, NGX_LOG_ALERT};
 
 /// Runs the body of a hook. A panic is logged once, and the hook returns `failure`.
 ///
-/// What a panic leaves half changed must not be used again: see `changing` in
-/// [`super::upstream::Upstream`].
+/// What a panic leaves half changed must not be used again: see [`Guarded`].
 #[inline]
 pub(super) fn guard<T>(failure: T, body: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or(failure)
+}
+
+/// State that hooks share and change. If a panic interrupts a change, the state is not to be
+/// trusted any more, and nobody gets it again.
+pub(super) struct Guarded<T> {
+    state: UnsafeCell<T>,
+    busy: Cell<bool>,
+}
+
+impl<T> Guarded<T> {
+    pub(super) fn new(state: T) -> Self {
+        Self { state: UnsafeCell::new(state), busy: Cell::new(false) }
+    }
+
+    /// Works on the state; `None` if it is not to be trusted. What works on it calls neither nginx
+    /// nor this function.
+    #[inline]
+    pub(super) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> Option<R> {
+        if self.busy.replace(true) {
+            return None;
+        }
+        // SAFETY: the only place that touches the state, and `busy` keeps it from doing so twice at
+        // a time.
+        let state = unsafe { &mut *self.state.get() };
+        let result = work(state);
+        self.busy.set(false);
+        Some(result)
+    }
 }
 
 /// Panics go to nginx's error log, at `alert`, instead of to standard error.

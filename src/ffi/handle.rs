@@ -6,9 +6,10 @@
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_add_timer, ngx_connection_t, ngx_del_timer, ngx_event_free_peer_pt, ngx_event_get_peer_pt,
-    ngx_event_handler_pt, ngx_event_notify_peer_pt, ngx_event_t, ngx_handle_read_event, ngx_http_upstream_t,
-    ngx_int_t, ngx_log_t, ngx_msec_t, ngx_peer_connection_t, NGX_OK,
+    ngx_add_timer, ngx_addr_t, ngx_connection_t, ngx_del_timer, ngx_event_free_peer_pt,
+    ngx_event_get_peer_pt, ngx_event_handler_pt, ngx_event_notify_peer_pt, ngx_event_t,
+    ngx_handle_read_event, ngx_http_upstream_t, ngx_int_t, ngx_log_t, ngx_msec_t, ngx_peer_connection_t,
+    NGX_OK,
 };
 #[cfg(ngx_feature = "http_ssl")]
 use nginx_sys::{ngx_event_save_peer_session_pt, ngx_event_set_peer_session_pt};
@@ -301,6 +302,18 @@ impl Peer {
         unsafe { (*self.as_ptr()).connection = std::ptr::null_mut() };
     }
 
+    /// The local address to bind to (`proxy_bind`).
+    #[inline]
+    pub(crate) fn local(self) -> Option<NonNull<ngx_addr_t>> {
+        // SAFETY: live by the type invariant; reads one field.
+        NonNull::new(unsafe { (*self.as_ptr()).local })
+    }
+
+    pub(crate) fn transparent(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        unsafe { ngx_peer_connection_t::transparent_raw(self.as_ptr()) != 0 }
+    }
+
     /// The bytes of the socket address that the balancer chose. Not to be kept past the hook: with
     /// a `zone` the memory belongs to the balancer.
     pub(crate) fn address(&self) -> &[u8] {
@@ -351,5 +364,36 @@ impl HttpUpstream {
     pub(crate) fn location(self) -> usize {
         // SAFETY: live by the type invariant; reads one field.
         unsafe { (*self.as_ptr()).conf as usize }
+    }
+
+    /// A number for the protocol module and its version: each has a function of its own that writes
+    /// requests, and so has HTTP/2 in the proxy module.
+    pub(crate) fn protocol(self) -> usize {
+        // SAFETY: live by the type invariant; reads one field.
+        unsafe { (*self.as_ptr()).create_request }.map_or(0, |function| function as usize)
+    }
+
+    pub(crate) fn uses_tls(self) -> bool {
+        #[cfg(ngx_feature = "http_ssl")]
+        // SAFETY: live by the type invariant; reads one bit.
+        return unsafe { ngx_http_upstream_t::ssl_raw(self.as_ptr()) != 0 };
+        #[cfg(not(ngx_feature = "http_ssl"))]
+        false
+    }
+
+    /// The configuration of the location.
+    #[cfg(ngx_feature = "http_ssl")]
+    pub(crate) fn conf(self) -> NonNull<nginx_sys::ngx_http_upstream_conf_t> {
+        // SAFETY: live by the type invariant; reads one field.
+        let conf = unsafe { (*self.as_ptr()).conf };
+        // SAFETY: the protocol module sets it before it starts the upstream request.
+        unsafe { NonNull::new_unchecked(conf) }
+    }
+
+    /// The TLS name: that of the upstream, and after a handshake the one that was used.
+    #[cfg(ngx_feature = "http_ssl")]
+    pub(crate) fn ssl_name(self) -> nginx_sys::ngx_str_t {
+        // SAFETY: live by the type invariant; reads one field.
+        unsafe { (*self.as_ptr()).ssl_name }
     }
 }

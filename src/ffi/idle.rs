@@ -110,7 +110,7 @@ unsafe extern "C" fn close_after_shutdown(c: *mut ngx_connection_t) {
     }
 }
 
-fn cycle_log() -> *mut ngx_log_t {
+pub(super) fn cycle_log() -> *mut ngx_log_t {
     // SAFETY: the worker's cycle, set before any request.
     let cycle = unsafe { ngx_cycle };
     // SAFETY: a cycle has its log.

@@ -2,7 +2,8 @@
 //!
 //! In the order of a worker's life: the module table and what `load_module` looks for (`module`),
 //! directives (`directives`, `conf`), what happens once the configuration is read (`setup`, `abi`,
-//! `stock`), a request (`peer`, `upstream`), an idle connection (`idle`). Beneath them: pointers
+//! `stock`), a request (`peer`, `shape`, `session`, `upstream`), an idle connection (`idle`), servers
+//! that come and go (`resolve`). Beneath them: pointers
 //! with a type (`handle`), the panic boundary (`guard`), debug lines (`log`).
 
 mod abi;
@@ -14,7 +15,12 @@ mod idle;
 mod log;
 mod module;
 mod peer;
+#[cfg(nginx_resolve)]
+mod resolve;
+#[cfg(ngx_feature = "http_ssl")]
+mod session;
 mod setup;
+mod shape;
 mod stock;
 mod upstream;
 

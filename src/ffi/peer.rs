@@ -3,6 +3,7 @@
 //!
 //! Each hook stands before the balancer's and calls it, as in nginx's own keepalive module.
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
@@ -12,20 +13,39 @@ use nginx_sys::{
 };
 
 use crate::lifetime::{Refusal, Returned};
+use crate::pool::{ClassRef, Offer};
 
 use super::conf::{allocate, SrvConf};
 use super::guard::guard;
 use super::handle::{Conn, Hooks, HttpUpstream, Peer};
 use super::idle;
 use super::log::{debug, debug_conn};
-use super::upstream::Upstream;
+#[cfg(nginx_resolve)]
+use super::resolve::Watch;
+use super::shape;
+use super::upstream::{Bytes, Idle, Stored, Upstream};
 
 /// What a request carries along: the way to the pool, and the hooks that were there before ours.
 struct PeerData {
     /// Lives in the request's cycle, which outlives the request.
     upstream: NonNull<Upstream>,
-    request: HttpUpstream,
+    r: NonNull<ngx_http_request_t>,
+    u: HttpUpstream,
     original: Hooks,
+    /// The present attempt: what its connection is shaped by, if that is known.
+    attempt: Cell<Option<Attempt>>,
+}
+
+/// One connection of the request; `get_keepalive_peer` begins it.
+#[derive(Clone, Copy)]
+struct Attempt {
+    /// In the request's pool, or in the connection's if it is a reused one.
+    identity: Bytes,
+    class: Option<ClassRef>,
+    reused: bool,
+    /// Which set of servers the peer was chosen from.
+    #[cfg(nginx_resolve)]
+    generation: Option<usize>,
 }
 
 impl PeerData {
@@ -80,11 +100,12 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
     // SAFETY: the core sets `r->upstream` before it initialises the peer.
     let u = unsafe { (*r).upstream };
     // SAFETY: see above; the handle goes into the same request's pool.
-    let request = unsafe { HttpUpstream::from_ptr(u) };
-    let original = request.peer().hooks();
+    let u = unsafe { HttpUpstream::from_ptr(u) };
+    let original = u.peer().hooks();
+    let r = NonNull::new(r)?;
     // SAFETY: allocated above for a `PeerData`.
-    unsafe { memory.write(PeerData { upstream, request, original }) };
-    request.peer().set_hooks(Hooks {
+    unsafe { memory.write(PeerData { upstream, r, u, original, attempt: Cell::new(None) }) };
+    u.peer().set_hooks(Hooks {
         data: memory.as_ptr().cast(),
         get: Some(get_keepalive_peer),
         free: Some(free_keepalive_peer),
@@ -105,6 +126,7 @@ unsafe extern "C" fn get_keepalive_peer(pc: *mut ngx_peer_connection_t, data: *m
     // SAFETY: the core passes the `data` that `init_keepalive_peer` has set.
     let kp = unsafe { PeerData::from_ptr(data) };
     debug(peer.log(), c"get keepalive peer");
+    kp.attempt.set(None);
 
     let Some(original_get_peer) = kp.original.get else { return NGX_ERROR as ngx_int_t };
     // SAFETY: the balancer gets its own data.
@@ -113,8 +135,7 @@ unsafe extern "C" fn get_keepalive_peer(pc: *mut ngx_peer_connection_t, data: *m
         return rc;
     }
     // If the pool fails, a new connection serves as well.
-    let idle = guard(None, || kp.upstream().checkout(peer, kp.request));
-    match idle {
+    match guard(None, || find(kp, peer)) {
         None => NGX_OK as ngx_int_t,
         Some(conn) => {
             debug_conn(peer.log(), c"get keepalive peer: using connection %p", conn);
@@ -123,6 +144,25 @@ unsafe extern "C" fn get_keepalive_peer(pc: *mut ngx_peer_connection_t, data: *m
             NGX_DONE as ngx_int_t
         }
     }
+}
+
+/// Looks for an idle connection of the shape that the request needs.
+#[inline]
+fn find(kp: &PeerData, peer: Peer) -> Option<Conn> {
+    // SAFETY: the request that is asking for a peer.
+    let identity = unsafe { shape::identity(kp.r, kp.u) }?;
+    // SAFETY: just written into the pool of the live request.
+    let wanted = shape::wanted(&peer, kp.u, kp.upstream().local, unsafe { identity.as_slice() });
+    let (found, class) = kp.upstream().checkout(&wanted);
+    let identity = found.map_or(identity, |idle| idle.identity);
+    kp.attempt.set(Some(Attempt {
+        identity,
+        class,
+        reused: found.is_some(),
+        #[cfg(nginx_resolve)]
+        generation: kp.upstream().watch.as_ref().map(Watch::generation),
+    }));
+    found.map(|idle| idle.conn)
 }
 
 /// Keeps the connection if it may be kept, then tells the balancer that the peer is free.
@@ -156,8 +196,8 @@ fn keep(kp: &PeerData, peer: Peer, conn: Conn, state: ngx_uint_t) {
         broken: read.eof() || read.error() || read.timed_out() || write.error() || write.timed_out(),
         requests: conn.requests(),
         opened: conn.start_time(),
-        keepalive: kp.request.keepalive(),
-        request_sent: kp.request.request_body_sent(),
+        keepalive: kp.u.keepalive(),
+        request_sent: kp.u.request_body_sent(),
         exiting: worker_is_exiting(),
     };
     // SAFETY: nginx's cached time; only this thread writes it.
@@ -166,16 +206,49 @@ fn keep(kp: &PeerData, peer: Peer, conn: Conn, state: ngx_uint_t) {
         debug_conn(peer.log(), not_saving(refusal), conn);
         return;
     }
+    // Without an attempt of ours the connection is from another pool, and its shape is unknown.
+    let Some(attempt) = kp.attempt.take() else { return };
     if !read.wait_readable() {
         return;
     }
-    let Some(stored) = upstream.store(peer, kp.request, conn) else { return };
-    debug_conn(peer.log(), c"free keepalive peer: saving connection %p", conn);
-    peer.release_connection();
-    if let Some(evicted) = stored.evicted {
+    let Some(identity) = identity_to_keep(kp, attempt, conn) else { return };
+    // SAFETY: in the connection's pool.
+    let wanted = shape::wanted(&peer, kp.u, upstream.local, unsafe { identity.as_slice() });
+    let timeout = upstream.limits.timeout;
+    let conn_kept = Idle { conn, identity };
+    let offer = Offer { conn: conn_kept, class: attempt.class, proven: attempt.reused, now, timeout };
+    let Stored { place, evicted } = upstream.store(&wanted, offer);
+    if let Some(place) = place {
+        debug_conn(peer.log(), c"free keepalive peer: saving connection %p", conn);
+        peer.release_connection();
+        idle::sleep(conn, place, timeout);
+        #[cfg(nginx_resolve)]
+        if let (Some(watch), Some(generation)) = (&upstream.watch, attempt.generation) {
+            watch.stored(upstream, generation);
+        }
+    }
+    if let Some(evicted) = evicted {
         idle::close(evicted);
     }
-    idle::sleep(conn, stored.place, upstream.limits.timeout);
+}
+
+/// The identity under which a connection is stored: that with which it was opened.
+#[inline]
+fn identity_to_keep(kp: &PeerData, attempt: Attempt, conn: Conn) -> Option<Bytes> {
+    if attempt.reused || attempt.identity.is_empty() {
+        return Some(attempt.identity);
+    }
+    // SAFETY: in the pool of the live request.
+    let identity = unsafe { attempt.identity.as_slice() };
+    // The name was evaluated before the handshake. Should a variable have changed in between, the
+    // connection is not what it was asked for, and nobody gets it again.
+    // SAFETY: the request that gives the connection back.
+    let now = unsafe { shape::identity(kp.r, kp.u) }?;
+    // SAFETY: just written into the pool of the live request.
+    if unsafe { now.as_slice() } != identity {
+        return None;
+    }
+    shape::keep_identity(conn, identity)
 }
 
 fn worker_is_exiting() -> bool {
@@ -209,23 +282,31 @@ unsafe extern "C" fn notify(pc: *mut ngx_peer_connection_t, data: *mut c_void, e
     }
 }
 
-/// Lets the balancer offer a TLS session for resumption.
+/// Offers the server a TLS session for resumption: one of the very same identity, or none. The
+/// balancer's own store has one session for each server, whoever it was made for.
 #[cfg(ngx_feature = "http_ssl")]
 unsafe extern "C" fn set_session(pc: *mut ngx_peer_connection_t, data: *mut c_void) -> ngx_int_t {
+    // SAFETY: the core passes the peer of a live request.
+    let peer = unsafe { Peer::from_ptr(pc) };
     // SAFETY: the core passes the `data` that `init_keepalive_peer` has set.
     let kp = unsafe { PeerData::from_ptr(data) };
-    let Some(original_set_session) = kp.original.set_session else { return NGX_OK as ngx_int_t };
-    // SAFETY: the balancer gets its own data.
-    unsafe { original_set_session(pc, kp.original.data) }
+    let (Some(conn), Some(attempt)) = (peer.connection(), kp.attempt.get()) else {
+        return NGX_OK as ngx_int_t;
+    };
+    // SAFETY: in the request's or in the connection's pool.
+    let wanted = shape::wanted(&peer, kp.u, false, unsafe { attempt.identity.as_slice() });
+    guard(NGX_ERROR as ngx_int_t, || kp.upstream().sessions.offer(&wanted, conn))
 }
 
-/// Lets the balancer keep a TLS session for resumption.
+/// Keeps a TLS session for resumption.
 #[cfg(ngx_feature = "http_ssl")]
 unsafe extern "C" fn save_session(pc: *mut ngx_peer_connection_t, data: *mut c_void) {
+    // SAFETY: the core passes the peer of a live request.
+    let peer = unsafe { Peer::from_ptr(pc) };
     // SAFETY: the core passes the `data` that `init_keepalive_peer` has set.
     let kp = unsafe { PeerData::from_ptr(data) };
-    if let Some(original_save_session) = kp.original.save_session {
-        // SAFETY: the balancer gets its own data.
-        unsafe { original_save_session(pc, kp.original.data) };
-    }
+    let (Some(conn), Some(attempt)) = (peer.connection(), kp.attempt.get()) else { return };
+    // SAFETY: in the request's or in the connection's pool.
+    let wanted = shape::wanted(&peer, kp.u, false, unsafe { attempt.identity.as_slice() });
+    guard((), || kp.upstream().sessions.keep(&wanted, conn));
 }

@@ -17,6 +17,10 @@ use super::abi;
 use super::conf::{allocate, place_in_pool, SrvConf};
 use super::guard::{guard, log_panics};
 use super::peer::init_keepalive_peer;
+#[cfg(nginx_resolve)]
+use super::resolve::Watch;
+#[cfg(ngx_feature = "http_ssl")]
+use super::session::Sessions;
 use super::stock::{InTheWay, Stock};
 use super::upstream::Upstream;
 
@@ -103,20 +107,35 @@ unsafe fn enable(
 ) -> Result<(), NoMemory> {
     // SAFETY: not borrowed, says the caller.
     let conf = unsafe { conf.as_mut() };
-    let Some(Keepalive { connections, local }) = conf.keepalive().or(default).filter(|k| k.connections > 0)
-    else {
-        return Ok(());
-    };
+    let Some(keepalive) = conf.keepalive().or(default) else { return Ok(()) };
+    let Some(limit) = keepalive.limit() else { return Ok(()) };
     // SAFETY: live, says the caller.
     let pool = unsafe { (*cf).pool };
     // SAFETY: the new cycle's pool.
-    let places = unsafe { allocate(pool, connections) };
-    let (Ok(idle), Some(places)) = (IdlePool::with_capacity(connections), places) else {
-        ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for \"keepalive {connections}\"");
+    let places = unsafe { allocate(pool, limit.capacity()) };
+    #[cfg(ngx_feature = "http_ssl")]
+    let sessions = Sessions::new().ok_or(NoMemory)?;
+    let (Ok(idle), Some(places)) = (IdlePool::new(limit), places) else {
+        ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for \"keepalive {}\"", keepalive.connections);
         return Err(NoMemory);
     };
     // SAFETY: `places` lies in the pool in which the upstream comes to lie, one for each slot.
-    let upstream = unsafe { Upstream::new(conf.limits(), local, idle, places) };
+    #[cfg_attr(not(nginx_resolve), expect(unused_mut))]
+    let mut upstream = unsafe {
+        Upstream::new(
+            conf.limits(),
+            keepalive.local,
+            idle,
+            #[cfg(ngx_feature = "http_ssl")]
+            sessions,
+            places,
+        )
+    };
+    #[cfg(nginx_resolve)]
+    {
+        // SAFETY: an explicit upstream, says the caller, and its balancer was initialised before us.
+        upstream.watch = NonNull::new(us).and_then(|us| unsafe { Watch::new(us) });
+    }
     // SAFETY: the new cycle's pool.
     let upstream = unsafe { place_in_pool(pool, upstream) }.ok_or(NoMemory)?;
     conf.upstream = upstream.as_ptr();

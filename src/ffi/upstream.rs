@@ -1,26 +1,52 @@
 //! The pool of one `upstream` in one worker, between the hooks and the core.
 
-use std::cell::{Cell, RefCell};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-use crate::key::{PeerKey, Wanted};
 use crate::lifetime::Limits;
-use crate::pool::IdlePool;
+use crate::pool::{ClassRef, Connection, IdlePool, Offer, Wanted};
 
-use super::handle::{Conn, HttpUpstream, Peer};
+use super::guard::Guarded;
+use super::handle::Conn;
+#[cfg(nginx_resolve)]
+use super::resolve::Watch;
+#[cfg(ngx_feature = "http_ssl")]
+use super::session::Sessions;
 
 /// Belongs to the server conf of the upstream, lies in the cycle's pool and goes with it. Made by
 /// the master; after the fork each worker has its own copy.
 pub(crate) struct Upstream {
     pub(crate) limits: Limits,
-    local: bool,
-    idle: RefCell<IdlePool<PeerKey, Conn>>,
-    /// Set while the core changes the pool. If it is found set, a panic came in between: the pool
-    /// is not to be trusted any more, and is not used again.
-    changing: Cell<bool>,
+    pub(crate) local: bool,
+    /// Watches servers that come and go, if the upstream has such.
+    #[cfg(nginx_resolve)]
+    pub(crate) watch: Option<Watch>,
+    idle: Guarded<IdlePool<Idle>>,
+    #[cfg(ngx_feature = "http_ssl")]
+    pub(crate) sessions: Sessions,
     /// One for each slot of the pool; written when the slot is filled.
     places: NonNull<MaybeUninit<Place>>,
+}
+
+/// A connection in the pool.
+#[derive(Clone, Copy)]
+pub(crate) struct Idle {
+    pub(crate) conn: Conn,
+    pub(crate) identity: Bytes,
+}
+
+impl Connection for Idle {
+    fn identity(&self) -> &[u8] {
+        // SAFETY: the bytes of a stored connection lie in its own pool, and it is open.
+        unsafe { self.identity.as_slice() }
+    }
+}
+
+/// Bytes in a pool of nginx.
+#[derive(Clone, Copy)]
+pub(crate) struct Bytes {
+    data: NonNull<u8>,
+    length: usize,
 }
 
 /// What the `data` of an idle connection points at: the way back to its slot.
@@ -32,7 +58,8 @@ pub(crate) struct Place {
 
 /// What became of a connection that was to be stored.
 pub(crate) struct Stored {
-    pub(crate) place: NonNull<Place>,
+    /// `None` if it could not be stored.
+    pub(crate) place: Option<NonNull<Place>>,
     /// To be closed by the caller.
     pub(crate) evicted: Option<Conn>,
 }
@@ -43,49 +70,67 @@ impl Upstream {
     pub(crate) unsafe fn new(
         limits: Limits,
         local: bool,
-        idle: IdlePool<PeerKey, Conn>,
+        idle: IdlePool<Idle>,
+        #[cfg(ngx_feature = "http_ssl")] sessions: Sessions,
         places: NonNull<MaybeUninit<Place>>,
     ) -> Self {
-        Self { limits, local, idle: RefCell::new(idle), changing: Cell::new(false), places }
-    }
-
-    /// Takes an idle connection to the peer that the balancer chose, for this request.
-    #[inline]
-    pub(crate) fn checkout(&self, peer: Peer, request: HttpUpstream) -> Option<Conn> {
-        let wanted = self.wanted(&peer, request);
-        self.change(|idle| idle.checkout(wanted.hash(), |key| wanted.is(key)))?
-    }
-
-    /// Stores a connection; `None` if it cannot be.
-    #[inline]
-    pub(crate) fn store(&self, peer: Peer, request: HttpUpstream, conn: Conn) -> Option<Stored> {
-        let wanted = self.wanted(&peer, request);
-        if !wanted.can_be_key() {
-            return None;
+        Self {
+            #[cfg(nginx_resolve)]
+            watch: None,
+            limits,
+            local,
+            idle: Guarded::new(idle),
+            #[cfg(ngx_feature = "http_ssl")]
+            sessions,
+            places,
         }
-        let put = self.change(|idle| idle.put(wanted.hash(), |key| wanted.write_key(key), conn))?;
+    }
+
+    /// Takes an idle connection that is as wanted.
+    #[inline]
+    pub(crate) fn checkout(&self, wanted: &Wanted<'_>) -> (Option<Idle>, Option<ClassRef>) {
+        self.idle.with(|idle| idle.checkout(wanted)).unwrap_or((None, None))
+    }
+
+    /// Stores a connection that was opened for what is wanted.
+    #[inline]
+    pub(crate) fn store(&self, wanted: &Wanted<'_>, offer: Offer<Idle>) -> Stored {
+        let Some(put) = self.idle.with(|idle| idle.put(wanted, offer)) else {
+            return Stored { place: None, evicted: None };
+        };
+        Stored {
+            place: put.stored.ok().map(|slot| self.place(slot)),
+            evicted: put.evicted.map(|idle| idle.conn),
+        }
+    }
+
+    /// Marks the servers that are no longer there; returns whether there are any.
+    #[cfg(nginx_resolve)]
+    pub(crate) fn mark_removed(&self, is_there: impl FnMut(&[u8]) -> bool) -> bool {
+        self.idle.with(|idle| idle.mark_removed(is_there)).unwrap_or(false)
+    }
+
+    /// Hands each connection to a marked server to `close`; one by one, so that the pool is not
+    /// borrowed while nginx closes it.
+    #[cfg(nginx_resolve)]
+    pub(crate) fn close_removed(&self, close: impl Fn(Conn)) {
+        let mut from = 0;
+        while let Some(idle) = self.idle.with(|idle| idle.take_removed(&mut from)).flatten() {
+            close(idle.conn);
+        }
+    }
+
+    #[cfg(nginx_resolve)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.idle.with(|idle| idle.is_empty()).unwrap_or(true)
+    }
+
+    fn place(&self, slot: u32) -> NonNull<Place> {
         // SAFETY: a slot's number is below the capacity, for which there are places.
-        let mut place = unsafe { self.places.add(put.slot as usize) };
+        let mut place = unsafe { self.places.add(slot as usize) };
         // SAFETY: the memory is ours, and only the connection in this slot points at it.
         let place = unsafe { place.as_mut() };
-        let place = place.write(Place { upstream: NonNull::from(self), slot: put.slot });
-        Some(Stored { place: NonNull::from(place), evicted: put.evicted })
-    }
-
-    #[inline]
-    fn wanted<'a>(&self, peer: &'a Peer, request: HttpUpstream) -> Wanted<'a> {
-        Wanted { address: peer.address(), location: if self.local { request.location() } else { 0 } }
-    }
-
-    /// The only way to the pool; `None` when it is not to be trusted.
-    #[inline]
-    fn change<T>(&self, by: impl FnOnce(&mut IdlePool<PeerKey, Conn>) -> T) -> Option<T> {
-        if self.changing.replace(true) {
-            return None;
-        }
-        let result = by(&mut self.idle.borrow_mut());
-        self.changing.set(false);
-        Some(result)
+        NonNull::from(place.write(Place { upstream: NonNull::from(self), slot }))
     }
 }
 
@@ -100,6 +145,27 @@ impl Place {
         let Place { upstream, slot } = unsafe { place.read() };
         // SAFETY: see above; the upstream is only ever shared.
         let upstream = unsafe { upstream.as_ref() };
-        upstream.change(|idle| idle.remove(slot, |c| *c == conn));
+        upstream.idle.with(|idle| idle.remove(slot, |idle| idle.conn == conn));
+    }
+}
+
+impl Bytes {
+    pub(crate) const EMPTY: Self = Self { data: NonNull::dangling(), length: 0 };
+
+    /// # Safety
+    /// `data` points at `length` initialised bytes.
+    pub(crate) unsafe fn new(data: NonNull<u8>, length: usize) -> Self {
+        Self { data, length }
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.length == 0
+    }
+
+    /// # Safety
+    /// The pool in which the bytes lie is live for as long as the slice is used.
+    pub(crate) unsafe fn as_slice<'a>(self) -> &'a [u8] {
+        // SAFETY: initialised, by `new`; live, says the caller; nobody writes them again.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.length) }
     }
 }

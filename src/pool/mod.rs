@@ -1,0 +1,380 @@
+//! The idle connections of one upstream: found by what shaped them, the newest first, and evicted
+//! by the rule in [`ring`].
+//!
+//! ```text
+//!   classes    10.0.0.1:80 http    10.0.0.2:80 http      an entry for what is equal
+//!                 |    \                |
+//!   slots       [ 0 ]  [ 2 ]          [ 1 ]              a connection each; it stays where it is
+//!
+//!   lists of slots: by class, to find one, and by age, to evict one:
+//!   a ring for the upstream, or one for each server
+//! ```
+#![forbid(unsafe_code)]
+
+mod classes;
+mod list;
+mod ring;
+mod servers;
+#[cfg(test)]
+mod tests;
+
+use std::collections::TryReserveError;
+
+use crate::lifetime::Msec;
+use classes::Classes;
+use list::{Link, Neighbours, Node, NONE};
+use ring::{Aging, InRing, Ring, Seat};
+use servers::{ServerRef, Servers};
+
+pub use classes::ClassRef;
+
+/// The largest capacity: numbers of slots are 32 bits wide, and one value marks the end of a list.
+pub const MAX_CAPACITY: usize = NONE as usize - 1;
+
+/// With a limit for each server, for how many servers there is room,
+pub const MAX_SERVERS: usize = 1024;
+
+/// and for how many connections in all, unless one server alone may have more.
+pub const MAX_OF_ALL_SERVERS: usize = 1 << 20;
+
+/// Room for the longest socket address that nginx knows (`ngx_sockaddr_t`, a unix socket's).
+const MAX_ADDRESS: usize = 112;
+
+/// More lists than this would cost more memory than they save time.
+const MAX_BUCKETS: usize = 1 << 16;
+
+/// What the pool holds: a connection that knows what shaped it.
+pub trait Connection {
+    /// Everything that shaped the connection besides the other fields of [`Wanted`], written
+    /// unambiguously: local address, TLS context, names, certificates. Empty if there is nothing.
+    fn identity(&self) -> &[u8];
+}
+
+/// What a request needs. A connection is reused only if it was opened for exactly the same.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The server's socket address, byte for byte.
+    pub address: &'a [u8],
+    /// A number for the protocol module and the version that it speaks.
+    pub protocol: usize,
+    /// With `local` a number for the location, otherwise 0.
+    pub location: usize,
+    /// See [`Connection::identity`].
+    pub identity: &'a [u8],
+}
+
+/// How many connections a pool keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// So many in all.
+    Total(usize),
+    /// So many to each server address, for at most [`MAX_SERVERS`] of them, and
+    /// [`MAX_OF_ALL_SERVERS`] connections in all.
+    PerServer(usize),
+}
+
+/// A connection to be stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer<C> {
+    /// The connection.
+    pub conn: C,
+    /// What [`IdlePool::checkout`] told, when it was asked for what is wanted now.
+    pub class: Option<ClassRef>,
+    /// It came from the pool: it has been reused at least once.
+    pub proven: bool,
+    /// The present time.
+    pub now: Msec,
+    /// How long it may stay idle, in milliseconds.
+    pub timeout: Msec,
+}
+
+/// What [`IdlePool::put`] did.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Put<C> {
+    /// The slot of the connection, to be given to [`IdlePool::remove`]; or the connection itself if
+    /// there is no room, as described at [`Limit::PerServer`].
+    pub stored: Result<u32, C>,
+    /// The connection that made room. The caller closes it.
+    pub evicted: Option<C>,
+}
+
+/// Idle connections `C`. Every operation but those for removed servers costs the same at one and at
+/// thousands of connections, and none allocates: memory is reserved by [`IdlePool::new`].
+#[derive(Debug)]
+pub struct IdlePool<C> {
+    limit: Limit,
+    slots: Vec<Slot<C>>,
+    /// The first of the slots without a connection; each points at the next one by `class`.
+    free: Link,
+    classes: Classes,
+    /// With [`Limit::Total`] the ring of all connections, and otherwise the servers with theirs.
+    total: Ring,
+    servers: Servers,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Slot<C> {
+    conn: Option<C>,
+    /// When the last eighth of the idle timeout begins.
+    ripe: Msec,
+    /// In a slot without a connection the next such one.
+    class: Link,
+    in_class: Neighbours,
+    in_ring: Neighbours,
+}
+
+/// The kind of the lists by class.
+#[derive(Debug)]
+struct InClass;
+
+impl<C> Node<InClass> for Slot<C> {
+    fn links(&mut self) -> &mut Neighbours {
+        &mut self.in_class
+    }
+}
+
+impl<C> Node<InRing> for Slot<C> {
+    fn links(&mut self) -> &mut Neighbours {
+        &mut self.in_ring
+    }
+}
+
+impl<C> Aging for Slot<C> {
+    fn about_to_expire(&self, now: Msec) -> bool {
+        // The clock wraps around, so the sign of the difference tells which comes first.
+        now.wrapping_sub(self.ripe) as isize >= 0
+    }
+}
+
+impl Limit {
+    /// The number of slots: at least 1, at most [`MAX_CAPACITY`].
+    pub fn capacity(self) -> usize {
+        let slots = match self {
+            Self::Total(number) => number,
+            Self::PerServer(number) => number.saturating_mul(MAX_SERVERS).min(MAX_OF_ALL_SERVERS.max(number)),
+        };
+        slots.clamp(1, MAX_CAPACITY)
+    }
+}
+
+impl<C: Connection> IdlePool<C> {
+    /// An empty pool.
+    ///
+    /// # Errors
+    /// When the memory cannot be had.
+    pub fn new(limit: Limit) -> Result<Self, TryReserveError> {
+        let capacity = limit.capacity();
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(capacity)?;
+        Ok(Self {
+            limit,
+            slots,
+            free: NONE,
+            classes: Classes::new(capacity)?,
+            servers: Servers::new(match limit {
+                Limit::Total(_) => 0,
+                Limit::PerServer(_) => MAX_SERVERS,
+            })?,
+            total: Ring::default(),
+            len: 0,
+        })
+    }
+
+    /// How many connections are stored.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no connection is stored.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Takes out the connection stored last among those that are as wanted. The second value
+    /// spares [`IdlePool::put`] looking for the class again.
+    #[inline]
+    pub fn checkout(&mut self, wanted: &Wanted<'_>) -> (Option<C>, Option<ClassRef>) {
+        match self.find(wanted) {
+            None => (None, None),
+            Some(class) => {
+                let reference = self.classes.reference(class);
+                (self.release(self.classes.get(class).idle.newest()), Some(reference))
+            }
+        }
+    }
+
+    /// Stores a connection that was opened for what is `wanted`. If the limit is reached, another
+    /// one makes room.
+    #[inline]
+    pub fn put(&mut self, wanted: &Wanted<'_>, offer: Offer<C>) -> Put<C> {
+        if wanted.address.len() > MAX_ADDRESS {
+            return Put { stored: Err(offer.conn), evicted: None };
+        }
+        let (evicted, seat, server) = match self.limit {
+            Limit::Total(limit) => {
+                let (evicted, seat) = self.make_room(NONE, limit, &offer);
+                (evicted, seat, NONE)
+            }
+            Limit::PerServer(limit) => match self.server(wanted, offer.class) {
+                None => return Put { stored: Err(offer.conn), evicted: None },
+                Some(server) => {
+                    let (evicted, seat) = self.make_room(server, limit, &offer);
+                    (evicted, seat, server)
+                }
+            },
+        };
+        let (Some(class), Some(at)) = (self.class(wanted, offer.class), self.free_slot()) else {
+            return Put { stored: Err(offer.conn), evicted };
+        };
+
+        let slot = &mut self.slots[at as usize];
+        slot.conn = Some(offer.conn);
+        slot.ripe = offer.now.wrapping_add(offer.timeout - offer.timeout / 8);
+        slot.class = class;
+        let entry = self.classes.get_mut(class);
+        entry.idle.push(&mut self.slots, at);
+        match self.limit {
+            Limit::Total(_) => &mut self.total,
+            Limit::PerServer(_) => {
+                entry.server = Some(self.servers.reference(server));
+                self.servers.ring(server)
+            }
+        }
+        .insert(&mut self.slots, at, seat);
+        self.len += 1;
+        Put { stored: Ok(at), evicted }
+    }
+
+    /// Takes out the connection in `slot`, provided that it `is` the one meant: the slot may have
+    /// got another connection since the caller learnt its number.
+    #[inline]
+    pub fn remove(&mut self, slot: u32, is: impl FnOnce(&C) -> bool) -> Option<C> {
+        self.slots.get(slot as usize)?.conn.as_ref().filter(|conn| is(conn))?;
+        self.release(slot)
+    }
+
+    /// Marks the servers that are no longer there, so that [`IdlePool::take_removed`] finds their
+    /// connections. Returns whether there are any.
+    pub fn mark_removed(&mut self, mut is_there: impl FnMut(&[u8]) -> bool) -> bool {
+        let mut any = false;
+        for class in self.classes.occupied() {
+            class.removed = !is_there(class.address());
+            any |= class.removed;
+        }
+        any
+    }
+
+    /// Takes out the next connection to a marked server, at or behind the slot `from`, which is
+    /// moved on.
+    pub fn take_removed(&mut self, from: &mut u32) -> Option<C> {
+        while let Some(slot) = self.slots.get(*from as usize) {
+            let at = *from;
+            *from += 1;
+            if slot.conn.is_some() && self.classes.get(slot.class).removed {
+                return self.release(at);
+            }
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn find(&self, wanted: &Wanted<'_>) -> Option<Link> {
+        self.classes.find(wanted, |first| {
+            let conn = self.slots.get(first as usize).and_then(|slot| slot.conn.as_ref());
+            conn.is_some_and(|conn| conn.identity() == wanted.identity)
+        })
+    }
+
+    #[inline]
+    fn class(&mut self, wanted: &Wanted<'_>, known: Option<ClassRef>) -> Option<Link> {
+        match known.and_then(|class| self.classes.known(class)) {
+            Some(class) => Some(class),
+            None => self.find_or_add(wanted),
+        }
+    }
+
+    /// Not needed for a connection that came from the pool.
+    #[inline(never)]
+    fn find_or_add(&mut self, wanted: &Wanted<'_>) -> Option<Link> {
+        self.find(wanted).or_else(|| self.classes.add(wanted))
+    }
+
+    #[inline]
+    fn server(&mut self, wanted: &Wanted<'_>, class: Option<ClassRef>) -> Option<Link> {
+        let class = class.and_then(|class| self.classes.known(class));
+        let server = class.and_then(|class| self.classes.get(class).server);
+        server
+            .and_then(|server| self.servers.known(server))
+            .or_else(|| self.servers.find_or_add(wanted.address))
+    }
+
+    /// Evicts a connection if the ring that the offer is for is full, and says where the offer sits.
+    #[inline(always)]
+    fn make_room(&mut self, server: Link, limit: usize, offer: &Offer<C>) -> (Option<C>, Seat) {
+        let ring = match self.limit {
+            Limit::Total(_) => &mut self.total,
+            Limit::PerServer(_) => self.servers.ring(server),
+        };
+        if ring.len() < limit.max(1) {
+            return (None, Seat::Member);
+        }
+        let (victim, seat) = ring.choose(&self.slots, offer.proven, offer.now);
+        (self.evict(victim), seat)
+    }
+
+    #[inline(never)]
+    fn evict(&mut self, at: Link) -> Option<C> {
+        self.release(at)
+    }
+
+    #[inline]
+    fn free_slot(&mut self) -> Option<Link> {
+        if let Some(slot) = self.slots.get(self.free as usize) {
+            return Some(std::mem::replace(&mut self.free, slot.class));
+        }
+        // Within what was reserved, so that nothing is allocated.
+        (self.slots.len() < self.limit.capacity()).then(|| {
+            self.slots.push(Slot::default());
+            (self.slots.len() - 1) as Link
+        })
+    }
+
+    #[inline(always)]
+    fn release(&mut self, at: Link) -> Option<C> {
+        let slot = self.slots.get_mut(at as usize)?;
+        let conn = slot.conn.take()?;
+        let class = std::mem::replace(&mut slot.class, self.free);
+        self.free = at;
+        self.len -= 1;
+        let entry = self.classes.get_mut(class);
+        entry.idle.unlink(&mut self.slots, at);
+        let (vacated, server) = (entry.idle.newest() == NONE, entry.server);
+        match self.limit {
+            Limit::Total(_) => self.total.remove(&mut self.slots, at),
+            Limit::PerServer(_) => self.release_from(server, at),
+        }
+        if vacated {
+            self.classes.vacated(class);
+        }
+        Some(conn)
+    }
+
+    fn release_from(&mut self, server: Option<ServerRef>, at: Link) {
+        // A server is not given away while it has connections, so it is known.
+        if let Some(server) = server.and_then(|server| self.servers.known(server)) {
+            let ring = self.servers.ring(server);
+            ring.remove(&mut self.slots, at);
+            if ring.len() == 0 {
+                self.servers.vacated(server);
+            }
+        }
+    }
+}
+
+impl<C> Default for Slot<C> {
+    fn default() -> Self {
+        let (in_class, in_ring) = Default::default();
+        Self { conn: None, ripe: 0, class: NONE, in_class, in_ring }
+    }
+}

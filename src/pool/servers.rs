@@ -1,0 +1,255 @@
+//! Servers with limits of their own: one entry for each address.
+
+use std::collections::TryReserveError;
+
+use super::list::{Link, List, Neighbours, Node};
+use super::ring::Ring;
+use super::{MAX_ADDRESS, MAX_BUCKETS};
+
+/// A fixed number of servers. One without idle connections stays until its entry is needed for
+/// another.
+#[derive(Debug)]
+pub(super) struct Servers {
+    entries: Vec<Server>,
+    buckets: Vec<List<InBucket>>,
+    /// All servers without idle connections, and some that have got one since.
+    vacant: List<Vacant>,
+}
+
+#[derive(Debug)]
+pub(super) struct Server {
+    /// Its idle connections.
+    pub(super) ring: Ring,
+    /// It is in the list `vacant`.
+    listed: bool,
+    hash: u32,
+    /// Counts the addresses that the entry has had.
+    version: u32,
+    in_bucket: Neighbours,
+    in_vacant: Neighbours,
+    length: u8,
+    address: [u8; MAX_ADDRESS],
+}
+
+#[derive(Debug)]
+struct InBucket;
+
+impl Node<InBucket> for Server {
+    fn links(&mut self) -> &mut Neighbours {
+        &mut self.in_bucket
+    }
+}
+
+#[derive(Debug)]
+struct Vacant;
+
+impl Node<Vacant> for Server {
+    fn links(&mut self) -> &mut Neighbours {
+        &mut self.in_vacant
+    }
+}
+
+impl Server {
+    pub(super) fn address(&self) -> &[u8] {
+        self.address.get(..usize::from(self.length)).unwrap_or_default()
+    }
+
+    fn set_address(&mut self, address: &[u8], hash: u32) {
+        if let Some(room) = self.address.get_mut(..address.len()) {
+            room.copy_from_slice(address);
+            self.length = address.len() as u8;
+        }
+        self.hash = hash;
+        self.version = self.version.wrapping_add(1);
+    }
+}
+
+impl Servers {
+    pub(super) fn new(capacity: usize) -> Result<Self, TryReserveError> {
+        let mut entries = Vec::new();
+        entries.try_reserve_exact(capacity)?;
+        Ok(Self { entries, buckets: buckets(capacity)?, vacant: List::default() })
+    }
+
+    pub(super) fn ring(&mut self, server: Link) -> &mut Ring {
+        &mut self.entries[server as usize].ring
+    }
+
+    #[inline]
+    fn find_hashed(&self, address: &[u8], hash: u32) -> Option<Link> {
+        let mut at = self.buckets[hash as usize & (self.buckets.len() - 1)].newest();
+        while let Some(server) = self.entries.get(at as usize) {
+            if server.hash == hash && server.address() == address {
+                return Some(at);
+            }
+            at = server.in_bucket.older();
+        }
+        None
+    }
+
+    /// The number of a server, to be given to [`Servers::known`] later.
+    #[inline]
+    pub(super) fn reference(&self, server: Link) -> ServerRef {
+        ServerRef { at: server, version: self.entries[server as usize].version }
+    }
+
+    /// The server, unless its entry was given to another address since.
+    #[inline]
+    pub(super) fn known(&self, server: ServerRef) -> Option<Link> {
+        let entry = self.entries.get(server.at as usize)?;
+        (entry.version == server.version).then_some(server.at)
+    }
+
+    /// `None` if each entry is a server with idle connections.
+    #[inline]
+    pub(super) fn find_or_add(&mut self, address: &[u8]) -> Option<Link> {
+        let hash = hash_bytes(0, address) as u32;
+        self.find_hashed(address, hash).or_else(|| self.add(address, hash))
+    }
+
+    #[cold]
+    fn add(&mut self, address: &[u8], hash: u32) -> Option<Link> {
+        let mask = self.buckets.len() - 1;
+        let at = if self.entries.len() < self.entries.capacity() {
+            self.entries.push(Server::default());
+            (self.entries.len() - 1) as Link
+        } else {
+            let at = self.longest_vacant()?;
+            let bucket = self.entries[at as usize].hash as usize & mask;
+            self.buckets[bucket].unlink(&mut self.entries, at);
+            at
+        };
+        self.entries[at as usize].set_address(address, hash);
+        self.buckets[hash as usize & mask].push(&mut self.entries, at);
+        self.list_as_vacant(at);
+        Some(at)
+    }
+
+    /// Takes out of the list the server that is vacant for longest. Each that is passed over was
+    /// listed once for it, so the cost is constant on average.
+    fn longest_vacant(&mut self) -> Option<Link> {
+        loop {
+            let at = self.vacant.oldest();
+            let server = self.entries.get_mut(at as usize)?;
+            server.listed = false;
+            let vacant = server.ring.len() == 0;
+            self.vacant.unlink(&mut self.entries, at);
+            if vacant {
+                return Some(at);
+            }
+        }
+    }
+
+    #[cold]
+    fn list_as_vacant(&mut self, at: Link) {
+        self.entries[at as usize].listed = true;
+        self.vacant.push(&mut self.entries, at);
+    }
+
+    /// To be called when the last idle connection of a server has gone.
+    #[inline]
+    pub(super) fn vacated(&mut self, server: Link) {
+        if !self.entries[server as usize].listed {
+            self.list_as_vacant(server);
+        }
+    }
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            ring: Ring::default(),
+            listed: false,
+            hash: 0,
+            version: 0,
+            in_bucket: Neighbours::default(),
+            in_vacant: Neighbours::default(),
+            length: 0,
+            address: [0; MAX_ADDRESS],
+        }
+    }
+}
+
+/// Which server an address was; see [`Servers::known`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ServerRef {
+    at: Link,
+    version: u32,
+}
+
+/// As many empty lists as there will be elements, or more: a power of two; but not too many.
+pub(super) fn buckets<K>(elements: usize) -> Result<Vec<List<K>>, TryReserveError> {
+    let number = elements.min(MAX_BUCKETS).next_power_of_two();
+    let mut buckets = Vec::new();
+    buckets.try_reserve_exact(number)?;
+    buckets.resize_with(number, List::default);
+    Ok(buckets)
+}
+
+/// Adds bytes to a hash.
+#[inline]
+pub(super) fn hash_bytes(hash: u64, bytes: &[u8]) -> u64 {
+    match <&[u8; 16]>::try_from(bytes) {
+        Ok(ipv4) => {
+            let words = u128::from_ne_bytes(*ipv4);
+            mix(mix(hash, words as u64), (words >> 64) as u64)
+        }
+        Err(_) => hash_any(hash, bytes),
+    }
+}
+
+#[inline(never)]
+fn hash_any(mut hash: u64, mut bytes: &[u8]) -> u64 {
+    while let Some((word, others)) = bytes.split_first_chunk() {
+        hash = mix(hash, u64::from_ne_bytes(*word));
+        bytes = others;
+    }
+    bytes.iter().fold(hash, |hash, byte| mix(hash, u64::from(*byte)))
+}
+
+/// A multiplication carries upwards only, and in a socket address, read as numbers, the last parts of
+/// the address are at the top. So both halves of the product count.
+#[inline]
+pub(super) fn mix(hash: u64, word: u64) -> u64 {
+    let product = u128::from(hash.rotate_left(5) ^ word) * 0x9e37_79b9_7f4a_7c15;
+    (product >> 64) as u64 ^ product as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many entries a search in as many buckets looks at, on average.
+    fn looked_at(addresses: impl Iterator<Item = Vec<u8>>) -> f64 {
+        let hashes: Vec<u32> = addresses.map(|address| hash_bytes(0, &address) as u32).collect();
+        let mask = hashes.len().next_power_of_two() as u32 - 1;
+        let mut counts = std::collections::HashMap::new();
+        for hash in &hashes {
+            *counts.entry(hash & mask).or_insert(0u32) += 1;
+        }
+        counts.values().map(|n| f64::from(n * (n + 1)) / 2.0).sum::<f64>() / hashes.len() as f64
+    }
+
+    fn ipv4(port: u16, address: u32) -> Vec<u8> {
+        let mut bytes = vec![2, 0];
+        bytes.extend(port.to_be_bytes());
+        bytes.extend(address.to_be_bytes());
+        bytes.resize(16, 0);
+        bytes
+    }
+
+    #[test]
+    fn addresses_as_they_are_met_spread_over_the_buckets() {
+        let net = u32::from_be_bytes([10, 0, 0, 0]);
+        for count in [250, 1000, 10_000] {
+            let ports = looked_at((0..count).map(|n| ipv4(1024 + n as u16, net)));
+            let hosts = looked_at((0..count).map(|n| ipv4(8080, net + n)));
+            let subnets = looked_at((0..count).map(|n| ipv4(8080, net + 256 * n)));
+            let ipv6 =
+                looked_at((0..count).map(|n| [ipv4(8080, 0), n.to_be_bytes().into(), vec![0; 8]].concat()));
+            for looked_at in [ports, hosts, subnets, ipv6] {
+                assert!(looked_at < 1.7, "{count}: {looked_at}");
+            }
+        }
+    }
+}

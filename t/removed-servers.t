@@ -1,0 +1,99 @@
+# `server NAME resolve`: when an address leaves the upstream, the idle connections to it are closed at once.
+
+use strict;
+use warnings;
+
+use IO::Socket::INET;
+use Test::More;
+
+use lib 't/lib';
+use Keepalive::Backend;
+use Keepalive::Client;
+use Keepalive::Nginx;
+use Keepalive::Setup;
+
+plan skip_all => 'needs the module' unless is_ours();
+plan skip_all => 'nginx has no resolve in upstreams before 1.27.3' unless version_at_least('1.27.3');
+
+# A name server that knows one name: the addresses in a file, for one second.
+my $answers = work_dir() . '/addresses';
+my $dns = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Proto => 'udp') or die "udp: $!";
+
+sub answer {
+    my ($query) = @_;
+    my ($id, $question) = unpack 'a2 x10 a*', $query;
+    my ($name) = $question =~ /^((?:[^\0].*?)?\0)/s;
+    my $type = unpack 'n', substr $question, length $name, 2;
+    my @addresses;
+    if ($type == 1) {
+        open my $in, '<', $answers or die "$answers: $!";
+        @addresses = split ' ', <$in>;
+    }
+    my $answer = $id . pack('n5', 0x8180, 1, scalar @addresses, 0, 0) . $name . pack('n2', $type, 1);
+    $answer .= pack('n3 N n C4', 0xc00c, 1, 1, 1, 4, split /\./) for @addresses;
+    return $answer;
+}
+
+sub now_at {
+    open my $out, '>', "$answers.new" or die "$answers: $!";
+    print $out "@_";
+    close $out;
+    rename "$answers.new", $answers;
+}
+
+my $owner = $$;
+now_at('127.0.0.1', '127.0.0.2');
+my $server = fork // die "fork: $!";
+if (!$server) {
+    while (my $from = $dns->recv(my $query, 512)) {
+        $dns->send(answer($query), 0, $from);
+    }
+    exit;
+}
+END { if ($$ == $owner) { local $?; kill TERM => $server; waitpid $server, 0 } }
+
+my $port = free_port();
+my $backend_port = free_port();
+my @backends = map { Keepalive::Backend->start(listen => ["127.0.0.$_:$backend_port"]) } 1 .. 3;
+
+my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
+resolver 127.0.0.1:@{[ $dns->sockport ]} valid=1s ipv6=off;
+proxy_http_version 1.1;
+proxy_set_header Connection "";
+upstream u {
+    zone u 64k;
+    server servers.test:$backend_port resolve;
+    keepalive 16;
+    keepalive_timeout 600s;
+}
+server {
+    listen 127.0.0.1:$port;
+    location / { proxy_pass http://u; proxy_next_upstream_tries 1; }
+}
+END
+
+sub ask { scalar grep { get($port, '/')->{status} == 200 } 1 .. $_[0] }
+sub open_connections { join ' ', map { $_->stats->{open} } @backends }
+
+ok wait_for { get($port, '/')->{status} == 200 }, 'the name is resolved';
+is ask(4), 4, 'both servers answer';
+is open_connections(), '1 1 0', 'one idle connection to each';
+
+now_at('127.0.0.2', '127.0.0.3');
+ok wait_for { open_connections() =~ /^0 / }, 'the connection to the server that left is closed';
+is open_connections() =~ /^0 1 / && 1, 1, 'the one that stays keeps its connection';
+is ask(4), 4, 'the new server answers too';
+is open_connections(), '0 1 1', 'and its connection is kept';
+
+# A request that is under way while its server leaves: the connection comes back afterwards, and must not stay.
+my @slow = map { begin($port, '/?delay=3000') } 1 .. 2;
+now_at('127.0.0.3');
+$_->finish for @slow;
+ok wait_for { open_connections() =~ /^0 0 / }, 'a connection that was in use when its server left does not stay either';
+
+now_at('127.0.0.1');
+ok wait_for { open_connections() =~ /0$/ && get($port, '/')->{status} == 200 && $backends[0]->stats->{open} == 1 },
+    'an address can come back';
+
+$nginx->stop;
+done_testing;
