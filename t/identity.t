@@ -44,6 +44,12 @@ upstream secure { server 127.0.0.1:$secure; keepalive 16; }
 upstream plain  { server 127.0.0.1:$plain; keepalive 16; }
 upstream local  { server 127.0.0.1:$plain; keepalive 16 local; }
 upstream both   { server 127.0.0.1:$both; keepalive 16; }
+upstream moving { server 127.0.0.1:$secure; keepalive 16; }
+
+# What the balancer has chosen, by way of a map that is evaluated once; and values that change while the request runs.
+map \$upstream_addr \$chosen { default wrong; ~:$secure\$ right; }
+map "\$arg_m:\$upstream_addr:\$upstream_status" \$there_and_back { volatile; "~^x:127.*:-\$" odd; default even; }
+map "\$arg_m:\$upstream_connect_time" \$once { volatile; "~^x:-\$" alice; default bob; }
 
 # What the server saw of the connection.
 server {
@@ -87,6 +93,10 @@ server {
     /verify/right   proxy_pass https://secure; proxy_ssl_verify on; proxy_ssl_trusted_certificate $certificate;
     /verify/name    proxy_pass https://secure; proxy_ssl_verify on; proxy_ssl_trusted_certificate $certificate; proxy_ssl_name \$arg_v;
     /both/h1        proxy_pass http://both;
+    /chosen         proxy_pass https://secure; proxy_ssl_server_name on; proxy_ssl_name \$chosen.test;
+    /address        proxy_pass https://secure; proxy_ssl_server_name on; proxy_ssl_name "x\$upstream_addr";
+    /moving         proxy_pass https://moving; proxy_ssl_server_name on; proxy_ssl_name \$there_and_back.test;
+    /moving/cert    proxy_pass https://moving; proxy_ssl_session_reuse on; proxy_ssl_certificate $dir/client-\$once.crt; proxy_ssl_certificate_key $dir/client-\$once.key;
 @{[ $two_protocols ? "    /both/grpc grpc_pass grpc://both;" : '' ]}
 @{[ $proxy_http2 ? "    /both/h2 proxy_pass http://both; proxy_http_version 2;" : '' ]}
 LOCATIONS
@@ -122,6 +132,19 @@ like get($port, '/local/1')->{body}, qr/request=2 /, 'local: the first one does'
 separate('SNI', 'sni', ['/sni/a', 'a.test'], ['/sni/b', 'b.test'],
     ['/sni/var?v=c.test', 'c.test'], ['/sni/var?v=d.test', 'd.test']);
 like get($port, '/sni/var?v=c.test:443')->{body}, qr/request=3 sni=c.test /, 'a port is no part of the name';
+
+# The name may depend on what the balancer has chosen, also if nginx evaluates it only once.
+separate('name by the chosen server', 'sni', ['/chosen', 'right.test'], ['/address', 'x127.0.0.1']);
+
+# A value that changes while a request runs: nobody gets a connection of which it is not known what it has got.
+for my $path ('/moving', '/moving/cert') {
+    my $field = $path eq '/moving' ? 'sni' : 'dn';
+    my ($seen) = get($port, "$path?m=x")->{body} =~ /$field=(\S*)/;
+    for (1 .. 3) {
+        my ($plain) = get($port, $path)->{body} =~ /$field=(\S*)/;
+        is $plain, $field eq 'sni' ? 'even.test' : 'CN=bob', "$path: after $seen the request gets its own";
+    }
+}
 
 separate('client certificate', 'dn', ['/cert/alice', 'CN=alice'], ['/cert/bob', 'CN=bob'],
     ['/cert/var?v=alice', 'CN=alice'], ['/cert/var?v=bob', 'CN=bob'], ['/https', '']);

@@ -56,6 +56,9 @@ my $port = free_port();
 my $backend_port = free_port();
 my @backends = map { Keepalive::Backend->start(listen => ["127.0.0.$_:$backend_port"]) } 1 .. 3;
 
+my $spare_port = free_port();
+my @spares = map { Keepalive::Backend->start(listen => ["127.0.0.$_:$spare_port"]) } 1 .. 2;
+
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
 resolver 127.0.0.1:@{[ $dns->sockport ]} valid=1s ipv6=off;
 proxy_http_version 1.1;
@@ -66,9 +69,17 @@ upstream u {
     keepalive 16;
     keepalive_timeout 600s;
 }
+upstream with_backup {
+    zone with_backup 64k;
+    server 127.0.0.9:$spare_port down;
+    server servers.test:$spare_port resolve backup;
+    keepalive 16;
+    keepalive_timeout 600s;
+}
 server {
     listen 127.0.0.1:$port;
     location / { proxy_pass http://u; proxy_next_upstream_tries 1; }
+    location /backup { proxy_pass http://with_backup; proxy_next_upstream_tries 1; }
 }
 END
 
@@ -94,6 +105,14 @@ ok wait_for { open_connections() =~ /^0 0 / }, 'a connection that was in use whe
 now_at('127.0.0.1');
 ok wait_for { open_connections() =~ /0$/ && get($port, '/')->{status} == 200 && $backends[0]->stats->{open} == 1 },
     'an address can come back';
+
+# Backup servers are a list of their own.
+now_at('127.0.0.1', '127.0.0.2');
+ok wait_for { get($port, '/backup')->{status} == 200 && $spares[0]->stats->{open} && $spares[1]->stats->{open} },
+    'both backup servers have a connection';
+now_at('127.0.0.2');
+ok wait_for { !$spares[0]->stats->{open} }, 'the connection to the backup server that left is closed';
+is $spares[1]->stats->{open}, 1, 'that to the other one stays';
 
 $nginx->stop;
 done_testing;

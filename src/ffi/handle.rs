@@ -381,6 +381,24 @@ impl HttpUpstream {
         false
     }
 
+    /// Lets `evaluate` see the peer that the balancer has just chosen, as the core will show it: for
+    /// variables that come from `$upstream_addr`, which nginx may evaluate only once.
+    #[cfg(ngx_feature = "http_ssl")]
+    pub(crate) fn with_peer_shown<T>(self, evaluate: impl FnOnce() -> T) -> T {
+        // SAFETY: live by the type invariant; reads one field.
+        let Some(state) = NonNull::new(unsafe { (*self.as_ptr()).state }) else { return evaluate() };
+        // SAFETY: the present state of a live request, in its pool.
+        let before = unsafe { (*state.as_ptr()).peer };
+        // SAFETY: live by the type invariant; the balancer has set the name, with the address.
+        let name = unsafe { (*self.as_ptr()).peer.name };
+        // SAFETY: as above. A name in a zone can be freed, so it is not left there.
+        unsafe { (*state.as_ptr()).peer = name };
+        let result = evaluate();
+        // SAFETY: as above.
+        unsafe { (*state.as_ptr()).peer = before };
+        result
+    }
+
     /// The configuration of the location.
     #[cfg(ngx_feature = "http_ssl")]
     pub(crate) fn conf(self) -> NonNull<nginx_sys::ngx_http_upstream_conf_t> {

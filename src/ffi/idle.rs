@@ -2,9 +2,7 @@
 
 use std::ptr::NonNull;
 
-use nginx_sys::{
-    ngx_close_connection, ngx_connection_t, ngx_cycle, ngx_destroy_pool, ngx_event_t, ngx_log_t,
-};
+use nginx_sys::{ngx_close_connection, ngx_cycle, ngx_destroy_pool, ngx_event_t, ngx_log_t};
 
 use crate::lifetime::Msec;
 
@@ -103,7 +101,7 @@ pub(super) fn close(conn: Conn) {
 
 /// Called by nginx when a TLS shutdown that had to wait is done.
 #[cfg(ngx_feature = "http_ssl")]
-unsafe extern "C" fn close_after_shutdown(c: *mut ngx_connection_t) {
+unsafe extern "C" fn close_after_shutdown(c: *mut nginx_sys::ngx_connection_t) {
     // SAFETY: the connection for which `close` set this handler; it is still open.
     if let Some(conn) = unsafe { Conn::from_ptr(c) } {
         close(conn);

@@ -34,6 +34,9 @@ struct PeerData {
     original: Hooks,
     /// The present attempt: what its connection is shaped by, if that is known.
     attempt: Cell<Option<Attempt>>,
+    /// Which set of servers its peer was chosen from.
+    #[cfg(nginx_resolve)]
+    generation: Cell<Option<usize>>,
 }
 
 /// One connection of the request; `get_keepalive_peer` begins it.
@@ -41,11 +44,11 @@ struct PeerData {
 struct Attempt {
     /// In the request's pool, or in the connection's if it is a reused one.
     identity: Bytes,
+    /// The identity was told by the handshake; before, it is what the handshake should be given.
+    #[cfg(ngx_feature = "http_ssl")]
+    from_handshake: bool,
     class: Option<ClassRef>,
     reused: bool,
-    /// Which set of servers the peer was chosen from.
-    #[cfg(nginx_resolve)]
-    generation: Option<usize>,
 }
 
 impl PeerData {
@@ -104,16 +107,26 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
     let original = u.peer().hooks();
     let r = NonNull::new(r)?;
     // SAFETY: allocated above for a `PeerData`.
-    unsafe { memory.write(PeerData { upstream, r, u, original, attempt: Cell::new(None) }) };
+    unsafe {
+        memory.write(PeerData {
+            upstream,
+            r,
+            u,
+            original,
+            attempt: Cell::new(None),
+            #[cfg(nginx_resolve)]
+            generation: Cell::new(None),
+        });
+    }
     u.peer().set_hooks(Hooks {
         data: memory.as_ptr().cast(),
         get: Some(get_keepalive_peer),
         free: Some(free_keepalive_peer),
         notify: original.notify.and(Some(notify)),
         #[cfg(ngx_feature = "http_ssl")]
-        set_session: original.set_session.and(Some(set_session)),
+        set_session: Some(set_session),
         #[cfg(ngx_feature = "http_ssl")]
-        save_session: original.save_session.and(Some(save_session)),
+        save_session: Some(save_session),
     });
     Some(())
 }
@@ -127,6 +140,9 @@ unsafe extern "C" fn get_keepalive_peer(pc: *mut ngx_peer_connection_t, data: *m
     let kp = unsafe { PeerData::from_ptr(data) };
     debug(peer.log(), c"get keepalive peer");
     kp.attempt.set(None);
+    // Before the balancer chooses: if its servers change after this, the number tells.
+    #[cfg(nginx_resolve)]
+    kp.generation.set(kp.upstream().watch.as_ref().map(Watch::generation));
 
     let Some(original_get_peer) = kp.original.get else { return NGX_ERROR as ngx_int_t };
     // SAFETY: the balancer gets its own data.
@@ -154,13 +170,14 @@ fn find(kp: &PeerData, peer: Peer) -> Option<Conn> {
     // SAFETY: just written into the pool of the live request.
     let wanted = shape::wanted(&peer, kp.u, kp.upstream().local, unsafe { identity.as_slice() });
     let (found, class) = kp.upstream().checkout(&wanted);
+    let reused = found.is_some();
     let identity = found.map_or(identity, |idle| idle.identity);
     kp.attempt.set(Some(Attempt {
         identity,
+        #[cfg(ngx_feature = "http_ssl")]
+        from_handshake: false,
         class,
-        reused: found.is_some(),
-        #[cfg(nginx_resolve)]
-        generation: kp.upstream().watch.as_ref().map(Watch::generation),
+        reused,
     }));
     found.map(|idle| idle.conn)
 }
@@ -177,8 +194,9 @@ unsafe extern "C" fn free_keepalive_peer(
     let kp = unsafe { PeerData::from_ptr(data) };
     debug(peer.log(), c"free keepalive peer");
 
-    if let Some(conn) = peer.connection() {
-        guard((), || keep(kp, peer, conn, state));
+    // Without an attempt of ours the connection is from another pool, and its shape is unknown.
+    if let (Some(attempt), Some(conn)) = (kp.attempt.take(), peer.connection()) {
+        guard((), || keep(kp, peer, conn, attempt, state));
     }
     if let Some(original_free_peer) = kp.original.free {
         // SAFETY: the balancer gets its own data; it must hear of every peer that it gave.
@@ -188,7 +206,7 @@ unsafe extern "C" fn free_keepalive_peer(
 
 /// Moves the connection from the request into the pool, unless there is a reason against it.
 #[inline]
-fn keep(kp: &PeerData, peer: Peer, conn: Conn, state: ngx_uint_t) {
+fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, state: ngx_uint_t) {
     let upstream = kp.upstream();
     let (read, write) = (conn.read(), conn.write());
     let returned = Returned {
@@ -206,12 +224,13 @@ fn keep(kp: &PeerData, peer: Peer, conn: Conn, state: ngx_uint_t) {
         debug_conn(peer.log(), not_saving(refusal), conn);
         return;
     }
-    // Without an attempt of ours the connection is from another pool, and its shape is unknown.
-    let Some(attempt) = kp.attempt.take() else { return };
     if !read.wait_readable() {
         return;
     }
-    let Some(identity) = identity_to_keep(kp, attempt, conn) else { return };
+    let Some(identity) = identity_to_keep(kp, attempt, conn) else {
+        debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: identity unknown", conn);
+        return;
+    };
     // SAFETY: in the connection's pool.
     let wanted = shape::wanted(&peer, kp.u, upstream.local, unsafe { identity.as_slice() });
     let timeout = upstream.limits.timeout;
@@ -223,7 +242,7 @@ fn keep(kp: &PeerData, peer: Peer, conn: Conn, state: ngx_uint_t) {
         peer.release_connection();
         idle::sleep(conn, place, timeout);
         #[cfg(nginx_resolve)]
-        if let (Some(watch), Some(generation)) = (&upstream.watch, attempt.generation) {
+        if let (Some(watch), Some(generation)) = (&upstream.watch, kp.generation.get()) {
             watch.stored(upstream, generation);
         }
     }
@@ -240,15 +259,26 @@ fn identity_to_keep(kp: &PeerData, attempt: Attempt, conn: Conn) -> Option<Bytes
     }
     // SAFETY: in the pool of the live request.
     let identity = unsafe { attempt.identity.as_slice() };
-    // The name was evaluated before the handshake. Should a variable have changed in between, the
-    // connection is not what it was asked for, and nobody gets it again.
-    // SAFETY: the request that gives the connection back.
-    let now = unsafe { shape::identity(kp.r, kp.u) }?;
-    // SAFETY: just written into the pool of the live request.
-    if unsafe { now.as_slice() } != identity {
-        return None;
-    }
+    handshake_agrees(kp, attempt, identity)?;
     shape::keep_identity(conn, identity)
+}
+
+/// What the handshake was to be given was evaluated before it. If a variable has changed in between,
+/// it is not known what the connection has got, and nobody gets it again.
+#[cfg(ngx_feature = "http_ssl")]
+fn handshake_agrees(kp: &PeerData, attempt: Attempt, identity: &[u8]) -> Option<()> {
+    if attempt.from_handshake || !kp.u.uses_tls() {
+        return Some(());
+    }
+    // SAFETY: the request that gives the connection back, after its handshake.
+    let really = unsafe { shape::identity_of_handshake(kp.r, kp.u) }?;
+    // SAFETY: just written into the pool of the live request.
+    (unsafe { really.as_slice() } == identity).then_some(())
+}
+
+#[cfg(not(ngx_feature = "http_ssl"))]
+fn handshake_agrees(_: &PeerData, _: Attempt, _: &[u8]) -> Option<()> {
+    Some(())
 }
 
 fn worker_is_exiting() -> bool {
@@ -260,6 +290,7 @@ fn worker_is_exiting() -> bool {
 }
 
 #[cold]
+#[inline(never)]
 fn not_saving(refusal: Refusal) -> &'static std::ffi::CStr {
     match refusal {
         Refusal::Failed => c"free keepalive peer: not saving connection %p: request failed",
@@ -284,18 +315,31 @@ unsafe extern "C" fn notify(pc: *mut ngx_peer_connection_t, data: *mut c_void, e
 
 /// Offers the server a TLS session for resumption: one of the very same identity, or none. The
 /// balancer's own store has one session for each server, whoever it was made for.
+///
+/// The core calls this right after it has given name and certificate to the handshake, so this is
+/// the moment to tell the identity.
 #[cfg(ngx_feature = "http_ssl")]
 unsafe extern "C" fn set_session(pc: *mut ngx_peer_connection_t, data: *mut c_void) -> ngx_int_t {
     // SAFETY: the core passes the peer of a live request.
     let peer = unsafe { Peer::from_ptr(pc) };
     // SAFETY: the core passes the `data` that `init_keepalive_peer` has set.
     let kp = unsafe { PeerData::from_ptr(data) };
-    let (Some(conn), Some(attempt)) = (peer.connection(), kp.attempt.get()) else {
+    let (Some(conn), Some(attempt)) = (peer.connection(), kp.attempt.take()) else {
         return NGX_OK as ngx_int_t;
     };
-    // SAFETY: in the request's or in the connection's pool.
-    let wanted = shape::wanted(&peer, kp.u, false, unsafe { attempt.identity.as_slice() });
-    guard(NGX_ERROR as ngx_int_t, || kp.upstream().sessions.offer(&wanted, conn))
+    guard(NGX_ERROR as ngx_int_t, || {
+        // SAFETY: the request whose handshake begins.
+        let Some(identity) = (unsafe { shape::identity_of_handshake(kp.r, kp.u) }) else {
+            return NGX_OK as ngx_int_t;
+        };
+        // SAFETY: in the pool of the live request.
+        let before = unsafe { attempt.identity.as_slice() };
+        // SAFETY: as above.
+        let now = unsafe { identity.as_slice() };
+        let class = attempt.class.filter(|_| before == now);
+        kp.attempt.set(Some(Attempt { identity, from_handshake: true, class, reused: false }));
+        kp.upstream().sessions.offer(&shape::wanted(&peer, kp.u, false, now), conn)
+    })
 }
 
 /// Keeps a TLS session for resumption.
@@ -306,7 +350,10 @@ unsafe extern "C" fn save_session(pc: *mut ngx_peer_connection_t, data: *mut c_v
     // SAFETY: the core passes the `data` that `init_keepalive_peer` has set.
     let kp = unsafe { PeerData::from_ptr(data) };
     let (Some(conn), Some(attempt)) = (peer.connection(), kp.attempt.get()) else { return };
-    // SAFETY: in the request's or in the connection's pool.
-    let wanted = shape::wanted(&peer, kp.u, false, unsafe { attempt.identity.as_slice() });
-    guard((), || kp.upstream().sessions.keep(&wanted, conn));
+    // A reused connection has got its identity from a handshake as well.
+    if attempt.from_handshake || attempt.reused {
+        // SAFETY: in the pool of the live request, or of its connection.
+        let wanted = shape::wanted(&peer, kp.u, false, unsafe { attempt.identity.as_slice() });
+        guard((), || kp.upstream().sessions.keep(&wanted, conn));
+    }
 }

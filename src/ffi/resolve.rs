@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::{
     ngx_add_timer, ngx_del_timer, ngx_event_t, ngx_http_upstream_rr_peers_t, ngx_http_upstream_server_t,
-    ngx_http_upstream_srv_conf_t, ngx_msec_t, ngx_rwlock_rlock, ngx_rwlock_unlock,
+    ngx_http_upstream_srv_conf_t, ngx_msec_t, ngx_rwlock_rlock, ngx_rwlock_unlock, ngx_sockaddr_t,
 };
 
 use super::guard::guard;
@@ -69,28 +69,26 @@ impl Watch {
         NonNull::new(data.cast())
     }
 
-    /// Whether a server, a backup one too, has the address now.
-    ///
-    /// # Safety
-    /// The lock of `peers` is held.
-    unsafe fn is_there(mut peers: *mut ngx_http_upstream_rr_peers_t, address: &[u8]) -> bool {
+    /// The addresses of all servers, backup ones too, in order; `None` if there is no memory.
+    fn addresses(&self) -> Option<Vec<Address>> {
+        let mut addresses = Vec::new();
+        let mut peers = self.peers()?.as_ptr();
         while !peers.is_null() {
-            // SAFETY: not null, and of the upstream's zone.
-            let mut peer = unsafe { (*peers).peer };
-            while !peer.is_null() {
-                // SAFETY: not null, and nobody frees it while the lock is held.
-                let this = unsafe { &*peer };
-                // SAFETY: nginx fills `socklen` with `sockaddr`.
-                let its = unsafe { std::slice::from_raw_parts(this.sockaddr.cast(), this.socklen as usize) };
-                if address == its {
-                    return true;
-                }
-                peer = this.next;
-            }
-            // SAFETY: not null; the backup servers come next.
+            // SAFETY: of the upstream's zone, where it stays.
+            let lock = unsafe { &raw mut (*peers).rwlock };
+            // SAFETY: as above. Each of the lists has a lock of its own; no panic comes before the
+            // unlocking.
+            unsafe { ngx_rwlock_rlock(lock) };
+            // SAFETY: the lock is held.
+            let complete = unsafe { add_addresses(peers, &mut addresses) };
+            // SAFETY: as above.
+            unsafe { ngx_rwlock_unlock(lock) };
+            complete?;
+            // SAFETY: as above; the backup servers come next.
             peers = unsafe { (*peers).next };
         }
-        false
+        addresses.sort_unstable();
+        Some(addresses)
     }
 
     /// A connection was stored that was opened when the number was `generation`: sees to it that
@@ -99,6 +97,10 @@ impl Watch {
         if generation != self.compared.get() {
             self.compared.set(NEVER);
         }
+        self.set_timer(upstream);
+    }
+
+    fn set_timer(&self, upstream: &Upstream) {
         let timer = self.timer.get();
         // SAFETY: the event lies in the upstream, which nobody moves.
         if unsafe { ngx_event_t::timer_set_raw(timer) } != 0 {
@@ -120,30 +122,52 @@ impl Watch {
     fn compare(&self, upstream: &Upstream) {
         let generation = self.generation();
         if generation != self.compared.get() {
-            self.compared.set(generation);
-            if self.mark_removed(upstream) {
-                upstream.close_removed(idle::close);
+            // Without memory it is tried again in a second.
+            if let Some(here) = self.addresses() {
+                self.compared.set(generation);
+                if upstream.mark_removed(|address| here.binary_search(&Address::from(address)).is_ok()) {
+                    upstream.close_removed(idle::close);
+                }
             }
         }
         if !upstream.is_empty() {
-            self.stored(upstream, generation);
+            self.set_timer(upstream);
         }
     }
+}
 
-    /// Marks the servers that are gone; returns whether there are any.
-    fn mark_removed(&self, upstream: &Upstream) -> bool {
-        let Some(peers) = self.peers() else { return false };
-        let peers = peers.as_ptr();
-        // SAFETY: the peers of a zone have a lock; one lock is for the backup servers too.
-        let lock = unsafe { &raw mut (*peers).rwlock };
-        // SAFETY: see above. No panic comes before the unlocking: `mark_removed` does not index.
-        unsafe { ngx_rwlock_rlock(lock) };
-        // SAFETY: the lock is held.
-        let any = upstream.mark_removed(|address| unsafe { Self::is_there(peers, address) });
-        // SAFETY: see above.
-        unsafe { ngx_rwlock_unlock(lock) };
-        any
+/// A socket address; unused bytes are zero.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Address {
+    length: usize,
+    bytes: [u8; size_of::<ngx_sockaddr_t>()],
+}
+
+impl From<&[u8]> for Address {
+    fn from(address: &[u8]) -> Self {
+        let mut bytes = [0; size_of::<ngx_sockaddr_t>()];
+        for (to, from) in bytes.iter_mut().zip(address) {
+            *to = *from;
+        }
+        Self { length: address.len(), bytes }
     }
+}
+
+/// # Safety
+/// The lock of `peers` is held.
+unsafe fn add_addresses(peers: *mut ngx_http_upstream_rr_peers_t, to: &mut Vec<Address>) -> Option<()> {
+    // SAFETY: live, says the caller.
+    let mut peer = unsafe { (*peers).peer };
+    while !peer.is_null() {
+        // SAFETY: not null, and nobody frees it while the lock is held.
+        let this = unsafe { &*peer };
+        // SAFETY: nginx fills `socklen` with `sockaddr`.
+        let address = unsafe { std::slice::from_raw_parts(this.sockaddr.cast(), this.socklen as usize) };
+        to.try_reserve(1).ok()?;
+        to.push(Address::from(address));
+        peer = this.next;
+    }
+    Some(())
 }
 
 impl Drop for Watch {

@@ -14,8 +14,11 @@ use crate::pool::{Connection, IdlePool, Limit, Offer, Wanted};
 use super::guard::Guarded;
 use super::handle::Conn;
 
-/// So many sessions are kept for an upstream, in each worker.
+/// At least so many sessions are kept for an upstream, in each worker.
 const CAPACITY: usize = 256;
+
+/// And so many for each address of its configuration.
+const PER_ADDRESS: usize = 4;
 
 /// A session does not grow old here: its own lifetime is for OpenSSL and the server to watch.
 const FOR_EVER: Msec = Msec::MAX / 4;
@@ -42,9 +45,10 @@ impl Drop for Session {
 }
 
 impl Sessions {
-    /// `None` if there is no memory.
-    pub(super) fn new() -> Option<Self> {
-        IdlePool::new(Limit::Total(CAPACITY)).ok().map(Guarded::new).map(Self)
+    /// For an upstream with so many addresses; `None` if there is no memory.
+    pub(super) fn new(addresses: usize) -> Option<Self> {
+        let capacity = addresses.saturating_mul(PER_ADDRESS).max(CAPACITY);
+        IdlePool::new(Limit::Total(capacity)).ok().map(Guarded::new).map(Self)
     }
 
     /// Gives a connection that is about to shake hands the session that fits, if there is one.
@@ -52,7 +56,7 @@ impl Sessions {
         let Some(session) = self.take(wanted) else { return NGX_OK as ngx_int_t };
         // SAFETY: an open connection with TLS, and a session to which we hold a reference.
         let rc = unsafe { ngx_ssl_set_session(conn.as_ptr(), session.session.as_ptr()) };
-        self.put(wanted, session);
+        self.put(wanted, session, true);
         rc
     }
 
@@ -65,8 +69,8 @@ impl Sessions {
             return;
         }
         session.identity.extend_from_slice(wanted.identity);
-        drop(self.take(wanted));
-        self.put(wanted, session);
+        let known = self.take(wanted).is_some();
+        self.put(wanted, session, known);
     }
 
     fn take(&self, wanted: &Wanted<'_>) -> Option<Session> {
@@ -74,8 +78,8 @@ impl Sessions {
     }
 
     /// What has to make room is dropped when the pool is not borrowed any more.
-    fn put(&self, wanted: &Wanted<'_>, session: Session) {
-        let offer = Offer { conn: session, class: None, proven: true, now: 0, timeout: FOR_EVER };
+    fn put(&self, wanted: &Wanted<'_>, session: Session, proven: bool) {
+        let offer = Offer { conn: session, class: None, proven, now: 0, timeout: FOR_EVER };
         drop(self.0.with(|sessions| sessions.put(wanted, offer)));
     }
 }

@@ -10,6 +10,9 @@ use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::http::{HttpModuleMainConf, NgxHttpUpstreamModule};
 use ngx::ngx_conf_log_error;
 
+#[cfg(ngx_feature = "http_ssl")]
+use nginx_sys::ngx_http_upstream_server_t;
+
 use crate::directive::Keepalive;
 use crate::pool::IdlePool;
 
@@ -114,7 +117,8 @@ unsafe fn enable(
     // SAFETY: the new cycle's pool.
     let places = unsafe { allocate(pool, limit.capacity()) };
     #[cfg(ngx_feature = "http_ssl")]
-    let sessions = Sessions::new().ok_or(NoMemory)?;
+    // SAFETY: an explicit upstream, says the caller.
+    let sessions = Sessions::new(unsafe { addresses(us) }).ok_or(NoMemory)?;
     let (Ok(idle), Some(places)) = (IdlePool::new(limit), places) else {
         ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for \"keepalive {}\"", keepalive.connections);
         return Err(NoMemory);
@@ -145,6 +149,21 @@ unsafe fn enable(
     // SAFETY: live, says the caller.
     unsafe { (*us).peer.init = Some(init_keepalive_peer) };
     Ok(())
+}
+
+/// How many addresses the servers of an upstream have in the configuration.
+///
+/// # Safety
+/// `us` is an explicit upstream of the configuration being read.
+#[cfg(ngx_feature = "http_ssl")]
+unsafe fn addresses(us: *mut ngx_http_upstream_srv_conf_t) -> usize {
+    // SAFETY: live, says the caller.
+    let servers = unsafe { (*us).servers };
+    // SAFETY: an array, or null if there are none.
+    let Some(servers) = (unsafe { servers.as_ref() }) else { return 0 };
+    // SAFETY: what the array holds.
+    let servers: &[ngx_http_upstream_server_t] = unsafe { servers.as_slice() };
+    servers.iter().map(|server| server.naddrs).sum()
 }
 
 /// The upstreams of a configuration, implicit ones too.

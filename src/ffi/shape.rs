@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_addr_t, ngx_http_request_t, ngx_pool_t};
 
-use crate::identity::Shape;
+use crate::identity::{Shape, Tls};
 use crate::pool::Wanted;
 
 use super::conf::allocate;
@@ -15,39 +15,46 @@ use super::upstream::Bytes;
 /// cannot be told, because memory ran out or a variable failed.
 ///
 /// # Safety
-/// `r` is a live request, `u` its upstream request.
+/// `r` is a live request, `u` its upstream request, for which the balancer has chosen a peer.
 #[inline]
 pub(super) unsafe fn identity(r: NonNull<ngx_http_request_t>, u: HttpUpstream) -> Option<Bytes> {
-    let peer = u.peer();
-    let local = peer.local();
-    if local.is_none() && !u.uses_tls() {
+    if u.peer().local().is_none() && !u.uses_tls() {
         return Some(Bytes::EMPTY);
     }
+    #[cfg(ngx_feature = "http_ssl")]
+    if u.uses_tls() {
+        // SAFETY: live, says the caller.
+        let tls = u.with_peer_shown(|| unsafe { tls::of(r, u, tls::Name::Configured) })?;
+        // SAFETY: as above.
+        return unsafe { bytes(r, u, Some(tls)) };
+    }
     // SAFETY: live, says the caller.
-    unsafe { shaped(r, u, peer, local) }
+    unsafe { bytes(r, u, None) }
+}
+
+/// The identity that a connection with TLS really has got: its name is the one that the handshake
+/// was given, whatever the variables say now.
+///
+/// # Safety
+/// As [`identity`]; the handshake was begun, on a new connection of the request.
+#[cfg(ngx_feature = "http_ssl")]
+pub(super) unsafe fn identity_of_handshake(r: NonNull<ngx_http_request_t>, u: HttpUpstream) -> Option<Bytes> {
+    // SAFETY: live, says the caller.
+    let tls = unsafe { tls::of(r, u, tls::Name::Used) }?;
+    // SAFETY: as above.
+    unsafe { bytes(r, u, Some(tls)) }
 }
 
 /// # Safety
 /// As [`identity`].
-#[inline(never)]
-unsafe fn shaped(
-    r: NonNull<ngx_http_request_t>,
-    u: HttpUpstream,
-    peer: Peer,
-    local: Option<NonNull<ngx_addr_t>>,
-) -> Option<Bytes> {
+unsafe fn bytes(r: NonNull<ngx_http_request_t>, u: HttpUpstream, tls: Option<Tls<'_>>) -> Option<Bytes> {
+    let peer = u.peer();
+    let local = peer.local();
     let shape = Shape {
         // SAFETY: the address that the core set for this request.
         local: local.map_or(&[], |local| unsafe { address(local) }),
         transparent: local.is_some() && peer.transparent(),
-        #[cfg(not(ngx_feature = "http_ssl"))]
-        tls: None,
-        #[cfg(ngx_feature = "http_ssl")]
-        tls: match u.uses_tls() {
-            false => None,
-            // SAFETY: live, says the caller.
-            true => Some(unsafe { tls::of(r, u) }?),
-        },
+        tls,
     };
     // SAFETY: a live request has its pool.
     let pool = unsafe { (*r.as_ptr()).pool };
@@ -104,22 +111,35 @@ pub(super) mod tls {
 
     use nginx_sys::{ngx_http_complex_value, ngx_http_complex_value_t, ngx_int_t, ngx_str_t, NGX_OK};
 
-    use crate::identity::{without_port, Tls};
+    use crate::identity::without_port;
 
     use super::*;
 
-    /// What the handshake of a new connection would be given. `None` as for [`identity`].
+    /// Which TLS name is meant.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub(super) enum Name {
+        /// What the configuration says now.
+        Configured,
+        /// What the handshake was given.
+        Used,
+    }
+
+    /// What the handshake of a new connection depends on. `None` as for [`identity`].
     ///
     /// # Safety
     /// `r` is a live request, `u` its upstream request, which uses TLS.
-    pub(super) unsafe fn of<'a>(r: NonNull<ngx_http_request_t>, u: HttpUpstream) -> Option<Tls<'a>> {
+    pub(super) unsafe fn of<'a>(
+        r: NonNull<ngx_http_request_t>,
+        u: HttpUpstream,
+        which: Name,
+    ) -> Option<Tls<'a>> {
         // SAFETY: the location's configuration lives as long as its cycle.
         let conf = unsafe { u.conf().as_ref() };
         let ssl = NonNull::new(conf.ssl)?;
         let name = match NonNull::new(conf.ssl_name) {
             // SAFETY: live, says the caller; the value belongs to the configuration.
-            Some(value) => unsafe { evaluate(r, value) }?,
-            None => u.ssl_name(),
+            Some(value) if which == Name::Configured => unsafe { evaluate(r, value) }?,
+            _ => u.ssl_name(),
         };
         let (mut certificate, mut certificate_key) = (ngx_str_t::empty(), ngx_str_t::empty());
         if let (Some(cert), Some(key)) =

@@ -73,13 +73,16 @@ impl Class {
         self.address.get(..usize::from(self.length)).unwrap_or_default()
     }
 
-    /// Those of IPv4, the usual ones, are compared in two words.
+    /// Whether all but the identity is as wanted. Addresses of IPv4, the usual ones, are compared
+    /// in two words.
     #[inline]
-    fn has_address(&self, address: &[u8]) -> bool {
-        match (self.address.first_chunk::<16>(), <&[u8; 16]>::try_from(address)) {
-            (Some(own), Ok(address)) => self.length == 16 && own == address,
-            _ => self.address() == address,
-        }
+    fn leads_to(&self, wanted: &Wanted<'_>) -> bool {
+        self.protocol == wanted.protocol
+            && self.location == wanted.location
+            && match (self.address.first_chunk::<16>(), <&[u8; 16]>::try_from(wanted.address)) {
+                (Some(own), Ok(address)) => self.length == 16 && own == address,
+                _ => self.address() == wanted.address,
+            }
     }
 
     fn is_vacant(&self) -> bool {
@@ -116,10 +119,8 @@ impl Classes {
         let mut at = self.buckets[self.bucket(hash)].newest();
         while let Some(class) = self.entries.get(at as usize) {
             if class.hash == hash
-                && class.protocol == wanted.protocol
-                && class.location == wanted.location
+                && class.leads_to(wanted)
                 && class.has_identity != wanted.identity.is_empty()
-                && class.has_address(wanted.address)
                 && (!class.has_identity || same_identity(class.idle.newest()))
             {
                 return Some(at);
@@ -135,11 +136,11 @@ impl Classes {
         ClassRef { at: class, version: self.entries[class as usize].version }
     }
 
-    /// The class, unless its entry has become another one.
+    /// The class, unless its entry has become another one, or the server is another one by now.
     #[inline]
-    pub(super) fn known(&self, class: ClassRef) -> Option<Link> {
+    pub(super) fn known(&self, class: ClassRef, wanted: &Wanted<'_>) -> Option<Link> {
         let entry = self.entries.get(class.at as usize)?;
-        (entry.version == class.version).then_some(class.at)
+        (entry.version == class.version && entry.leads_to(wanted)).then_some(class.at)
     }
 
     /// Makes the class of what is wanted; `None` if each entry is a class with idle connections.

@@ -78,7 +78,7 @@ pub enum Limit {
 pub struct Offer<C> {
     /// The connection.
     pub conn: C,
-    /// What [`IdlePool::checkout`] told, when it was asked for what is wanted now.
+    /// What [`IdlePool::checkout`] told, when it was asked for the same identity.
     pub class: Option<ClassRef>,
     /// It came from the pool: it has been reused at least once.
     pub proven: bool,
@@ -224,7 +224,9 @@ impl<C: Connection> IdlePool<C> {
                 }
             },
         };
-        let (Some(class), Some(at)) = (self.class(wanted, offer.class), self.free_slot()) else {
+        let Some(at) = self.free_slot() else { return Put { stored: Err(offer.conn), evicted } };
+        let Some(class) = self.class(wanted, offer.class) else {
+            self.slots[at as usize].class = std::mem::replace(&mut self.free, at);
             return Put { stored: Err(offer.conn), evicted };
         };
 
@@ -288,7 +290,7 @@ impl<C: Connection> IdlePool<C> {
 
     #[inline]
     fn class(&mut self, wanted: &Wanted<'_>, known: Option<ClassRef>) -> Option<Link> {
-        match known.and_then(|class| self.classes.known(class)) {
+        match known.and_then(|class| self.classes.known(class, wanted)) {
             Some(class) => Some(class),
             None => self.find_or_add(wanted),
         }
@@ -302,7 +304,7 @@ impl<C: Connection> IdlePool<C> {
 
     #[inline]
     fn server(&mut self, wanted: &Wanted<'_>, class: Option<ClassRef>) -> Option<Link> {
-        let class = class.and_then(|class| self.classes.known(class));
+        let class = class.and_then(|class| self.classes.known(class, wanted));
         let server = class.and_then(|class| self.classes.get(class).server);
         server
             .and_then(|server| self.servers.known(server))

@@ -217,6 +217,35 @@ fn connections_to_removed_servers_are_taken_out() {
 }
 
 #[test]
+fn a_class_of_another_server_is_not_taken() {
+    for limit in [Limit::Total(4), Limit::PerServer(2)] {
+        let mut pool = pool(limit);
+        put(&mut pool, server(1), 1, false, 0);
+        let (_, class) = with(server(1), |wanted| pool.checkout(wanted));
+        assert!(put_known(&mut pool, server(2), 2, class, 0).stored.is_ok());
+        assert_eq!(checkout(&mut pool, server(1)), None);
+        assert_eq!(checkout(&mut pool, server(2)), Some(2));
+    }
+}
+
+#[test]
+fn nothing_is_lost_when_slots_run_out() {
+    // One server may fill all slots; then there is none for another.
+    let limit = Limit::PerServer(MAX_OF_ALL_SERVERS);
+    let mut pool = pool(limit);
+    for number in 0..limit.capacity() as u32 {
+        assert!(put(&mut pool, server(1), number, true, 0).stored.is_ok());
+    }
+    for number in 2..250 {
+        assert!(put(&mut pool, server(number), 1, true, 0).stored.is_err());
+    }
+    assert!(checkout(&mut pool, server(1)).is_some());
+    assert!(put(&mut pool, server(2), 1, true, 0).stored.is_ok());
+    assert_eq!(checkout(&mut pool, server(2)), Some(1));
+    assert_eq!(pool.len(), limit.capacity() - 1);
+}
+
+#[test]
 fn a_stale_slot_number_removes_nothing() {
     let mut pool = pool(Limit::Total(1));
     let slot = put(&mut pool, server(1), 1, false, 0).stored.unwrap();
