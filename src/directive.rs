@@ -109,10 +109,10 @@ mod tests {
 
     #[test]
     fn takes_parameters_in_any_order() {
-        let both = Ok(Keepalive { connections: 2, local: true, per_server: true });
-        assert_eq!(parse("2", &["local", "per_server"]), both);
-        assert_eq!(parse("2", &["per_server", "local"]), both);
-        assert_eq!(both.unwrap().limit(), Some(Limit::PerServer(2)));
+        let both = Keepalive { connections: 2, local: true, per_server: true };
+        assert_eq!(parse("2", &["local", "per_server"]), Ok(both));
+        assert_eq!(parse("2", &["per_server", "local"]), Ok(both));
+        assert_eq!(both.limit(), Some(Limit::PerServer(2)));
     }
 
     #[test]
