@@ -10,7 +10,7 @@ use std::mem::zeroed;
 use nginx_sys::{ngx_close_idle_connections, ngx_connection_t, ngx_cycle_t, ngx_event_t};
 use once_cell::race::OnceBool;
 
-use super::handle::Event;
+use super::conn::Event;
 
 /// The binary's stride may be larger than ours: what it would take for further connections is zero.
 #[repr(C)]

@@ -6,8 +6,8 @@ use nginx_sys::{ngx_close_connection, ngx_cycle, ngx_destroy_pool, ngx_event_t, 
 
 use crate::lifetime::Msec;
 
+use super::conn::{Conn, Event};
 use super::guard::guard;
-use super::handle::{Conn, Event};
 use super::log::debug;
 use super::upstream::Place;
 

@@ -5,7 +5,7 @@ use std::ffi::CStr;
 
 use nginx_sys::{ngx_log_t, NGX_LOG_DEBUG_HTTP};
 
-use super::handle::Conn;
+use super::conn::Conn;
 
 /// Writes `line` at the level `debug_http`.
 #[inline]

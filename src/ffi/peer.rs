@@ -16,10 +16,11 @@ use crate::lifetime::{Refusal, Returned};
 use crate::pool::{ClassRef, Offer};
 
 use super::conf::{allocate, SrvConf};
+use super::conn::Conn;
 use super::guard::guard;
-use super::handle::{Conn, Hooks, HttpUpstream, Peer};
 use super::idle;
 use super::log::{debug, debug_conn};
+use super::request::{Hooks, HttpUpstream, Peer};
 #[cfg(nginx_resolve)]
 use super::resolve::Watch;
 use super::shape;

@@ -11,8 +11,8 @@ use nginx_sys::{ngx_int_t, ngx_ssl_get_session, ngx_ssl_set_session, SSL_SESSION
 use crate::lifetime::Msec;
 use crate::pool::{Connection, IdlePool, Limit, Offer, Wanted};
 
+use super::conn::Conn;
 use super::guard::Guarded;
-use super::handle::Conn;
 
 /// At least so many sessions are kept for an upstream, in each worker.
 const CAPACITY: usize = 256;

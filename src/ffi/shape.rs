@@ -8,7 +8,8 @@ use crate::identity::{Shape, Tls};
 use crate::pool::Wanted;
 
 use super::conf::allocate;
-use super::handle::{Conn, HttpUpstream, Peer};
+use super::conn::Conn;
+use super::request::{HttpUpstream, Peer};
 use super::upstream::Bytes;
 
 /// The identity of the connection that the request needs, in the request's pool; `None` if it

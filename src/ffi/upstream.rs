@@ -6,8 +6,8 @@ use std::ptr::NonNull;
 use crate::lifetime::Limits;
 use crate::pool::{ClassRef, Connection, IdlePool, Offer, Wanted};
 
+use super::conn::Conn;
 use super::guard::Guarded;
-use super::handle::Conn;
 #[cfg(nginx_resolve)]
 use super::resolve::Watch;
 #[cfg(ngx_feature = "http_ssl")]

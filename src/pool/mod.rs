@@ -13,6 +13,8 @@
 
 mod classes;
 mod list;
+#[cfg(test)]
+mod model;
 mod ring;
 mod servers;
 #[cfg(test)]

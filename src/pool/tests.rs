@@ -1,16 +1,13 @@
-//! The pool against a naive model, and its rules one by one.
-
-use std::collections::{HashMap, VecDeque};
+//! The rules of the pool, one by one.
 
 use super::*;
-use proptest::prelude::*;
 
-const TIMEOUT: Msec = 800;
+pub(super) const TIMEOUT: Msec = 800;
 
 /// A connection with a number, opened with an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Conn {
-    number: u32,
+pub(super) struct Conn {
+    pub(super) number: u32,
     identity: &'static [u8],
 }
 
@@ -21,24 +18,24 @@ impl Connection for Conn {
 }
 
 /// What a request wants, in short: server, protocol, location, identity.
-type Key = (u8, usize, usize, &'static [u8]);
+pub(super) type Key = (u8, usize, usize, &'static [u8]);
 
-fn with<T>(key: Key, f: impl FnOnce(&Wanted<'_>) -> T) -> T {
+pub(super) fn with<T>(key: Key, f: impl FnOnce(&Wanted<'_>) -> T) -> T {
     let address = [2, 0, 0, 80, 10, 0, 0, key.0, 0, 0, 0, 0, 0, 0, 0, 0];
     f(&Wanted { address: &address, protocol: key.1, location: key.2, identity: key.3 })
 }
 
-fn pool(limit: Limit) -> IdlePool<Conn> {
+pub(super) fn pool(limit: Limit) -> IdlePool<Conn> {
     IdlePool::new(limit).unwrap()
 }
 
-fn put(pool: &mut IdlePool<Conn>, key: Key, number: u32, proven: bool, now: Msec) -> Put<Conn> {
+pub(super) fn put(pool: &mut IdlePool<Conn>, key: Key, number: u32, proven: bool, now: Msec) -> Put<Conn> {
     let conn = Conn { number, identity: key.3 };
     with(key, |wanted| pool.put(wanted, Offer { conn, class: None, proven, now, timeout: TIMEOUT }))
 }
 
 /// With the class that an earlier checkout has told, which may be gone.
-fn put_known(
+pub(super) fn put_known(
     pool: &mut IdlePool<Conn>,
     key: Key,
     number: u32,
@@ -262,182 +259,4 @@ fn refuses_a_capacity_that_no_memory_can_hold() {
     assert_eq!(Limit::PerServer(usize::MAX).capacity(), MAX_CAPACITY);
     assert_eq!(Limit::PerServer(2).capacity(), 2 * MAX_SERVERS);
     assert_eq!(Limit::PerServer(100_000).capacity(), MAX_OF_ALL_SERVERS);
-}
-
-/// The rule of `ring.rs`, written down naively: members from the newest to the oldest, and a guest.
-#[derive(Default)]
-struct ModelRing {
-    members: VecDeque<Stored>,
-    guest: Option<Stored>,
-    newcomers: u32,
-}
-
-#[derive(Clone, Copy)]
-struct Stored {
-    slot: u32,
-    number: u32,
-    key: Key,
-    stored_at: Msec,
-    order: u32,
-}
-
-impl ModelRing {
-    fn len(&self) -> usize {
-        self.members.len() + usize::from(self.guest.is_some())
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Stored> {
-        self.members.iter().chain(&self.guest)
-    }
-
-    fn take(&mut self, number: u32) -> Option<Stored> {
-        if self.guest.is_some_and(|g| g.number == number) {
-            return self.guest.take();
-        }
-        let at = self.members.iter().position(|m| m.number == number)?;
-        self.members.remove(at)
-    }
-
-    /// Returns who goes, and whether the newcomer is the guest.
-    fn make_room(&mut self, proven: bool, now: Msec) -> (u32, bool) {
-        let Some(oldest) = self.members.back().copied() else {
-            return (self.guest.take().unwrap().number, true);
-        };
-        if now - oldest.stored_at >= TIMEOUT - TIMEOUT / 8 {
-            self.members.pop_back();
-            return (oldest.number, false);
-        }
-        let newcomer_is_member = proven
-            || (self.guest.is_some() && {
-                self.newcomers += 1;
-                self.newcomers % 8 == 0
-            });
-        match self.guest {
-            Some(guest) if proven || !newcomer_is_member => {
-                self.guest = None;
-                (guest.number, !newcomer_is_member)
-            }
-            _ => {
-                self.members.pop_back();
-                (oldest.number, !newcomer_is_member)
-            }
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Op {
-    Put(Key, bool),
-    Checkout(Key),
-    Remove(usize),
-    RemoveStale(u32),
-    Expire(Msec),
-    RemoveServer(u8),
-    Reset,
-}
-
-fn key() -> impl Strategy<Value = Key> {
-    let identity = prop_oneof![Just(&b""[..]), Just(&b"a"[..]), Just(&b"bb"[..])];
-    (0u8..6, 0usize..2, 0usize..2, identity)
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    prop_oneof![
-        8 => (key(), any::<bool>()).prop_map(|(key, proven)| Op::Put(key, proven)),
-        5 => key().prop_map(Op::Checkout),
-        2 => any::<usize>().prop_map(Op::Remove),
-        1 => any::<u32>().prop_map(Op::RemoveStale),
-        2 => (0usize..TIMEOUT).prop_map(Op::Expire),
-        1 => (0u8..6).prop_map(Op::RemoveServer),
-        1 => Just(Op::Reset),
-    ]
-}
-
-fn limit() -> impl Strategy<Value = Limit> {
-    prop_oneof![(1usize..9).prop_map(Limit::Total), (1usize..4).prop_map(Limit::PerServer)]
-}
-
-proptest! {
-    #[test]
-    fn agrees_with_the_naive_model(limit in limit(), ops in prop::collection::vec(op(), 0..300)) {
-        let mut pool = pool(limit);
-        let mut now = Msec::MAX - 3000; // The clock wraps around in most runs.
-        let mut clock = 0; // The model's, which does not.
-        let mut rings: Vec<ModelRing> = (0..6).map(|_| ModelRing::default()).collect();
-        let mut known: HashMap<Key, Option<ClassRef>> = HashMap::new();
-        let ring_of = |key: Key| if matches!(limit, Limit::Total(_)) { 0 } else { usize::from(key.0) };
-        let per_ring = match limit { Limit::Total(n) | Limit::PerServer(n) => n };
-
-        for (number, op) in (0u32..).zip(ops) {
-            match op {
-                Op::Put(key, proven) => {
-                    let ring = &mut rings[ring_of(key)];
-                    let (evicted, guest) = match ring.len() == per_ring {
-                        true => { let (who, guest) = ring.make_room(proven, clock); (Some(who), guest) }
-                        false => (None, false),
-                    };
-                    let put = match proven {
-                        true => put_known(&mut pool, key, number, known.get(&key).copied().flatten(), now),
-                        false => put(&mut pool, key, number, false, now),
-                    };
-                    prop_assert_eq!(put.evicted.map(|c| c.number), evicted);
-                    let slot = put.stored.unwrap();
-                    let stored = Stored { slot, number, key, stored_at: clock, order: number };
-                    if guest { ring.guest = Some(stored) } else { ring.members.push_front(stored) }
-                }
-                Op::Checkout(key) => {
-                    let ring = &mut rings[ring_of(key)];
-                    let newest = ring.all().filter(|s| s.key == key).max_by_key(|s| s.order).map(|s| s.number);
-                    let (found, class) = with(key, |wanted| pool.checkout(wanted));
-                    prop_assert_eq!(found.map(|conn| conn.number), newest);
-                    known.insert(key, class);
-                    newest.map(|number| ring.take(number));
-                }
-                Op::Remove(nth) => {
-                    let all: Vec<Stored> = rings.iter().flat_map(ModelRing::all).copied().collect();
-                    if let Some(s) = all.get(nth % all.len().max(1)) {
-                        prop_assert_eq!(pool.remove(s.slot, |c| c.number == s.number).map(|c| c.number), Some(s.number));
-                        rings[ring_of(s.key)].take(s.number);
-                    }
-                }
-                Op::RemoveStale(slot) => prop_assert_eq!(pool.remove(slot, |_| false), None),
-                Op::Expire(after) => {
-                    now = now.wrapping_add(after);
-                    clock += after;
-                    // What nginx's timers do: each connection is removed by its slot when its time is over.
-                    let all: Vec<Stored> = rings.iter().flat_map(ModelRing::all).copied().collect();
-                    for s in all.iter().filter(|s| clock - s.stored_at >= TIMEOUT) {
-                        prop_assert!(pool.remove(s.slot, |c| c.number == s.number).is_some());
-                        rings[ring_of(s.key)].take(s.number);
-                    }
-                }
-                Op::RemoveServer(server) => {
-                    pool.mark_removed(|address| address[7] != server);
-                    let mut from = 0;
-                    let mut taken: Vec<u32> =
-                        std::iter::from_fn(|| pool.take_removed(&mut from)).map(|c| c.number).collect();
-                    let all = rings.iter().flat_map(ModelRing::all);
-                    let mut expected: Vec<u32> = all.filter(|s| s.key.0 == server).map(|s| s.number).collect();
-                    taken.sort_unstable();
-                    expected.sort_unstable();
-                    prop_assert_eq!(&taken, &expected);
-                    for number in expected {
-                        rings.iter_mut().find_map(|ring| ring.take(number));
-                    }
-                }
-                Op::Reset => {
-                    pool.mark_removed(|_| false);
-                    let mut from = 0;
-                    while pool.take_removed(&mut from).is_some() {}
-                    for ring in &mut rings {
-                        ring.members.clear();
-                        ring.guest = None;
-                    }
-                    prop_assert!(pool.is_empty());
-                }
-            }
-            prop_assert_eq!(pool.len(), rings.iter().map(ModelRing::len).sum::<usize>());
-            prop_assert!(pool.slots.len() <= limit.capacity());
-        }
-    }
 }

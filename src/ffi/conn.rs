@@ -1,0 +1,204 @@
+//! A connection and its events: copyable handles that read and write one field at a time.
+//!
+//! No reference to an nginx structure outlives the line that needs it: nginx reaches the same memory
+//! from elsewhere, also while one of our hooks calls it.
+
+use std::ptr::NonNull;
+
+use nginx_sys::{
+    ngx_add_timer, ngx_connection_t, ngx_del_timer, ngx_event_handler_pt, ngx_event_t, ngx_handle_read_event,
+    ngx_int_t, ngx_log_t, ngx_msec_t, NGX_OK,
+};
+
+/// A connection.
+///
+/// # Invariants
+/// Points at an `ngx_connection_t` that is open: the one of the callback that lent it, or one that
+/// lies in a pool (whatever closes an idle connection takes it out of the pool first).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Conn(NonNull<ngx_connection_t>);
+
+/// An event of an open connection.
+///
+/// # Invariants
+/// Points at the read or write event of a [`Conn`]; nginx allots both with the connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Event(NonNull<ngx_event_t>);
+
+impl Conn {
+    /// # Safety
+    /// `ptr` is null or points at an open connection.
+    pub(crate) unsafe fn from_ptr(ptr: *mut ngx_connection_t) -> Option<Self> {
+        NonNull::new(ptr).map(Self)
+    }
+
+    pub(crate) fn as_ptr(self) -> *mut ngx_connection_t {
+        self.0.as_ptr()
+    }
+
+    pub(crate) fn read(self) -> Event {
+        // SAFETY: open by the type invariant; reads one field.
+        let event = unsafe { (*self.as_ptr()).read };
+        // SAFETY: `ngx_get_connection()` gives every connection both events.
+        unsafe { Event::from_ptr(event) }
+    }
+
+    pub(crate) fn write(self) -> Event {
+        // SAFETY: open by the type invariant; reads one field.
+        let event = unsafe { (*self.as_ptr()).write };
+        // SAFETY: `ngx_get_connection()` gives every connection both events.
+        unsafe { Event::from_ptr(event) }
+    }
+
+    pub(crate) fn fd(self) -> libc::c_int {
+        // SAFETY: open by the type invariant; reads one field.
+        unsafe { (*self.as_ptr()).fd }
+    }
+
+    pub(crate) fn data(self) -> *mut libc::c_void {
+        // SAFETY: open by the type invariant; reads one field.
+        unsafe { (*self.as_ptr()).data }
+    }
+
+    pub(crate) fn set_data(self, data: *mut libc::c_void) {
+        // SAFETY: open by the type invariant; writes one field.
+        unsafe { (*self.as_ptr()).data = data };
+    }
+
+    pub(crate) fn requests(self) -> usize {
+        // SAFETY: open by the type invariant; reads one field.
+        unsafe { (*self.as_ptr()).requests }
+    }
+
+    pub(crate) fn start_time(self) -> ngx_msec_t {
+        // SAFETY: open by the type invariant; reads one field.
+        unsafe { (*self.as_ptr()).start_time }
+    }
+
+    pub(crate) fn reset_sent(self) {
+        // SAFETY: open by the type invariant; writes one field.
+        unsafe { (*self.as_ptr()).sent = 0 };
+    }
+
+    pub(crate) fn set_idle(self, idle: bool) {
+        // SAFETY: open by the type invariant; writes one bit.
+        unsafe { ngx_connection_t::set_idle_raw(self.as_ptr(), idle.into()) };
+    }
+
+    /// nginx wants the connection to be closed (`ngx_close_idle_connections()`).
+    pub(crate) fn close_requested(self) -> bool {
+        // SAFETY: open by the type invariant; reads one bit.
+        unsafe { ngx_connection_t::close_raw(self.as_ptr()) != 0 }
+    }
+
+    pub(crate) fn pool(self) -> *mut nginx_sys::ngx_pool_t {
+        // SAFETY: open by the type invariant; reads one field.
+        unsafe { (*self.as_ptr()).pool }
+    }
+
+    #[cfg(ngx_feature = "http_ssl")]
+    pub(crate) fn ssl(self) -> *mut nginx_sys::ngx_ssl_connection_t {
+        // SAFETY: open by the type invariant; reads one field.
+        unsafe { (*self.as_ptr()).ssl }
+    }
+
+    /// Makes everything that writes about this connection write to `log`. A log left behind would
+    /// dangle: a request's log goes with the client's connection.
+    pub(crate) fn set_logs(self, log: *mut ngx_log_t) {
+        // SAFETY: open by the type invariant; writes one field.
+        unsafe { (*self.as_ptr()).log = log };
+        self.read().set_log(log);
+        self.write().set_log(log);
+        if let Some(pool) = NonNull::new(self.pool()) {
+            // SAFETY: the connection's pool lives until the connection is closed.
+            unsafe { (*pool.as_ptr()).log = log };
+        }
+    }
+}
+
+impl Event {
+    /// # Safety
+    /// `ptr` points at an event of an open connection.
+    pub(crate) unsafe fn from_ptr(ptr: *mut ngx_event_t) -> Self {
+        // SAFETY: not null, says the caller.
+        Self(unsafe { NonNull::new_unchecked(ptr) })
+    }
+
+    pub(crate) fn as_ptr(self) -> *mut ngx_event_t {
+        self.0.as_ptr()
+    }
+
+    /// The connection of the event.
+    pub(crate) fn conn(self) -> Conn {
+        // SAFETY: live by the type invariant; reads one field.
+        let conn = unsafe { (*self.as_ptr()).data }.cast();
+        // SAFETY: `ngx_get_connection()` makes each event point back at its connection.
+        Conn(unsafe { NonNull::new_unchecked(conn) })
+    }
+
+    pub(crate) fn log(self) -> *mut ngx_log_t {
+        // SAFETY: live by the type invariant; reads one field.
+        unsafe { (*self.as_ptr()).log }
+    }
+
+    fn set_log(self, log: *mut ngx_log_t) {
+        // SAFETY: live by the type invariant; writes one field.
+        unsafe { (*self.as_ptr()).log = log };
+    }
+
+    pub(crate) fn eof(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        unsafe { ngx_event_t::eof_raw(self.as_ptr()) != 0 }
+    }
+
+    pub(crate) fn error(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        unsafe { ngx_event_t::error_raw(self.as_ptr()) != 0 }
+    }
+
+    pub(crate) fn timed_out(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        unsafe { ngx_event_t::timedout_raw(self.as_ptr()) != 0 }
+    }
+
+    pub(crate) fn ready(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        unsafe { ngx_event_t::ready_raw(self.as_ptr()) != 0 }
+    }
+
+    pub(crate) fn clear_ready(self) {
+        // SAFETY: live by the type invariant; writes one bit.
+        unsafe { ngx_event_t::set_ready_raw(self.as_ptr(), 0) };
+    }
+
+    /// Forgets a delay by `proxy_limit_rate`: a delayed event ignores its socket.
+    pub(crate) fn clear_delayed(self) {
+        // SAFETY: live by the type invariant; writes one bit.
+        unsafe { ngx_event_t::set_delayed_raw(self.as_ptr(), 0) };
+    }
+
+    pub(crate) fn set_handler(self, handler: ngx_event_handler_pt) {
+        // SAFETY: live by the type invariant; writes one field.
+        unsafe { (*self.as_ptr()).handler = handler };
+    }
+
+    /// Asks to be told when there is something to read; false if nginx cannot.
+    pub(crate) fn wait_readable(self) -> bool {
+        // SAFETY: a read event of an open connection, by the type invariant.
+        unsafe { ngx_handle_read_event(self.as_ptr(), 0) == NGX_OK as ngx_int_t }
+    }
+
+    pub(crate) fn set_timer(self, after: ngx_msec_t) {
+        // SAFETY: live by the type invariant, and taken out of the timer tree before it is freed:
+        // `ngx_close_connection()` deletes the timers of both events.
+        unsafe { ngx_add_timer(self.as_ptr(), after) };
+    }
+
+    pub(crate) fn clear_timer(self) {
+        // SAFETY: live by the type invariant; reads one bit.
+        if unsafe { ngx_event_t::timer_set_raw(self.as_ptr()) } != 0 {
+            // SAFETY: `timer_set` says that the event is in the timer tree.
+            unsafe { ngx_del_timer(self.as_ptr()) };
+        }
+    }
+}
