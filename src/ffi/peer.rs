@@ -33,6 +33,11 @@ struct PeerData {
     r: NonNull<ngx_http_request_t>,
     u: HttpUpstream,
     original: Hooks,
+    /// With `local` a number for the location, otherwise 0.
+    location: usize,
+    /// The request must not reuse TLS sessions, though the core is made to think so.
+    #[cfg(ngx_feature = "http_ssl")]
+    without_sessions: Cell<bool>,
     /// The present attempt: what its connection is shaped by, if that is known.
     attempt: Cell<Option<Attempt>>,
     /// Which set of servers its peer was chosen from.
@@ -107,6 +112,8 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
     let u = unsafe { HttpUpstream::from_ptr(u) };
     let original = u.peer().hooks();
     let r = NonNull::new(r)?;
+    // SAFETY: lives in the cycle of the live request.
+    let local = unsafe { upstream.as_ref() }.local;
     // SAFETY: allocated above for a `PeerData`.
     unsafe {
         memory.write(PeerData {
@@ -114,6 +121,9 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
             r,
             u,
             original,
+            location: if local { u.location() } else { 0 },
+            #[cfg(ngx_feature = "http_ssl")]
+            without_sessions: Cell::new(false),
             attempt: Cell::new(None),
             #[cfg(nginx_resolve)]
             generation: Cell::new(None),
@@ -169,9 +179,14 @@ fn find(kp: &PeerData, peer: Peer) -> Option<Conn> {
     // SAFETY: the request that is asking for a peer.
     let identity = unsafe { shape::identity(kp.r, kp.u) }?;
     // SAFETY: just written into the pool of the live request.
-    let wanted = shape::wanted(&peer, kp.u, kp.upstream().local, unsafe { identity.as_slice() });
+    let wanted = shape::wanted(&peer, kp.u, kp.location, unsafe { identity.as_slice() });
     let (found, class) = kp.upstream().checkout(&wanted);
     let reused = found.is_some();
+    #[cfg(ngx_feature = "http_ssl")]
+    // SAFETY: the request that is asking for a peer.
+    if !reused && kp.u.uses_tls() && unsafe { shape::tls::ask_for_handshake(kp.r, kp.u) }.is_some() {
+        kp.without_sessions.set(true);
+    }
     let identity = found.map_or(identity, |idle| idle.identity);
     kp.attempt.set(Some(Attempt {
         identity,
@@ -233,7 +248,7 @@ fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, state: ngx_uint
         return;
     };
     // SAFETY: in the connection's pool.
-    let wanted = shape::wanted(&peer, kp.u, upstream.local, unsafe { identity.as_slice() });
+    let wanted = shape::wanted(&peer, kp.u, kp.location, unsafe { identity.as_slice() });
     let timeout = upstream.limits.timeout;
     let conn_kept = Idle { conn, identity };
     let offer = Offer { conn: conn_kept, class: attempt.class, proven: attempt.reused, now, timeout };
@@ -270,6 +285,10 @@ fn identity_to_keep(kp: &PeerData, attempt: Attempt, conn: Conn) -> Option<Bytes
 fn handshake_agrees(kp: &PeerData, attempt: Attempt, identity: &[u8]) -> Option<()> {
     if attempt.from_handshake || !kp.u.uses_tls() {
         return Some(());
+    }
+    // Of the name the core keeps what it used, of the certificate it does not.
+    if shape::tls::certificate_varies(kp.u) {
+        return None;
     }
     // SAFETY: the request that gives the connection back, after its handshake.
     let really = unsafe { shape::identity_of_handshake(kp.r, kp.u) }?;
@@ -318,7 +337,8 @@ unsafe extern "C" fn notify(pc: *mut ngx_peer_connection_t, data: *mut c_void, e
 /// balancer's own store has one session for each server, whoever it was made for.
 ///
 /// The core calls this right after it has given name and certificate to the handshake, so this is
-/// the moment to tell the identity.
+/// the moment to tell the identity: only a variable that is different each time it is read can still
+/// differ from what the handshake was given.
 #[cfg(ngx_feature = "http_ssl")]
 unsafe extern "C" fn set_session(pc: *mut ngx_peer_connection_t, data: *mut c_void) -> ngx_int_t {
     // SAFETY: the core passes the peer of a live request.
@@ -339,7 +359,10 @@ unsafe extern "C" fn set_session(pc: *mut ngx_peer_connection_t, data: *mut c_vo
         let now = unsafe { identity.as_slice() };
         let class = attempt.class.filter(|_| before == now);
         kp.attempt.set(Some(Attempt { identity, from_handshake: true, class, reused: false }));
-        kp.upstream().sessions.offer(&shape::wanted(&peer, kp.u, false, now), conn)
+        if kp.without_sessions.get() {
+            return NGX_OK as ngx_int_t;
+        }
+        kp.upstream().sessions.offer(&shape::wanted(&peer, kp.u, 0, now), conn)
     })
 }
 
@@ -352,9 +375,9 @@ unsafe extern "C" fn save_session(pc: *mut ngx_peer_connection_t, data: *mut c_v
     let kp = unsafe { PeerData::from_ptr(data) };
     let (Some(conn), Some(attempt)) = (peer.connection(), kp.attempt.get()) else { return };
     // A reused connection has got its identity from a handshake as well.
-    if attempt.from_handshake || attempt.reused {
+    if !kp.without_sessions.get() && (attempt.from_handshake || attempt.reused) {
         // SAFETY: in the pool of the live request, or of its connection.
-        let wanted = shape::wanted(&peer, kp.u, false, unsafe { attempt.identity.as_slice() });
+        let wanted = shape::wanted(&peer, kp.u, 0, unsafe { attempt.identity.as_slice() });
         guard((), || kp.upstream().sessions.keep(&wanted, conn));
     }
 }

@@ -213,6 +213,14 @@ impl HttpUpstream {
         unsafe { NonNull::new_unchecked(conf) }
     }
 
+    /// # Safety
+    /// `conf` is equal to the present one in all that matters to the request, and lives as long.
+    #[cfg(ngx_feature = "http_ssl")]
+    pub(crate) unsafe fn set_conf(self, conf: *mut nginx_sys::ngx_http_upstream_conf_t) {
+        // SAFETY: live by the type invariant; writes one field.
+        unsafe { (*self.as_ptr()).conf = conf };
+    }
+
     /// The TLS name: that of the upstream, and after a handshake the one that was used.
     #[cfg(ngx_feature = "http_ssl")]
     pub(crate) fn ssl_name(self) -> nginx_sys::ngx_str_t {

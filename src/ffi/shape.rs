@@ -25,7 +25,7 @@ pub(super) unsafe fn identity(r: NonNull<ngx_http_request_t>, u: HttpUpstream) -
     #[cfg(ngx_feature = "http_ssl")]
     if u.uses_tls() {
         // SAFETY: live, says the caller.
-        let tls = u.with_peer_shown(|| unsafe { tls::of(r, u, tls::Name::Configured) })?;
+        let tls = unsafe { tls::beforehand(r, u) }?;
         // SAFETY: as above.
         return unsafe { bytes(r, u, Some(tls)) };
     }
@@ -33,8 +33,8 @@ pub(super) unsafe fn identity(r: NonNull<ngx_http_request_t>, u: HttpUpstream) -
     unsafe { bytes(r, u, None) }
 }
 
-/// The identity that a connection with TLS really has got: its name is the one that the handshake
-/// was given, whatever the variables say now.
+/// The identity of a handshake: its name is the one that the core gave it, and the certificate what
+/// the variables say now.
 ///
 /// # Safety
 /// As [`identity`]; the handshake was begun, on a new connection of the request.
@@ -75,13 +75,8 @@ pub(super) fn keep_identity(conn: Conn, identity: &[u8]) -> Option<Bytes> {
 
 /// All that the request needs of a connection to the peer that the balancer chose.
 #[inline]
-pub(super) fn wanted<'a>(peer: &'a Peer, u: HttpUpstream, local: bool, identity: &'a [u8]) -> Wanted<'a> {
-    Wanted {
-        address: peer.address(),
-        protocol: u.protocol(),
-        location: if local { u.location() } else { 0 },
-        identity,
-    }
+pub(super) fn wanted<'a>(peer: &'a Peer, u: HttpUpstream, location: usize, identity: &'a [u8]) -> Wanted<'a> {
+    Wanted { address: peer.address(), protocol: u.protocol(), location, identity }
 }
 
 /// # Safety
@@ -110,7 +105,11 @@ unsafe fn address<'a>(local: NonNull<ngx_addr_t>) -> &'a [u8] {
 pub(super) mod tls {
     //! The part of the shape that is TLS.
 
-    use nginx_sys::{ngx_http_complex_value, ngx_http_complex_value_t, ngx_int_t, ngx_str_t, NGX_OK};
+    use nginx_sys::{
+        ngx_http_complex_value, ngx_http_complex_value_t, ngx_http_upstream_conf_t,
+        ngx_http_variable_value_t, ngx_int_t, ngx_str_t, NGX_OK,
+    };
+    use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 
     use crate::identity::without_port;
 
@@ -143,19 +142,11 @@ pub(super) mod tls {
             _ => u.ssl_name(),
         };
         let (mut certificate, mut certificate_key) = (ngx_str_t::empty(), ngx_str_t::empty());
-        if let (Some(cert), Some(key)) =
-            (NonNull::new(conf.ssl_certificate), NonNull::new(conf.ssl_certificate_key))
-        {
-            // SAFETY: it belongs to the configuration.
-            let cert_varies = unsafe { varies(cert) };
+        if let Some((cert, key)) = varying_certificate(conf) {
+            // SAFETY: live, says the caller; the value belongs to the configuration.
+            certificate = unsafe { evaluate(r, cert) }?;
             // SAFETY: as above.
-            let key_varies = unsafe { varies(key) };
-            if cert_varies || key_varies {
-                // SAFETY: as above.
-                certificate = unsafe { evaluate(r, cert) }?;
-                // SAFETY: as above.
-                certificate_key = unsafe { evaluate(r, key) }?;
-            }
+            certificate_key = unsafe { evaluate(r, key) }?;
         }
         let (verify, server_name) = (conf.ssl_verify != 0, conf.ssl_server_name != 0);
         Some(Tls {
@@ -172,11 +163,134 @@ pub(super) mod tls {
         })
     }
 
-    /// # Safety
-    /// `value` is live.
-    unsafe fn varies(value: NonNull<ngx_http_complex_value_t>) -> bool {
-        // SAFETY: live, says the caller.
+    type Value = NonNull<ngx_http_complex_value_t>;
+
+    /// Certificate and key, if they are evaluated for each handshake; the condition is that of
+    /// `ngx_http_upstream_ssl_init_connection()`.
+    fn varying_certificate(conf: &ngx_http_upstream_conf_t) -> Option<(Value, Value)> {
+        let (cert, key) = (NonNull::new(conf.ssl_certificate)?, NonNull::new(conf.ssl_certificate_key)?);
+        // SAFETY: it belongs to the configuration.
+        let is_given = unsafe { (*cert.as_ptr()).value.len } > 0;
+        (is_given && (varies(cert) || varies(key))).then_some((cert, key))
+    }
+
+    fn varies(value: Value) -> bool {
+        // SAFETY: it belongs to the configuration.
         unsafe { !(*value.as_ptr()).lengths.is_null() }
+    }
+
+    /// Whether certificate and key come from variables.
+    pub(in super::super) fn certificate_varies(u: HttpUpstream) -> bool {
+        // SAFETY: the location's configuration lives as long as its cycle.
+        varying_certificate(unsafe { u.conf().as_ref() }).is_some()
+    }
+
+    /// As [`of`], before the handshake, and without a trace: what nginx caches of an evaluation must
+    /// not stay, as the request may yet go to another peer.
+    ///
+    /// # Safety
+    /// As [`of`].
+    pub(super) unsafe fn beforehand<'a>(r: NonNull<ngx_http_request_t>, u: HttpUpstream) -> Option<Tls<'a>> {
+        // SAFETY: the location's configuration lives as long as its cycle.
+        let conf = unsafe { u.conf().as_ref() };
+        if !certificate_varies(u) && !NonNull::new(conf.ssl_name).is_some_and(varies) {
+            // SAFETY: as the caller's.
+            return unsafe { of(r, u, Name::Configured) };
+        }
+        // SAFETY: live, says the caller.
+        let cached = unsafe { Cached::set_aside(r) }?;
+        // SAFETY: as the caller's.
+        let tls = u.with_peer_shown(|| unsafe { of(r, u, Name::Configured) });
+        cached.put_back(r);
+        tls
+    }
+
+    /// What an evaluation can change in a request: values of variables, and regex captures.
+    struct Cached {
+        variables: *mut ngx_http_variable_value_t,
+        #[cfg(ngx_feature = "pcre")]
+        captures: (*mut libc::c_int, nginx_sys::ngx_uint_t, *mut nginx_sys::u_char),
+    }
+
+    impl Cached {
+        /// Leaves copies in their place.
+        ///
+        /// # Safety
+        /// `r` is a live request.
+        unsafe fn set_aside(r: NonNull<ngx_http_request_t>) -> Option<Self> {
+            // SAFETY: live, says the caller; the reference ends before nginx is called.
+            let request = unsafe { r.as_ref() };
+            let core = NgxHttpCoreModule::main_conf(request)?;
+            let cached = Self {
+                variables: request.variables,
+                #[cfg(ngx_feature = "pcre")]
+                captures: (request.captures, request.ncaptures, request.captures_data),
+            };
+            let pool = request.pool;
+            // SAFETY: a request has a value for each indexed variable.
+            let variables = unsafe { copy(pool, cached.variables, core.variables.nelts) }?;
+            #[cfg(ngx_feature = "pcre")]
+            if !cached.captures.0.is_null() {
+                // SAFETY: nginx allots captures for the largest regex of the configuration.
+                let captures = unsafe { copy(pool, cached.captures.0, core.ncaptures) }?;
+                // SAFETY: live, says the caller; writes one field.
+                unsafe { (*r.as_ptr()).captures = captures };
+            }
+            // SAFETY: live, says the caller; writes one field.
+            unsafe { (*r.as_ptr()).variables = variables };
+            Some(cached)
+        }
+
+        fn put_back(self, r: NonNull<ngx_http_request_t>) {
+            // SAFETY: the request of `set_aside`; writes one field.
+            unsafe { (*r.as_ptr()).variables = self.variables };
+            #[cfg(ngx_feature = "pcre")]
+            {
+                let (captures, number, data) = self.captures;
+                // SAFETY: as above.
+                unsafe { (*r.as_ptr()).captures = captures };
+                // SAFETY: as above.
+                unsafe { (*r.as_ptr()).ncaptures = number };
+                // SAFETY: as above.
+                unsafe { (*r.as_ptr()).captures_data = data };
+            }
+        }
+    }
+
+    /// # Safety
+    /// `pool` is live, and `from` has `number` elements.
+    unsafe fn copy<T>(pool: *mut ngx_pool_t, from: *const T, number: usize) -> Option<*mut T> {
+        // SAFETY: live, says the caller.
+        let to = unsafe { allocate::<T>(pool, number) }?.cast::<T>().as_ptr();
+        // SAFETY: as many, says the caller, and new memory.
+        unsafe { std::ptr::copy_nonoverlapping(from, to, number) };
+        Some(to)
+    }
+
+    /// Has the core call `set_session` for the coming handshake, also if sessions are not to be
+    /// reused: it is the only way to learn which certificate the handshake is given. For that the
+    /// request gets a copy of its configuration. Returns whether it did.
+    ///
+    /// # Safety
+    /// As [`of`].
+    pub(in super::super) unsafe fn ask_for_handshake(
+        r: NonNull<ngx_http_request_t>,
+        u: HttpUpstream,
+    ) -> Option<()> {
+        // SAFETY: the location's configuration lives as long as its cycle.
+        let reused = unsafe { u.conf().as_ref() }.ssl_session_reuse != 0;
+        if reused || !certificate_varies(u) {
+            return None;
+        }
+        // SAFETY: a live request has its pool.
+        let pool = unsafe { (*r.as_ptr()).pool };
+        // SAFETY: one configuration.
+        let conf = unsafe { copy(pool, u.conf().as_ptr(), 1) }?;
+        // SAFETY: copied just now.
+        unsafe { (*conf).ssl_session_reuse = 1 };
+        // SAFETY: it lives as long as the request.
+        unsafe { u.set_conf(conf) };
+        Some(())
     }
 
     /// # Safety
