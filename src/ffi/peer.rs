@@ -61,7 +61,7 @@ impl PeerData {
     /// # Safety
     /// `data` is what the core passes to a hook that `init_keepalive_peer` has set.
     unsafe fn from_ptr<'a>(data: *mut c_void) -> &'a Self {
-        // SAFETY: `init_keepalive_peer` wrote it, nobody changes it, and it lies in the request's pool.
+        // SAFETY: `init_keepalive_peer` wrote it, only its cells change, and it lies in the request's pool.
         unsafe { &*data.cast() }
     }
 

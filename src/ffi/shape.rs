@@ -269,7 +269,7 @@ pub(super) mod tls {
 
     /// Has the core call `set_session` for the coming handshake, also if sessions are not to be
     /// reused: it is the only way to learn which certificate the handshake is given. For that the
-    /// request gets a copy of its configuration. Returns whether it did.
+    /// request gets a copy of its configuration; `None` if it needs none, or there is no memory.
     ///
     /// # Safety
     /// As [`of`].
