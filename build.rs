@@ -75,9 +75,11 @@ mod nginx {
         const HEADER: &str = "
         #include <ngx_config.h>
         #include <ngx_core.h>
+        #include <ngx_event.h>
         enum Unset {
             CONF_UNSET_UINT = NGX_CONF_UNSET_UINT,
             CONF_UNSET_MSEC = NGX_CONF_UNSET_MSEC,
+            READ_EVENT = NGX_READ_EVENT,
         };
     ";
         let include = dep("INCLUDE");

@@ -1,9 +1,11 @@
-//! The values of the `keepalive` directive: what is written, and what holds when nothing is.
+//! The values of the directives `keepalive` and `queue`: what is written, and what holds when nothing is.
 #![forbid(unsafe_code)]
 
 use std::fmt;
 
+use crate::lifetime::Msec;
 use crate::pool::{Limit, MAX_CAPACITY};
+use crate::queue::MAX_WAITERS;
 
 /// `keepalive connections [local] [per_server];`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,11 +21,24 @@ pub struct Keepalive {
 /// From 1.29.7 on nginx keeps connections unless told otherwise; before, only when told to.
 pub const DEFAULT_SINCE_1_29_7: Keepalive = Keepalive { connections: 32, local: true, per_server: false };
 
+/// `queue number [timeout=time] [status=code];`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Requests that may wait per worker, at least 1.
+    pub number: usize,
+    /// How long a request may wait, in milliseconds.
+    pub timeout: Msec,
+    /// The status of a request that finds the queue full, or has waited too long.
+    pub status: u16,
+}
+
 /// What is wrong with the words of a directive. Displays as nginx would say it; nginx adds file
 /// and line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Invalid<'a> {
-    /// The first word is not a number, or too large a one.
+    /// The first word is not a number, or one that the directive cannot have.
+    Number(&'static str, &'a [u8]),
+    /// The value of a parameter is not one that it can have.
     Value(&'a [u8]),
     /// Another word is not a parameter of the directive.
     Parameter(&'a [u8]),
@@ -35,7 +50,10 @@ impl fmt::Display for Invalid<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |word| String::from_utf8_lossy(word);
         match self {
-            Self::Value(word) => write!(f, "invalid value \"{}\" in \"keepalive\" directive", text(word)),
+            Self::Number(directive, word) => {
+                write!(f, "invalid value \"{}\" in \"{directive}\" directive", text(word))
+            }
+            Self::Value(word) => write!(f, "invalid value \"{}\"", text(word)),
             Self::Parameter(word) => write!(f, "invalid parameter \"{}\"", text(word)),
             Self::Duplicate(word) => write!(f, "duplicate parameter \"{}\"", text(word)),
         }
@@ -46,13 +64,14 @@ impl Keepalive {
     /// Reads the words behind `keepalive`: the number, then parameters in any order.
     ///
     /// # Errors
-    /// [`Invalid::Value`] unless the first word is a decimal number that a pool can have as its
+    /// [`Invalid::Number`] unless the first word is a decimal number that a pool can have as its
     /// capacity; [`Invalid::Parameter`] and [`Invalid::Duplicate`] for the others.
     pub fn parse<'a>(
         number: &'a [u8],
         parameters: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<Self, Invalid<'a>> {
-        let connections = decimal(number).filter(|n| *n <= MAX_CAPACITY).ok_or(Invalid::Value(number))?;
+        let connections = decimal(number).filter(|n| *n <= MAX_CAPACITY);
+        let connections = connections.ok_or(Invalid::Number("keepalive", number))?;
         let mut keepalive = Self { connections, local: false, per_server: false };
         for word in parameters {
             let parameter = match word {
@@ -76,6 +95,42 @@ impl Keepalive {
         }
     }
 }
+
+impl Queue {
+    /// Reads the words behind `queue`: the number, then parameters in any order. `time` reads a time
+    /// as nginx does, in milliseconds.
+    ///
+    /// # Errors
+    /// [`Invalid::Number`] unless the first word is a decimal number from 1 to [`MAX_WAITERS`];
+    /// [`Invalid::Value`], [`Invalid::Parameter`] and [`Invalid::Duplicate`] for the others.
+    pub fn parse<'a>(
+        number: &'a [u8],
+        parameters: impl IntoIterator<Item = &'a [u8]>,
+        time: impl Fn(&'a [u8]) -> Option<Msec>,
+    ) -> Result<Self, Invalid<'a>> {
+        let limit = decimal(number).filter(|n| (1..=MAX_WAITERS).contains(n));
+        let number = limit.ok_or(Invalid::Number("queue", number))?;
+        let (mut timeout, mut status) = (None, None);
+        for word in parameters {
+            let is_duplicate = if let Some(value) = word.strip_prefix(b"timeout=") {
+                let value = time(value).filter(|time| *time > 0).ok_or(Invalid::Value(word))?;
+                timeout.replace(value).is_some()
+            } else if let Some(value) = word.strip_prefix(b"status=") {
+                let value =
+                    STATUSES.into_iter().find(|(text, _)| *text == value).ok_or(Invalid::Value(word))?;
+                status.replace(value.1).is_some()
+            } else {
+                return Err(Invalid::Parameter(word));
+            };
+            if is_duplicate {
+                return Err(Invalid::Duplicate(word));
+            }
+        }
+        Ok(Self { number, timeout: timeout.unwrap_or(60_000), status: status.unwrap_or(502) })
+    }
+}
+
+const STATUSES: [(&[u8], u16); 3] = [(b"502", 502), (b"503", 503), (b"504", 504)];
 
 /// Decimal digits only, as nginx's `ngx_atoi()`: no sign, no blank, no overflow.
 fn decimal(word: &[u8]) -> Option<usize> {
@@ -127,5 +182,33 @@ mod tests {
     fn refuses_unknown_and_repeated_parameters() {
         assert_eq!(parse("1", &["lokal"]), Err("invalid parameter \"lokal\"".into()));
         assert_eq!(parse("1", &["local", "local"]), Err("duplicate parameter \"local\"".into()));
+    }
+
+    fn queue<'a>(number: &'a str, parameters: &[&'a str]) -> Result<Queue, String> {
+        let parameters: Vec<&[u8]> = parameters.iter().map(|word| word.as_bytes()).collect();
+        Queue::parse(number.as_bytes(), parameters, decimal).map_err(|err| err.to_string())
+    }
+
+    #[test]
+    fn queue_takes_its_parameters_in_any_order() {
+        assert_eq!(queue("7", &[]), Ok(Queue { number: 7, timeout: 60_000, status: 502 }));
+        let both = Queue { number: 1, timeout: 500, status: 503 };
+        assert_eq!(queue("1", &["timeout=500", "status=503"]), Ok(both));
+        assert_eq!(queue("1", &["status=503", "timeout=500"]), Ok(both));
+    }
+
+    #[test]
+    fn queue_refuses_what_it_cannot_have() {
+        for word in ["0", "-1", "x", "", "4294967295", "1k"] {
+            assert_eq!(queue(word, &[]), Err(format!("invalid value \"{word}\" in \"queue\" directive")));
+        }
+        for word in ["timeout=0", "timeout=", "timeout=x", "status=999", "status=", "status=200"] {
+            assert_eq!(queue("1", &[word]), Err(format!("invalid value \"{word}\"")));
+        }
+        assert_eq!(queue("1", &["slow"]), Err("invalid parameter \"slow\"".into()));
+        assert_eq!(
+            queue("1", &["status=502", "status=504"]),
+            Err("duplicate parameter \"status=504\"".into())
+        );
     }
 }

@@ -11,9 +11,14 @@
 #![deny(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]
 
 pub mod directive;
+mod hash;
 pub mod identity;
+pub mod ledger;
 pub mod lifetime;
+mod list;
 pub mod pool;
+pub mod queue;
+pub mod times;
 
 // A unit test cannot link a function of nginx, so tests are built without the shell.
 #[cfg(all(feature = "nginx", not(test)))]

@@ -5,12 +5,12 @@ use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 
 use nginx_sys::{
-    ngx_conf_t, ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_msec_t,
-    ngx_palloc, ngx_pcalloc, ngx_pool_cleanup_add, ngx_pool_t, ngx_uint_t,
+    ngx_conf_t, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_msec_t, ngx_palloc, ngx_pcalloc,
+    ngx_pool_cleanup_add, ngx_pool_t, ngx_uint_t,
 };
 use ngx::http::HttpModuleConfExt;
 
-use crate::directive::Keepalive;
+use crate::directive::{Keepalive, Queue};
 use crate::lifetime::Limits;
 
 use super::constants;
@@ -26,8 +26,7 @@ pub(crate) struct SrvConf {
     pub(super) requests: ngx_int_t,
     pub(super) time: ngx_msec_t,
     pub(super) timeout: ngx_msec_t,
-    /// The balancer's, which `init_keepalive_peer` calls first.
-    pub(super) original_init_peer: ngx_http_upstream_init_peer_pt,
+    pub(super) queue: Option<Queue>,
     /// Null while the upstream has no pool.
     pub(super) upstream: *const Upstream,
 }
@@ -48,7 +47,7 @@ impl SrvConf {
             requests: UNSET_NUMBER,
             time: UNSET_MSEC,
             timeout: UNSET_MSEC,
-            original_init_peer: None,
+            queue: None,
             upstream: ptr::null(),
         };
         // SAFETY: `pool` is live, and `SrvConf` has no destructor to run.

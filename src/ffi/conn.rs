@@ -6,8 +6,9 @@
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_add_timer, ngx_connection_t, ngx_del_timer, ngx_event_handler_pt, ngx_event_t, ngx_handle_read_event,
-    ngx_int_t, ngx_log_t, ngx_msec_t, NGX_OK,
+    ngx_add_timer, ngx_connection_t, ngx_connection_tcp_nopush_e_NGX_TCP_NOPUSH_DISABLED as NOPUSH_DISABLED,
+    ngx_del_timer, ngx_event_handler_pt, ngx_event_t, ngx_handle_read_event, ngx_int_t, ngx_log_t,
+    ngx_msec_t, ngx_post_event, ngx_posted_events, NGX_OK,
 };
 
 /// A connection.
@@ -30,6 +31,13 @@ impl Conn {
     /// `ptr` is null or points at an open connection.
     pub(crate) unsafe fn from_ptr(ptr: *mut ngx_connection_t) -> Option<Self> {
         NonNull::new(ptr).map(Self)
+    }
+
+    /// # Safety
+    /// `ptr` points at an open connection.
+    pub(crate) unsafe fn from_open(ptr: *mut ngx_connection_t) -> Self {
+        // SAFETY: not null, says the caller.
+        Self(unsafe { NonNull::new_unchecked(ptr) })
     }
 
     pub(crate) fn as_ptr(self) -> *mut ngx_connection_t {
@@ -73,6 +81,42 @@ impl Conn {
     pub(crate) fn start_time(self) -> ngx_msec_t {
         // SAFETY: open by the type invariant; reads one field.
         unsafe { (*self.as_ptr()).start_time }
+    }
+
+    /// Counts one more request.
+    pub(crate) fn count_request(self) {
+        // SAFETY: open by the type invariant; changes one field.
+        unsafe { (*self.as_ptr()).requests += 1 };
+    }
+
+    /// Uses sendfile and tcp_nopush only if the client's connection does too.
+    pub(crate) fn restrict_to(self, client: Conn) {
+        // SAFETY: open by the type invariant; reads one bit.
+        if unsafe { ngx_connection_t::sendfile_raw(client.as_ptr()) } == 0 {
+            // SAFETY: open by the type invariant; writes one bit.
+            unsafe { ngx_connection_t::set_sendfile_raw(self.as_ptr(), 0) };
+        }
+        // SAFETY: open by the type invariant; reads some bits.
+        if unsafe { ngx_connection_t::tcp_nopush_raw(client.as_ptr()) } == NOPUSH_DISABLED {
+            // SAFETY: open by the type invariant; writes some bits.
+            unsafe { ngx_connection_t::set_tcp_nopush_raw(self.as_ptr(), NOPUSH_DISABLED) };
+        }
+    }
+
+    pub(crate) fn sendfile(self) -> bool {
+        // SAFETY: open by the type invariant; reads one bit.
+        unsafe { ngx_connection_t::sendfile_raw(self.as_ptr()) != 0 }
+    }
+
+    /// Gives a new connection its memory pool; one that has a pool does not need another.
+    pub(crate) fn give_pool(self, pool: *mut nginx_sys::ngx_pool_t) {
+        if self.pool().is_null() {
+            // SAFETY: open by the type invariant; writes one field.
+            unsafe { (*self.as_ptr()).pool = pool };
+        } else if !pool.is_null() {
+            // SAFETY: nothing was allocated from it.
+            unsafe { nginx_sys::ngx_destroy_pool(pool) };
+        }
     }
 
     pub(crate) fn reset_sent(self) {
@@ -159,6 +203,24 @@ impl Event {
     pub(crate) fn timed_out(self) -> bool {
         // SAFETY: live by the type invariant; reads one bit.
         unsafe { ngx_event_t::timedout_raw(self.as_ptr()) != 0 }
+    }
+
+    /// Makes it look as if its timer had expired.
+    pub(crate) fn set_timed_out(self) {
+        // SAFETY: live by the type invariant; writes one bit.
+        unsafe { ngx_event_t::set_timedout_raw(self.as_ptr(), 1) };
+    }
+
+    pub(crate) fn posted(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        unsafe { ngx_event_t::posted_raw(self.as_ptr()) != 0 }
+    }
+
+    /// Calls its handler once the present one has returned.
+    pub(crate) fn post(self) {
+        let queue = &raw mut ngx_posted_events;
+        // SAFETY: live by the type invariant; `ngx_close_connection()` takes it out of the queue.
+        unsafe { ngx_post_event(self.as_ptr(), queue) };
     }
 
     pub(crate) fn ready(self) -> bool {

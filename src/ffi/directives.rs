@@ -5,13 +5,14 @@ use std::mem::offset_of;
 use std::ptr;
 
 use nginx_sys::{
-    ngx_command_t, ngx_conf_set_msec_slot, ngx_conf_set_num_slot, ngx_conf_t, ngx_str_t, ngx_uint_t,
-    NGX_CONF_TAKE1, NGX_CONF_TAKE123, NGX_HTTP_SRV_CONF_OFFSET, NGX_HTTP_UPS_CONF, NGX_LOG_EMERG,
+    ngx_command_t, ngx_conf_set_msec_slot, ngx_conf_set_num_slot, ngx_conf_t, ngx_parse_time, ngx_str_t,
+    ngx_uint_t, NGX_CONF_TAKE1, NGX_CONF_TAKE123, NGX_HTTP_SRV_CONF_OFFSET, NGX_HTTP_UPS_CONF, NGX_LOG_EMERG,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::{ngx_conf_log_error, ngx_string};
 
-use crate::directive::Keepalive;
+use crate::directive::{Invalid, Keepalive, Queue};
+use crate::lifetime::Msec;
 
 use super::conf::SrvConf;
 use super::guard::guard;
@@ -20,9 +21,11 @@ type Setter =
     unsafe extern "C" fn(cf: *mut ngx_conf_t, cmd: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char;
 
 /// The command table; an empty name ends it.
-pub(super) static mut COMMANDS: [ngx_command_t; 5] = [
+pub(super) static mut COMMANDS: [ngx_command_t; 6] = [
     // keepalive connections [local] [per_server];
     command(ngx_string!("keepalive"), NGX_CONF_TAKE123, keepalive, 0),
+    // queue number [timeout=time] [status=code];
+    command(ngx_string!("queue"), NGX_CONF_TAKE123, queue, 0),
     // keepalive_time time;
     command(ngx_string!("keepalive_time"), NGX_CONF_TAKE1, ngx_conf_set_msec_slot, offset_of!(SrvConf, time)),
     // keepalive_timeout time;
@@ -67,22 +70,57 @@ unsafe extern "C" fn keepalive(
             return IS_DUPLICATE.as_ptr().cast_mut();
         }
         // SAFETY: nginx passes the configuration being read.
-        let args = unsafe { (*cf).args };
-        // SAFETY: nginx sets `args` to the words of the directive, and leaves them alone meanwhile.
-        let args = unsafe { &*args };
-        // SAFETY: the elements of `cf->args` are strings.
-        let words: &[ngx_str_t] = unsafe { args.as_slice() };
-        match Keepalive::parse(words[1].as_bytes(), words[2..].iter().map(ngx_str_t::as_bytes)) {
-            Ok(value) => {
-                conf.set_keepalive(value);
-                NGX_CONF_OK
-            }
-            Err(invalid) => {
-                ngx_conf_log_error!(NGX_LOG_EMERG, cf, "{invalid}");
-                NGX_CONF_ERROR
-            }
-        }
+        let words = unsafe { words(cf) };
+        let parsed = Keepalive::parse(words[1].as_bytes(), words[2..].iter().map(ngx_str_t::as_bytes));
+        report(cf, parsed.map(|value| conf.set_keepalive(value)))
     })
+}
+
+/// Sets `queue`.
+unsafe extern "C" fn queue(cf: *mut ngx_conf_t, _cmd: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char {
+    guard(NGX_CONF_ERROR, || {
+        // SAFETY: nginx passes what `SrvConf::create` made for this upstream, and nobody else has it now.
+        let conf = unsafe { &mut *conf.cast::<SrvConf>() };
+        if conf.queue.is_some() {
+            return IS_DUPLICATE.as_ptr().cast_mut();
+        }
+        // SAFETY: nginx passes the configuration being read.
+        let words = unsafe { words(cf) };
+        let parsed = Queue::parse(words[1].as_bytes(), words[2..].iter().map(ngx_str_t::as_bytes), time);
+        report(cf, parsed.map(|value| conf.queue = Some(value)))
+    })
+}
+
+/// The words of the directive being read.
+///
+/// # Safety
+/// `cf` is the configuration being read.
+unsafe fn words<'a>(cf: *mut ngx_conf_t) -> &'a [ngx_str_t] {
+    // SAFETY: live, says the caller.
+    let args = unsafe { (*cf).args };
+    // SAFETY: nginx sets `args` to the words of the directive, and leaves them alone meanwhile.
+    let args = unsafe { &*args };
+    // SAFETY: the elements of `cf->args` are strings.
+    unsafe { args.as_slice() }
+}
+
+/// A time as nginx writes it, in milliseconds.
+fn time(word: &[u8]) -> Option<Msec> {
+    let mut text = ngx_str_t { len: word.len(), data: word.as_ptr().cast_mut() };
+    // SAFETY: only read.
+    let time = unsafe { ngx_parse_time(&raw mut text, 0) };
+    Msec::try_from(time).ok().filter(|_| !word.is_empty())
+}
+
+/// nginx adds file and line to what is wrong.
+fn report(cf: *mut ngx_conf_t, parsed: Result<(), Invalid<'_>>) -> *mut c_char {
+    match parsed {
+        Ok(()) => NGX_CONF_OK,
+        Err(invalid) => {
+            ngx_conf_log_error!(NGX_LOG_EMERG, cf, "{invalid}");
+            NGX_CONF_ERROR
+        }
+    }
 }
 
 /// nginx puts the directive's name before it, file and line behind it.

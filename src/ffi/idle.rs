@@ -61,15 +61,15 @@ unsafe extern "C" fn close_handler(event: *mut ngx_event_t) {
             return;
         }
     }
-    if let Some(place) = NonNull::new(conn.data().cast::<Place>()) {
+    match NonNull::new(conn.data().cast::<Place>()) {
         // SAFETY: `sleep` has put the connection's place there, and the connection is still open.
-        guard((), || unsafe { Place::vacate(place, conn) });
+        Some(place) => guard((), || unsafe { Place::close(place, conn) }),
+        None => close(conn),
     }
-    close(conn);
 }
 
 /// Whether there is nothing to read: neither data, nor the end of the stream, nor an error.
-fn silent(conn: Conn) -> bool {
+pub(super) fn silent(conn: Conn) -> bool {
     let mut byte = 0u8;
     // SAFETY: an open socket, and room for one byte.
     let n = unsafe { libc::recv(conn.fd(), (&raw mut byte).cast(), 1, libc::MSG_PEEK) };
@@ -106,6 +106,17 @@ unsafe extern "C" fn close_after_shutdown(c: *mut nginx_sys::ngx_connection_t) {
     if let Some(conn) = unsafe { Conn::from_ptr(c) } {
         close(conn);
     }
+}
+
+/// Tells the server that TLS ends, without waiting for an answer; what follows is the end of the
+/// stream. `false` if it cannot be told now.
+#[cfg(ngx_feature = "http_ssl")]
+pub(super) fn say_goodbye(conn: Conn) -> bool {
+    let Some(ssl) = NonNull::new(conn.ssl()) else { return true };
+    // SAFETY: the TLS state lives as long as its connection.
+    unsafe { nginx_sys::ngx_ssl_connection_t::set_no_wait_shutdown_raw(ssl.as_ptr(), 1) };
+    // SAFETY: an open connection with TLS.
+    unsafe { nginx_sys::ngx_ssl_shutdown(conn.as_ptr()) != nginx_sys::NGX_AGAIN as isize }
 }
 
 pub(super) fn cycle_log() -> *mut ngx_log_t {

@@ -1,20 +1,35 @@
 //! The shell: everything that talks to nginx.
 //!
 //! In the order of a worker's life: the module table and what `load_module` looks for (`module`),
-//! directives (`directives`, `conf`), what happens once the configuration is read (`setup`, `abi`,
-//! `stock`), a request (`peer`, `shape`, `session`, `upstream`), an idle connection (`idle`), servers
-//! that come and go (`resolve`). Beneath them: pointers with a type (`conn`, `request`), the panic
+//! directives (`directives`, `conf`, `configured`), what happens once the configuration is read (`setup`, `abi`,
+//! `stock`, `workers`), a request (`peer`, `choose`, `balancer`, `tried`, `shape`, `handshake`, `session`, `keep`, `upstream`),
+//! one that has to wait (`wait`, `waiter`, `turn`, `connect`, `fail`), limits (`counts`, `linger`), an idle connection
+//! (`idle`), servers that come and go (`resolve`), what can be logged (`variables`). Beneath them: pointers
+//! with a type (`conn`, `peer_connection`, `request`, `attempt`), events of our own (`alarm`), the panic
 //! boundary (`guard`), debug lines (`log`).
 
 mod abi;
+mod alarm;
+mod attempt;
+mod balancer;
+mod choose;
 mod conf;
+mod configured;
 mod conn;
+mod connect;
+mod counts;
 mod directives;
+mod fail;
 mod guard;
+#[cfg(ngx_feature = "http_ssl")]
+mod handshake;
 mod idle;
+mod keep;
+mod linger;
 mod log;
 mod module;
 mod peer;
+mod peer_connection;
 mod request;
 #[cfg(nginx_resolve)]
 mod resolve;
@@ -23,7 +38,13 @@ mod session;
 mod setup;
 mod shape;
 mod stock;
+mod tried;
+mod turn;
 mod upstream;
+mod variables;
+mod wait;
+mod waiter;
+mod workers;
 
 /// What nginx-sys lacks; made by build.rs.
 mod constants {

@@ -7,11 +7,12 @@ use nginx_sys::{ngx_http_module_t, ngx_module_t, NGX_HTTP_MODULE};
 use super::conf::SrvConf;
 use super::directives::COMMANDS;
 use super::setup;
+use super::workers::{self, Workers};
 
 static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     preconfiguration: Some(setup::preconfiguration),
     postconfiguration: Some(setup::postconfiguration),
-    create_main_conf: None,
+    create_main_conf: Some(Workers::create),
     init_main_conf: Some(setup::init_main_conf),
     create_srv_conf: Some(SrvConf::create),
     merge_srv_conf: None,
@@ -25,6 +26,8 @@ pub(crate) static mut ngx_http_upstream_keepalive_rs_module: ngx_module_t = ngx_
     ctx: (&raw const CONTEXT).cast_mut().cast(),
     commands: (&raw mut COMMANDS).cast(),
     type_: NGX_HTTP_MODULE as _,
+    init_module: Some(workers::init_module),
+    init_process: Some(workers::init_process),
     ..ngx_module_t::default()
 };
 

@@ -8,66 +8,123 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_current_msec, ngx_http_request_t, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_peer_connection_t,
-    ngx_uint_t, NGX_DONE, NGX_ERROR, NGX_OK, NGX_PEER_FAILED,
+    ngx_http_request_t, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_peer_connection_t, ngx_pool_t,
+    ngx_uint_t, NGX_AGAIN, NGX_BUSY, NGX_DONE, NGX_ERROR, NGX_OK,
 };
 
-use crate::lifetime::{Refusal, Returned};
-use crate::pool::{ClassRef, Offer};
+use crate::ledger::Server;
+use crate::pool::ClassRef;
+use crate::queue::Ticket;
 
+use super::balancer::Balancer;
+use super::choose::{choose, Choice};
 use super::conf::{allocate, SrvConf};
-use super::conn::Conn;
+use super::counts::Room;
+use super::fail::Failure;
 use super::guard::guard;
+#[cfg(ngx_feature = "http_ssl")]
+use super::handshake::{save_session, set_session};
 use super::idle;
+use super::keep::keep;
 use super::log::{debug, debug_conn};
-use super::request::{Hooks, HttpUpstream, Peer};
-#[cfg(nginx_resolve)]
-use super::resolve::Watch;
+use super::peer_connection::{Hooks, Peer};
+use super::request::{HttpUpstream, Request};
 use super::shape;
-use super::upstream::{Bytes, Idle, Stored, Upstream};
+use super::tried::Tried;
+use super::upstream::{Bytes, Idle, Upstream};
+use super::wait::{enqueue, leave, park};
+use super::waiter::Waiter;
 
 /// What a request carries along: the way to the pool, and the hooks that were there before ours.
-struct PeerData {
+pub(super) struct PeerData {
     /// Lives in the request's cycle, which outlives the request.
     upstream: NonNull<Upstream>,
-    r: NonNull<ngx_http_request_t>,
-    u: HttpUpstream,
-    original: Hooks,
+    pub(super) r: NonNull<ngx_http_request_t>,
+    pub(super) u: HttpUpstream,
+    pub(super) balancer: Cell<Balancer>,
     /// With `local` a number for the location, otherwise 0.
-    location: usize,
+    pub(super) location: usize,
     /// The request must not reuse TLS sessions, though the core is made to think so.
     #[cfg(ngx_feature = "http_ssl")]
-    without_sessions: Cell<bool>,
+    pub(super) without_sessions: Cell<bool>,
     /// The present attempt: what its connection is shaped by, if that is known.
-    attempt: Cell<Option<Attempt>>,
+    pub(super) attempt: Cell<Option<Attempt>>,
+    /// The server of the present attempt, if it limits its connections: the request is counted there.
+    pub(super) server: Cell<Option<Server>>,
+    pub(super) stage: Cell<Stage>,
+    /// The servers that have failed, for a request that may come to wait.
+    pub(super) tried: Cell<Option<Tried>>,
+    /// Once the request has waited.
+    pub(super) waiter: Cell<Option<NonNull<Waiter>>>,
     /// Which set of servers its peer was chosen from.
     #[cfg(nginx_resolve)]
-    generation: Cell<Option<usize>>,
+    pub(super) generation: Cell<Option<usize>>,
+}
+
+/// How far an attempt is.
+///
+/// ```text
+///   Asking --- no server has room ---> Queued ---> Granting: it asks again, or Failing
+///     |                                               |
+///     +----- the server's connections are idle in other workers ---> Parked ---> Resuming
+/// ```
+///
+/// An attempt that asks may have its connection by now, which is the end of the matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Asking,
+    Queued(Ticket),
+    Granting(Ticket),
+    /// It has a server.
+    Parked(Ticket),
+    Resuming(Ticket),
+    /// It has a server, which refused the connection after the wait.
+    Declined,
+    Failing(Failure),
 }
 
 /// One connection of the request; `get_keepalive_peer` begins it.
 #[derive(Clone, Copy)]
-struct Attempt {
+pub(super) struct Attempt {
     /// In the request's pool, or in the connection's if it is a reused one.
-    identity: Bytes,
+    pub(super) identity: Bytes,
     /// The identity was told by the handshake; before, it is what the handshake should be given.
     #[cfg(ngx_feature = "http_ssl")]
-    from_handshake: bool,
-    class: Option<ClassRef>,
-    reused: bool,
+    pub(super) from_handshake: bool,
+    pub(super) class: Option<ClassRef>,
+    pub(super) reused: bool,
 }
 
 impl PeerData {
     /// # Safety
     /// `data` is what the core passes to a hook that `init_keepalive_peer` has set.
-    unsafe fn from_ptr<'a>(data: *mut c_void) -> &'a Self {
+    pub(super) unsafe fn from_ptr<'a>(data: *mut c_void) -> &'a Self {
         // SAFETY: `init_keepalive_peer` wrote it, only its cells change, and it lies in the request's pool.
         unsafe { &*data.cast() }
     }
 
-    fn upstream(&self) -> &Upstream {
+    pub(super) fn upstream(&self) -> &Upstream {
         // SAFETY: see the field; an upstream is only ever shared.
         unsafe { self.upstream.as_ref() }
+    }
+
+    pub(super) fn request(&self) -> Request {
+        // SAFETY: this lies in the pool of the request, which is alive as long as its hooks are called.
+        unsafe { Request::from_ptr(self.r) }
+    }
+
+    /// Remembers what the balancer has tried for this request; after a wait it would not know.
+    #[cold]
+    fn note_tried(&self) {
+        if self.upstream().waits.directive.is_some() {
+            // SAFETY: the upstream's cycle is alive while it is used, and the request alive.
+            let tried = unsafe { Tried::of(self.upstream().us, self.balancer.get(), self.pool()) };
+            self.tried.set(tried.or(self.tried.get()));
+        }
+    }
+
+    pub(super) fn pool(&self) -> *mut ngx_pool_t {
+        self.request().pool()
     }
 }
 
@@ -101,8 +158,10 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
     // SAFETY: see above.
     let memory = unsafe { allocate::<PeerData>(pool, 1) }?.cast();
 
+    // SAFETY: lives in the cycle of the live request.
+    let original_init_peer = unsafe { upstream.as_ref() }.original_init_peer?;
     // SAFETY: the balancer gets what the core gave us.
-    if unsafe { conf.original_init_peer?(r, us) } != NGX_OK as ngx_int_t {
+    if unsafe { original_init_peer(r, us) } != NGX_OK as ngx_int_t {
         return None;
     }
 
@@ -110,7 +169,7 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
     let u = unsafe { (*r).upstream };
     // SAFETY: see above; the handle goes into the same request's pool.
     let u = unsafe { HttpUpstream::from_ptr(u) };
-    let original = u.peer().hooks();
+    let balancer = Balancer::new(u.peer().hooks());
     let r = NonNull::new(r)?;
     // SAFETY: lives in the cycle of the live request.
     let local = unsafe { upstream.as_ref() }.local;
@@ -120,11 +179,15 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
             upstream,
             r,
             u,
-            original,
+            balancer: Cell::new(balancer),
             location: if local { u.location() } else { 0 },
             #[cfg(ngx_feature = "http_ssl")]
             without_sessions: Cell::new(false),
             attempt: Cell::new(None),
+            server: Cell::new(None),
+            stage: Cell::new(Stage::Asking),
+            tried: Cell::new(None),
+            waiter: Cell::new(None),
             #[cfg(nginx_resolve)]
             generation: Cell::new(None),
         });
@@ -133,7 +196,7 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
         data: memory.as_ptr().cast(),
         get: Some(get_keepalive_peer),
         free: Some(free_keepalive_peer),
-        notify: original.notify.and(Some(notify)),
+        notify: balancer.notify.and(Some(notify)),
         #[cfg(ngx_feature = "http_ssl")]
         set_session: Some(set_session),
         #[cfg(ngx_feature = "http_ssl")]
@@ -142,40 +205,53 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
     Some(())
 }
 
-/// Asks the balancer for a peer, then the pool for a connection to it: `NGX_DONE` with one, else
-/// what the balancer said.
+/// Asks the balancer for a peer, then the pool for a connection to it: `NGX_DONE` with one,
+/// `NGX_AGAIN` if the request has to wait, else what the balancer said.
 unsafe extern "C" fn get_keepalive_peer(pc: *mut ngx_peer_connection_t, data: *mut c_void) -> ngx_int_t {
     // SAFETY: the core passes the peer of a live request.
     let peer = unsafe { Peer::from_ptr(pc) };
     // SAFETY: the core passes the `data` that `init_keepalive_peer` has set.
     let kp = unsafe { PeerData::from_ptr(data) };
     debug(peer.log(), c"get keepalive peer");
-    kp.attempt.set(None);
-    // Before the balancer chooses: if its servers change after this, the number tells.
-    #[cfg(nginx_resolve)]
-    kp.generation.set(kp.upstream().watch.as_ref().map(Watch::generation));
+    guard(NGX_ERROR as ngx_int_t, || get(kp, peer))
+}
 
-    let Some(original_get_peer) = kp.original.get else { return NGX_ERROR as ngx_int_t };
-    // SAFETY: the balancer gets its own data.
-    let rc = unsafe { original_get_peer(pc, kp.original.data) };
-    if rc != NGX_OK as ngx_int_t {
-        return rc;
+#[inline]
+fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
+    let upstream = kp.upstream();
+    let mut within = true;
+    match kp.stage.get() {
+        Stage::Resuming(_) => {}
+        stage => match choose(kp, peer, stage) {
+            Choice::Server(keeps_to_limit) => within = keeps_to_limit,
+            Choice::Busy if stage == Stage::Asking => return enqueue(kp, peer),
+            Choice::Busy => return NGX_BUSY as ngx_int_t,
+            Choice::Not(rc) => return rc,
+        },
     }
     // If the pool fails, a new connection serves as well.
-    match guard(None, || find(kp, peer)) {
-        None => NGX_OK as ngx_int_t,
-        Some(conn) => {
-            debug_conn(peer.log(), c"get keepalive peer: using connection %p", conn);
-            idle::wake(conn, peer.log());
-            peer.use_cached(conn);
-            NGX_DONE as ngx_int_t
-        }
+    if let Some(Idle { conn, server, .. }) = guard(None, || find(kp, peer)) {
+        debug_conn(peer.log(), c"get keepalive peer: using connection %p", conn);
+        upstream.reuse(server, kp.server.get());
+        idle::wake(conn, peer.log());
+        peer.use_cached(conn);
+        return NGX_DONE as ngx_int_t;
     }
+    let Some(server) = kp.server.get() else { return NGX_OK as ngx_int_t };
+    if upstream.room(server, within) == Room::Yes {
+        return NGX_OK as ngx_int_t;
+    }
+    let parked = park(kp, peer, server);
+    if parked != NGX_AGAIN as ngx_int_t {
+        kp.server.set(None);
+        upstream.end(server);
+    }
+    parked
 }
 
 /// Looks for an idle connection of the shape that the request needs.
 #[inline]
-fn find(kp: &PeerData, peer: Peer) -> Option<Conn> {
+fn find(kp: &PeerData, peer: Peer) -> Option<Idle> {
     // SAFETY: the request that is asking for a peer.
     let identity = unsafe { shape::identity(kp.r, kp.u) }?;
     // SAFETY: just written into the pool of the live request.
@@ -195,7 +271,7 @@ fn find(kp: &PeerData, peer: Peer) -> Option<Conn> {
         class,
         reused,
     }));
-    found.map(|idle| idle.conn)
+    found
 }
 
 /// Keeps the connection if it may be kept, then tells the balancer that the peer is free.
@@ -210,98 +286,45 @@ unsafe extern "C" fn free_keepalive_peer(
     let kp = unsafe { PeerData::from_ptr(data) };
     debug(peer.log(), c"free keepalive peer");
 
-    // Without an attempt of ours the connection is from another pool, and its shape is unknown.
-    if let (Some(attempt), Some(conn)) = (kp.attempt.take(), peer.connection()) {
-        guard((), || keep(kp, peer, conn, attempt, state));
-    }
-    if let Some(original_free_peer) = kp.original.free {
-        // SAFETY: the balancer gets its own data; it must hear of every peer that it gave.
-        unsafe { original_free_peer(pc, kp.original.data, state) };
-    }
-}
-
-/// Moves the connection from the request into the pool, unless there is a reason against it.
-#[inline]
-fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, state: ngx_uint_t) {
-    let upstream = kp.upstream();
-    let (read, write) = (conn.read(), conn.write());
-    let returned = Returned {
-        failed: state & NGX_PEER_FAILED as ngx_uint_t != 0,
-        broken: read.eof() || read.error() || read.timed_out() || write.error() || write.timed_out(),
-        requests: conn.requests(),
-        opened: conn.start_time(),
-        keepalive: kp.u.keepalive(),
-        request_sent: kp.u.request_body_sent(),
-        exiting: worker_is_exiting(),
-    };
-    // SAFETY: nginx's cached time; only this thread writes it.
-    let now = unsafe { ngx_current_msec };
-    if let Some(refusal) = upstream.limits.refusal(&returned, now) {
-        debug_conn(peer.log(), not_saving(refusal), conn);
-        return;
-    }
-    if !read.wait_readable() {
-        return;
-    }
-    let Some(identity) = identity_to_keep(kp, attempt, conn) else {
-        debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: identity unknown", conn);
-        return;
-    };
-    // SAFETY: in the connection's pool.
-    let wanted = shape::wanted(&peer, kp.u, kp.location, unsafe { identity.as_slice() });
-    let timeout = upstream.limits.timeout;
-    let conn_kept = Idle { conn, identity };
-    let offer = Offer { conn: conn_kept, class: attempt.class, proven: attempt.reused, now, timeout };
-    let Stored { place, evicted } = upstream.store(&wanted, offer);
-    if let Some(place) = place {
-        debug_conn(peer.log(), c"free keepalive peer: saving connection %p", conn);
-        peer.release_connection();
-        idle::sleep(conn, place, timeout);
-        #[cfg(nginx_resolve)]
-        if let (Some(watch), Some(generation)) = (&upstream.watch, kp.generation.get()) {
-            watch.stored(upstream, generation);
+    let told = guard(Some(state), || match kp.stage.replace(Stage::Asking) {
+        Stage::Asking => {
+            free(kp, peer, state);
+            Some(state)
         }
+        stage => leave(kp, peer, stage, state),
+    });
+    if let Some(state) = told {
+        kp.balancer.get().free(peer, state);
     }
-    if let Some(evicted) = evicted {
-        idle::close(evicted);
-    }
+    guard((), || kp.upstream().changed());
 }
 
-/// The identity under which a connection is stored: that with which it was opened.
+/// The end of an attempt that had a server.
 #[inline]
-fn identity_to_keep(kp: &PeerData, attempt: Attempt, conn: Conn) -> Option<Bytes> {
-    if attempt.reused || attempt.identity.is_empty() {
-        return Some(attempt.identity);
+fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) {
+    let upstream = kp.upstream();
+    // Without an attempt of ours the connection is from another pool, and its shape is unknown.
+    let kept = match (kp.attempt.take(), peer.connection()) {
+        (Some(attempt), Some(conn)) => guard(false, || keep(kp, peer, conn, attempt, state)),
+        _ => false,
+    };
+    if state != 0 {
+        kp.note_tried();
     }
-    // SAFETY: in the pool of the live request.
-    let identity = unsafe { attempt.identity.as_slice() };
-    handshake_agrees(kp, attempt, identity)?;
-    shape::keep_identity(conn, identity)
+    let Some(server) = kp.server.take() else { return };
+    upstream.end(server);
+    match peer.connection() {
+        _ if kept => {}
+        // The core would close it without telling when.
+        Some(conn) => {
+            peer.release_connection();
+            upstream.close_counted(conn, Some(server));
+        }
+        None => upstream.closed(server),
+    }
 }
 
-/// What the handshake was to be given was evaluated before it. If a variable has changed in between,
-/// it is not known what the connection has got, and nobody gets it again.
-#[cfg(ngx_feature = "http_ssl")]
-fn handshake_agrees(kp: &PeerData, attempt: Attempt, identity: &[u8]) -> Option<()> {
-    if attempt.from_handshake || !kp.u.uses_tls() {
-        return Some(());
-    }
-    // Of the name the core keeps what it used, of the certificate it does not.
-    if shape::tls::certificate_varies(kp.u) {
-        return None;
-    }
-    // SAFETY: the request that gives the connection back, after its handshake.
-    let really = unsafe { shape::identity_of_handshake(kp.r, kp.u) }?;
-    // SAFETY: just written into the pool of the live request.
-    (unsafe { really.as_slice() } == identity).then_some(())
-}
-
-#[cfg(not(ngx_feature = "http_ssl"))]
-fn handshake_agrees(_: &PeerData, _: Attempt, _: &[u8]) -> Option<()> {
-    Some(())
-}
-
-fn worker_is_exiting() -> bool {
+pub(super) fn worker_is_exiting() -> bool {
     // SAFETY: set by this thread between events, not by the signal handler while a hook runs.
     let terminate = unsafe { nginx_sys::ngx_terminate };
     // SAFETY: as above.
@@ -309,75 +332,11 @@ fn worker_is_exiting() -> bool {
     terminate != 0 || exiting != 0
 }
 
-#[cold]
-#[inline(never)]
-fn not_saving(refusal: Refusal) -> &'static std::ffi::CStr {
-    match refusal {
-        Refusal::Failed => c"free keepalive peer: not saving connection %p: request failed",
-        Refusal::Broken => c"free keepalive peer: not saving connection %p: closed or broken",
-        Refusal::Requests => c"free keepalive peer: not saving connection %p: keepalive_requests reached",
-        Refusal::Time => c"free keepalive peer: not saving connection %p: keepalive_time reached",
-        Refusal::NotKeepalive => c"free keepalive peer: not saving connection %p: no keepalive response",
-        Refusal::RequestUnsent => c"free keepalive peer: not saving connection %p: request not fully sent",
-        Refusal::Exiting => c"free keepalive peer: not saving connection %p: worker exiting",
-    }
-}
-
 /// Passes a notification on to the balancer.
 unsafe extern "C" fn notify(pc: *mut ngx_peer_connection_t, data: *mut c_void, event: ngx_uint_t) {
-    // SAFETY: the core passes the `data` that `init_keepalive_peer` has set.
-    let kp = unsafe { PeerData::from_ptr(data) };
-    if let Some(original_notify) = kp.original.notify {
-        // SAFETY: the balancer gets its own data.
-        unsafe { original_notify(pc, kp.original.data, event) };
-    }
-}
-
-/// Offers the server a TLS session for resumption: one of the very same identity, or none. The
-/// balancer's own store has one session for each server, whoever it was made for.
-///
-/// The core calls this right after it has given name and certificate to the handshake, so this is
-/// the moment to tell the identity: only a variable that is different each time it is read can still
-/// differ from what the handshake was given.
-#[cfg(ngx_feature = "http_ssl")]
-unsafe extern "C" fn set_session(pc: *mut ngx_peer_connection_t, data: *mut c_void) -> ngx_int_t {
     // SAFETY: the core passes the peer of a live request.
     let peer = unsafe { Peer::from_ptr(pc) };
     // SAFETY: the core passes the `data` that `init_keepalive_peer` has set.
     let kp = unsafe { PeerData::from_ptr(data) };
-    let (Some(conn), Some(attempt)) = (peer.connection(), kp.attempt.take()) else {
-        return NGX_OK as ngx_int_t;
-    };
-    guard(NGX_ERROR as ngx_int_t, || {
-        // SAFETY: the request whose handshake begins.
-        let Some(identity) = (unsafe { shape::identity_of_handshake(kp.r, kp.u) }) else {
-            return NGX_OK as ngx_int_t;
-        };
-        // SAFETY: in the pool of the live request.
-        let before = unsafe { attempt.identity.as_slice() };
-        // SAFETY: as above.
-        let now = unsafe { identity.as_slice() };
-        let class = attempt.class.filter(|_| before == now);
-        kp.attempt.set(Some(Attempt { identity, from_handshake: true, class, reused: false }));
-        if kp.without_sessions.get() {
-            return NGX_OK as ngx_int_t;
-        }
-        kp.upstream().sessions.offer(&shape::wanted(&peer, kp.u, 0, now), conn)
-    })
-}
-
-/// Keeps a TLS session for resumption.
-#[cfg(ngx_feature = "http_ssl")]
-unsafe extern "C" fn save_session(pc: *mut ngx_peer_connection_t, data: *mut c_void) {
-    // SAFETY: the core passes the peer of a live request.
-    let peer = unsafe { Peer::from_ptr(pc) };
-    // SAFETY: the core passes the `data` that `init_keepalive_peer` has set.
-    let kp = unsafe { PeerData::from_ptr(data) };
-    let (Some(conn), Some(attempt)) = (peer.connection(), kp.attempt.get()) else { return };
-    // A reused connection has got its identity from a handshake as well.
-    if !kp.without_sessions.get() && (attempt.from_handshake || attempt.reused) {
-        // SAFETY: in the pool of the live request, or of its connection.
-        let wanted = shape::wanted(&peer, kp.u, 0, unsafe { attempt.identity.as_slice() });
-        guard((), || kp.upstream().sessions.keep(&wanted, conn));
-    }
+    kp.balancer.get().notify(peer, event);
 }

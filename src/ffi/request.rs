@@ -1,36 +1,23 @@
-//! The upstream part of a request: copyable handles that read and write one field at a time, as those
+//! A request and its upstream part: copyable handles that read and write one field at a time, as those
 //! of [`super::conn`].
 
+use std::ffi::CStr;
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_addr_t, ngx_event_free_peer_pt, ngx_event_get_peer_pt, ngx_event_notify_peer_pt, ngx_http_upstream_t,
-    ngx_log_t, ngx_peer_connection_t,
+    ngx_http_finalize_request, ngx_http_log_ctx_t, ngx_http_request_t, ngx_http_run_posted_requests,
+    ngx_http_upstream_t, ngx_int_t, ngx_log_error_core, ngx_log_t, ngx_pool_t, NGX_LOG_ERR,
 };
-#[cfg(ngx_feature = "http_ssl")]
-use nginx_sys::{ngx_event_save_peer_session_pt, ngx_event_set_peer_session_pt};
 
 use super::conn::Conn;
+use super::peer_connection::Peer;
 
-/// The peer part of an upstream request, `u->peer`.
+/// A request.
 ///
 /// # Invariants
-/// Points at the `ngx_peer_connection_t` that nginx's core lends to a peer hook.
+/// Points at an `ngx_http_request_t` that is alive.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(NonNull<ngx_peer_connection_t>);
-
-/// The hooks of a peer and their `data`: how the core asks for a peer and tells of its use.
-#[derive(Clone, Copy)]
-pub(crate) struct Hooks {
-    pub(crate) data: *mut libc::c_void,
-    pub(crate) get: ngx_event_get_peer_pt,
-    pub(crate) free: ngx_event_free_peer_pt,
-    pub(crate) notify: ngx_event_notify_peer_pt,
-    #[cfg(ngx_feature = "http_ssl")]
-    pub(crate) set_session: ngx_event_set_peer_session_pt,
-    #[cfg(ngx_feature = "http_ssl")]
-    pub(crate) save_session: ngx_event_save_peer_session_pt,
-}
+pub(crate) struct Request(NonNull<ngx_http_request_t>);
 
 /// An upstream request, `r->upstream`.
 ///
@@ -39,98 +26,66 @@ pub(crate) struct Hooks {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HttpUpstream(NonNull<ngx_http_upstream_t>);
 
-impl Peer {
+impl Request {
     /// # Safety
-    /// `ptr` is what the core passes to a peer hook: `&u->peer` of a live request.
-    pub(crate) unsafe fn from_ptr(ptr: *mut ngx_peer_connection_t) -> Self {
-        // SAFETY: the address of a field, hence not null.
-        Self(unsafe { NonNull::new_unchecked(ptr) })
+    /// `ptr` points at a live request, and the handle is not used after it.
+    pub(crate) unsafe fn from_ptr(ptr: NonNull<ngx_http_request_t>) -> Self {
+        Self(ptr)
     }
 
-    pub(crate) fn as_ptr(self) -> *mut ngx_peer_connection_t {
+    pub(crate) fn as_ptr(self) -> *mut ngx_http_request_t {
         self.0.as_ptr()
     }
 
+    pub(crate) fn pool(self) -> *mut ngx_pool_t {
+        // SAFETY: live by the type invariant; reads one field.
+        unsafe { (*self.as_ptr()).pool }
+    }
+
+    /// The connection to the client.
+    pub(crate) fn client(self) -> Conn {
+        // SAFETY: live by the type invariant; reads one field.
+        let client = unsafe { (*self.as_ptr()).connection };
+        // SAFETY: a live request has its connection, and it is open.
+        unsafe { Conn::from_open(client) }
+    }
+
     pub(crate) fn log(self) -> *mut ngx_log_t {
-        // SAFETY: live by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).log }
+        // SAFETY: an open connection; reads one field.
+        unsafe { (*self.client().as_ptr()).log }
     }
 
-    pub(crate) fn connection(self) -> Option<Conn> {
-        // SAFETY: live by the type invariant; reads one field.
-        let conn = unsafe { (*self.as_ptr()).connection };
-        // SAFETY: the core sets `connection` to null when it closes the connection.
-        unsafe { Conn::from_ptr(conn) }
+    /// Lets the error log tell of this request, as `ngx_http_set_log_request()`: of several requests
+    /// of one client it may have told of another.
+    pub(crate) fn set_logged(self) {
+        // SAFETY: a live connection has its log.
+        let context = unsafe { (*self.log()).data }.cast::<ngx_http_log_ctx_t>();
+        // SAFETY: what a log of an HTTP connection has there while it has requests.
+        unsafe { (*context).current_request = self.as_ptr() };
     }
 
-    pub(crate) fn hooks(self) -> Hooks {
-        // SAFETY: live by the type invariant; the reference ends before nginx is called.
-        let pc = unsafe { self.0.as_ref() };
-        Hooks {
-            data: pc.data,
-            get: pc.get,
-            free: pc.free,
-            notify: pc.notify,
-            #[cfg(ngx_feature = "http_ssl")]
-            set_session: pc.set_session,
-            #[cfg(ngx_feature = "http_ssl")]
-            save_session: pc.save_session,
-        }
+    /// Writes a line without formats to the error log, at `error`.
+    pub(crate) fn log_error(self, line: &'static CStr) {
+        // SAFETY: a live log; the line has no formats.
+        unsafe { ngx_log_error_core(NGX_LOG_ERR as usize, self.log(), 0, line.as_ptr()) };
     }
 
-    pub(crate) fn set_hooks(mut self, hooks: Hooks) {
-        // SAFETY: live by the type invariant; the reference ends before nginx is called, and no
-        // other part of this module holds one.
-        let pc = unsafe { self.0.as_mut() };
-        pc.data = hooks.data;
-        pc.get = hooks.get;
-        pc.free = hooks.free;
-        pc.notify = hooks.notify;
-        #[cfg(ngx_feature = "http_ssl")]
-        {
-            pc.set_session = hooks.set_session;
-            pc.save_session = hooks.save_session;
-        }
-    }
-
-    /// Gives the request a connection from the pool.
-    pub(crate) fn use_cached(self, conn: Conn) {
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).connection = conn.as_ptr() };
-        // SAFETY: live by the type invariant; writes one bit.
-        unsafe { ngx_peer_connection_t::set_cached_raw(self.as_ptr(), 1) };
-    }
-
-    /// Takes the connection from the request, so that the core does not close it.
-    pub(crate) fn release_connection(self) {
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).connection = std::ptr::null_mut() };
-    }
-
-    /// The local address to bind to (`proxy_bind`).
-    #[inline]
-    pub(crate) fn local(self) -> Option<NonNull<ngx_addr_t>> {
-        // SAFETY: live by the type invariant; reads one field.
-        NonNull::new(unsafe { (*self.as_ptr()).local })
-    }
-
-    pub(crate) fn transparent(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { ngx_peer_connection_t::transparent_raw(self.as_ptr()) != 0 }
-    }
-
-    /// The bytes of the socket address that the balancer chose. Not to be kept past the hook: with
-    /// a `zone` the memory belongs to the balancer.
-    pub(crate) fn address(&self) -> &[u8] {
-        // SAFETY: live by the type invariant; reads one field.
-        let address: *const u8 = unsafe { (*self.as_ptr()).sockaddr }.cast();
-        // SAFETY: live by the type invariant; reads one field.
-        let length = unsafe { (*self.as_ptr()).socklen } as usize;
-        if address.is_null() {
-            return &[];
-        }
-        // SAFETY: balancers set `socklen` with `sockaddr`, and keep the address until `free`.
-        unsafe { std::slice::from_raw_parts(address, length) }
+    /// Ends the upstream part of the request, and the request with `status`. Both may be gone then.
+    pub(crate) fn finalize(self, u: HttpUpstream, status: ngx_int_t) {
+        u.set_status(status);
+        // SAFETY: live by the type invariant; the main request lives as long as its subrequests.
+        let main = unsafe { (*self.as_ptr()).main };
+        // The end of the upstream part ends the request once, the status another time.
+        // SAFETY: as above.
+        let count = unsafe { (*main).count() };
+        // SAFETY: as above; nobody else has a reference.
+        unsafe { (*main).set_count(count + 1) };
+        let client = self.client();
+        u.clean_up(self);
+        // SAFETY: it was counted once more, so that it is alive.
+        unsafe { ngx_http_finalize_request(self.as_ptr(), status) };
+        // SAFETY: as nginx's own handlers, which end with this whatever has become of the request.
+        unsafe { ngx_http_run_posted_requests(client.as_ptr()) };
     }
 }
 
@@ -142,7 +97,7 @@ impl HttpUpstream {
         Self(unsafe { NonNull::new_unchecked(ptr) })
     }
 
-    fn as_ptr(self) -> *mut ngx_http_upstream_t {
+    pub(super) fn as_ptr(self) -> *mut ngx_http_upstream_t {
         self.0.as_ptr()
     }
 

@@ -3,18 +3,16 @@
 //! nginx replaces the peers in the upstream's zone and counts up a number. A worker hears nothing of
 //! it, so while idle connections are there the number is looked at once a second.
 
-use std::cell::{Cell, UnsafeCell};
-use std::ffi::c_void;
-use std::mem::zeroed;
+use std::cell::Cell;
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_add_timer, ngx_del_timer, ngx_event_t, ngx_http_upstream_rr_peers_t, ngx_http_upstream_server_t,
-    ngx_http_upstream_srv_conf_t, ngx_msec_t, ngx_rwlock_rlock, ngx_rwlock_unlock, ngx_sockaddr_t,
+    ngx_event_t, ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t, ngx_msec_t, ngx_sockaddr_t,
 };
 
+use super::alarm::Alarm;
+use super::balancer::{address_of, Servers};
 use super::guard::guard;
-use super::idle;
 use super::upstream::Upstream;
 
 const INTERVAL: ngx_msec_t = 1000;
@@ -24,7 +22,7 @@ pub(super) struct Watch {
     us: NonNull<ngx_http_upstream_srv_conf_t>,
     /// The number that the idle connections were last compared with.
     compared: Cell<usize>,
-    timer: UnsafeCell<ngx_event_t>,
+    timer: Alarm,
 }
 
 /// Differs from every number that nginx counts to.
@@ -49,46 +47,34 @@ impl Watch {
         servers.iter().any(|server| server.host.len > 0).then(|| Self {
             us,
             compared: Cell::new(NEVER),
-            // SAFETY: for a C structure of numbers, bit-fields and pointers zero is a valid value.
-            timer: UnsafeCell::new(unsafe { zeroed() }),
+            timer: Alarm::new(),
         })
     }
 
     /// The number of the present set of servers.
     pub(super) fn generation(&self) -> usize {
-        let Some(peers) = self.peers() else { return NEVER };
-        // SAFETY: the peers of an upstream with a zone; set before any request.
-        let number = unsafe { (*peers.as_ptr()).config };
-        // SAFETY: in the zone; other workers write it, so it is read from memory each time.
-        unsafe { number.read_volatile() }
+        self.servers().and_then(Servers::generation).unwrap_or(NEVER)
     }
 
-    fn peers(&self) -> Option<NonNull<ngx_http_upstream_rr_peers_t>> {
+    fn servers(&self) -> Option<Servers> {
         // SAFETY: the upstream is part of the cycle in which this watch lies.
-        let data = unsafe { (*self.us.as_ptr()).peer.data };
-        NonNull::new(data.cast())
+        unsafe { Servers::in_zone(self.us) }
     }
 
     /// The addresses of all servers, backup ones too, in order; `None` if there is no memory.
     fn addresses(&self) -> Option<Vec<Address>> {
         let mut addresses = Vec::new();
-        let mut peers = self.peers()?.as_ptr();
-        while !peers.is_null() {
-            // SAFETY: of the upstream's zone, where it stays.
-            let lock = unsafe { &raw mut (*peers).rwlock };
-            // SAFETY: as above. Each of the lists has a lock of its own; no panic comes before the
-            // unlocking.
-            unsafe { ngx_rwlock_rlock(lock) };
-            // SAFETY: the lock is held.
-            let complete = unsafe { add_addresses(peers, &mut addresses) };
-            // SAFETY: as above.
-            unsafe { ngx_rwlock_unlock(lock) };
-            complete?;
-            // SAFETY: as above; the backup servers come next.
-            peers = unsafe { (*peers).next };
-        }
+        let mut complete = true;
+        self.servers()?.each(false, |server, _| {
+            // SAFETY: shown under the lock of its list.
+            let server = unsafe { server.as_ref() };
+            complete &= addresses.try_reserve(1).is_ok();
+            if complete {
+                addresses.push(Address::from(address_of(server)));
+            }
+        });
         addresses.sort_unstable();
-        Some(addresses)
+        complete.then_some(addresses)
     }
 
     /// A connection was stored that was opened when the number was `generation`: sees to it that
@@ -101,22 +87,11 @@ impl Watch {
     }
 
     fn set_timer(&self, upstream: &Upstream) {
-        let timer = self.timer.get();
-        // SAFETY: the event lies in the upstream, which nobody moves.
-        if unsafe { ngx_event_t::timer_set_raw(timer) } != 0 {
-            return;
+        if !self.timer.is_set() {
+            // A worker that is exiting does not wait for it.
+            self.timer.prepare(compare_servers, NonNull::from(upstream).as_ptr().cast(), true);
+            self.timer.set(INTERVAL);
         }
-        // SAFETY: as above; nginx only knows the event when its timer is set.
-        unsafe { (*timer).data = NonNull::from(upstream).as_ptr().cast::<c_void>() };
-        // SAFETY: as above.
-        unsafe { (*timer).handler = Some(compare_servers) };
-        // SAFETY: as above.
-        unsafe { (*timer).log = idle::cycle_log() };
-        // A worker that is exiting does not wait for it.
-        // SAFETY: as above.
-        unsafe { ngx_event_t::set_cancelable_raw(timer, 1) };
-        // SAFETY: as above; `Drop` takes it out of the timer tree.
-        unsafe { ngx_add_timer(timer, INTERVAL) };
     }
 
     fn compare(&self, upstream: &Upstream) {
@@ -126,7 +101,7 @@ impl Watch {
             if let Some(here) = self.addresses() {
                 self.compared.set(generation);
                 if upstream.mark_removed(|address| here.binary_search(&Address::from(address)).is_ok()) {
-                    upstream.close_removed(idle::close);
+                    upstream.close_removed();
                 }
             }
         }
@@ -150,35 +125,6 @@ impl From<&[u8]> for Address {
             *to = *from;
         }
         Self { length: address.len(), bytes }
-    }
-}
-
-/// # Safety
-/// The lock of `peers` is held.
-unsafe fn add_addresses(peers: *mut ngx_http_upstream_rr_peers_t, to: &mut Vec<Address>) -> Option<()> {
-    // SAFETY: live, says the caller.
-    let mut peer = unsafe { (*peers).peer };
-    while !peer.is_null() {
-        // SAFETY: not null, and nobody frees it while the lock is held.
-        let this = unsafe { &*peer };
-        // SAFETY: nginx fills `socklen` with `sockaddr`.
-        let address = unsafe { std::slice::from_raw_parts(this.sockaddr.cast(), this.socklen as usize) };
-        to.try_reserve(1).ok()?;
-        to.push(Address::from(address));
-        peer = this.next;
-    }
-    Some(())
-}
-
-impl Drop for Watch {
-    /// In a worker the timers end with the process. With `master_process off` they outlive the cycle.
-    fn drop(&mut self) {
-        let timer = self.timer.get();
-        // SAFETY: the event lies in the upstream, which is being dropped.
-        if unsafe { ngx_event_t::timer_set_raw(timer) } != 0 {
-            // SAFETY: `timer_set` says that the event is in the timer tree.
-            unsafe { ngx_del_timer(timer) };
-        }
     }
 }
 

@@ -48,7 +48,7 @@ impl Sessions {
     /// For an upstream with so many addresses; `None` if there is no memory.
     pub(super) fn new(addresses: usize) -> Option<Self> {
         let capacity = addresses.saturating_mul(PER_ADDRESS).max(CAPACITY);
-        IdlePool::new(Limit::Total(capacity)).ok().map(Guarded::new).map(Self)
+        IdlePool::new(Limit::Total(capacity), 0).ok().map(Guarded::new).map(Self)
     }
 
     /// Gives a connection that is about to shake hands the session that fits, if there is one.
@@ -79,7 +79,7 @@ impl Sessions {
 
     /// What has to make room is dropped when the pool is not borrowed any more.
     fn put(&self, wanted: &Wanted<'_>, session: Session, proven: bool) {
-        let offer = Offer { conn: session, class: None, proven, now: 0, timeout: FOR_EVER };
+        let offer = Offer { conn: session, class: None, proven, now: 0, timeout: FOR_EVER, server: None };
         drop(self.0.with(|sessions| sessions.put(wanted, offer)));
     }
 }

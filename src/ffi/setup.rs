@@ -10,15 +10,15 @@ use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::http::{HttpModuleMainConf, NgxHttpUpstreamModule};
 use ngx::ngx_conf_log_error;
 
-#[cfg(ngx_feature = "http_ssl")]
-use nginx_sys::ngx_http_upstream_server_t;
-
 use crate::directive::Keepalive;
-use crate::pool::IdlePool;
+use crate::ledger::Ledger;
+use crate::pool::{IdlePool, Limit};
 
 use super::abi;
 use super::conf::{allocate, place_in_pool, SrvConf};
-use super::guard::{guard, log_panics};
+use super::configured::Configured;
+use super::counts::Counts;
+use super::guard::{guard, log_panics, Guarded};
 use super::peer::init_keepalive_peer;
 #[cfg(nginx_resolve)]
 use super::resolve::Watch;
@@ -26,13 +26,16 @@ use super::resolve::Watch;
 use super::session::Sessions;
 use super::stock::{InTheWay, Stock};
 use super::upstream::Upstream;
+use super::variables;
+use super::wait::Waits;
+use super::workers::Workers;
 
 /// Before anything is read: refuses an nginx that this module was not built for.
 pub(super) unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
     guard(NGX_ERROR as ngx_int_t, || {
         log_panics();
         if abi::layout_matches() {
-            return NGX_OK as ngx_int_t;
+            return variables::add(cf).map_or(NGX_ERROR as ngx_int_t, |()| NGX_OK as ngx_int_t);
         }
         ngx_conf_log_error!(
             NGX_LOG_EMERG,
@@ -63,7 +66,9 @@ pub(super) unsafe extern "C" fn init_main_conf(cf: *mut ngx_conf_t, _conf: *mut 
                 return in_the_way(cf, why);
             }
             // SAFETY: `cf`, `us` and `conf` belong together, and nobody else has `conf` now.
-            if let Err(NoMemory) = unsafe { enable(cf, us, conf, stock.default_keepalive()) } {
+            let enabled =
+                NonNull::new(us).map(|us| unsafe { enable(cf, us, conf, stock.default_keepalive()) });
+            if let Some(Err(NoMemory)) = enabled {
                 return NGX_CONF_ERROR;
             }
         }
@@ -98,72 +103,104 @@ pub(super) unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_in
 
 struct NoMemory;
 
-/// Makes the pool of one upstream, and puts `init_keepalive_peer` before the balancer's hook.
+/// Makes the pool and the queue of one upstream, and puts `init_keepalive_peer` before the balancer's
+/// hook.
 ///
 /// # Safety
-/// `us` is an upstream of the configuration `cf` being read; `conf` is its, and not borrowed.
+/// `us` is an explicit upstream of the configuration `cf` being read; `conf` is its, and not borrowed.
 unsafe fn enable(
     cf: *mut ngx_conf_t,
-    us: *mut ngx_http_upstream_srv_conf_t,
+    us: NonNull<ngx_http_upstream_srv_conf_t>,
     mut conf: NonNull<SrvConf>,
     default: Option<Keepalive>,
 ) -> Result<(), NoMemory> {
     // SAFETY: not borrowed, says the caller.
     let conf = unsafe { conf.as_mut() };
-    let Some(keepalive) = conf.keepalive().or(default) else { return Ok(()) };
-    let Some(limit) = keepalive.limit() else { return Ok(()) };
+    let keepalive = conf.keepalive().or(default);
+    let limit = keepalive.and_then(|keepalive| keepalive.limit());
+    if limit.is_none() && conf.queue.is_none() {
+        return Ok(());
+    }
+    // SAFETY: explicit, says the caller.
+    let servers = unsafe { Configured::of(us) };
+    if conf.queue.is_some() && !servers.any_limited {
+        // SAFETY: live, says the caller.
+        let name = unsafe { us.as_ref() }.host;
+        ngx_conf_log_error!(
+            NGX_LOG_WARN,
+            cf,
+            "\"queue\" in upstream \"{name}\" will never be used: none of its servers has \"max_conns\""
+        );
+    }
+    let Some(waits) = Waits::new(conf.queue, servers.max_requests()) else {
+        let number = conf.queue.map_or(0, |queue| queue.number);
+        ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for \"queue {number}\"");
+        return Err(NoMemory);
+    };
+    let Some(upstream) = make(cf, us, conf, keepalive, &servers, waits) else {
+        let connections = keepalive.map_or(0, |keepalive| keepalive.connections);
+        ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for \"keepalive {connections}\"");
+        return Err(NoMemory);
+    };
     // SAFETY: live, says the caller.
     let pool = unsafe { (*cf).pool };
     // SAFETY: the new cycle's pool.
-    let places = unsafe { allocate(pool, limit.capacity()) };
-    #[cfg(ngx_feature = "http_ssl")]
-    // SAFETY: an explicit upstream, says the caller.
-    let sessions = Sessions::new(unsafe { addresses(us) }).ok_or(NoMemory)?;
-    let (Ok(idle), Some(places)) = (IdlePool::new(limit), places) else {
-        ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for \"keepalive {}\"", keepalive.connections);
-        return Err(NoMemory);
-    };
-    // SAFETY: `places` lies in the pool in which the upstream comes to lie, one for each slot.
-    #[cfg_attr(not(nginx_resolve), expect(unused_mut))]
-    let mut upstream = unsafe {
-        Upstream::new(
-            conf.limits(),
-            keepalive.local,
-            idle,
-            #[cfg(ngx_feature = "http_ssl")]
-            sessions,
-            places,
-        )
-    };
-    #[cfg(nginx_resolve)]
-    {
-        // SAFETY: an explicit upstream, says the caller, and its balancer was initialised before us.
-        upstream.watch = NonNull::new(us).and_then(|us| unsafe { Watch::new(us) });
-    }
-    // SAFETY: the new cycle's pool.
     let upstream = unsafe { place_in_pool(pool, upstream) }.ok_or(NoMemory)?;
     conf.upstream = upstream.as_ptr();
+    // SAFETY: placed there just now; only ever shared from here on.
+    count(cf, unsafe { upstream.as_ref() }, &servers).ok_or(NoMemory)?;
 
-    // SAFETY: live, says the caller; its balancer has set the hook.
-    conf.original_init_peer = unsafe { (*us).peer.init };
     // SAFETY: live, says the caller.
-    unsafe { (*us).peer.init = Some(init_keepalive_peer) };
+    unsafe { (*us.as_ptr()).peer.init = Some(init_keepalive_peer) };
     Ok(())
 }
 
-/// How many addresses the servers of an upstream have in the configuration.
-///
-/// # Safety
-/// `us` is an explicit upstream of the configuration being read.
-#[cfg(ngx_feature = "http_ssl")]
-unsafe fn addresses(us: *mut ngx_http_upstream_srv_conf_t) -> usize {
-    // SAFETY: live, says the caller.
-    let servers = unsafe { (*us).servers };
-    // SAFETY: an array, or null if there are none.
-    let Some(servers) = (unsafe { servers.as_ref() }) else { return 0 };
-    // SAFETY: what the array holds.
-    let servers: &[ngx_http_upstream_server_t] = unsafe { servers.as_slice() };
-    servers.iter().map(|server| server.naddrs).sum()
+fn make(
+    cf: *mut ngx_conf_t,
+    us: NonNull<ngx_http_upstream_srv_conf_t>,
+    conf: &SrvConf,
+    keepalive: Option<Keepalive>,
+    servers: &Configured<'_>,
+    waits: Waits,
+) -> Option<Upstream> {
+    let limit = keepalive.and_then(|keepalive| keepalive.limit());
+    let numbers = servers.ledger_size().map_or(0, Ledger::numbers);
+    // Without `keepalive` the pool stays empty.
+    let size = limit.unwrap_or(Limit::Total(1));
+    // SAFETY: our callers pass the configuration being read.
+    let pool = unsafe { (*cf).pool };
+    // SAFETY: an explicit upstream, and its balancer has set the hook.
+    let original_init_peer = unsafe { us.as_ref() }.peer.init;
+    Some(Upstream {
+        us,
+        original_init_peer,
+        limits: limit.map(|_| conf.limits()),
+        local: keepalive.is_some_and(|keepalive| keepalive.local),
+        #[cfg(nginx_resolve)]
+        // SAFETY: an explicit upstream, and its balancer was initialised before us.
+        watch: unsafe { Watch::new(us) },
+        idle: Guarded::new(IdlePool::new(size, numbers).ok()?),
+        #[cfg(ngx_feature = "http_ssl")]
+        sessions: Sessions::new(servers.addresses.len())?,
+        // SAFETY: the new cycle's pool, in which the upstream comes to lie.
+        places: unsafe { allocate(pool, size.capacity()) }?,
+        counts: Counts::new(),
+        waits,
+    })
+}
+
+/// Sees to it that connections are counted, if a server limits them: by each worker for itself, or
+/// by all together if the upstream has a zone.
+fn count(cf: *mut ngx_conf_t, upstream: &Upstream, servers: &Configured<'_>) -> Option<()> {
+    let Some(size) = servers.ledger_size() else { return Some(()) };
+    if servers.zone {
+        // SAFETY: our callers pass the configuration being read.
+        let workers = unsafe { Workers::of_conf(cf) }?;
+        workers.add(NonNull::from(upstream), size, servers.changing);
+        return Some(());
+    }
+    upstream.count_alone(size, false);
+    Some(())
 }
 
 /// The upstreams of a configuration, implicit ones too.

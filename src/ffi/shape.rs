@@ -9,7 +9,8 @@ use crate::pool::Wanted;
 
 use super::conf::allocate;
 use super::conn::Conn;
-use super::request::{HttpUpstream, Peer};
+use super::peer_connection::Peer;
+use super::request::HttpUpstream;
 use super::upstream::Bytes;
 
 /// The identity of the connection that the request needs, in the request's pool; `None` if it

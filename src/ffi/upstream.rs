@@ -3,29 +3,41 @@
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
+use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t};
+
+use crate::ledger::Server;
 use crate::lifetime::Limits;
 use crate::pool::{ClassRef, Connection, IdlePool, Offer, Wanted};
 
 use super::conn::Conn;
+use super::counts::Counts;
 use super::guard::Guarded;
+use super::idle;
 #[cfg(nginx_resolve)]
 use super::resolve::Watch;
 #[cfg(ngx_feature = "http_ssl")]
 use super::session::Sessions;
+use super::wait::Waits;
 
 /// Belongs to the server conf of the upstream, lies in the cycle's pool and goes with it. Made by
 /// the master; after the fork each worker has its own copy.
 pub(crate) struct Upstream {
-    pub(crate) limits: Limits,
-    pub(crate) local: bool,
+    pub(super) us: NonNull<ngx_http_upstream_srv_conf_t>,
+    /// The balancer's, which `init_keepalive_peer` calls first.
+    pub(super) original_init_peer: ngx_http_upstream_init_peer_pt,
+    /// How long connections are kept; `None` if they are not.
+    pub(super) limits: Option<Limits>,
+    pub(super) local: bool,
     /// Watches servers that come and go, if the upstream has such.
     #[cfg(nginx_resolve)]
-    pub(crate) watch: Option<Watch>,
-    idle: Guarded<IdlePool<Idle>>,
+    pub(super) watch: Option<Watch>,
+    pub(super) idle: Guarded<IdlePool<Idle>>,
     #[cfg(ngx_feature = "http_ssl")]
-    pub(crate) sessions: Sessions,
-    /// One for each slot of the pool; written when the slot is filled.
-    places: NonNull<MaybeUninit<Place>>,
+    pub(super) sessions: Sessions,
+    /// One for each slot of the pool, in memory that lives as long; written when the slot is filled.
+    pub(super) places: NonNull<MaybeUninit<Place>>,
+    pub(super) counts: Counts,
+    pub(super) waits: Waits,
 }
 
 /// A connection in the pool.
@@ -33,6 +45,8 @@ pub(crate) struct Upstream {
 pub(crate) struct Idle {
     pub(crate) conn: Conn,
     pub(crate) identity: Bytes,
+    /// The server for which it counts.
+    pub(crate) server: Option<Server>,
 }
 
 impl Connection for Idle {
@@ -61,31 +75,10 @@ pub(crate) struct Stored {
     /// `None` if it could not be stored.
     pub(crate) place: Option<NonNull<Place>>,
     /// To be closed by the caller.
-    pub(crate) evicted: Option<Conn>,
+    pub(crate) evicted: Option<Idle>,
 }
 
 impl Upstream {
-    /// # Safety
-    /// `places` is memory for as many as `idle` has slots, and lives as long as the upstream.
-    pub(crate) unsafe fn new(
-        limits: Limits,
-        local: bool,
-        idle: IdlePool<Idle>,
-        #[cfg(ngx_feature = "http_ssl")] sessions: Sessions,
-        places: NonNull<MaybeUninit<Place>>,
-    ) -> Self {
-        Self {
-            #[cfg(nginx_resolve)]
-            watch: None,
-            limits,
-            local,
-            idle: Guarded::new(idle),
-            #[cfg(ngx_feature = "http_ssl")]
-            sessions,
-            places,
-        }
-    }
-
     /// Takes an idle connection that is as wanted.
     #[inline]
     pub(crate) fn checkout(&self, wanted: &Wanted<'_>) -> (Option<Idle>, Option<ClassRef>) {
@@ -98,25 +91,32 @@ impl Upstream {
         let Some(put) = self.idle.with(|idle| idle.put(wanted, offer)) else {
             return Stored { place: None, evicted: None };
         };
-        Stored {
-            place: put.stored.ok().map(|slot| self.place(slot)),
-            evicted: put.evicted.map(|idle| idle.conn),
+        Stored { place: put.stored.ok().map(|slot| self.place(slot)), evicted: put.evicted }
+    }
+
+    /// Takes the oldest idle connection to a server.
+    pub(super) fn take_oldest_of(&self, server: Server) -> Option<Idle> {
+        self.idle.with(|idle| idle.take_oldest_of(server)).flatten()
+    }
+
+    /// Closes all idle connections.
+    pub(super) fn close_all(&self) {
+        if self.mark_removed(|_| false) {
+            self.close_removed();
         }
     }
 
     /// Marks the servers that are no longer there; returns whether there are any.
-    #[cfg(nginx_resolve)]
     pub(crate) fn mark_removed(&self, is_there: impl FnMut(&[u8]) -> bool) -> bool {
         self.idle.with(|idle| idle.mark_removed(is_there)).unwrap_or(false)
     }
 
-    /// Hands each connection to a marked server to `close`; one by one, so that the pool is not
-    /// borrowed while nginx closes it.
-    #[cfg(nginx_resolve)]
-    pub(crate) fn close_removed(&self, close: impl Fn(Conn)) {
+    /// Closes each connection to a marked server; one by one, so that the pool is not borrowed while
+    /// nginx closes it.
+    pub(crate) fn close_removed(&self) {
         let mut from = 0;
         while let Some(idle) = self.idle.with(|idle| idle.take_removed(&mut from)).flatten() {
-            close(idle.conn);
+            self.close(idle);
         }
     }
 
@@ -135,17 +135,24 @@ impl Upstream {
 }
 
 impl Place {
-    /// Takes the connection out of the pool, if it is still the one in its slot.
+    /// Takes the connection out of the pool and closes it. If it is not the one in its slot, as after
+    /// a panic, it is closed all the same.
     ///
     /// # Safety
     /// `place` was given out by [`Upstream::store`], and the connection was open ever since: so
     /// nginx kept the cycle in whose pool the upstream lies.
-    pub(crate) unsafe fn vacate(place: NonNull<Place>, conn: Conn) {
+    pub(crate) unsafe fn close(place: NonNull<Place>, conn: Conn) {
         // SAFETY: see above; initialised by `store`.
         let Place { upstream, slot } = unsafe { place.read() };
         // SAFETY: see above; the upstream is only ever shared.
         let upstream = unsafe { upstream.as_ref() };
-        upstream.idle.with(|idle| idle.remove(slot, |idle| idle.conn == conn));
+        let removed = upstream.idle.with(|idle| idle.remove(slot, |idle| idle.conn == conn)).flatten();
+        match removed {
+            Some(idle) => {
+                upstream.close(idle);
+            }
+            None => idle::close(conn),
+        }
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::TryReserveError;
 
-use super::list::{Link, List, Neighbours, Node, NONE};
-use super::servers::{buckets, hash_bytes, mix, ServerRef};
+use super::servers::{buckets, ServerRef};
 use super::{InClass, Wanted, MAX_ADDRESS};
+use crate::hash::{hash_bytes, mix};
+use crate::list::{Link, List, Neighbours, Node, NONE};
 
 /// A fixed number of classes. A plain one stays when its last connection goes, until its entry is
 /// needed for another: so the usual way of a connection, out of the pool and back, changes nothing

@@ -12,7 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod classes;
-mod list;
+mod limit;
 #[cfg(test)]
 mod model;
 mod ring;
@@ -23,24 +23,16 @@ mod tests;
 use std::collections::TryReserveError;
 
 use crate::lifetime::Msec;
+use crate::list::{Link, List, Neighbours, Node, NONE};
 use classes::Classes;
-use list::{Link, Neighbours, Node, NONE};
 use ring::{Aging, InRing, Ring, Seat};
 use servers::{ServerRef, Servers};
 
 pub use classes::ClassRef;
-
-/// The largest capacity: numbers of slots are 32 bits wide, and one value marks the end of a list.
-pub const MAX_CAPACITY: usize = NONE as usize - 1;
-
-/// With a limit for each server, for how many servers there is room,
-pub const MAX_SERVERS: usize = 1024;
-
-/// and for how many connections in all, unless one server alone may have more.
-pub const MAX_OF_ALL_SERVERS: usize = 1 << 20;
+pub use limit::{Limit, MAX_CAPACITY, MAX_OF_ALL_SERVERS, MAX_SERVERS};
 
 /// Room for the longest socket address that nginx knows (`ngx_sockaddr_t`, a unix socket's).
-const MAX_ADDRESS: usize = 112;
+pub(crate) const MAX_ADDRESS: usize = 112;
 
 /// More lists than this would cost more memory than they save time.
 const MAX_BUCKETS: usize = 1 << 16;
@@ -65,16 +57,6 @@ pub struct Wanted<'a> {
     pub identity: &'a [u8],
 }
 
-/// How many connections a pool keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
-    /// So many in all.
-    Total(usize),
-    /// So many to each server address, for at most [`MAX_SERVERS`] of them, and
-    /// [`MAX_OF_ALL_SERVERS`] connections in all.
-    PerServer(usize),
-}
-
 /// A connection to be stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Offer<C> {
@@ -88,6 +70,8 @@ pub struct Offer<C> {
     pub now: Msec,
     /// How long it may stay idle, in milliseconds.
     pub timeout: Msec,
+    /// The number of its server, if that limits its connections: see [`IdlePool::take_oldest_of`].
+    pub server: Option<u32>,
 }
 
 /// What [`IdlePool::put`] did.
@@ -112,6 +96,8 @@ pub struct IdlePool<C> {
     /// With [`Limit::Total`] the ring of all connections, and otherwise the servers with theirs.
     total: Ring,
     servers: Servers,
+    /// For each server that limits its connections those to it.
+    limited: Vec<List<InLimited>>,
     len: usize,
 }
 
@@ -124,6 +110,9 @@ struct Slot<C> {
     class: Link,
     in_class: Neighbours,
     in_ring: Neighbours,
+    /// The list among `limited` in which it is, or `NONE`.
+    server: Link,
+    in_limited: Neighbours,
 }
 
 /// The kind of the lists by class.
@@ -133,6 +122,16 @@ struct InClass;
 impl<C> Node<InClass> for Slot<C> {
     fn links(&mut self) -> &mut Neighbours {
         &mut self.in_class
+    }
+}
+
+/// The kind of the lists by limited server.
+#[derive(Debug)]
+struct InLimited;
+
+impl<C> Node<InLimited> for Slot<C> {
+    fn links(&mut self) -> &mut Neighbours {
+        &mut self.in_limited
     }
 }
 
@@ -149,26 +148,18 @@ impl<C> Aging for Slot<C> {
     }
 }
 
-impl Limit {
-    /// The number of slots: at least 1, at most [`MAX_CAPACITY`].
-    pub fn capacity(self) -> usize {
-        let slots = match self {
-            Self::Total(number) => number,
-            Self::PerServer(number) => number.saturating_mul(MAX_SERVERS).min(MAX_OF_ALL_SERVERS.max(number)),
-        };
-        slots.clamp(1, MAX_CAPACITY)
-    }
-}
-
 impl<C: Connection> IdlePool<C> {
-    /// An empty pool.
+    /// An empty pool; `limited` is the number of servers that limit their connections.
     ///
     /// # Errors
     /// When the memory cannot be had.
-    pub fn new(limit: Limit) -> Result<Self, TryReserveError> {
+    pub fn new(limit: Limit, limited: usize) -> Result<Self, TryReserveError> {
         let capacity = limit.capacity();
         let mut slots = Vec::new();
         slots.try_reserve_exact(capacity)?;
+        let mut lists = Vec::new();
+        lists.try_reserve_exact(limited)?;
+        lists.resize_with(limited, List::default);
         Ok(Self {
             limit,
             slots,
@@ -179,6 +170,7 @@ impl<C: Connection> IdlePool<C> {
                 Limit::PerServer(_) => MAX_SERVERS,
             })?,
             total: Ring::default(),
+            limited: lists,
             len: 0,
         })
     }
@@ -246,6 +238,11 @@ impl<C: Connection> IdlePool<C> {
             }
         }
         .insert(&mut self.slots, at, seat);
+        if let Some((server, list)) = offer.server.and_then(|n| Some((n, self.limited.get_mut(n as usize)?)))
+        {
+            self.slots[at as usize].server = server;
+            list.push(&mut self.slots, at);
+        }
         self.len += 1;
         Put { stored: Ok(at), evicted }
     }
@@ -256,6 +253,12 @@ impl<C: Connection> IdlePool<C> {
     pub fn remove(&mut self, slot: u32, is: impl FnOnce(&C) -> bool) -> Option<C> {
         self.slots.get(slot as usize)?.conn.as_ref().filter(|conn| is(conn))?;
         self.release(slot)
+    }
+
+    /// Takes out the connection that was stored first among those to a server that limits its
+    /// connections: it makes room for another one to the same server.
+    pub fn take_oldest_of(&mut self, server: u32) -> Option<C> {
+        self.release(self.limited.get(server as usize)?.oldest())
     }
 
     /// Marks the servers that are no longer there, so that [`IdlePool::take_removed`] finds their
@@ -349,8 +352,12 @@ impl<C: Connection> IdlePool<C> {
         let slot = self.slots.get_mut(at as usize)?;
         let conn = slot.conn.take()?;
         let class = std::mem::replace(&mut slot.class, self.free);
+        let server = std::mem::replace(&mut slot.server, NONE);
         self.free = at;
         self.len -= 1;
+        if let Some(list) = self.limited.get_mut(server as usize) {
+            list.unlink(&mut self.slots, at);
+        }
         let entry = self.classes.get_mut(class);
         entry.idle.unlink(&mut self.slots, at);
         let (vacated, server) = (entry.idle.newest() == NONE, entry.server);
@@ -378,7 +385,7 @@ impl<C: Connection> IdlePool<C> {
 
 impl<C> Default for Slot<C> {
     fn default() -> Self {
-        let (in_class, in_ring) = Default::default();
-        Self { conn: None, ripe: 0, class: NONE, in_class, in_ring }
+        let (in_class, in_ring, in_limited) = Default::default();
+        Self { conn: None, ripe: 0, class: NONE, in_class, in_ring, server: NONE, in_limited }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use proptest::prelude::*;
 
-use super::tests::{pool, put, put_known, with, Key, TIMEOUT};
+use super::tests::{pool, put, put_known, with, Key, LIMITED, TIMEOUT};
 use super::*;
 
 /// The rule of `ring.rs`, written down naively: members from the newest to the oldest, and a guest.
@@ -76,6 +76,7 @@ enum Op {
     RemoveStale(u32),
     Expire(Msec),
     RemoveServer(u8),
+    TakeOldestOf(u32),
     Reset,
 }
 
@@ -92,6 +93,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<u32>().prop_map(Op::RemoveStale),
         2 => (0usize..TIMEOUT).prop_map(Op::Expire),
         1 => (0u8..6).prop_map(Op::RemoveServer),
+        2 => (0u32..6).prop_map(Op::TakeOldestOf),
         1 => Just(Op::Reset),
     ]
 }
@@ -167,6 +169,13 @@ proptest! {
                     for number in expected {
                         rings.iter_mut().find_map(|ring| ring.take(number));
                     }
+                }
+                Op::TakeOldestOf(server) => {
+                    let of_server = |s: &&Stored| server < LIMITED && u32::from(s.key.0) == server;
+                    let all = rings.iter().flat_map(ModelRing::all);
+                    let oldest = all.filter(of_server).min_by_key(|s| s.order).map(|s| s.number);
+                    prop_assert_eq!(pool.take_oldest_of(server).map(|conn| conn.number), oldest);
+                    oldest.map(|number| rings.iter_mut().find_map(|ring| ring.take(number)));
                 }
                 Op::Reset => {
                     pool.mark_removed(|_| false);

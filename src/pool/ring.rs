@@ -15,7 +15,7 @@
 
 use crate::lifetime::Msec;
 
-use super::list::{Link, List, Node, NONE};
+use crate::list::{Link, List, Node, NONE};
 
 /// One newcomer in so many is made a member although it was never reused.
 const ADMIT_EVERY: u32 = 8;

@@ -26,12 +26,20 @@ pub(super) fn with<T>(key: Key, f: impl FnOnce(&Wanted<'_>) -> T) -> T {
 }
 
 pub(super) fn pool(limit: Limit) -> IdlePool<Conn> {
-    IdlePool::new(limit).unwrap()
+    IdlePool::new(limit, LIMITED as usize).unwrap()
+}
+
+/// Of the servers in [`Key`] so many limit their connections.
+pub(super) const LIMITED: u32 = 3;
+
+fn limited(key: Key) -> Option<u32> {
+    Some(u32::from(key.0)).filter(|server| *server < LIMITED)
 }
 
 pub(super) fn put(pool: &mut IdlePool<Conn>, key: Key, number: u32, proven: bool, now: Msec) -> Put<Conn> {
     let conn = Conn { number, identity: key.3 };
-    with(key, |wanted| pool.put(wanted, Offer { conn, class: None, proven, now, timeout: TIMEOUT }))
+    let offer = Offer { conn, class: None, proven, now, timeout: TIMEOUT, server: limited(key) };
+    with(key, |wanted| pool.put(wanted, offer))
 }
 
 /// With the class that an earlier checkout has told, which may be gone.
@@ -43,7 +51,8 @@ pub(super) fn put_known(
     now: Msec,
 ) -> Put<Conn> {
     let conn = Conn { number, identity: key.3 };
-    with(key, |wanted| pool.put(wanted, Offer { conn, class, proven: true, now, timeout: TIMEOUT }))
+    let offer = Offer { conn, class, proven: true, now, timeout: TIMEOUT, server: limited(key) };
+    with(key, |wanted| pool.put(wanted, offer))
 }
 
 fn checkout(pool: &mut IdlePool<Conn>, key: Key) -> Option<u32> {
@@ -87,6 +96,7 @@ fn addresses_of_different_length_are_different_servers() {
         proven: false,
         now: 0,
         timeout: TIMEOUT,
+        server: None,
     };
     assert!(pool.put(&wanted(&[1; 16]), offer(1)).stored.is_ok());
     assert!(pool.put(&wanted(&[1; 17]), offer(2)).stored.is_ok());
@@ -142,6 +152,7 @@ fn more_servers_than_there_is_room_for_are_not_stored_until_one_is_empty() {
         proven: false,
         now: 0,
         timeout: TIMEOUT,
+        server: None,
     };
     for at in 0..MAX_SERVERS {
         assert!(pool.put(&wanted(at), offer(at as u32)).stored.is_ok());
@@ -255,7 +266,7 @@ fn a_stale_slot_number_removes_nothing() {
 
 #[test]
 fn refuses_a_capacity_that_no_memory_can_hold() {
-    assert!(IdlePool::<Conn>::new(Limit::Total(MAX_CAPACITY)).is_err());
+    assert!(IdlePool::<Conn>::new(Limit::Total(MAX_CAPACITY), 0).is_err());
     assert_eq!(Limit::PerServer(usize::MAX).capacity(), MAX_CAPACITY);
     assert_eq!(Limit::PerServer(2).capacity(), 2 * MAX_SERVERS);
     assert_eq!(Limit::PerServer(100_000).capacity(), MAX_OF_ALL_SERVERS);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -86,16 +87,27 @@ impl Socket {
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
     /// Makes the coming close a reset instead of a FIN; unix sockets know no such difference.
     fn reset_on_close(&self);
+
+    /// A second descriptor of the same socket, to ask the kernel whether the peer has closed it.
+    fn duplicate(&self) -> io::Result<OwnedFd>;
 }
 
 impl Stream for TcpStream {
     fn reset_on_close(&self) {
         let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
+
+    fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.as_fd().try_clone_to_owned()
+    }
 }
 
 impl Stream for UnixStream {
     fn reset_on_close(&self) {}
+
+    fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.as_fd().try_clone_to_owned()
+    }
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub async fn serve(
     if farewell == Farewell::Reset {
         input.reset_on_close();
     }
-    stats.closed(input.buffered().len());
+    stats.closed(serial, input.buffered().len());
 }
 
 async fn converse(

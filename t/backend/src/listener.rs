@@ -86,7 +86,7 @@ async fn accept_loop(
             accepted = socket.accept() => {
                 let Ok(stream) = accepted else { continue };
                 let stats = stats.lock().expect("no holder panics").clone();
-                let serial = stats.opened();
+                let serial = stats.opened(stream.duplicate().ok());
                 let mut farewells = farewells.clone();
                 farewells.mark_unchanged();
                 tokio::spawn(connection::serve(stream, protocol, serial, stats, farewells));

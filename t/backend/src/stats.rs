@@ -1,7 +1,12 @@
 //! What a listener has seen.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::Mutex;
+
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 
 /// Counters of one listener; a reset replaces them by new ones, so connections older than it no longer count.
 #[derive(Default)]
@@ -9,20 +14,26 @@ pub struct Stats {
     accepted: AtomicU64,
     open: AtomicU64,
     max_open: AtomicU64,
+    /// The sockets of the open connections, by serial.
+    sockets: Mutex<HashMap<u64, OwnedFd>>,
     requests: AtomicU64,
     left_over: AtomicU64,
 }
 
 impl Stats {
     /// Counts a new connection; returns its serial, the first one being 1.
-    pub fn opened(&self) -> u64 {
-        let open = self.open.fetch_add(1, Relaxed) + 1;
-        self.max_open.fetch_max(open, Relaxed);
-        self.accepted.fetch_add(1, Relaxed) + 1
+    pub fn opened(&self, socket: Option<OwnedFd>) -> u64 {
+        let serial = self.accepted.fetch_add(1, Relaxed) + 1;
+        self.open.fetch_add(1, Relaxed);
+        let mut sockets = self.sockets.lock().expect("no holder panics");
+        sockets.extend(socket.map(|socket| (serial, socket)));
+        self.max_open.fetch_max(alive(&sockets), Relaxed);
+        serial
     }
 
     /// Counts a closed connection and the bytes it had sent that belong to no complete request.
-    pub fn closed(&self, left_over: usize) {
+    pub fn closed(&self, serial: u64, left_over: usize) {
+        self.sockets.lock().expect("no holder panics").remove(&serial);
         self.open.fetch_sub(1, Relaxed);
         self.left_over.fetch_add(left_over as u64, Relaxed);
     }
@@ -30,6 +41,14 @@ impl Stats {
     pub fn request(&self) {
         self.requests.fetch_add(1, Relaxed);
     }
+}
+
+/// How many of these sockets the peer has not closed. The kernel is asked: it knows of a peer that closed one connection
+/// before it opened the next, when the task of the closed one has not run yet.
+fn alive(sockets: &HashMap<u64, OwnedFd>) -> u64 {
+    let mut polled: Vec<_> = sockets.values().map(|socket| PollFd::new(socket, PollFlags::RDHUP)).collect();
+    let closed = poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap_or(0);
+    (polled.len() - closed) as u64
 }
 
 /// The members of a JSON object, without its braces.

@@ -1,33 +1,38 @@
 //! Doubly linked lists through the elements of a vector, by number instead of by pointer.
+#![forbid(unsafe_code)]
 
 use std::marker::PhantomData;
 
 /// The number of an element; `NONE` ends a list.
-pub(super) type Link = u32;
-pub(super) const NONE: Link = Link::MAX;
+pub(crate) type Link = u32;
+pub(crate) const NONE: Link = Link::MAX;
 
 /// An element that can be in a list of the kind `K`.
-pub(super) trait Node<K> {
+pub(crate) trait Node<K> {
     fn links(&mut self) -> &mut Neighbours;
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Neighbours {
+pub(crate) struct Neighbours {
     newer: Link,
     older: Link,
 }
 
 /// Elements from the newest to the oldest.
 #[derive(Debug)]
-pub(super) struct List<K> {
+pub(crate) struct List<K> {
     newest: Link,
     oldest: Link,
     kind: PhantomData<K>,
 }
 
 impl Neighbours {
-    pub(super) fn older(self) -> Link {
+    pub(crate) fn older(self) -> Link {
         self.older
+    }
+
+    pub(crate) fn newer(self) -> Link {
+        self.newer
     }
 }
 
@@ -44,17 +49,17 @@ impl<K> Default for List<K> {
 }
 
 impl<K> List<K> {
-    pub(super) fn newest(&self) -> Link {
+    pub(crate) fn newest(&self) -> Link {
         self.newest
     }
 
-    pub(super) fn oldest(&self) -> Link {
+    pub(crate) fn oldest(&self) -> Link {
         self.oldest
     }
 
     /// Puts an element that is in no list of this kind in front of all others.
     #[inline]
-    pub(super) fn push(&mut self, nodes: &mut [impl Node<K>], at: Link) {
+    pub(crate) fn push(&mut self, nodes: &mut [impl Node<K>], at: Link) {
         let older = std::mem::replace(&mut self.newest, at);
         *nodes[at as usize].links() = Neighbours { newer: NONE, older };
         match nodes.get_mut(older as usize) {
@@ -65,7 +70,7 @@ impl<K> List<K> {
 
     /// Takes out an element of this list.
     #[inline]
-    pub(super) fn unlink(&mut self, nodes: &mut [impl Node<K>], at: Link) {
+    pub(crate) fn unlink(&mut self, nodes: &mut [impl Node<K>], at: Link) {
         let Neighbours { newer, older } = *nodes[at as usize].links();
         match nodes.get_mut(older as usize) {
             Some(node) => node.links().newer = newer,

@@ -1,0 +1,91 @@
+//! An event of our own: nginx calls its handler at the end of the present round of events, or after a
+//! time.
+
+use std::cell::UnsafeCell;
+use std::ffi::c_void;
+use std::mem::zeroed;
+
+use nginx_sys::{
+    ngx_add_timer, ngx_del_timer, ngx_delete_posted_event, ngx_event_t, ngx_msec_t, ngx_post_event,
+    ngx_posted_events,
+};
+
+use super::idle::cycle_log;
+
+/// Stays where it is once it is set or posted, as nginx then has its address.
+pub(super) struct Alarm(UnsafeCell<ngx_event_t>);
+
+/// What nginx calls, with the event whose `data` was given to [`Alarm::prepare`].
+pub(super) type Handler = unsafe extern "C" fn(event: *mut ngx_event_t);
+
+impl Alarm {
+    pub(super) fn new() -> Self {
+        // SAFETY: for a C structure of numbers, bit-fields and pointers zero is a valid value.
+        Self(UnsafeCell::new(unsafe { zeroed() }))
+    }
+
+    /// Says what is called, and whether an exiting worker need not wait for the timer.
+    pub(super) fn prepare(&self, handler: Handler, data: *mut c_void, cancelable: bool) {
+        let event = self.0.get();
+        // SAFETY: the event is ours, and no reference to it is made anywhere.
+        unsafe { (*event).data = data };
+        // SAFETY: as above.
+        unsafe { (*event).handler = Some(handler) };
+        // SAFETY: as above.
+        unsafe { (*event).log = cycle_log() };
+        // SAFETY: as above.
+        unsafe { ngx_event_t::set_cancelable_raw(event, cancelable.into()) };
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        // SAFETY: the event is ours; reads one bit.
+        unsafe { ngx_event_t::timer_set_raw(self.0.get()) != 0 }
+    }
+
+    /// Calls the handler after so many milliseconds, instead of at another time.
+    pub(super) fn set(&self, after: ngx_msec_t) {
+        // SAFETY: prepared by the caller before; `Drop` takes it out of the timer tree.
+        unsafe { ngx_add_timer(self.0.get(), after) };
+    }
+
+    /// The handler is not called for time.
+    pub(super) fn clear(&self) {
+        if self.is_set() {
+            // SAFETY: `timer_set` says that the event is in the timer tree.
+            unsafe { ngx_del_timer(self.0.get()) };
+        }
+    }
+
+    /// Calls the handler as soon as the present handler and those posted before have returned.
+    pub(super) fn post(&self) {
+        let queue = &raw mut ngx_posted_events;
+        // SAFETY: prepared by the caller before; `Drop` takes it out of the queue, which is nginx's.
+        unsafe { ngx_post_event(self.0.get(), queue) };
+    }
+
+    /// Whether the handler is called for time; the next time is asked anew.
+    pub(super) fn timed_out(&self) -> bool {
+        // SAFETY: the event is ours; reads one bit.
+        let timed_out = unsafe { ngx_event_t::timedout_raw(self.0.get()) != 0 };
+        // SAFETY: as above; writes one bit.
+        unsafe { ngx_event_t::set_timedout_raw(self.0.get(), 0) };
+        timed_out
+    }
+
+    /// The handler is not called any more.
+    pub(super) fn cancel(&self) {
+        self.clear();
+        // SAFETY: the event is ours; reads one bit.
+        if unsafe { ngx_event_t::posted_raw(self.0.get()) != 0 } {
+            // SAFETY: `posted` says that the event is in a queue.
+            unsafe { ngx_delete_posted_event(self.0.get()) };
+        }
+    }
+}
+
+impl Drop for Alarm {
+    /// In a worker the events end with the process. With `master_process off` they outlive the cycle.
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}

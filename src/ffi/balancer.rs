@@ -1,0 +1,233 @@
+//! The balancer: the hooks with which it serves a request, and the servers it chooses from.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+use nginx_sys::{
+    ngx_event_free_peer_pt, ngx_event_get_peer_pt, ngx_event_notify_peer_pt,
+    ngx_http_upstream_free_round_robin_peer, ngx_http_upstream_rr_peer_data_t, ngx_http_upstream_rr_peer_t,
+    ngx_http_upstream_rr_peers_t, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_time, ngx_uint_t, NGX_ERROR,
+};
+#[cfg(ngx_feature = "http_upstream_zone")]
+use nginx_sys::{ngx_rwlock_rlock, ngx_rwlock_unlock, ngx_rwlock_wlock};
+
+use super::peer_connection::{Hooks, Peer};
+use super::tried::Tried;
+
+/// The hooks of the balancer for one request: how it is asked for a server and told of its use.
+#[derive(Clone, Copy)]
+pub(super) struct Balancer {
+    data: *mut c_void,
+    get: ngx_event_get_peer_pt,
+    free: ngx_event_free_peer_pt,
+    pub(super) notify: ngx_event_notify_peer_pt,
+}
+
+impl Balancer {
+    /// The balancer's hooks are those that its `init` has set.
+    pub(super) fn new(hooks: Hooks) -> Self {
+        Self { data: hooks.data, get: hooks.get, free: hooks.free, notify: hooks.notify }
+    }
+
+    /// Asks for a server.
+    pub(super) fn get(self, peer: Peer) -> ngx_int_t {
+        match self.get {
+            // SAFETY: the balancer gets the request that it has initialised, and its own data.
+            Some(get) => unsafe { get(peer.as_ptr(), self.data) },
+            None => NGX_ERROR as ngx_int_t,
+        }
+    }
+
+    /// Gives back the server that was got.
+    pub(super) fn free(self, peer: Peer, state: ngx_uint_t) {
+        if let Some(free) = self.free {
+            // SAFETY: as above; it must hear of every server that it gave.
+            unsafe { free(peer.as_ptr(), self.data, state) };
+        }
+    }
+
+    /// Tells the balancer what has happened to the request.
+    pub(super) fn notify(self, peer: Peer, event: ngx_uint_t) {
+        if let Some(notify) = self.notify {
+            // SAFETY: as above.
+            unsafe { notify(peer.as_ptr(), self.data, event) };
+        }
+    }
+
+    /// All balancers of nginx keep their servers as round robin does, and leave `free` to it: what
+    /// they have for a request begins with what round robin has.
+    pub(super) fn round_robin(self) -> Option<NonNull<ngx_http_upstream_rr_peer_data_t>> {
+        let round_robin = ngx_http_upstream_free_round_robin_peer as *const () as usize;
+        let same = self.free.is_some_and(|free| free as *const () as usize == round_robin);
+        NonNull::new(self.data.cast()).filter(|_| same)
+    }
+}
+
+/// The servers of an upstream, as nginx's own balancers keep them.
+///
+/// # Invariants
+/// Points at the servers of an upstream whose cycle is alive.
+#[derive(Clone, Copy)]
+pub(super) struct Servers(NonNull<ngx_http_upstream_rr_peers_t>);
+
+impl Servers {
+    /// `None` if the balancer may keep them in a way of its own.
+    ///
+    /// # Safety
+    /// `us` is an upstream whose cycle is alive; `balancer` is its, of a request that it initialised.
+    pub(super) unsafe fn of(us: NonNull<ngx_http_upstream_srv_conf_t>, balancer: Balancer) -> Option<Self> {
+        // SAFETY: the caller's promise.
+        unsafe { Self::in_zone(us) }.or_else(|| match balancer.round_robin() {
+            // SAFETY: live, says the caller.
+            Some(_) => NonNull::new(unsafe { (*us.as_ptr()).peer.data }.cast()).map(Self),
+            None => None,
+        })
+    }
+
+    /// The servers of an upstream with a `zone`: nginx puts there what round robin has made.
+    ///
+    /// # Safety
+    /// `us` is an upstream whose cycle is alive.
+    pub(super) unsafe fn in_zone(us: NonNull<ngx_http_upstream_srv_conf_t>) -> Option<Self> {
+        // SAFETY: live, says the caller.
+        let conf = unsafe { us.as_ref() };
+        #[cfg(ngx_feature = "http_upstream_zone")]
+        let zone = !conf.shm_zone.is_null();
+        #[cfg(not(ngx_feature = "http_upstream_zone"))]
+        let zone = false;
+        NonNull::new(conf.peer.data.cast()).filter(|_| zone).map(Self)
+    }
+
+    /// The number of the present set of servers; nginx counts it up when they change.
+    #[cfg(nginx_resolve)]
+    pub(super) fn generation(self) -> Option<usize> {
+        // SAFETY: live by the type invariant; set before any request.
+        let number = unsafe { (*self.0.as_ptr()).config };
+        // SAFETY: in the zone; other workers write it, so it is read from memory each time.
+        NonNull::new(number).map(|number| unsafe { number.read_volatile() })
+    }
+
+    /// Whether a server that is up has as many requests as its `max_conns` allows; servers that the
+    /// request has tried do not count.
+    pub(super) fn any_is_busy(self, tried: Option<Tried>) -> bool {
+        let now = ngx_time();
+        let mut busy = false;
+        let tried = tried.filter(|tried| tried.servers == self.0.as_ptr());
+        let mut number = 0;
+        self.each(false, |server, single| {
+            number += 1;
+            if tried.is_some_and(|tried| tried.has(number - 1)) {
+                return;
+            }
+            // SAFETY: shown under the lock of its list.
+            let server = unsafe { server.as_ref() };
+            // As `ngx_http_upstream_get_peer()`; the only server is asked however often it fails.
+            let failed = !single
+                && server.max_fails > 0
+                && server.fails >= server.max_fails
+                && now - server.checked <= server.fail_timeout;
+            busy |= server.down == 0 && !failed && server.max_conns > 0 && server.conns >= server.max_conns;
+        });
+        busy
+    }
+
+    /// What all servers with an address allow together; 0 if one of them allows any number.
+    #[cfg(nginx_resolve)]
+    pub(super) fn limit(self, address: &[u8]) -> u64 {
+        let (mut limit, mut unlimited) = (0, false);
+        self.each(false, |server, _| {
+            // SAFETY: shown under the lock of its list.
+            let server = unsafe { server.as_ref() };
+            if server.down == 0 && address_of(server) == address {
+                limit += server.max_conns as u64;
+                unlimited |= server.max_conns == 0;
+            }
+        });
+        if unlimited {
+            0
+        } else {
+            limit
+        }
+    }
+
+    /// Ends so many requests to an address that nobody else will end.
+    pub(super) fn end_requests(self, address: &[u8], mut requests: u64) {
+        self.each(true, |server, _| {
+            // SAFETY: shown under the lock of its list.
+            if address_of(unsafe { server.as_ref() }) != address {
+                return;
+            }
+            // SAFETY: as above; locked for writing, nobody else counts.
+            let conns = unsafe { &mut (*server.as_ptr()).conns };
+            let ended = requests.min(*conns as u64);
+            *conns -= ended as ngx_uint_t;
+            requests -= ended;
+            #[cfg(nginx_resolve)]
+            {
+                // SAFETY: as above.
+                let refs = unsafe { &mut (*server.as_ptr()).refs };
+                *refs = refs.saturating_sub(ended as ngx_uint_t);
+            }
+        });
+    }
+
+    /// Shows every server, backup servers too, to `look`, and whether it is the only one.
+    pub(super) fn each(self, write: bool, mut look: impl FnMut(NonNull<ngx_http_upstream_rr_peer_t>, bool)) {
+        let mut next = Some(self.0);
+        while let Some(servers) = next {
+            // No panic comes before the unlocking: `look` only compares, counts and notes.
+            Self(servers).lock(write);
+            // SAFETY: live by the type invariant.
+            let single = unsafe { (*servers.as_ptr()).single() != 0 };
+            // SAFETY: live by the type invariant; under the lock the list stays as it is.
+            let mut server = unsafe { (*servers.as_ptr()).peer };
+            while let Some(this) = NonNull::new(server) {
+                look(this, single);
+                // SAFETY: an element of the list.
+                server = unsafe { (*this.as_ptr()).next };
+            }
+            Self(servers).unlock();
+            // SAFETY: live by the type invariant; the backup servers come next.
+            next = NonNull::new(unsafe { (*servers.as_ptr()).next });
+        }
+    }
+
+    /// Each of the lists has a lock of its own, if it lies in a zone.
+    #[cfg(ngx_feature = "http_upstream_zone")]
+    fn lock(self, write: bool) {
+        // SAFETY: live by the type invariant.
+        let shared = unsafe { !(*self.0.as_ptr()).shpool.is_null() };
+        // SAFETY: as above; makes no reference.
+        let lock = unsafe { &raw mut (*self.0.as_ptr()).rwlock };
+        if shared && write {
+            // SAFETY: the lock of a list in a zone.
+            unsafe { ngx_rwlock_wlock(lock) };
+        } else if shared {
+            // SAFETY: as above.
+            unsafe { ngx_rwlock_rlock(lock) };
+        }
+    }
+
+    #[cfg(ngx_feature = "http_upstream_zone")]
+    fn unlock(self) {
+        // SAFETY: live by the type invariant.
+        if unsafe { !(*self.0.as_ptr()).shpool.is_null() } {
+            // SAFETY: as above; makes no reference.
+            let lock = unsafe { &raw mut (*self.0.as_ptr()).rwlock };
+            // SAFETY: `lock` has taken it.
+            unsafe { ngx_rwlock_unlock(lock) };
+        }
+    }
+
+    #[cfg(not(ngx_feature = "http_upstream_zone"))]
+    fn lock(self, _write: bool) {}
+
+    #[cfg(not(ngx_feature = "http_upstream_zone"))]
+    fn unlock(self) {}
+}
+
+/// The bytes of a server's socket address.
+pub(super) fn address_of(server: &ngx_http_upstream_rr_peer_t) -> &[u8] {
+    // SAFETY: nginx fills `socklen` with `sockaddr`, and keeps it as long as the server.
+    unsafe { std::slice::from_raw_parts(server.sockaddr.cast(), server.socklen as usize) }
+}

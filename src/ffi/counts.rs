@@ -1,0 +1,196 @@
+//! `max_conns` with idle connections: how many connections each server has, and who gets the next.
+
+use std::cell::{Cell, OnceCell};
+use std::ptr::NonNull;
+
+use crate::ledger::{Ledger, Server, Table};
+
+#[cfg(nginx_resolve)]
+use super::balancer::Servers;
+use super::configured::Configured;
+use super::conn::Conn;
+use super::idle;
+use super::linger::linger;
+#[cfg(nginx_resolve)]
+use super::resolve::Watch;
+use super::upstream::{Idle, Upstream};
+use super::workers::Workers;
+
+/// The counts of one upstream; nothing is counted if no server has `max_conns`.
+pub(super) struct Counts {
+    pub(super) ledger: OnceCell<Ledger>,
+    /// To wake other workers, if the upstream has a zone.
+    pub(super) workers: Cell<Option<NonNull<Workers>>>,
+}
+
+/// Whether a connection may be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// It is counted now.
+    Yes,
+    /// Others have as many as the server allows, but soon there will be one less.
+    Wait,
+}
+
+impl Counts {
+    pub(super) fn new() -> Self {
+        Self { ledger: OnceCell::new(), workers: Cell::new(None) }
+    }
+
+    /// The ledger, if others write it too.
+    pub(super) fn shared(&self) -> Option<&Ledger> {
+        self.ledger.get().filter(|ledger| ledger.is_shared())
+    }
+
+    /// Wakes another worker.
+    pub(super) fn ring(&self, worker: usize) {
+        if let Some(workers) = self.workers.get() {
+            // SAFETY: belongs to the same cycle as the upstream.
+            unsafe { workers.as_ref() }.ring(worker);
+        }
+    }
+}
+
+impl Upstream {
+    /// Counts for this worker alone.
+    pub(super) fn count_alone(&self, servers: usize, changing: bool) {
+        if let Some(ledger) = Ledger::new(Table::own(servers), servers, 1, changing) {
+            self.note_servers(&ledger);
+            // Nothing was counted before.
+            let _ = self.counts.ledger.set(ledger);
+        }
+    }
+
+    /// Notes the servers of the configuration; those that come later are noted when they are met.
+    pub(super) fn note_servers(&self, ledger: &Ledger) {
+        // SAFETY: explicit, as it has a pool; its cycle is alive.
+        let configured = unsafe { Configured::of(self.us) };
+        for (address, limit) in configured.addresses.iter().filter(|(_, limit)| **limit > 0) {
+            if !ledger.is_changing() {
+                ledger.note(address, *limit, 0);
+            }
+        }
+    }
+
+    /// The server at an address, if its `max_conns` limits it.
+    pub(super) fn limited_server(&self, address: &[u8]) -> Option<Server> {
+        let ledger = self.counts.ledger.get()?;
+        #[cfg(nginx_resolve)]
+        if let Some(watch) = self.watch.as_ref().filter(|_| ledger.is_changing()) {
+            return self.changing_server(ledger, watch, address);
+        }
+        ledger.find(address, 0).filter(|(_, limited)| *limited).map(|(server, _)| server)
+    }
+
+    /// Servers come and go, so that the balancer has to be asked for the limit of a new one.
+    #[cfg(nginx_resolve)]
+    fn changing_server(&self, ledger: &Ledger, watch: &Watch, address: &[u8]) -> Option<Server> {
+        let generation = watch.generation() as u64;
+        if let Some((server, limited)) = ledger.find(address, generation) {
+            return limited.then_some(server);
+        }
+        // SAFETY: the upstream's cycle is alive while it is used.
+        let limit = unsafe { Servers::in_zone(self.us) }?.limit(address);
+        ledger.note(address, limit, generation).filter(|_| limit > 0)
+    }
+
+    /// A request begins to use a limited server. Returns whether it is within the limit.
+    pub(super) fn begin(&self, server: Server) -> bool {
+        self.counts.ledger.get().is_none_or(|ledger| ledger.begin(server))
+    }
+
+    /// A request has stopped using a limited server.
+    pub(super) fn end(&self, server: Server) {
+        if let Some(ledger) = self.counts.ledger.get() {
+            ledger.end(server);
+        }
+    }
+
+    pub(super) fn add_idle(&self, server: Option<Server>) {
+        if let (Some(ledger), Some(server)) = (self.counts.ledger.get(), server) {
+            ledger.add_idle(server);
+        }
+    }
+
+    /// A connection that was stored for one is used for the other: the same address, but its limit may
+    /// have come or gone meanwhile.
+    #[inline]
+    pub(super) fn reuse(&self, stored: Option<Server>, used: Option<Server>) {
+        self.remove_idle(stored);
+        let Some(ledger) = self.counts.ledger.get() else { return };
+        match (stored, used) {
+            (None, Some(server)) => ledger.open_beyond(server),
+            (Some(server), None) => ledger.close(server),
+            _ => {}
+        }
+    }
+
+    pub(super) fn remove_idle(&self, server: Option<Server>) {
+        if let (Some(ledger), Some(server)) = (self.counts.ledger.get(), server) {
+            ledger.remove_idle(server);
+        }
+    }
+
+    pub(super) fn stop_parking(&self, server: Server) {
+        if let Some(ledger) = self.counts.ledger.get() {
+            ledger.unpark(server);
+        }
+    }
+
+    /// Makes room for a new connection to the server; an idle one that is of no use to the request
+    /// is closed for it. `within` says that the requests at the server are within its limit: if they
+    /// are not, the balancer does not know the limit, and nothing is to be waited for.
+    pub(super) fn room(&self, server: Server, within: bool) -> Room {
+        let Some(ledger) = self.counts.ledger.get() else { return Room::Yes };
+        loop {
+            if ledger.open(server) {
+                return Room::Yes;
+            }
+            if !within {
+                ledger.open_beyond(server);
+                return Room::Yes;
+            }
+            let Some(idle) = self.take_oldest_of(server) else { return Room::Wait };
+            if !self.close(idle) {
+                return Room::Wait;
+            }
+        }
+    }
+
+    /// Whether a connection that could be stored is to be closed, because another worker needs one.
+    pub(super) fn must_yield(&self, server: Option<Server>) -> bool {
+        let (Some(ledger), Some(server)) = (self.counts.shared(), server) else { return false };
+        ledger.take_asked(server) || (ledger.is_full(server) && ledger.another_waits_longest().is_some())
+    }
+
+    /// Closes a connection that was in the pool. Returns whether its place is free at once.
+    pub(super) fn close(&self, idle: Idle) -> bool {
+        self.remove_idle(idle.server);
+        self.close_counted(idle.conn, idle.server)
+    }
+
+    /// Closes a connection that nobody has. Returns whether its place is free at once.
+    pub(super) fn close_counted(&self, conn: Conn, server: Option<Server>) -> bool {
+        // At the end of a worker nothing is waited for any more.
+        if server.is_some_and(|server| !self.is_ending() && linger(conn, self, server)) {
+            return false;
+        }
+        idle::close(conn);
+        if let Some(server) = server {
+            self.closed(server);
+        }
+        true
+    }
+
+    /// There is room for one more connection to the server.
+    pub(super) fn closed(&self, server: Server) {
+        let Some(ledger) = self.counts.ledger.get() else { return };
+        ledger.close(server);
+        if ledger.is_shared() {
+            ledger.parked(server).for_each(|worker| self.counts.ring(worker));
+        }
+        if self.waits.any_parked() {
+            self.wake();
+        }
+    }
+}

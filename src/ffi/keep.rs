@@ -1,0 +1,106 @@
+//! A connection that a request gives back: whether it may be kept, and for whom.
+
+use nginx_sys::{ngx_current_msec, ngx_uint_t, NGX_PEER_FAILED};
+
+use crate::lifetime::{Refusal, Returned};
+use crate::pool::Offer;
+
+use super::conn::Conn;
+#[cfg(ngx_feature = "http_ssl")]
+use super::handshake::handshake_agrees;
+use super::idle;
+use super::log::debug_conn;
+use super::peer::{Attempt, PeerData};
+use super::peer_connection::Peer;
+use super::shape;
+use super::upstream::{Bytes, Idle, Stored};
+
+/// Moves the connection from the request into the pool, unless there is a reason against it. Returns
+/// whether it did.
+#[inline]
+pub(super) fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, state: ngx_uint_t) -> bool {
+    let upstream = kp.upstream();
+    let Some(limits) = upstream.limits else { return false };
+    let (read, write) = (conn.read(), conn.write());
+    let returned = Returned {
+        failed: state & NGX_PEER_FAILED as ngx_uint_t != 0,
+        broken: read.eof() || read.error() || read.timed_out() || write.error() || write.timed_out(),
+        requests: conn.requests(),
+        opened: conn.start_time(),
+        keepalive: kp.u.keepalive(),
+        request_sent: kp.u.request_body_sent(),
+        // Those who wait are served to the end, and without a pool each would open a connection.
+        exiting: upstream.is_ending(),
+    };
+    // SAFETY: nginx's cached time; only this thread writes it.
+    let now = unsafe { ngx_current_msec };
+    if let Some(refusal) = limits.refusal(&returned, now) {
+        debug_conn(peer.log(), not_saving(refusal), conn);
+        return false;
+    }
+    if !read.wait_readable() {
+        return false;
+    }
+    let server = kp.server.get();
+    if upstream.must_yield(server) {
+        debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: another worker waits", conn);
+        return false;
+    }
+    let Some(identity) = identity_to_keep(kp, attempt, conn) else {
+        debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: identity unknown", conn);
+        return false;
+    };
+    // SAFETY: in the connection's pool.
+    let wanted = shape::wanted(&peer, kp.u, kp.location, unsafe { identity.as_slice() });
+    let idle = Idle { conn, identity, server };
+    let offer = Offer {
+        conn: idle,
+        class: attempt.class,
+        proven: attempt.reused,
+        now,
+        timeout: limits.timeout,
+        server,
+    };
+    let Stored { place, evicted } = upstream.store(&wanted, offer);
+    if let Some(place) = place {
+        debug_conn(peer.log(), c"free keepalive peer: saving connection %p", conn);
+        peer.release_connection();
+        upstream.add_idle(server);
+        idle::sleep(conn, place, limits.timeout);
+        #[cfg(nginx_resolve)]
+        if let (Some(watch), Some(generation)) = (&upstream.watch, kp.generation.get()) {
+            watch.stored(upstream, generation);
+        }
+    }
+    if let Some(evicted) = evicted {
+        upstream.close(evicted);
+    }
+    place.is_some()
+}
+
+/// The identity under which a connection is stored: that with which it was opened.
+#[inline]
+fn identity_to_keep(kp: &PeerData, attempt: Attempt, conn: Conn) -> Option<Bytes> {
+    if attempt.reused || attempt.identity.is_empty() {
+        return Some(attempt.identity);
+    }
+    // SAFETY: in the pool of the live request.
+    let identity = unsafe { attempt.identity.as_slice() };
+    #[cfg(ngx_feature = "http_ssl")]
+    handshake_agrees(kp, attempt, identity)?;
+    shape::keep_identity(conn, identity)
+}
+
+#[cold]
+#[inline(never)]
+fn not_saving(refusal: Refusal) -> &'static std::ffi::CStr {
+    match refusal {
+        Refusal::Failed => c"free keepalive peer: not saving connection %p: request failed",
+        Refusal::Broken => c"free keepalive peer: not saving connection %p: closed or broken",
+        Refusal::Requests => c"free keepalive peer: not saving connection %p: keepalive_requests reached",
+        Refusal::Time => c"free keepalive peer: not saving connection %p: keepalive_time reached",
+        Refusal::NotKeepalive => c"free keepalive peer: not saving connection %p: no keepalive response",
+        Refusal::RequestUnsent => c"free keepalive peer: not saving connection %p: request not fully sent",
+        Refusal::Exiting => c"free keepalive peer: not saving connection %p: worker exiting",
+    }
+}

@@ -1,0 +1,85 @@
+//! The servers that have failed for a request: what the balancer knows, and would not know any more when
+//! the request, after a wait, is new to it.
+
+use std::ptr::NonNull;
+
+use nginx_sys::{ngx_http_upstream_rr_peers_t, ngx_http_upstream_srv_conf_t, ngx_pool_t};
+
+use super::balancer::Balancer;
+use super::conf::allocate;
+
+/// The servers that round robin has tried for a request, backup servers not included.
+#[derive(Clone, Copy)]
+pub(super) struct Tried {
+    pub(super) servers: *const ngx_http_upstream_rr_peers_t,
+    /// Of which set of servers, if they change.
+    #[cfg(nginx_resolve)]
+    config: nginx_sys::ngx_uint_t,
+    /// A bit for each, in the request's pool.
+    words: NonNull<usize>,
+    length: usize,
+}
+
+impl Tried {
+    /// # Safety
+    /// `us` is an upstream whose cycle is alive; `balancer` is its, of a live request; `pool` is the
+    /// request's.
+    pub(super) unsafe fn of(
+        us: NonNull<ngx_http_upstream_srv_conf_t>,
+        balancer: Balancer,
+        pool: *mut ngx_pool_t,
+    ) -> Option<Self> {
+        let data = balancer.round_robin()?;
+        // SAFETY: round robin's part of the request, which is alive.
+        let servers = unsafe { (*data.as_ptr()).peers };
+        // SAFETY: live, says the caller.
+        if servers.cast() != unsafe { (*us.as_ptr()).peer.data } {
+            return None;
+        }
+        // SAFETY: the servers of a live upstream.
+        let number = unsafe { (*servers).number };
+        let length = number.div_ceil(usize::BITS as usize);
+        // SAFETY: the pool of a live request.
+        let words = unsafe { allocate::<usize>(pool, length) }?.cast::<usize>();
+        // SAFETY: as above.
+        let tried: *const usize = unsafe { (*data.as_ptr()).tried };
+        // SAFETY: round robin has a bit for each server; the memory is new, and as long.
+        unsafe { words.as_ptr().copy_from_nonoverlapping(tried, length) };
+        Some(Self {
+            servers,
+            #[cfg(nginx_resolve)]
+            // SAFETY: as above.
+            config: unsafe { (*data.as_ptr()).config },
+            words,
+            length,
+        })
+    }
+
+    /// Lets the balancer know, for the same request, if its servers are still the same.
+    pub(super) fn give(self, balancer: Balancer) {
+        let Some(data) = balancer.round_robin() else { return };
+        // SAFETY: round robin's part of a request that it has just initialised.
+        let same = unsafe { (*data.as_ptr()).peers.cast_const() == self.servers };
+        #[cfg(nginx_resolve)]
+        // SAFETY: as above.
+        let same = same && unsafe { (*data.as_ptr()).config == self.config };
+        if same {
+            // SAFETY: as above.
+            let tried: *mut usize = unsafe { (*data.as_ptr()).tried };
+            // SAFETY: the servers are the same, and so is their number.
+            unsafe { tried.copy_from_nonoverlapping(self.words.as_ptr(), self.length) };
+        }
+    }
+
+    pub(super) fn has(self, number: usize) -> bool {
+        const BITS: usize = usize::BITS as usize;
+        if number / BITS >= self.length {
+            return false;
+        }
+        // SAFETY: within the words, as was just checked.
+        let word = unsafe { self.words.add(number / BITS) };
+        // SAFETY: initialised by `of`, in the pool of the live request.
+        let word = unsafe { word.read() };
+        word & 1 << (number % BITS) != 0
+    }
+}

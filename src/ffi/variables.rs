@@ -1,0 +1,82 @@
+//! `$upstream_queue_time`: how long each attempt of the request has waited.
+
+use std::fmt;
+
+use nginx_sys::{
+    ngx_conf_t, ngx_http_add_variable, ngx_http_request_t, ngx_http_upstream_state_t,
+    ngx_http_variable_value_t, ngx_int_t, NGX_ERROR, NGX_HTTP_VAR_NOCACHEABLE, NGX_OK,
+};
+use ngx::ngx_string;
+
+use crate::times::{self, Attempt};
+
+use super::conf::allocate;
+use super::guard::guard;
+
+/// Digits of the largest number.
+const MAX_SECONDS: usize = 20;
+
+/// Adds the variable to the configuration being read; `None` if there is no memory.
+pub(super) fn add(cf: *mut ngx_conf_t) -> Option<()> {
+    let mut name = ngx_string!("upstream_queue_time");
+    // SAFETY: the configuration being read; nginx copies the name.
+    let variable = unsafe { ngx_http_add_variable(cf, &raw mut name, NGX_HTTP_VAR_NOCACHEABLE as usize) };
+    // SAFETY: nginx's answer, null if there is no memory.
+    unsafe { variable.as_mut() }?.get_handler = Some(upstream_queue_time);
+    Some(())
+}
+
+unsafe extern "C" fn upstream_queue_time(
+    r: *mut ngx_http_request_t,
+    value: *mut ngx_http_variable_value_t,
+    _data: usize,
+) -> ngx_int_t {
+    guard(NGX_ERROR as ngx_int_t, || {
+        // SAFETY: nginx passes a live request.
+        let states = unsafe { (*r).upstream_states };
+        // SAFETY: null, or an array in the request's pool.
+        let states: &[ngx_http_upstream_state_t] = unsafe { states.as_ref() }.map_or(&[], |states| {
+            // SAFETY: what the array holds.
+            unsafe { states.as_slice() }
+        });
+        // SAFETY: nginx passes a value to be set, and nobody else has it now.
+        let value = unsafe { &mut *value };
+        value.set_valid(1);
+        value.set_no_cacheable(0);
+        value.set_not_found(states.is_empty().into());
+        // SAFETY: a live request has its pool.
+        let pool = unsafe { (*r).pool };
+        let attempts =
+            states.iter().map(|state| Attempt { peer: !state.peer.is_null(), time: state.queue_time });
+        // What nginx reserves for such a value: the seconds, the milliseconds, a separator.
+        let room = states.len() * (MAX_SECONDS + 4 + 3);
+        // SAFETY: as above.
+        let Some(memory) = (unsafe { allocate::<u8>(pool, room.max(1)) }) else {
+            return NGX_ERROR as ngx_int_t;
+        };
+        let mut text = Text { at: memory.as_ptr().cast(), left: room };
+        if times::write(&mut text, attempts).is_err() {
+            return NGX_ERROR as ngx_int_t;
+        }
+        value.data = memory.as_ptr().cast();
+        value.set_len((room - text.left) as u32);
+        NGX_OK as ngx_int_t
+    })
+}
+
+/// Memory to write to.
+struct Text {
+    at: *mut u8,
+    left: usize,
+}
+
+impl fmt::Write for Text {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.left = self.left.checked_sub(text.len()).ok_or(fmt::Error)?;
+        // SAFETY: there is room, as was just checked.
+        unsafe { self.at.copy_from_nonoverlapping(text.as_ptr(), text.len()) };
+        // SAFETY: at most the end of the memory.
+        self.at = unsafe { self.at.add(text.len()) };
+        Ok(())
+    }
+}

@@ -1,0 +1,275 @@
+//! How a request comes to wait, and how it stops waiting before its turn.
+//!
+//! It waits in the *queue* until the balancer has a server for it, if the upstream has `queue`. Once
+//! it has a server, it is *parked* if connections of other workers take all the room there is.
+
+use std::ptr::NonNull;
+
+use nginx_sys::{
+    ngx_current_msec, ngx_event_t, ngx_int_t, ngx_msec_t, ngx_uint_t, NGX_AGAIN, NGX_ERROR, NGX_PEER_FAILED,
+};
+
+use crate::directive::Queue;
+use crate::ledger::Server;
+use crate::lifetime::Msec;
+use crate::queue::WaitQueue;
+
+use super::alarm::Alarm;
+use super::balancer::Servers;
+use super::fail::{fail, Failure};
+use super::guard::{guard, Guarded};
+use super::peer::{worker_is_exiting, PeerData, Stage};
+use super::peer_connection::Peer;
+use super::turn::take_turns;
+use super::upstream::Upstream;
+use super::waiter::Waiter;
+
+/// Those who wait at one upstream in this worker.
+pub(super) struct Waits {
+    pub(super) directive: Option<Queue>,
+    pub(super) queue: Guarded<WaitQueue<NonNull<Waiter>>>,
+    pub(super) parked: Guarded<WaitQueue<NonNull<Waiter>>>,
+    /// Calls `take_turns`: when something has changed, when the longest wait has lasted too long, and
+    /// now and then, as servers also come back by themselves.
+    pub(super) alarm: Alarm,
+}
+
+/// How often it is looked after those who wait if nothing else happens, in milliseconds.
+const INTERVAL: Msec = 1000;
+
+impl Waits {
+    /// At most `parked` requests can have a server; `None` if there is no memory.
+    pub(super) fn new(directive: Option<Queue>, parked: usize) -> Option<Self> {
+        let queue = WaitQueue::new(directive.map_or(0, |queue| queue.number)).ok()?;
+        let parked = WaitQueue::new(parked).ok()?;
+        let (queue, parked) = (Guarded::new(queue), Guarded::new(parked));
+        Some(Self { directive, queue, parked, alarm: Alarm::new() })
+    }
+
+    pub(super) fn any_queued(&self) -> bool {
+        self.queue.with(|queue| !queue.is_empty()).unwrap_or(false)
+    }
+
+    pub(super) fn any_parked(&self) -> bool {
+        self.parked.with(|parked| !parked.is_empty()).unwrap_or(false)
+    }
+}
+
+impl Upstream {
+    /// Whether a request would push ahead of others.
+    #[inline]
+    pub(super) fn others_wait(&self) -> bool {
+        self.waits.directive.is_some()
+            && (self.waits.any_queued() || self.counts.shared().is_some_and(|it| it.longest().is_some()))
+    }
+
+    /// Looks after those who wait, here or in other workers, once the present handler has returned.
+    #[inline]
+    pub(super) fn changed(&self) {
+        let another_waits = || self.counts.shared().is_some_and(|it| it.another_waits_longest().is_some());
+        // At the end of a worker there may be something to close.
+        if self.waits.any_queued() || self.waits.any_parked() || another_waits() || worker_is_exiting() {
+            self.wake();
+        }
+    }
+
+    /// The worker exits, and nobody waits for it to serve anything any more.
+    pub(super) fn is_ending(&self) -> bool {
+        worker_is_exiting() && !self.waits.any_queued() && !self.waits.any_parked()
+    }
+
+    pub(super) fn wake(&self) {
+        self.waits.alarm.prepare(take_turns, self.as_data(), false);
+        self.waits.alarm.post();
+    }
+
+    pub(super) fn as_data(&self) -> *mut libc::c_void {
+        NonNull::from(self).as_ptr().cast()
+    }
+
+    /// Tells other workers how long the first one waits, and sees to it that nobody is forgotten.
+    pub(super) fn queue_changed(&self) {
+        let first = self.waits.queue.with(|queue| queue.first()).flatten();
+        if let Some(ledger) = self.counts.shared() {
+            ledger.publish(first.map(|waiter| waiter.since));
+        }
+        if first.is_none() && !self.waits.any_parked() {
+            return self.waits.alarm.clear();
+        }
+        let timeout = self.waits.directive.map_or(Msec::MAX, |queue| queue.timeout);
+        let left = first.map_or(INTERVAL, |waiter| timeout.saturating_sub(waited(waiter.since)));
+        self.waits.alarm.prepare(take_turns, self.as_data(), false);
+        self.waits.alarm.set(left.clamp(1, INTERVAL) as ngx_msec_t);
+    }
+}
+
+/// The time since then, in milliseconds.
+pub(super) fn waited(since: Msec) -> Msec {
+    now().wrapping_sub(since)
+}
+
+fn now() -> Msec {
+    // SAFETY: nginx's cached time; only this thread writes it.
+    unsafe { ngx_current_msec }
+}
+
+/// Whether it makes sense to wait when the balancer has no server: one that is up is busy. If all
+/// are down, the request fails at once, as ever.
+pub(super) fn is_worth_it(kp: &PeerData) -> bool {
+    let upstream = kp.upstream();
+    if upstream.waits.directive.is_none() {
+        return false;
+    }
+    // SAFETY: the upstream's cycle is alive while it is used, and its balancer has initialised the request.
+    match unsafe { Servers::of(upstream.us, kp.balancer.get()) } {
+        Some(servers) => servers.any_is_busy(kp.tried.get()),
+        None => upstream.counts.ledger.get().is_some_and(|ledger| ledger.any_is_busy()),
+    }
+}
+
+/// Queues the request; if the queue is full, it fails when the core has returned.
+pub(super) fn enqueue(kp: &PeerData, peer: Peer) -> ngx_int_t {
+    let Some(waiter) = begin(kp, peer) else { return NGX_ERROR as ngx_int_t };
+    // SAFETY: in the pool of the live request.
+    let this = unsafe { waiter.as_ref() };
+    let upstream = kp.upstream();
+    put_aside(kp, peer, this);
+    peer.set_log_action(c"waiting in upstream queue");
+    let queued = upstream.waits.queue.with(|queue| queue.push(waiter, this.since.get())).flatten();
+    kp.stage.set(queued.map_or(Stage::Failing(Failure::Full), Stage::Queued));
+    upstream.queue_changed();
+    this.turn.prepare(core_has_returned, waiter.as_ptr().cast(), false);
+    this.turn.post();
+    NGX_AGAIN as ngx_int_t
+}
+
+/// The request has a server, but there is no room for its connection yet.
+pub(super) fn park(kp: &PeerData, peer: Peer, server: Server) -> ngx_int_t {
+    let waits = &kp.upstream().waits;
+    let waiter = match kp.stage.get() {
+        Stage::Asking => begin(kp, peer),
+        _ => kp.waiter.get(),
+    };
+    let Some(waiter) = waiter else { return NGX_ERROR as ngx_int_t };
+    // SAFETY: in the pool of the live request.
+    let this = unsafe { waiter.as_ref() };
+    let ticket = match kp.stage.get() {
+        Stage::Resuming(ticket) => Some(ticket),
+        _ => waits.parked.with(|parked| parked.push(waiter, this.since.get())).flatten(),
+    };
+    let Some(ticket) = ticket else { return NGX_ERROR as ngx_int_t };
+    peer.set_connection(this.conn());
+    if kp.stage.replace(Stage::Parked(ticket)) == Stage::Asking {
+        this.turn.prepare(core_has_returned, waiter.as_ptr().cast(), false);
+        this.turn.post();
+    }
+    if let Some(worker) = kp.upstream().counts.shared().and_then(|ledger| ledger.park(server)) {
+        kp.upstream().counts.ring(worker);
+    }
+    kp.upstream().queue_changed();
+    NGX_AGAIN as ngx_int_t
+}
+
+/// A wait begins: the connection that stands in is made ready.
+fn begin(kp: &PeerData, peer: Peer) -> Option<NonNull<Waiter>> {
+    let waiter = match kp.waiter.get() {
+        Some(waiter) => waiter,
+        // SAFETY: the request is alive.
+        None => unsafe { Waiter::new(kp.pool(), NonNull::from(kp)) }?,
+    };
+    kp.waiter.set(Some(waiter));
+    // SAFETY: in the pool of the live request.
+    let this = unsafe { waiter.as_ref() };
+    this.stand_in(peer.log());
+    this.since.set(now());
+    Some(waiter)
+}
+
+/// The core gets what stands in for a connection, and for a server.
+pub(super) fn put_aside(kp: &PeerData, peer: Peer, waiter: &Waiter) {
+    peer.set_connection(waiter.conn());
+    // SAFETY: the upstream's cycle is alive while it is used; makes no reference.
+    let name = unsafe { &raw mut (*kp.upstream().us.as_ptr()).host };
+    peer.set_no_server(waiter.address(), name);
+}
+
+/// The core has set up the connection that stands in. What it has begun does not count: the wait is
+/// not for `proxy_connect_timeout` to end.
+unsafe extern "C" fn core_has_returned(event: *mut ngx_event_t) {
+    // SAFETY: the event of a waiter, which nginx knows only as long as it waits.
+    let waiter = unsafe { (*event).data }.cast::<Waiter>();
+    // SAFETY: `enqueue` has put it there; it is in the pool of the live request.
+    let waiter = unsafe { &*waiter };
+    // SAFETY: as above.
+    let kp = unsafe { waiter.request.as_ref() };
+    guard((), || match kp.stage.get() {
+        Stage::Failing(failure) => fail(kp, waiter, failure),
+        Stage::Parked(_) => wait_for_room(kp, waiter),
+        _ => {
+            waiter.write().clear_timer();
+            // What was free before other workers could know of the first one is for it to find.
+            let upstream = kp.upstream();
+            let first = upstream.waits.queue.with(|queue| queue.first()).flatten();
+            if upstream.counts.shared().is_some()
+                && first.is_some_and(|it| Stage::Queued(it.ticket) == kp.stage.get())
+            {
+                upstream.wake();
+            }
+        }
+    });
+}
+
+/// Room comes soon, or never, as when another worker is stopped: the wait for it ends in the way of a
+/// connection that is not established in time, but not sooner than room can come.
+pub(super) fn wait_for_room(kp: &PeerData, waiter: &Waiter) {
+    waiter.write().set_timer(kp.u.connect_timeout().max(INTERVAL));
+}
+
+/// The core has done with a request that waits: its client has gone, or its time is over. Returns
+/// what the balancer is to be told, if it has given a server.
+pub(super) fn leave(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uint_t) -> Option<ngx_uint_t> {
+    let upstream = kp.upstream();
+    if let Some(waiter) = kp.waiter.get() {
+        // SAFETY: in the pool of the live request.
+        let waiter = unsafe { waiter.as_ref() };
+        waiter.leave();
+        if !matches!(stage, Stage::Declined | Stage::Failing(_)) {
+            kp.u.end_of_wait(waited(waiter.since.get()));
+            kp.u.no_response_time();
+        }
+    }
+    peer.release_connection();
+    let told = match stage {
+        Stage::Queued(ticket) | Stage::Granting(ticket) => {
+            upstream.waits.queue.with(|queue| queue.remove(ticket));
+            None
+        }
+        Stage::Parked(ticket) | Stage::Resuming(ticket) => {
+            upstream.waits.parked.with(|parked| parked.remove(ticket));
+            if let Some(server) = kp.server.take() {
+                upstream.stop_parking(server);
+                upstream.end(server);
+            }
+            // It was not the server that was too slow.
+            Some(0)
+        }
+        Stage::Declined => {
+            kp.u.set_request_sent(false);
+            if let Some(server) = kp.server.take() {
+                upstream.end(server);
+                upstream.closed(server);
+            }
+            Some(NGX_PEER_FAILED as ngx_uint_t)
+        }
+        Stage::Failing(_) | Stage::Asking => {
+            kp.u.set_request_sent(false);
+            None
+        }
+    };
+    if told.is_none() && state != 0 {
+        // The core would try another server, and the request would wait again.
+        peer.set_tries(0);
+    }
+    upstream.queue_changed();
+    told
+}

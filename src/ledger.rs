@@ -1,0 +1,391 @@
+//! How many connections each server has: what keeps `max_conns` exact, idle connections included.
+//!
+//! ```text
+//!   lock | since when each worker's first request waits | which worker is asked for a connection
+//!   server  address limit generation | open  requests | worker 0: open idle requests parked asked
+//!                                    | (all workers)  | worker 1: ...
+//! ```
+//!
+//! The table is a slice of atomic numbers: the worker's own, or memory that all workers share if
+//! the upstream has a `zone`. Each worker writes what is its own into its own columns, so that it
+//! is known what a killed worker leaves behind.
+#![forbid(unsafe_code)]
+
+mod lock;
+#[cfg(test)]
+mod tests;
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use crate::hash::hash_bytes;
+use crate::lifetime::Msec;
+use crate::pool::MAX_ADDRESS;
+use lock::Lock;
+
+/// The table of one upstream, seen by one worker.
+#[derive(Debug)]
+pub struct Ledger {
+    table: Table,
+    servers: usize,
+    workers: usize,
+    /// Servers are noted while requests run, not only before.
+    changing: bool,
+    me: Cell<usize>,
+}
+
+/// The memory of a ledger: as many zeros as [`Ledger::size`] says.
+#[derive(Debug)]
+pub enum Table {
+    /// Of this worker alone.
+    Own(Box<[AtomicU64]>),
+    /// Of all workers.
+    Shared(&'static [AtomicU64]),
+}
+
+/// The number of a server in the ledger. It holds while the server has requests or connections.
+pub type Server = u32;
+
+/// What a worker that is gone has left behind at one server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// The server's address.
+    pub address: Vec<u8>,
+    /// Requests that the balancer was never told the end of.
+    pub requests: u64,
+}
+
+// Words of a server.
+const LENGTH: usize = 0;
+const ADDRESS: usize = 1;
+const ADDRESS_WORDS: usize = MAX_ADDRESS / 8;
+const LIMIT: usize = ADDRESS + ADDRESS_WORDS;
+const GENERATION: usize = LIMIT + 1;
+const OPEN: usize = GENERATION + 1;
+const REQUESTS: usize = OPEN + 1;
+const WORKERS: usize = REQUESTS + 1;
+
+/// Words of a worker, in each server.
+#[derive(Clone, Copy)]
+enum Of {
+    Open,
+    Idle,
+    Requests,
+    Parked,
+    Asked,
+}
+const OF_WORKER: usize = Of::Asked as usize + 1;
+
+impl Ledger {
+    /// How many numbers the table of so many servers and workers has.
+    pub fn size(servers: usize, workers: usize) -> usize {
+        1 + 2 * workers + capacity(servers) * (WORKERS + OF_WORKER * workers)
+    }
+
+    /// Numbers of servers are below this, if there is to be room for so many.
+    pub fn numbers(servers: usize) -> usize {
+        capacity(servers)
+    }
+
+    /// A ledger for so many servers and workers; `changing` if servers come and go. `None` if the
+    /// table is smaller than [`Ledger::size`] says.
+    pub fn new(table: Table, servers: usize, workers: usize, changing: bool) -> Option<Self> {
+        let workers = workers.max(1);
+        let enough = table.words().len() >= Self::size(servers, workers);
+        enough.then(|| Self { table, servers: capacity(servers), workers, changing, me: Cell::new(0) })
+    }
+
+    /// Says which worker this is.
+    pub fn set_worker(&self, me: usize) {
+        self.me.set(me.min(self.workers - 1));
+    }
+
+    /// Whether several workers can write it.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.table, Table::Shared(_))
+    }
+
+    /// Whether servers come and go.
+    pub fn is_changing(&self) -> bool {
+        self.changing
+    }
+
+    /// The server with an address, if it was noted in this generation, and whether it has a limit.
+    pub fn find(&self, address: &[u8], generation: u64) -> Option<(Server, bool)> {
+        let _lock = self.lock();
+        let server = self.probe(address).0?;
+        let word = |at| self.word(server, at).load(SeqCst);
+        (word(GENERATION) == generation).then(|| (server, word(LIMIT) > 0))
+    }
+
+    /// Notes the limit of a server, 0 for none; `None` if there is no room, or the address is longer
+    /// than any that nginx knows. In place of a server that has nothing any more it can be another.
+    pub fn note(&self, address: &[u8], limit: u64, generation: u64) -> Option<Server> {
+        let _lock = self.lock();
+        let server = match self.probe(address) {
+            (Some(server), _) => server,
+            (None, free) => {
+                let server = free.filter(|_| address.len() <= MAX_ADDRESS)?;
+                self.word(server, LENGTH).store(address.len() as u64, SeqCst);
+                for (at, word) in words_of(address).enumerate() {
+                    self.word(server, ADDRESS + at).store(word, SeqCst);
+                }
+                server
+            }
+        };
+        self.word(server, LIMIT).store(limit, SeqCst);
+        self.word(server, GENERATION).store(generation, SeqCst);
+        Some(server)
+    }
+
+    /// A request begins to use the server. Returns whether the balancer keeps to the limit.
+    pub fn begin(&self, server: Server) -> bool {
+        // In this order, and the other way round at the end: a worker that is killed in between leaves
+        // one too many behind, never one too few.
+        let before = self.word(server, REQUESTS).fetch_add(1, SeqCst);
+        self.mine(server, Of::Requests).fetch_add(1, SeqCst);
+        before < self.limit(server)
+    }
+
+    /// A request has stopped using the server.
+    pub fn end(&self, server: Server) {
+        self.mine(server, Of::Requests).fetch_sub(1, SeqCst);
+        self.word(server, REQUESTS).fetch_sub(1, SeqCst);
+    }
+
+    /// Whether a server has as many requests as it may have.
+    pub fn any_is_busy(&self) -> bool {
+        (0..self.servers as Server).any(|server| {
+            let limit = self.limit(server);
+            limit > 0 && self.word(server, REQUESTS).load(SeqCst) >= limit
+        })
+    }
+
+    /// Makes room for one more connection to the server, if the limit allows it.
+    pub fn open(&self, server: Server) -> bool {
+        let limit = self.limit(server);
+        let more = |open| (open < limit).then_some(open + 1);
+        let opened = self.word(server, OPEN).fetch_update(SeqCst, SeqCst, more).is_ok();
+        if opened {
+            self.mine(server, Of::Open).fetch_add(1, SeqCst);
+        }
+        opened
+    }
+
+    /// Counts one more connection to the server, whatever the limit.
+    pub fn open_beyond(&self, server: Server) {
+        self.word(server, OPEN).fetch_add(1, SeqCst);
+        self.mine(server, Of::Open).fetch_add(1, SeqCst);
+    }
+
+    /// A connection to the server was closed.
+    pub fn close(&self, server: Server) {
+        self.mine(server, Of::Open).fetch_sub(1, SeqCst);
+        self.word(server, OPEN).fetch_sub(1, SeqCst);
+    }
+
+    /// Whether the server has as many connections as it may have.
+    pub fn is_full(&self, server: Server) -> bool {
+        let limit = self.limit(server);
+        limit > 0 && self.word(server, OPEN).load(SeqCst) >= limit
+    }
+
+    /// A connection to the server has become idle.
+    pub fn add_idle(&self, server: Server) {
+        self.mine(server, Of::Idle).fetch_add(1, SeqCst);
+    }
+
+    /// An idle connection to the server is taken, or about to be closed.
+    pub fn remove_idle(&self, server: Server) {
+        self.mine(server, Of::Idle).fetch_sub(1, SeqCst);
+    }
+
+    /// A request that the balancer has sent to the server waits for room for its connection. Asks the
+    /// worker with the most idle connections to close one; returns which that is.
+    pub fn park(&self, server: Server) -> Option<usize> {
+        self.mine(server, Of::Parked).fetch_add(1, SeqCst);
+        let idle = |worker: usize| {
+            let idle = self.of(server, worker, Of::Idle).load(SeqCst);
+            idle.saturating_sub(self.of(server, worker, Of::Asked).load(SeqCst))
+        };
+        let worker = self.others().filter(|worker| idle(*worker) > 0).max_by_key(|worker| idle(*worker))?;
+        self.of(server, worker, Of::Asked).fetch_add(1, SeqCst);
+        self.is_asked(worker).store(1, SeqCst);
+        Some(worker)
+    }
+
+    /// The request does not wait any more.
+    pub fn unpark(&self, server: Server) {
+        self.mine(server, Of::Parked).fetch_sub(1, SeqCst);
+    }
+
+    /// The workers, besides this one, in which requests wait for room at the server.
+    pub fn parked(&self, server: Server) -> impl Iterator<Item = usize> + '_ {
+        self.others().filter(move |worker| self.of(server, *worker, Of::Parked).load(SeqCst) > 0)
+    }
+
+    /// A server at which another worker asks this one to close one of its idle connections. To be
+    /// called until there is none.
+    pub fn asked(&self) -> Option<Server> {
+        if self.is_asked(self.me.get()).swap(0, SeqCst) == 0 {
+            return None;
+        }
+        let has_idle = |server: &Server| self.mine(*server, Of::Idle).load(SeqCst) > 0;
+        let mut servers = (0..self.servers as Server).filter(has_idle);
+        let server = servers.find(|server| self.take_asked(*server))?;
+        self.is_asked(self.me.get()).store(1, SeqCst);
+        Some(server)
+    }
+
+    /// Whether another worker asks this one to close a connection to the server. One that is closed
+    /// answers one question; if nobody waits any more, all of them.
+    pub fn take_asked(&self, server: Server) -> bool {
+        let asked = self.mine(server, Of::Asked);
+        if asked.load(SeqCst) == 0 {
+            return false;
+        }
+        if self.is_full(server) && self.parked(server).next().is_some() {
+            return asked.fetch_update(SeqCst, SeqCst, |asked| asked.checked_sub(1)).is_ok();
+        }
+        asked.store(0, SeqCst);
+        false
+    }
+
+    /// Tells since when the first request of this worker waits, if one does.
+    pub fn publish(&self, since: Option<Msec>) {
+        self.waits(self.me.get()).store(since.map_or(0, |since| since as u64 + 1), SeqCst);
+    }
+
+    /// The worker whose first request has waited longest.
+    pub fn longest(&self) -> Option<usize> {
+        let waits = |worker: &usize| match self.waits(*worker).load(SeqCst) {
+            0 => None,
+            since => Some((since, *worker)),
+        };
+        (0..self.workers).filter_map(|worker| waits(&worker)).min().map(|(_, worker)| worker)
+    }
+
+    /// Whether the request that has waited longest is another worker's.
+    pub fn another_waits_longest(&self) -> Option<usize> {
+        self.longest().filter(|worker| *worker != self.me.get())
+    }
+
+    /// Takes back what the process left behind that was this worker before: it was killed.
+    pub fn recover(&self) -> Vec<Left> {
+        // It may have been killed while it held the lock.
+        let _ = self.table.words()[0].compare_exchange(self.me.get() as u64 + 1, 0, SeqCst, SeqCst);
+        self.publish(None);
+        let mut all = Vec::new();
+        for server in 0..self.servers as Server {
+            let left = |of| self.mine(server, of).swap(0, SeqCst);
+            let (open, requests) = (left(Of::Open), left(Of::Requests));
+            for of in [Of::Idle, Of::Parked, Of::Asked] {
+                left(of);
+            }
+            self.word(server, OPEN).fetch_sub(open, SeqCst);
+            self.word(server, REQUESTS).fetch_sub(requests, SeqCst);
+            if requests > 0 {
+                all.push(Left { address: self.address(server), requests });
+            }
+        }
+        all
+    }
+
+    fn limit(&self, server: Server) -> u64 {
+        self.word(server, LIMIT).load(SeqCst)
+    }
+
+    fn address(&self, server: Server) -> Vec<u8> {
+        let words = (0..ADDRESS_WORDS).map(|at| self.word(server, ADDRESS + at).load(SeqCst));
+        let mut bytes: Vec<u8> = words.flat_map(u64::to_ne_bytes).collect();
+        bytes.truncate(self.word(server, LENGTH).load(SeqCst) as usize);
+        bytes
+    }
+
+    /// Looks for a server; on the way it may find a place where it could be noted.
+    fn probe(&self, address: &[u8]) -> (Option<Server>, Option<Server>) {
+        let start = hash_bytes(0, address) as usize;
+        let mut free = None;
+        for step in 0..self.servers {
+            let server = (start.wrapping_add(step) & (self.servers - 1)) as Server;
+            match self.word(server, LENGTH).load(SeqCst) {
+                0 => return (None, free.or(Some(server))),
+                length if length == address.len() as u64 && self.has_address(server, address) => {
+                    return (Some(server), None)
+                }
+                _ if free.is_none() && self.has_nothing(server) => free = Some(server),
+                _ => {}
+            }
+        }
+        (None, free)
+    }
+
+    fn has_address(&self, server: Server, address: &[u8]) -> bool {
+        words_of(address).enumerate().all(|(at, word)| self.word(server, ADDRESS + at).load(SeqCst) == word)
+    }
+
+    fn has_nothing(&self, server: Server) -> bool {
+        [OPEN, REQUESTS].iter().all(|at| self.word(server, *at).load(SeqCst) == 0)
+    }
+
+    fn others(&self) -> impl Iterator<Item = usize> {
+        let me = self.me.get();
+        (0..self.workers).filter(move |worker| *worker != me)
+    }
+
+    fn waits(&self, worker: usize) -> &AtomicU64 {
+        &self.table.words()[1 + worker]
+    }
+
+    fn is_asked(&self, worker: usize) -> &AtomicU64 {
+        &self.table.words()[1 + self.workers + worker]
+    }
+
+    fn word(&self, server: Server, at: usize) -> &AtomicU64 {
+        let stride = WORKERS + OF_WORKER * self.workers;
+        &self.table.words()[1 + 2 * self.workers + server as usize * stride + at]
+    }
+
+    fn of(&self, server: Server, worker: usize, of: Of) -> &AtomicU64 {
+        self.word(server, WORKERS + worker * OF_WORKER + of as usize)
+    }
+
+    fn mine(&self, server: Server, of: Of) -> &AtomicU64 {
+        self.of(server, self.me.get(), of)
+    }
+
+    /// Servers change under the lock only.
+    fn lock(&self) -> Option<Lock<'_>> {
+        (self.changing && self.is_shared())
+            .then(|| Lock::take(&self.table.words()[0], self.me.get() as u64 + 1))
+    }
+}
+
+impl Table {
+    /// Zeros for one worker.
+    pub fn own(servers: usize) -> Self {
+        Self::Own((0..Ledger::size(servers, 1)).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        match self {
+            Self::Own(words) => words,
+            Self::Shared(words) => words,
+        }
+    }
+}
+
+/// Half of the places stay empty, so that a server is found after a few steps.
+fn capacity(servers: usize) -> usize {
+    servers.saturating_mul(2).next_power_of_two()
+}
+
+fn words_of(address: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    address.chunks(8).map(|chunk| {
+        let mut bytes = [0; 8];
+        for (to, from) in bytes.iter_mut().zip(chunk) {
+            *to = *from;
+        }
+        u64::from_ne_bytes(bytes)
+    })
+}

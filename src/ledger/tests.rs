@@ -1,0 +1,161 @@
+//! The rules of the ledger, one by one.
+
+use super::*;
+
+const A: &[u8] = b"server a, 16 b..";
+const B: &[u8] = b"another";
+
+/// One table as several workers see it.
+fn workers(number: usize, servers: usize, changing: bool) -> Vec<Ledger> {
+    let words: Vec<AtomicU64> = (0..Ledger::size(servers, number)).map(|_| AtomicU64::new(0)).collect();
+    let words: &'static [AtomicU64] = words.leak();
+    let ledger = |me| {
+        let ledger = Ledger::new(Table::Shared(words), servers, number, changing).unwrap();
+        ledger.set_worker(me);
+        ledger
+    };
+    (0..number).map(ledger).collect()
+}
+
+fn alone() -> Ledger {
+    Ledger::new(Table::own(2), 2, 1, false).unwrap()
+}
+
+#[test]
+fn finds_what_was_noted() {
+    let ledger = alone();
+    let a = ledger.note(A, 4, 0).unwrap();
+    let b = ledger.note(B, 0, 0).unwrap();
+    assert_eq!(ledger.find(A, 0), Some((a, true)));
+    assert_eq!(ledger.find(B, 0), Some((b, false)));
+    assert_eq!(ledger.find(b"unknown", 0), None);
+    assert_eq!(ledger.find(A, 1), None, "the servers have changed since");
+    assert_eq!(ledger.note(&[1; 113], 1, 0), None);
+}
+
+#[test]
+fn refuses_a_table_that_is_too_small() {
+    assert!(Ledger::new(Table::own(1), 100, 1, false).is_none());
+}
+
+#[test]
+fn opens_as_many_as_the_limit_allows() {
+    let ledger = alone();
+    let a = ledger.note(A, 2, 0).unwrap();
+    assert!(ledger.open(a) && ledger.open(a) && !ledger.open(a));
+    assert!(ledger.is_full(a));
+    ledger.close(a);
+    assert!(!ledger.is_full(a) && ledger.open(a));
+    ledger.open_beyond(a);
+    ledger.close(a);
+    assert!(ledger.is_full(a));
+}
+
+#[test]
+fn tells_whether_the_balancer_keeps_to_the_limit() {
+    let ledger = alone();
+    let a = ledger.note(A, 1, 0).unwrap();
+    assert!(!ledger.any_is_busy());
+    assert!(ledger.begin(a));
+    assert!(ledger.any_is_busy());
+    assert!(!ledger.begin(a));
+    ledger.end(a);
+    ledger.end(a);
+    assert!(!ledger.any_is_busy() && ledger.begin(a));
+}
+
+#[test]
+fn the_limit_holds_over_all_workers() {
+    let workers = workers(3, 1, false);
+    let a = workers[0].note(A, 2, 0).unwrap();
+    assert!(workers[1].open(a) && workers[2].open(a));
+    assert!(workers.iter().all(|worker| !worker.open(a)));
+    workers[2].close(a);
+    assert!(workers[0].open(a));
+}
+
+#[test]
+fn asks_the_worker_with_the_most_idle_connections() {
+    let workers = workers(3, 1, false);
+    let a = workers[0].note(A, 3, 0).unwrap();
+    for (worker, idle) in [(1, 1), (2, 2)] {
+        for _ in 0..idle {
+            assert!(workers[worker].open(a));
+            workers[worker].add_idle(a);
+        }
+    }
+    assert_eq!(workers[0].park(a), Some(2));
+    assert!(workers[0].park(a).is_some());
+    assert!(workers[0].park(a).is_some());
+    assert_eq!(workers[0].park(a), None, "each idle connection is asked for once");
+
+    assert_eq!(workers[2].asked(), Some(a));
+    workers[2].remove_idle(a);
+    workers[2].close(a);
+    assert_eq!(workers[2].parked(a).collect::<Vec<_>>(), [0]);
+    assert_eq!(workers[2].asked(), None, "there is room now");
+    assert_eq!(workers[0].asked(), None);
+}
+
+#[test]
+fn is_not_asked_in_vain() {
+    let workers = workers(2, 1, false);
+    let a = workers[0].note(A, 1, 0).unwrap();
+    assert!(workers[1].open(a));
+    workers[1].add_idle(a);
+    assert_eq!(workers[0].park(a), Some(1));
+    workers[0].unpark(a);
+    assert!(!workers[1].take_asked(a));
+    assert_eq!(workers[0].park(a), Some(1));
+    assert!(workers[1].take_asked(a));
+    assert!(!workers[1].take_asked(a));
+}
+
+#[test]
+fn the_longest_wait_of_all_workers_comes_first() {
+    let workers = workers(3, 1, false);
+    assert_eq!(workers[0].longest(), None);
+    workers[1].publish(Some(20));
+    workers[2].publish(Some(0));
+    assert_eq!(workers[0].another_waits_longest(), Some(2));
+    assert_eq!(workers[2].another_waits_longest(), None);
+    workers[2].publish(None);
+    assert_eq!(workers[2].longest(), Some(1));
+}
+
+#[test]
+fn takes_back_what_a_killed_worker_held() {
+    let workers = workers(2, 2, true);
+    let a = workers[0].note(A, 2, 0).unwrap();
+    workers[1].begin(a);
+    workers[1].begin(a);
+    workers[1].open(a);
+    workers[1].open(a);
+    workers[1].add_idle(a);
+    workers[1].publish(Some(1));
+    std::mem::forget(workers[1].lock());
+
+    assert_eq!(workers[1].recover(), [Left { address: A.to_vec(), requests: 2 }]);
+    assert_eq!(workers[0].longest(), None);
+    assert!(!workers[0].any_is_busy());
+    assert!(workers[0].open(a) && workers[0].open(a) && !workers[0].open(a));
+    assert_eq!(workers[0].park(a), None);
+    assert_eq!(workers[1].recover(), []);
+}
+
+#[test]
+fn a_server_that_has_nothing_makes_room_for_another() {
+    let workers = workers(1, 1, true);
+    let addresses: Vec<[u8; 16]> = (0..40).map(|n| [n; 16]).collect();
+    let kept = workers[0].note(&addresses[0], 1, 0).unwrap();
+    workers[0].open(kept);
+    for (n, address) in addresses.iter().enumerate().skip(1) {
+        let server = workers[0].note(address, 1, 0).unwrap();
+        assert_ne!(server, kept);
+        assert_eq!(workers[0].find(address, 0), Some((server, true)), "{n}");
+        assert_eq!(workers[0].find(&addresses[0], 0), Some((kept, true)), "{n}");
+    }
+    // Both places are taken by servers with connections: there is no room.
+    workers[0].open(workers[0].note(&addresses[1], 1, 0).unwrap());
+    assert_eq!(workers[0].note(&addresses[2], 1, 0), None);
+}

@@ -1,0 +1,69 @@
+//! Times of the attempts of a request, as nginx's `$upstream_*_time` variables write them.
+#![forbid(unsafe_code)]
+
+use std::fmt::{self, Write};
+
+use crate::lifetime::Msec;
+
+/// An element of `r->upstream_states`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// A server was asked. Without one the element says that another group of servers follows.
+    pub peer: bool,
+    /// In milliseconds.
+    pub time: Msec,
+}
+
+/// Writes seconds with three decimals, separated as `ngx_http_upstream_response_time_variable()`
+/// does: `, ` between servers and ` : ` between groups.
+///
+/// # Errors
+/// Those of `to`.
+pub fn write(to: &mut impl Write, attempts: impl IntoIterator<Item = Attempt>) -> fmt::Result {
+    let mut attempts = attempts.into_iter();
+    let mut separator = "";
+    while let Some(mut attempt) = attempts.next() {
+        if !separator.is_empty() && !attempt.peer {
+            separator = " : ";
+            match attempts.next() {
+                Some(next) => attempt = next,
+                None => return to.write_str(separator),
+            }
+        }
+        let Attempt { time, .. } = attempt;
+        write!(to, "{separator}{}.{:03}", time / 1000, time % 1000)?;
+        separator = ", ";
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GROUP: Attempt = Attempt { peer: false, time: 0 };
+
+    fn peer(time: Msec) -> Attempt {
+        Attempt { peer: true, time }
+    }
+
+    fn written(attempts: &[Attempt]) -> String {
+        let mut text = String::new();
+        write(&mut text, attempts.iter().copied()).unwrap();
+        text
+    }
+
+    #[test]
+    fn writes_seconds_with_milliseconds() {
+        assert_eq!(written(&[peer(0)]), "0.000");
+        assert_eq!(written(&[peer(1234)]), "1.234");
+        assert_eq!(written(&[peer(61_007)]), "61.007");
+    }
+
+    #[test]
+    fn separates_servers_and_groups_as_nginx_does() {
+        assert_eq!(written(&[peer(1), peer(20), GROUP, peer(300)]), "0.001, 0.020 : 0.300");
+        assert_eq!(written(&[peer(1), GROUP]), "0.001 : ");
+        assert_eq!(written(&[]), "");
+    }
+}

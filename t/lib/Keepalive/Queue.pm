@@ -1,0 +1,116 @@
+package Keepalive::Queue;
+
+# What the files about the wait queue share: an nginx with upstreams to wait for, and its view of times and sockets.
+
+use strict;
+use warnings;
+
+use Exporter qw(import);
+
+use Keepalive::Client;
+use Keepalive::Nginx;
+use Keepalive::Setup;
+
+our @EXPORT = qw(queue_nginx settle afresh statuses carried_by log_of established socket_inodes);
+
+my $count = 0;
+
+# queue_nginx($port, { name => 'inside of upstream name' }, locations => '...', http => '...')
+#
+# /name is proxied to upstream `name`. `locations` is added to the server block, `inside` to every /name, `http` to the
+# http block; `listen` to the listen directive; all other options are those of Keepalive::Nginx.
+sub queue_nginx {
+    my ($port, $upstreams, %options) = @_;
+    my ($locations, $inside, $http, $listen) = map { delete $options{$_} // '' } qw(locations inside http listen);
+    my $log = work_dir() . '/requests' . ++$count . '.log';
+    my $blocks = join '', map { "upstream $_ {\n$upstreams->{$_}\n}\n" } sort keys %$upstreams;
+    my $passes = join '', map { "location /$_ { proxy_pass http://$_; $inside }\n" } sort keys %$upstreams;
+    # Without the module the variable does not exist.
+    my $queue_time = is_ours() ? '$upstream_queue_time' : '-';
+    my $nginx = Keepalive::Nginx->new(connections => 4096, %options, http => <<"END");
+proxy_http_version 1.1;
+proxy_set_header Connection "";
+log_format times '\$request_uri|\$status|\$upstream_status|$queue_time|\$upstream_connect_time|\$upstream_header_time'
+    '|\$upstream_response_time|\$request_time|\$upstream_addr';
+$http
+$blocks
+server {
+    listen 127.0.0.1:$port $listen;
+    access_log $log times;
+    location /settled { access_log off; return 200 settled; }
+    $locations
+    $passes
+}
+END
+    $nginx->{requests_log} = $log;
+    return $nginx;
+}
+
+# Returns when a single worker has read all requests that were sent before: it takes clients in the order they come.
+sub settle {
+    my ($port) = @_;
+    get($port, '/settled') for 1, 2;
+}
+
+# Ends the idle connections to these backends, and starts counting anew: connections from before would not count.
+sub afresh {
+    my ($port, @backends) = @_;
+    for my $backend (@backends) {
+        $backend->drop;
+        wait_for { !grep { $backend->stats($_)->{open} } 0 .. $#{ $backend->{addresses} } };
+    }
+    settle($port);
+    $_->reset for @backends;
+}
+
+# The statuses of the answers to these requests, with the number of each: '200 x 3, 502 x 1'.
+sub statuses {
+    my %seen;
+    $seen{ ref $_ eq 'HASH' ? $_->{status} : $_->finish->{status} }++ for @_;
+    return join ', ', map { "$_ x $seen{$_}" } sort keys %seen;
+}
+
+# Which connection carried an answer, and as which of its requests, as one number to compare: that is the order in
+# which a server has got them, if it never has two connections at a time.
+sub carried_by {
+    my ($answer) = @_;
+    return ($answer->{headers}{'x-connection'} // 0) * 100000 + ($answer->{headers}{'x-request'} // 0);
+}
+
+# The log lines of requests for this URI (a prefix), as hashes: status, upstream_status, queue, connect, header,
+# response, request, addr.
+sub log_of {
+    my ($nginx, $uri) = @_;
+    open my $in, '<', $nginx->{requests_log} or return;
+    my @lines = grep { /\n\z/ && index($_, $uri) == 0 } <$in>;
+    chomp @lines;
+    return map {
+        my %line;
+        @line{qw(uri status upstream_status queue connect header response request addr)} = split /\|/;
+        \%line;
+    } @lines;
+}
+
+# How many established connections to a port on 127.x.x.x there are, on the client's side; with a pid only those of
+# that process.
+sub established {
+    my ($port, $pid) = @_;
+    my %own = $pid ? map { $_ => 1 } socket_inodes($pid) : ();
+    my $remote = sprintf ':%04X', $port;
+    open my $in, '<', '/proc/net/tcp' or die "/proc/net/tcp: $!";
+    my $number = 0;
+    while (my $line = <$in>) {
+        my (undef, undef, $to, $state, undef, undef, undef, undef, undef, $inode) = split ' ', $line;
+        next if $to !~ /7F\Q$remote\E$/ || $state ne '01';
+        $number++ if !$pid || $own{$inode};
+    }
+    return $number;
+}
+
+# The inodes of the sockets that a process has open.
+sub socket_inodes {
+    my ($pid) = @_;
+    return map { (readlink($_) // '') =~ /^socket:\[(\d+)\]/ ? $1 : () } glob "/proc/$pid/fd/*";
+}
+
+1;
