@@ -113,16 +113,16 @@ impl Ledger {
     /// The server with an address, if it was noted in this generation, and whether it has a limit.
     pub fn find(&self, address: &[u8], generation: u64) -> Option<(Server, bool)> {
         let _lock = self.lock();
-        let server = self.probe(address).0?;
+        let server = self.probe(address, generation).0?;
         let word = |at| self.word(server, at).load(SeqCst);
         (word(GENERATION) == generation).then(|| (server, word(LIMIT) > 0))
     }
 
     /// Notes the limit of a server, 0 for none; `None` if there is no room, or the address is longer
-    /// than any that nginx knows. In place of a server that has nothing any more it can be another.
+    /// than any that nginx knows. A server of another generation that has nothing any more makes room.
     pub fn note(&self, address: &[u8], limit: u64, generation: u64) -> Option<Server> {
         let _lock = self.lock();
-        let server = match self.probe(address) {
+        let server = match self.probe(address, generation) {
             (Some(server), _) => server,
             (None, free) => {
                 let server = free.filter(|_| address.len() <= MAX_ADDRESS)?;
@@ -303,7 +303,7 @@ impl Ledger {
     }
 
     /// Looks for a server; on the way it may find a place where it could be noted.
-    fn probe(&self, address: &[u8]) -> (Option<Server>, Option<Server>) {
+    fn probe(&self, address: &[u8], generation: u64) -> (Option<Server>, Option<Server>) {
         let start = hash_bytes(0, address) as usize;
         let mut free = None;
         for step in 0..self.servers {
@@ -313,7 +313,7 @@ impl Ledger {
                 length if length == address.len() as u64 && self.has_address(server, address) => {
                     return (Some(server), None)
                 }
-                _ if free.is_none() && self.has_nothing(server) => free = Some(server),
+                _ if free.is_none() && self.is_left_over(server, generation) => free = Some(server),
                 _ => {}
             }
         }
@@ -324,8 +324,10 @@ impl Ledger {
         words_of(address).enumerate().all(|(at, word)| self.word(server, ADDRESS + at).load(SeqCst) == word)
     }
 
-    fn has_nothing(&self, server: Server) -> bool {
-        [OPEN, REQUESTS].iter().all(|at| self.word(server, *at).load(SeqCst) == 0)
+    /// It was not met since the servers have changed, and nobody counts on it.
+    fn is_left_over(&self, server: Server, generation: u64) -> bool {
+        self.word(server, GENERATION).load(SeqCst) != generation
+            && [OPEN, REQUESTS].iter().all(|at| self.word(server, *at).load(SeqCst) == 0)
     }
 
     fn others(&self) -> impl Iterator<Item = usize> {

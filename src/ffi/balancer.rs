@@ -109,7 +109,7 @@ impl Servers {
 
     /// Whether a server that is up has as many requests as its `max_conns` allows; servers that the
     /// request has tried do not count.
-    pub(super) fn any_is_busy(self, tried: Option<Tried>) -> bool {
+    pub(super) fn any_is_busy(self, tried: Option<&Tried>) -> bool {
         let now = ngx_time();
         let mut busy = false;
         let tried = tried.filter(|tried| tried.servers == self.0.as_ptr());

@@ -5,8 +5,6 @@ use nginx_sys::{ngx_int_t, NGX_BUSY, NGX_ERROR, NGX_OK};
 use super::balancer::Balancer;
 use super::peer::{PeerData, Stage};
 use super::peer_connection::Peer;
-#[cfg(nginx_resolve)]
-use super::resolve::Watch;
 use super::wait::is_worth_it;
 
 /// What the balancer said.
@@ -32,7 +30,9 @@ pub(super) fn choose(kp: &PeerData, peer: Peer, stage: Stage) -> Choice {
     }
     // Before the balancer chooses: if its servers change after this, the number tells.
     #[cfg(nginx_resolve)]
-    kp.generation.set(upstream.watch.as_ref().map(Watch::generation));
+    if let Some(watch) = &upstream.watch {
+        kp.generation.set(watch.generation());
+    }
     let rc = kp.balancer.get().get(peer);
     if rc == NGX_BUSY as ngx_int_t && (stage != Stage::Asking || is_worth_it(kp)) {
         return Choice::Busy;
@@ -65,7 +65,7 @@ fn start_over(kp: &PeerData, peer: Peer) -> Option<()> {
     if rc != NGX_OK as ngx_int_t {
         return None;
     }
-    if let Some(tried) = kp.tried.get() {
+    if let Some(tried) = kp.tried() {
         tried.give(balancer);
     }
     kp.balancer.set(balancer);

@@ -51,7 +51,7 @@ pub(super) fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, stat
         return false;
     };
     // SAFETY: in the connection's pool.
-    let wanted = shape::wanted(&peer, kp.u, kp.location, unsafe { identity.as_slice() });
+    let wanted = shape::wanted(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
     let idle = Idle { conn, identity, server };
     let offer = Offer {
         conn: idle,
@@ -68,8 +68,8 @@ pub(super) fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, stat
         upstream.add_idle(server);
         idle::sleep(conn, place, limits.timeout);
         #[cfg(nginx_resolve)]
-        if let (Some(watch), Some(generation)) = (&upstream.watch, kp.generation.get()) {
-            watch.stored(upstream, generation);
+        if let Some(watch) = &upstream.watch {
+            watch.stored(upstream, kp.generation.get());
         }
     }
     if let Some(evicted) = evicted {

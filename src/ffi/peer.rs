@@ -42,8 +42,6 @@ pub(super) struct PeerData {
     pub(super) r: NonNull<ngx_http_request_t>,
     pub(super) u: HttpUpstream,
     pub(super) balancer: Cell<Balancer>,
-    /// With `local` a number for the location, otherwise 0.
-    pub(super) location: usize,
     /// The request must not reuse TLS sessions, though the core is made to think so.
     #[cfg(ngx_feature = "http_ssl")]
     pub(super) without_sessions: Cell<bool>,
@@ -53,12 +51,12 @@ pub(super) struct PeerData {
     pub(super) server: Cell<Option<Server>>,
     pub(super) stage: Cell<Stage>,
     /// The servers that have failed, for a request that may come to wait.
-    pub(super) tried: Cell<Option<Tried>>,
+    pub(super) tried: Cell<Option<NonNull<Tried>>>,
     /// Once the request has waited.
     pub(super) waiter: Cell<Option<NonNull<Waiter>>>,
     /// Which set of servers its peer was chosen from.
     #[cfg(nginx_resolve)]
-    pub(super) generation: Cell<Option<usize>>,
+    pub(super) generation: Cell<usize>,
 }
 
 /// How far an attempt is.
@@ -106,6 +104,21 @@ impl PeerData {
     pub(super) fn upstream(&self) -> &Upstream {
         // SAFETY: see the field; an upstream is only ever shared.
         unsafe { self.upstream.as_ref() }
+    }
+
+    /// With `local` a number for the location, otherwise 0.
+    pub(super) fn location(&self) -> usize {
+        if self.upstream().local {
+            self.u.location()
+        } else {
+            0
+        }
+    }
+
+    /// The servers that have failed for the request.
+    pub(super) fn tried(&self) -> Option<&Tried> {
+        // SAFETY: `note_tried` has put it into the pool of the request, which is alive.
+        self.tried.get().map(|tried| unsafe { tried.as_ref() })
     }
 
     pub(super) fn request(&self) -> Request {
@@ -171,8 +184,6 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
     let u = unsafe { HttpUpstream::from_ptr(u) };
     let balancer = Balancer::new(u.peer().hooks());
     let r = NonNull::new(r)?;
-    // SAFETY: lives in the cycle of the live request.
-    let local = unsafe { upstream.as_ref() }.local;
     // SAFETY: allocated above for a `PeerData`.
     unsafe {
         memory.write(PeerData {
@@ -180,7 +191,6 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
             r,
             u,
             balancer: Cell::new(balancer),
-            location: if local { u.location() } else { 0 },
             #[cfg(ngx_feature = "http_ssl")]
             without_sessions: Cell::new(false),
             attempt: Cell::new(None),
@@ -189,7 +199,7 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
             tried: Cell::new(None),
             waiter: Cell::new(None),
             #[cfg(nginx_resolve)]
-            generation: Cell::new(None),
+            generation: Cell::new(0),
         });
     }
     u.peer().set_hooks(Hooks {
@@ -255,7 +265,7 @@ fn find(kp: &PeerData, peer: Peer) -> Option<Idle> {
     // SAFETY: the request that is asking for a peer.
     let identity = unsafe { shape::identity(kp.r, kp.u) }?;
     // SAFETY: just written into the pool of the live request.
-    let wanted = shape::wanted(&peer, kp.u, kp.location, unsafe { identity.as_slice() });
+    let wanted = shape::wanted(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
     let (found, class) = kp.upstream().checkout(&wanted);
     let reused = found.is_some();
     #[cfg(ngx_feature = "http_ssl")]

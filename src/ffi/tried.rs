@@ -9,7 +9,6 @@ use super::balancer::Balancer;
 use super::conf::allocate;
 
 /// The servers that round robin has tried for a request, backup servers not included.
-#[derive(Clone, Copy)]
 pub(super) struct Tried {
     pub(super) servers: *const ngx_http_upstream_rr_peers_t,
     /// Of which set of servers, if they change.
@@ -28,7 +27,7 @@ impl Tried {
         us: NonNull<ngx_http_upstream_srv_conf_t>,
         balancer: Balancer,
         pool: *mut ngx_pool_t,
-    ) -> Option<Self> {
+    ) -> Option<NonNull<Self>> {
         let data = balancer.round_robin()?;
         // SAFETY: round robin's part of the request, which is alive.
         let servers = unsafe { (*data.as_ptr()).peers };
@@ -45,18 +44,23 @@ impl Tried {
         let tried: *const usize = unsafe { (*data.as_ptr()).tried };
         // SAFETY: round robin has a bit for each server; the memory is new, and as long.
         unsafe { words.as_ptr().copy_from_nonoverlapping(tried, length) };
-        Some(Self {
+        let this = Self {
             servers,
             #[cfg(nginx_resolve)]
             // SAFETY: as above.
             config: unsafe { (*data.as_ptr()).config },
             words,
             length,
-        })
+        };
+        // SAFETY: the pool of a live request.
+        let memory = unsafe { allocate::<Self>(pool, 1) }?.cast::<Self>();
+        // SAFETY: allocated just now.
+        unsafe { memory.write(this) };
+        Some(memory)
     }
 
     /// Lets the balancer know, for the same request, if its servers are still the same.
-    pub(super) fn give(self, balancer: Balancer) {
+    pub(super) fn give(&self, balancer: Balancer) {
         let Some(data) = balancer.round_robin() else { return };
         // SAFETY: round robin's part of a request that it has just initialised.
         let same = unsafe { (*data.as_ptr()).peers.cast_const() == self.servers };
@@ -71,7 +75,7 @@ impl Tried {
         }
     }
 
-    pub(super) fn has(self, number: usize) -> bool {
+    pub(super) fn has(&self, number: usize) -> bool {
         const BITS: usize = usize::BITS as usize;
         if number / BITS >= self.length {
             return false;

@@ -122,7 +122,7 @@ pub(super) fn is_worth_it(kp: &PeerData) -> bool {
     }
     // SAFETY: the upstream's cycle is alive while it is used, and its balancer has initialised the request.
     match unsafe { Servers::of(upstream.us, kp.balancer.get()) } {
-        Some(servers) => servers.any_is_busy(kp.tried.get()),
+        Some(servers) => servers.any_is_busy(kp.tried()),
         None => upstream.counts.ledger.get().is_some_and(|ledger| ledger.any_is_busy()),
     }
 }

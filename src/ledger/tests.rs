@@ -144,18 +144,29 @@ fn takes_back_what_a_killed_worker_held() {
 }
 
 #[test]
-fn a_server_that_has_nothing_makes_room_for_another() {
+fn a_server_of_another_generation_makes_room_if_it_has_nothing() {
     let workers = workers(1, 1, true);
     let addresses: Vec<[u8; 16]> = (0..40).map(|n| [n; 16]).collect();
     let kept = workers[0].note(&addresses[0], 1, 0).unwrap();
     workers[0].open(kept);
-    for (n, address) in addresses.iter().enumerate().skip(1) {
-        let server = workers[0].note(address, 1, 0).unwrap();
+    for (generation, address) in (1u64..).zip(&addresses[1..]) {
+        let server = workers[0].note(address, 1, generation).unwrap();
         assert_ne!(server, kept);
-        assert_eq!(workers[0].find(address, 0), Some((server, true)), "{n}");
-        assert_eq!(workers[0].find(&addresses[0], 0), Some((kept, true)), "{n}");
+        assert_eq!(workers[0].find(address, generation), Some((server, true)));
+        assert_eq!(workers[0].find(&addresses[0], 0), Some((kept, true)));
     }
-    // Both places are taken by servers with connections: there is no room.
-    workers[0].open(workers[0].note(&addresses[1], 1, 0).unwrap());
-    assert_eq!(workers[0].note(&addresses[2], 1, 0), None);
+    // Both places are taken, one by connections, one by a server of the same generation.
+    assert_eq!(workers[0].note(&addresses[1], 1, 39), None);
+}
+
+#[test]
+fn servers_of_one_generation_do_not_push_each_other_out() {
+    let ledger = Ledger::new(Table::own(1000), 1000, 1, false).unwrap();
+    let addresses: Vec<[u8; 16]> = (0..1000u64).map(|n| u128::from(n * 0x1_0001).to_ne_bytes()).collect();
+    for (limit, address) in (1..).zip(&addresses) {
+        ledger.note(address, limit, 0).unwrap();
+    }
+    for address in &addresses {
+        assert!(ledger.find(address, 0).is_some());
+    }
 }
