@@ -70,3 +70,8 @@ http_get() {
     cat <&"$fd"
     exec {fd}>&-
 }
+
+# What a process occupies, in kB, and how many sockets it has.
+resident() { awk '/^VmRSS:/ {print $2}' "/proc/$1/status"; }
+
+sockets() { find "/proc/$1/fd" -lname 'socket:*' | wc -l; }

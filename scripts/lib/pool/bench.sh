@@ -27,26 +27,8 @@ bench_pool() {
 }
 
 note_pool_needs() {
-    note_compiler_needs
-    note_nginx_needs
-    need "valgrind" valgrind have valgrind
-    need "flock" util-linux have flock
-    need "pgrep" procps have pgrep
+    note_callgrind_needs
     need "Perl's Compress::Zlib" perl perl -MCompress::Zlib -e 1
-}
-
-# A distribution's binary is stripped, and the stock functions could not be told apart in it. The one that is compiled
-# here has its symbols, and the module gets a build of its own with them.
-provide_nginx_with_symbols() {
-    KEYS=(crate)
-    mkdir -p "$CACHE"
-    start_versions
-    await_version crate || die "nginx cannot be compiled here: see above"
-    NGINX=$BINARY
-    step "building the module with symbols"
-    CARGO_PROFILE_RELEASE_STRIP=none quietly "$ROOT/target/bench-pool.log" build_module "$VERSION-symbols" ||
-        die "the module does not build: see the lines above"
-    OUR_MODULE=$(built_module "$VERSION-symbols")
 }
 
 # Leaves out the sizes for which a process may not open enough sockets. Sets LARGEST, and PEERS, which includes those
@@ -66,15 +48,10 @@ limit_sizes() {
 }
 
 print_pool_machine() {
-    say
-    say "nginx      $VERSION, compiled here with configure's own optimisation ($(compiler_options))"
-    say "machine    $(nproc) x $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), Linux $(uname -r)"
-    say "tools      $(rustc --version), $(cc --version | head -n 1), $(valgrind --version)"
+    print_counting_machine
     say "counted    $REQUESTS requests of one client for each size and pattern, after the pool was filled"
     say
 }
-
-compiler_options() { sed -n 's/^CFLAGS = *//p' "$BUILD_DIR/Makefile" | grep -o -e '-O[^ ]*' | head -n 1; }
 
 print_instructions() {
     local size pattern stock ours
@@ -118,5 +95,3 @@ print_pool_aims() {
         "$(quotient "${REQUEST[ours 1 hot]}" "${REQUEST[stock 1 hot]}")" "<= 1.02"
     say "(instructions of the whole request with 1 idle peer: stock ${REQUEST[stock 1 hot]}, ours ${REQUEST[ours 1 hot]})"
 }
-
-quotient() { awk -v a="$1" -v b="$2" 'BEGIN {printf "%.3f", a / b}'; }

@@ -7,8 +7,7 @@ PATTERNS=(hot cyclic random miss)
 measure_hooks() {
     local kind size
     declare -gA GET FREE REQUEST
-    VALGRIND_PID=
-    at_exit 'stop_pid "$VALGRIND_PID"'
+    stop_callgrind_at_exit
     for size in "${SIZES[@]}"; do
         for kind in stock ours; do
             step "counting: $size idle peers, $kind"
@@ -22,14 +21,7 @@ count_patterns() {
     local folder=$TEMP/callgrind-$1-$2 port pattern at
     port=$(free_port)
     write_pool_configuration "$1" "$2" "$folder" "$port"
-    # Symbols are bound at the start, or the first call of each function would pay for that.
-    LD_BIND_NOW=1 valgrind --tool=callgrind --instr-atstart=no --callgrind-out-file="$folder/callgrind.out" \
-        "$NGINX" -p "$folder" -e "$folder/error.log" -c "$folder/nginx.conf" -g 'daemon off; master_process off;' \
-        >"$folder/valgrind.log" 2>&1 </dev/null &
-    VALGRIND_PID=$!
-    wait_for 60 http_get "$port" /ready >/dev/null 2>&1 ||
-        die "nginx does not start under valgrind: $(tail -n 5 "$folder/valgrind.log")"
-
+    start_callgrind "$folder" "$port"
     send_pattern fill "$2" "$folder" "$port"
     control_callgrind --instr=on
     for pattern in "${PATTERNS[@]}"; do
@@ -40,22 +32,14 @@ count_patterns() {
         [[ -n ${REQUEST[$at]:-} ]] || die "callgrind did not count: $at"
     done
 
-    kill -TERM "$VALGRIND_PID"
-    wait "$VALGRIND_PID" || true
-    VALGRIND_PID=
-}
-
-# A dump also sets the counters to zero.
-control_callgrind() {
-    callgrind_control "$1" "$VALGRIND_PID" >"$TEMP/callgrind_control.log" 2>&1 ||
-        die "callgrind_control $1 failed: $(cat "$TEMP/callgrind_control.log")"
+    stop_callgrind
 }
 
 # read_counts FOLDER PATTERN: what the calls of the hooks cost, without what their calls of the balancer's cost. In
 # callgrind's tree a function's own line has a `*`, and a line with `>` follows for each function that it calls.
 read_counts() {
     local file
-    file=$(grep -l "^desc: Trigger:.*$2" "$1"/callgrind.out.*)
+    file=$(dump_of "$1" "$2")
     callgrind_annotate --auto=no --show-percs=no --threshold=100 --inclusive=yes --tree=calling "$file" 2>/dev/null |
         awk -v n="$REQUESTS" '
             {gsub(",", "", $1)}

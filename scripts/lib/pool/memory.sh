@@ -19,7 +19,3 @@ measure_memory() {
         stop_pid "$PID"
     done
 }
-
-resident() { awk '/^VmRSS:/ {print $2}' "/proc/$1/status"; }
-
-sockets() { find "/proc/$1/fd" -lname 'socket:*' | wc -l; }

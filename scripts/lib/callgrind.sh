@@ -1,0 +1,69 @@
+# What `scripts/bench pool` and `scripts/bench queue` share: an nginx with symbols, and valgrind's callgrind, which counts
+# its instructions. Sourced, not run.
+# shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
+
+note_callgrind_needs() {
+    note_compiler_needs
+    note_nginx_needs
+    need "valgrind" valgrind have valgrind
+    need "flock" util-linux have flock
+    need "pgrep" procps have pgrep
+}
+
+# A distribution's binary is stripped, and functions could not be told apart in it. The one that is compiled here has
+# its symbols, and the module gets a build of its own with them.
+provide_nginx_with_symbols() {
+    KEYS=(crate)
+    mkdir -p "$CACHE"
+    start_versions
+    await_version crate || die "nginx cannot be compiled here: see above"
+    NGINX=$BINARY
+    step "building the module with symbols"
+    CARGO_PROFILE_RELEASE_STRIP=none quietly "$ROOT/target/bench-build.log" build_module "$VERSION-symbols" ||
+        die "the module does not build: see the lines above"
+    OUR_MODULE=$(built_module "$VERSION-symbols")
+}
+
+print_counting_machine() {
+    say
+    say "nginx      $VERSION, compiled here with configure's own optimisation ($(compiler_options))"
+    say "machine    $(nproc) x $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), Linux $(uname -r)"
+    say "tools      $(rustc --version), $(cc --version | head -n 1), $(valgrind --version)"
+}
+
+compiler_options() { sed -n 's/^CFLAGS = *//p' "$BUILD_DIR/Makefile" | grep -o -e '-O[^ ]*' | head -n 1; }
+
+# start_callgrind FOLDER PORT: an nginx of one process, with FOLDER/nginx.conf; nothing is counted yet. Its dumps are
+# FOLDER/callgrind.out.N.
+start_callgrind() {
+    # Symbols are bound at the start, or the first call of each function would pay for that.
+    LD_BIND_NOW=1 valgrind --tool=callgrind --instr-atstart=no --callgrind-out-file="$1/callgrind.out" \
+        "$NGINX" -p "$1" -e "$1/error.log" -c "$1/nginx.conf" -g 'daemon off; master_process off;' \
+        >"$1/valgrind.log" 2>&1 </dev/null &
+    VALGRIND_PID=$!
+    wait_for 60 http_get "$2" /ready >/dev/null 2>&1 ||
+        die "nginx does not start under valgrind: $(tail -n 5 "$1/valgrind.log")"
+}
+
+# Whatever happens, valgrind is stopped in the end.
+stop_callgrind_at_exit() {
+    VALGRIND_PID=
+    at_exit 'stop_pid "$VALGRIND_PID"'
+}
+
+stop_callgrind() {
+    kill -TERM "$VALGRIND_PID"
+    wait "$VALGRIND_PID" || true
+    VALGRIND_PID=
+}
+
+# A dump also sets the counters to zero.
+control_callgrind() {
+    callgrind_control "$1" "$VALGRIND_PID" >"$TEMP/callgrind_control.log" 2>&1 ||
+        die "callgrind_control $1 failed: $(cat "$TEMP/callgrind_control.log")"
+}
+
+# dump_of FOLDER NAME: the file of that dump.
+dump_of() { grep -l "^desc: Trigger:.*$2" "$1"/callgrind.out.*; }
+
+quotient() { awk -v a="$1" -v b="$2" 'BEGIN {printf "%.3f", a / b}'; }
