@@ -1,7 +1,8 @@
 //! How many connections each server has: what keeps `max_conns` exact, idle connections included.
 //!
 //! ```text
-//!   lock | since when each worker's first request waits | which worker is asked for a connection
+//!   lock | for each worker: since when its first request waits, and the first of those that have tried a
+//!        | server in vain; whether it is asked for a connection; since when it is rung for
 //!   server  address limit generation | open  requests | worker 0: open idle requests parked asked
 //!                                    | (all workers)  | worker 1: ...
 //! ```
@@ -14,6 +15,7 @@
 mod lock;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -22,6 +24,8 @@ use crate::hash::hash_bytes;
 use crate::lifetime::Msec;
 use crate::pool::MAX_ADDRESS;
 use lock::Lock;
+
+pub use waits::Line;
 
 /// The table of one upstream, seen by one worker.
 #[derive(Debug)]
@@ -71,6 +75,7 @@ enum Of {
     Open,
     Idle,
     Requests,
+    Lingering,
     Parked,
     Asked,
 }
@@ -79,7 +84,7 @@ const OF_WORKER: usize = Of::Asked as usize + 1;
 impl Ledger {
     /// How many numbers the table of so many servers and workers has.
     pub fn size(servers: usize, workers: usize) -> usize {
-        1 + 2 * workers + capacity(servers) * (WORKERS + OF_WORKER * workers)
+        1 + 4 * workers + capacity(servers) * (WORKERS + OF_WORKER * workers)
     }
 
     /// Numbers of servers are below this, if there is to be room for so many.
@@ -200,15 +205,42 @@ impl Ledger {
         self.mine(server, Of::Idle).fetch_sub(1, SeqCst);
     }
 
+    /// A connection to the server is being closed; it counts until [`Ledger::close`].
+    pub fn add_lingering(&self, server: Server) {
+        self.mine(server, Of::Lingering).fetch_add(1, SeqCst);
+    }
+
+    /// It is closed now.
+    pub fn remove_lingering(&self, server: Server) {
+        self.mine(server, Of::Lingering).fetch_sub(1, SeqCst);
+    }
+
+    /// Whether more connections of this worker to the server are being closed than requests wait here
+    /// for room: then there will be room for one more request.
+    pub fn room_is_coming(&self, server: Server) -> bool {
+        self.mine(server, Of::Lingering).load(SeqCst) > self.mine(server, Of::Parked).load(SeqCst)
+    }
+
+    /// Whether requests of this worker wait for room at the server.
+    pub fn has_parked(&self, server: Server) -> bool {
+        self.mine(server, Of::Parked).load(SeqCst) > 0
+    }
+
     /// A request that the balancer has sent to the server waits for room for its connection. Asks the
-    /// worker with the most idle connections to close one; returns which that is.
-    pub fn park(&self, server: Server) -> Option<usize> {
+    /// worker with the most idle connections to close one, unless that is on its way for each that
+    /// waits; returns which worker that is.
+    pub fn park(&self, server: Server, now: Msec) -> Option<usize> {
         self.mine(server, Of::Parked).fetch_add(1, SeqCst);
-        let idle = |worker: usize| {
-            let idle = self.of(server, worker, Of::Idle).load(SeqCst);
-            idle.saturating_sub(self.of(server, worker, Of::Asked).load(SeqCst))
-        };
-        let worker = self.others().filter(|worker| idle(*worker) > 0).max_by_key(|worker| idle(*worker))?;
+        let of = |worker, of| self.of(server, worker, of).load(SeqCst);
+        let answering = || (0..self.workers).filter(|worker| self.answers(*worker, now));
+        let coming: u64 = answering().map(|it| of(it, Of::Lingering).wrapping_add(of(it, Of::Asked))).sum();
+        if coming >= (0..self.workers).map(|it| of(it, Of::Parked)).sum() {
+            return None;
+        }
+        let me = self.me.get();
+        let idle = |worker| of(worker, Of::Idle).saturating_sub(of(worker, Of::Asked));
+        let others = answering().filter(|worker| *worker != me && idle(*worker) > 0);
+        let worker = others.max_by_key(|worker| idle(*worker))?;
         self.of(server, worker, Of::Asked).fetch_add(1, SeqCst);
         self.is_asked(worker).store(1, SeqCst);
         Some(worker)
@@ -251,35 +283,18 @@ impl Ledger {
         false
     }
 
-    /// Tells since when the first request of this worker waits, if one does.
-    pub fn publish(&self, since: Option<Msec>) {
-        self.waits(self.me.get()).store(since.map_or(0, |since| since as u64 + 1), SeqCst);
-    }
-
-    /// The worker whose first request has waited longest.
-    pub fn longest(&self) -> Option<usize> {
-        let waits = |worker: &usize| match self.waits(*worker).load(SeqCst) {
-            0 => None,
-            since => Some((since, *worker)),
-        };
-        (0..self.workers).filter_map(|worker| waits(&worker)).min().map(|(_, worker)| worker)
-    }
-
-    /// Whether the request that has waited longest is another worker's.
-    pub fn another_waits_longest(&self) -> Option<usize> {
-        self.longest().filter(|worker| *worker != self.me.get())
-    }
-
     /// Takes back what the process left behind that was this worker before: it was killed.
     pub fn recover(&self) -> Vec<Left> {
         // It may have been killed while it held the lock.
         let _ = self.table.words()[0].compare_exchange(self.me.get() as u64 + 1, 0, SeqCst, SeqCst);
-        self.publish(None);
+        self.publish(Line::Queue, None);
+        self.publish(Line::Retries, None);
+        self.answer();
         let mut all = Vec::new();
         for server in 0..self.servers as Server {
             let left = |of| self.mine(server, of).swap(0, SeqCst);
             let (open, requests) = (left(Of::Open), left(Of::Requests));
-            for of in [Of::Idle, Of::Parked, Of::Asked] {
+            for of in [Of::Idle, Of::Lingering, Of::Parked, Of::Asked] {
                 left(of);
             }
             self.word(server, OPEN).fetch_sub(open, SeqCst);
@@ -330,22 +345,13 @@ impl Ledger {
             && [OPEN, REQUESTS].iter().all(|at| self.word(server, *at).load(SeqCst) == 0)
     }
 
-    fn others(&self) -> impl Iterator<Item = usize> {
-        let me = self.me.get();
-        (0..self.workers).filter(move |worker| *worker != me)
-    }
-
-    fn waits(&self, worker: usize) -> &AtomicU64 {
-        &self.table.words()[1 + worker]
-    }
-
     fn is_asked(&self, worker: usize) -> &AtomicU64 {
-        &self.table.words()[1 + self.workers + worker]
+        &self.table.words()[1 + 2 * self.workers + worker]
     }
 
     fn word(&self, server: Server, at: usize) -> &AtomicU64 {
         let stride = WORKERS + OF_WORKER * self.workers;
-        &self.table.words()[1 + 2 * self.workers + server as usize * stride + at]
+        &self.table.words()[1 + 4 * self.workers + server as usize * stride + at]
     }
 
     fn of(&self, server: Server, worker: usize, of: Of) -> &AtomicU64 {

@@ -6,8 +6,8 @@ use std::ffi::c_void;
 use std::mem::zeroed;
 
 use nginx_sys::{
-    ngx_add_timer, ngx_del_timer, ngx_delete_posted_event, ngx_event_t, ngx_msec_t, ngx_post_event,
-    ngx_posted_events,
+    ngx_add_timer, ngx_current_msec, ngx_del_timer, ngx_delete_posted_event, ngx_event_t, ngx_msec_t,
+    ngx_post_event, ngx_posted_accept_events, ngx_posted_events,
 };
 
 use super::idle::cycle_log;
@@ -42,8 +42,15 @@ impl Alarm {
         unsafe { ngx_event_t::timer_set_raw(self.0.get()) != 0 }
     }
 
-    /// Calls the handler after so many milliseconds, instead of at another time.
+    /// Calls the handler after so many milliseconds, or sooner if that was asked for before.
     pub(super) fn set(&self, after: ngx_msec_t) {
+        // SAFETY: nginx's cached time; only this thread writes it.
+        let now = unsafe { ngx_current_msec };
+        // SAFETY: the event is ours; reads one field.
+        let set_for = unsafe { (*self.0.get()).timer.key };
+        if self.is_set() && set_for.wrapping_sub(now.wrapping_add(after)) as isize <= 0 {
+            return;
+        }
         // SAFETY: prepared by the caller before; `Drop` takes it out of the timer tree.
         unsafe { ngx_add_timer(self.0.get(), after) };
     }
@@ -63,6 +70,19 @@ impl Alarm {
         unsafe { ngx_post_event(self.0.get(), queue) };
     }
 
+    /// Calls the handler before nginx looks at its timers again.
+    pub(super) fn post_first(&self) {
+        let queue = &raw mut ngx_posted_accept_events;
+        // SAFETY: as above.
+        unsafe { ngx_post_event(self.0.get(), queue) };
+    }
+
+    /// Whether the handler is about to be called.
+    pub(super) fn is_posted(&self) -> bool {
+        // SAFETY: the event is ours; reads one bit.
+        unsafe { ngx_event_t::posted_raw(self.0.get()) != 0 }
+    }
+
     /// Whether the handler is called for time; the next time is asked anew.
     pub(super) fn timed_out(&self) -> bool {
         // SAFETY: the event is ours; reads one bit.
@@ -75,8 +95,7 @@ impl Alarm {
     /// The handler is not called any more.
     pub(super) fn cancel(&self) {
         self.clear();
-        // SAFETY: the event is ours; reads one bit.
-        if unsafe { ngx_event_t::posted_raw(self.0.get()) != 0 } {
+        if self.is_posted() {
             // SAFETY: `posted` says that the event is in a queue.
             unsafe { ngx_delete_posted_event(self.0.get()) };
         }

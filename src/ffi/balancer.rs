@@ -63,11 +63,22 @@ impl Balancer {
     }
 }
 
+/// What the servers of an upstream promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outlook {
+    /// A server that is up has room.
+    Room,
+    /// Each that is up has as many requests as its `max_conns` allows.
+    Full,
+    /// No server is up.
+    Down,
+}
+
 /// The servers of an upstream, as nginx's own balancers keep them.
 ///
 /// # Invariants
 /// Points at the servers of an upstream whose cycle is alive.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Servers(NonNull<ngx_http_upstream_rr_peers_t>);
 
 impl Servers {
@@ -107,28 +118,48 @@ impl Servers {
         NonNull::new(number).map(|number| unsafe { number.read_volatile() })
     }
 
-    /// Whether a server that is up has as many requests as its `max_conns` allows; servers that the
-    /// request has tried do not count.
-    pub(super) fn any_is_busy(self, tried: Option<&Tried>) -> bool {
+    /// How many servers there are, backup servers not included, and in which set of servers.
+    pub(super) fn number(self) -> (usize, ngx_uint_t) {
+        self.lock(false);
+        // SAFETY: live by the type invariant; read under the lock.
+        let number = unsafe { (*self.0.as_ptr()).number };
+        #[cfg(nginx_resolve)]
+        let config = self.generation().unwrap_or(0);
+        #[cfg(not(nginx_resolve))]
+        let config = 0;
+        self.unlock();
+        (number, config)
+    }
+
+    /// Whether a request that has these servers has those, and not the backup servers.
+    pub(super) fn is_at(self, servers: *const ngx_http_upstream_rr_peers_t) -> bool {
+        self.0.as_ptr().cast_const() == servers
+    }
+
+    /// What a request can expect that does not go back to the servers it has tried.
+    pub(super) fn outlook(self, tried: Option<&Tried>) -> Outlook {
         let now = ngx_time();
-        let mut busy = false;
-        let tried = tried.filter(|tried| tried.servers == self.0.as_ptr());
+        let mut outlook = Outlook::Down;
+        let tried = tried.filter(|tried| tried.is_of(self));
         let mut number = 0;
         self.each(false, |server, single| {
             number += 1;
-            if tried.is_some_and(|tried| tried.has(number - 1)) {
+            if outlook == Outlook::Room || tried.is_some_and(|tried| tried.has(number - 1)) {
                 return;
             }
-            // SAFETY: shown under the lock of its list.
-            let server = unsafe { server.as_ref() };
+            // SAFETY: shown under the lock of its list; a copy, as others may count meanwhile.
+            let server = unsafe { server.read() };
             // As `ngx_http_upstream_get_peer()`; the only server is asked however often it fails.
             let failed = !single
                 && server.max_fails > 0
                 && server.fails >= server.max_fails
                 && now - server.checked <= server.fail_timeout;
-            busy |= server.down == 0 && !failed && server.max_conns > 0 && server.conns >= server.max_conns;
+            if server.down == 0 && !failed {
+                let full = server.max_conns > 0 && server.conns >= server.max_conns;
+                outlook = if full { Outlook::Full } else { Outlook::Room };
+            }
         });
-        busy
+        outlook
     }
 
     /// What all servers with an address allow together; 0 if one of them allows any number.
@@ -136,8 +167,8 @@ impl Servers {
     pub(super) fn limit(self, address: &[u8]) -> u64 {
         let (mut limit, mut unlimited) = (0, false);
         self.each(false, |server, _| {
-            // SAFETY: shown under the lock of its list.
-            let server = unsafe { server.as_ref() };
+            // SAFETY: shown under the lock of its list; a copy, as others may count meanwhile.
+            let server = &unsafe { server.read() };
             if server.down == 0 && address_of(server) == address {
                 limit += server.max_conns as u64;
                 unlimited |= server.max_conns == 0;
@@ -153,8 +184,8 @@ impl Servers {
     /// Ends so many requests to an address that nobody else will end.
     pub(super) fn end_requests(self, address: &[u8], mut requests: u64) {
         self.each(true, |server, _| {
-            // SAFETY: shown under the lock of its list.
-            if address_of(unsafe { server.as_ref() }) != address {
+            // SAFETY: shown under the lock of its list; a copy, as others may count meanwhile.
+            if address_of(&unsafe { server.read() }) != address {
                 return;
             }
             // SAFETY: as above; locked for writing, nobody else counts.
@@ -194,7 +225,7 @@ impl Servers {
 
     /// Each of the lists has a lock of its own, if it lies in a zone.
     #[cfg(ngx_feature = "http_upstream_zone")]
-    fn lock(self, write: bool) {
+    pub(super) fn lock(self, write: bool) {
         // SAFETY: live by the type invariant.
         let shared = unsafe { !(*self.0.as_ptr()).shpool.is_null() };
         // SAFETY: as above; makes no reference.
@@ -209,7 +240,7 @@ impl Servers {
     }
 
     #[cfg(ngx_feature = "http_upstream_zone")]
-    fn unlock(self) {
+    pub(super) fn unlock(self) {
         // SAFETY: live by the type invariant.
         if unsafe { !(*self.0.as_ptr()).shpool.is_null() } {
             // SAFETY: as above; makes no reference.
@@ -220,10 +251,10 @@ impl Servers {
     }
 
     #[cfg(not(ngx_feature = "http_upstream_zone"))]
-    fn lock(self, _write: bool) {}
+    pub(super) fn lock(self, _write: bool) {}
 
     #[cfg(not(ngx_feature = "http_upstream_zone"))]
-    fn unlock(self) {}
+    pub(super) fn unlock(self) {}
 }
 
 /// The bytes of a server's socket address.

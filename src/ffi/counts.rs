@@ -14,6 +14,7 @@ use super::linger::linger;
 #[cfg(nginx_resolve)]
 use super::resolve::Watch;
 use super::upstream::{Idle, Upstream};
+use super::wait::now;
 use super::workers::Workers;
 
 /// The counts of one upstream; nothing is counted if no server has `max_conns`.
@@ -41,17 +42,18 @@ impl Counts {
     pub(super) fn shared(&self) -> Option<&Ledger> {
         self.ledger.get().filter(|ledger| ledger.is_shared())
     }
+}
 
-    /// Wakes another worker.
+impl Upstream {
+    /// Wakes another worker, to look after this upstream.
     pub(super) fn ring(&self, worker: usize) {
-        if let Some(workers) = self.workers.get() {
+        if let (Some(ledger), Some(workers)) = (self.counts.shared(), self.counts.workers.get()) {
+            ledger.ring(worker, now());
             // SAFETY: belongs to the same cycle as the upstream.
             unsafe { workers.as_ref() }.ring(worker);
         }
     }
-}
 
-impl Upstream {
     /// Counts for this worker alone.
     pub(super) fn count_alone(&self, servers: usize, changing: bool) {
         if let Some(ledger) = Ledger::new(Table::own(servers), servers, 1, changing) {
@@ -139,9 +141,13 @@ impl Upstream {
 
     /// Makes room for a new connection to the server; an idle one that is of no use to the request
     /// is closed for it. `within` says that the requests at the server are within its limit: if they
-    /// are not, the balancer does not know the limit, and nothing is to be waited for.
-    pub(super) fn room(&self, server: Server, within: bool) -> Room {
+    /// are not, the balancer does not know the limit, and nothing is to be waited for. `first`: the
+    /// request has waited for room before all others.
+    pub(super) fn room(&self, server: Server, within: bool, first: bool) -> Room {
         let Some(ledger) = self.counts.ledger.get() else { return Room::Yes };
+        if within && !first && ledger.has_parked(server) {
+            return Room::Wait;
+        }
         loop {
             if ledger.open(server) {
                 return Room::Yes;
@@ -149,6 +155,9 @@ impl Upstream {
             if !within {
                 ledger.open_beyond(server);
                 return Room::Yes;
+            }
+            if ledger.room_is_coming(server) {
+                return Room::Wait;
             }
             let Some(idle) = self.take_oldest_of(server) else { return Room::Wait };
             if !self.close(idle) {
@@ -160,7 +169,7 @@ impl Upstream {
     /// Whether a connection that could be stored is to be closed, because another worker needs one.
     pub(super) fn must_yield(&self, server: Option<Server>) -> bool {
         let (Some(ledger), Some(server)) = (self.counts.shared(), server) else { return false };
-        ledger.take_asked(server) || (ledger.is_full(server) && ledger.another_waits_longest().is_some())
+        ledger.take_asked(server) || (ledger.is_full(server) && ledger.another_waits_longest(now()).is_some())
     }
 
     /// Closes a connection that was in the pool. Returns whether its place is free at once.
@@ -182,12 +191,27 @@ impl Upstream {
         true
     }
 
+    /// A connection to the server is being closed.
+    pub(super) fn add_lingering(&self, server: Server) {
+        if let Some(ledger) = self.counts.ledger.get() {
+            ledger.add_lingering(server);
+        }
+    }
+
+    /// It is closed.
+    pub(super) fn lingered(&self, server: Server) {
+        if let Some(ledger) = self.counts.ledger.get() {
+            ledger.remove_lingering(server);
+        }
+        self.closed(server);
+    }
+
     /// There is room for one more connection to the server.
     pub(super) fn closed(&self, server: Server) {
         let Some(ledger) = self.counts.ledger.get() else { return };
         ledger.close(server);
         if ledger.is_shared() {
-            ledger.parked(server).for_each(|worker| self.counts.ring(worker));
+            ledger.parked(server).for_each(|worker| self.ring(worker));
         }
         if self.waits.any_parked() {
             self.wake();

@@ -52,6 +52,7 @@ pub(super) fn declined(kp: &PeerData, waiter: &Waiter) {
 /// No memory, or no socket.
 pub(super) fn error(kp: &PeerData, waiter: &Waiter) {
     waiter.leave();
+    kp.u.end_of_wait(waited(waiter.since.get()));
     if !kp.u.peer().has_server() {
         kp.stage.set(Stage::Failing(Failure::NoLiveServer));
         put_aside(kp, kp.u.peer(), waiter);

@@ -51,7 +51,11 @@ pub(super) fn linger(conn: Conn, upstream: &Upstream, server: Server) -> bool {
     read.clear_ready();
     read.set_handler(Some(linger_handler));
     read.set_timer(TIMEOUT);
-    read.wait_readable()
+    if read.wait_readable() {
+        upstream.add_lingering(server);
+        return true;
+    }
+    false
 }
 
 unsafe extern "C" fn nothing_to_do(_: *mut ngx_event_t) {}
@@ -61,6 +65,10 @@ unsafe extern "C" fn linger_handler(event: *mut ngx_event_t) {
     // SAFETY: nginx calls it with the read event of a connection that `linger` gave this handler.
     let event = unsafe { Event::from_ptr(event) };
     debug(event.log(), c"keepalive linger handler");
+    guard((), || close_unless_silent(event));
+}
+
+fn close_unless_silent(event: Event) {
     let conn = event.conn();
     let ended = conn.close_requested() || event.timed_out() || !silent(conn);
     if !ended {
@@ -73,5 +81,5 @@ unsafe extern "C" fn linger_handler(event: *mut ngx_event_t) {
     let Lingering { upstream, server } = unsafe { conn.data().cast::<Lingering>().read() };
     idle::close(conn);
     // SAFETY: nginx keeps the cycle in which the upstream lies while a connection is open.
-    guard((), || unsafe { upstream.as_ref() }.closed(server));
+    unsafe { upstream.as_ref() }.lingered(server);
 }

@@ -128,7 +128,7 @@ impl PeerData {
 
     /// Remembers what the balancer has tried for this request; after a wait it would not know.
     #[cold]
-    fn note_tried(&self) {
+    pub(super) fn note_tried(&self) {
         if self.upstream().waits.directive.is_some() {
             // SAFETY: the upstream's cycle is alive while it is used, and the request alive.
             let tried = unsafe { Tried::of(self.upstream().us, self.balancer.get(), self.pool()) };
@@ -248,7 +248,8 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
         return NGX_DONE as ngx_int_t;
     }
     let Some(server) = kp.server.get() else { return NGX_OK as ngx_int_t };
-    if upstream.room(server, within) == Room::Yes {
+    let first = matches!(kp.stage.get(), Stage::Resuming(_));
+    if upstream.room(server, within, first) == Room::Yes {
         return NGX_OK as ngx_int_t;
     }
     let parked = park(kp, peer, server);

@@ -66,8 +66,8 @@ impl Watch {
         let mut addresses = Vec::new();
         let mut complete = true;
         self.servers()?.each(false, |server, _| {
-            // SAFETY: shown under the lock of its list.
-            let server = unsafe { server.as_ref() };
+            // SAFETY: shown under the lock of its list; a copy, as others may count meanwhile.
+            let server = &unsafe { server.read() };
             complete &= addresses.try_reserve(1).is_ok();
             if complete {
                 addresses.push(Address::from(address_of(server)));

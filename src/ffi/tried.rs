@@ -3,14 +3,14 @@
 
 use std::ptr::NonNull;
 
-use nginx_sys::{ngx_http_upstream_rr_peers_t, ngx_http_upstream_srv_conf_t, ngx_pool_t};
+use nginx_sys::{ngx_http_upstream_srv_conf_t, ngx_pool_t};
 
-use super::balancer::Balancer;
+use super::balancer::{Balancer, Servers};
 use super::conf::allocate;
 
 /// The servers that round robin has tried for a request, backup servers not included.
 pub(super) struct Tried {
-    pub(super) servers: *const ngx_http_upstream_rr_peers_t,
+    servers: Servers,
     /// Of which set of servers, if they change.
     #[cfg(nginx_resolve)]
     config: nginx_sys::ngx_uint_t,
@@ -29,14 +29,21 @@ impl Tried {
         pool: *mut ngx_pool_t,
     ) -> Option<NonNull<Self>> {
         let data = balancer.round_robin()?;
+        // SAFETY: the caller's promise.
+        let servers = unsafe { Servers::of(us, balancer) }?;
         // SAFETY: round robin's part of the request, which is alive.
-        let servers = unsafe { (*data.as_ptr()).peers };
-        // SAFETY: live, says the caller.
-        if servers.cast() != unsafe { (*us.as_ptr()).peer.data } {
+        let of_request = unsafe { (*data.as_ptr()).peers };
+        let (number, _config) = servers.number();
+        // SAFETY: as above.
+        #[cfg(nginx_resolve)]
+        let config = unsafe { (*data.as_ptr()).config };
+        #[cfg(nginx_resolve)]
+        if config != _config {
             return None;
         }
-        // SAFETY: the servers of a live upstream.
-        let number = unsafe { (*servers).number };
+        if !servers.is_at(of_request) {
+            return None;
+        }
         let length = number.div_ceil(usize::BITS as usize);
         // SAFETY: the pool of a live request.
         let words = unsafe { allocate::<usize>(pool, length) }?.cast::<usize>();
@@ -47,8 +54,7 @@ impl Tried {
         let this = Self {
             servers,
             #[cfg(nginx_resolve)]
-            // SAFETY: as above.
-            config: unsafe { (*data.as_ptr()).config },
+            config,
             words,
             length,
         };
@@ -63,7 +69,7 @@ impl Tried {
     pub(super) fn give(&self, balancer: Balancer) {
         let Some(data) = balancer.round_robin() else { return };
         // SAFETY: round robin's part of a request that it has just initialised.
-        let same = unsafe { (*data.as_ptr()).peers.cast_const() == self.servers };
+        let same = self.servers.is_at(unsafe { (*data.as_ptr()).peers });
         #[cfg(nginx_resolve)]
         // SAFETY: as above.
         let same = same && unsafe { (*data.as_ptr()).config == self.config };
@@ -73,6 +79,16 @@ impl Tried {
             // SAFETY: the servers are the same, and so is their number.
             unsafe { tried.copy_from_nonoverlapping(self.words.as_ptr(), self.length) };
         }
+    }
+
+    /// Whether these are still the servers of which it tells.
+    pub(super) fn is_of(&self, servers: Servers) -> bool {
+        let (_, _config) = servers.number();
+        #[cfg(nginx_resolve)]
+        if self.config != _config {
+            return false;
+        }
+        servers == self.servers
     }
 
     pub(super) fn has(&self, number: usize) -> bool {

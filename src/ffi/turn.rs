@@ -8,12 +8,13 @@ use nginx_sys::{
 
 use crate::queue;
 
+use super::balancer::Outlook;
 use super::connect::take_up;
 use super::fail::{declined, error, fail, Failure};
 use super::guard::guard;
 use super::peer::{PeerData, Stage};
 use super::upstream::Upstream;
-use super::wait::{is_worth_it, put_aside, wait_for_room, waited};
+use super::wait::{is_worth_it, now, outlook, put_aside, wait_for_room, waited};
 use super::waiter::Waiter;
 
 type Waiting = queue::Waiter<NonNull<Waiter>>;
@@ -40,8 +41,12 @@ pub(super) unsafe extern "C" fn take_turns(event: *mut ngx_event_t) {
 impl Upstream {
     pub(super) fn take_turns(&self) {
         let in_time = self.waits.alarm.timed_out();
+        if let Some(ledger) = self.counts.shared() {
+            ledger.answer();
+        }
         self.close_what_others_need();
         self.resume_parked();
+        self.serve_retries();
         self.serve_queue(in_time);
         self.queue_changed();
         if self.is_ending() {
@@ -60,55 +65,98 @@ impl Upstream {
     }
 
     fn resume_parked(&self) {
-        let mut next = self.waits.parked.with(|parked| parked.first()).flatten();
-        while let Some(waiting) = next {
-            next = self.waits.parked.with(|parked| parked.behind(waiting.ticket)).flatten();
+        let parked = &self.waits.parked;
+        let mut next = parked.with(|parked| parked.first()).flatten();
+        // One that ends may take others with it, of the same main request: then from the beginning.
+        for _ in 0..parked.with(|parked| parked.len()).unwrap_or(0) {
+            let Some(waiting) = next else { return };
+            next = parked.with(|parked| parked.behind(waiting.ticket)).flatten();
             resume(waiting);
-            // It may have taken others with it, of the same main request.
-            next = next.and_then(|next| self.waits.parked.with(|parked| parked.get(next.ticket)).flatten());
+            next = match next {
+                Some(behind) => {
+                    parked.with(|line| line.get(behind.ticket).or_else(|| line.first())).flatten()
+                }
+                None => return,
+            };
+        }
+    }
+
+    /// Each of these has servers to which it does not go back, so that one of them does not stand for
+    /// all; but to ask for many of them is not worth it.
+    fn serve_retries(&self) {
+        let retries = &self.waits.retries;
+        let mut in_vain = 0;
+        let mut next = retries.with(|line| line.first()).flatten();
+        while let (Some(waiting), 0..=MAX_IN_VAIN) = (next, in_vain) {
+            next = retries.with(|line| line.behind(waiting.ticket)).flatten();
+            if !self.serve(waiting) {
+                in_vain += 1;
+            }
+            next = next.and_then(|behind| retries.with(|line| line.get(behind.ticket)).flatten());
+        }
+        if let Some(ledger) = self.counts.shared() {
+            ledger.with_retries().for_each(|worker| self.ring(worker));
         }
     }
 
     /// Those who have waited longest come first, in whatever worker they are; `in_time` this one's
-    /// first has its turn in any case, lest it depends on a worker that does not answer.
-    fn serve_queue(&self, mut in_time: bool) {
+    /// have their turn in any case, lest they depend on a worker that does not answer.
+    fn serve_queue(&self, in_time: bool) {
         loop {
-            if !std::mem::take(&mut in_time) {
-                if let Some(worker) = self.counts.shared().and_then(|it| it.another_waits_longest()) {
-                    return self.counts.ring(worker);
+            let another = self.counts.shared().and_then(|ledger| ledger.another_waits_longest(now()));
+            if let Some(worker) = another {
+                self.ring(worker);
+                if !in_time {
+                    return;
                 }
             }
-            let Some(waiting) = self.waits.queue.with(|queue| queue.first()).flatten() else { return };
-            // SAFETY: as long as a request is in the queue it is alive, and its waiter in its pool.
-            let waiter = unsafe { waiting.who.as_ref() };
-            // SAFETY: as above.
-            let kp = unsafe { waiter.request.as_ref() };
-            if self.waits.directive.is_some_and(|queue| waited(waiting.since) >= queue.timeout) {
-                self.remove_from_queue(waiting);
-                fail(kp, waiter, Failure::TimedOut);
-                continue;
-            }
-            match grant(kp, waiter, waiting) {
-                Turn::Over => {}
-                Turn::NotYet => return,
-                Turn::Never => {
-                    self.remove_from_queue(waiting);
-                    fail(kp, waiter, Failure::NoLiveServer);
-                }
+            let first = self.waits.queue.with(|queue| queue.first()).flatten();
+            if !first.is_some_and(|waiting| self.serve(waiting)) {
+                return;
             }
         }
     }
 
-    fn remove_from_queue(&self, waiting: Waiting) {
-        self.waits.queue.with(|queue| queue.remove(waiting.ticket));
+    /// It is the turn of a request; returns whether it does not wait any more.
+    fn serve(&self, waiting: Waiting) -> bool {
+        // SAFETY: as long as a request is in a line it is alive, and its waiter in its pool.
+        let waiter = unsafe { waiting.who.as_ref() };
+        // SAFETY: as above.
+        let kp = unsafe { waiter.request.as_ref() };
+        let failure = if self.waits.directive.is_some_and(|queue| waited(waiting.since) >= queue.timeout) {
+            Failure::TimedOut
+        } else {
+            match grant(kp, waiter, waiting) {
+                Turn::Over => return true,
+                Turn::NotYet => return false,
+                Turn::Never => Failure::NoLiveServer,
+            }
+        };
+        self.remove(kp, waiting);
+        fail(kp, waiter, failure);
+        true
+    }
+
+    fn remove(&self, kp: &PeerData, waiting: Waiting) {
+        self.waits.line(kp).with(|line| line.remove(waiting.ticket));
         self.queue_changed();
     }
 }
 
+/// So many are asked for in vain, of those who do not take any server.
+const MAX_IN_VAIN: usize = 15;
+
 /// Asks the balancer again, in the name of the request. All that is between the core and the
 /// balancer takes part, as in the first attempt.
 fn grant(kp: &PeerData, waiter: &Waiter, waiting: Waiting) -> Turn {
+    // The balancer is new to the request each time, at a price: it is not asked for nothing.
+    match outlook(kp) {
+        Some(Outlook::Down) => return Turn::Never,
+        Some(Outlook::Full) => return Turn::NotYet,
+        Some(Outlook::Room) | None => {}
+    }
     let peer = kp.u.peer();
+    peer.set_log_action(c"connecting to upstream");
     kp.stage.set(Stage::Granting(waiting.ticket));
     peer.release_connection();
     peer.set_no_server(std::ptr::null_mut(), std::ptr::null_mut());
@@ -119,7 +167,7 @@ fn grant(kp: &PeerData, waiter: &Waiter, waiting: Waiting) -> Turn {
         kp.stage.set(Stage::Queued(waiting.ticket));
         return if is_worth_it(kp) { Turn::NotYet } else { Turn::Never };
     }
-    kp.upstream().remove_from_queue(waiting);
+    kp.upstream().remove(kp, waiting);
     if matches!(kp.stage.get(), Stage::Parked(_)) {
         wait_for_room(kp, waiter);
         return Turn::Over;

@@ -10,12 +10,12 @@ use nginx_sys::{
 };
 
 use crate::directive::Queue;
-use crate::ledger::Server;
+use crate::ledger::{self, Server};
 use crate::lifetime::Msec;
 use crate::queue::WaitQueue;
 
 use super::alarm::Alarm;
-use super::balancer::Servers;
+use super::balancer::{Outlook, Servers};
 use super::fail::{fail, Failure};
 use super::guard::{guard, Guarded};
 use super::peer::{worker_is_exiting, PeerData, Stage};
@@ -27,12 +27,18 @@ use super::waiter::Waiter;
 /// Those who wait at one upstream in this worker.
 pub(super) struct Waits {
     pub(super) directive: Option<Queue>,
-    pub(super) queue: Guarded<WaitQueue<NonNull<Waiter>>>,
-    pub(super) parked: Guarded<WaitQueue<NonNull<Waiter>>>,
+    /// Those who take any server.
+    pub(super) queue: Line,
+    /// Those who have tried a server in vain, and take another one only: nobody has to wait for them.
+    pub(super) retries: Line,
+    pub(super) parked: Line,
     /// Calls `take_turns`: when something has changed, when the longest wait has lasted too long, and
     /// now and then, as servers also come back by themselves.
     pub(super) alarm: Alarm,
 }
+
+/// First come, first served.
+pub(super) type Line = Guarded<WaitQueue<NonNull<Waiter>>>;
 
 /// How often it is looked after those who wait if nothing else happens, in milliseconds.
 const INTERVAL: Msec = 1000;
@@ -40,19 +46,50 @@ const INTERVAL: Msec = 1000;
 impl Waits {
     /// At most `parked` requests can have a server; `None` if there is no memory.
     pub(super) fn new(directive: Option<Queue>, parked: usize) -> Option<Self> {
-        let queue = WaitQueue::new(directive.map_or(0, |queue| queue.number)).ok()?;
-        let parked = WaitQueue::new(parked).ok()?;
-        let (queue, parked) = (Guarded::new(queue), Guarded::new(parked));
-        Some(Self { directive, queue, parked, alarm: Alarm::new() })
+        let number = directive.map_or(0, |queue| queue.number);
+        let line = |capacity| WaitQueue::new(capacity).ok().map(Guarded::new);
+        Some(Self {
+            directive,
+            queue: line(number)?,
+            retries: line(number)?,
+            parked: line(parked)?,
+            alarm: Alarm::new(),
+        })
+    }
+
+    /// Where a request waits for a server.
+    pub(super) fn line(&self, kp: &PeerData) -> &Line {
+        match kp.tried() {
+            None => &self.queue,
+            Some(_) => &self.retries,
+        }
+    }
+
+    /// Whether as many wait as may.
+    fn is_full(&self) -> bool {
+        let length = |line: &Line| line.with(|line| line.len()).unwrap_or(0);
+        self.directive.is_none_or(|queue| length(&self.queue) + length(&self.retries) >= queue.number)
     }
 
     pub(super) fn any_queued(&self) -> bool {
-        self.queue.with(|queue| !queue.is_empty()).unwrap_or(false)
+        any(&self.queue)
     }
 
     pub(super) fn any_parked(&self) -> bool {
-        self.parked.with(|parked| !parked.is_empty()).unwrap_or(false)
+        any(&self.parked)
     }
+
+    pub(super) fn any(&self) -> bool {
+        any(&self.queue) || any(&self.retries) || any(&self.parked)
+    }
+}
+
+fn any(line: &Line) -> bool {
+    line.with(|line| !line.is_empty()).unwrap_or(false)
+}
+
+fn first_since(line: &Line) -> Option<Msec> {
+    line.with(|line| line.first()).flatten().map(|waiter| waiter.since)
 }
 
 impl Upstream {
@@ -60,22 +97,29 @@ impl Upstream {
     #[inline]
     pub(super) fn others_wait(&self) -> bool {
         self.waits.directive.is_some()
-            && (self.waits.any_queued() || self.counts.shared().is_some_and(|it| it.longest().is_some()))
+            && (self.waits.any_queued()
+                // What has become free is first offered to those who wait.
+                || (any(&self.waits.retries) && self.waits.alarm.is_posted())
+                || self.counts.shared().is_some_and(|it| it.longest(now()).is_some()))
     }
 
     /// Looks after those who wait, here or in other workers, once the present handler has returned.
     #[inline]
     pub(super) fn changed(&self) {
-        let another_waits = || self.counts.shared().is_some_and(|it| it.another_waits_longest().is_some());
+        let others = || {
+            self.counts.shared().is_some_and(|it| {
+                it.another_waits_longest(now()).is_some() || it.with_retries().next().is_some()
+            })
+        };
         // At the end of a worker there may be something to close.
-        if self.waits.any_queued() || self.waits.any_parked() || another_waits() || worker_is_exiting() {
+        if self.waits.any() || others() || worker_is_exiting() {
             self.wake();
         }
     }
 
     /// The worker exits, and nobody waits for it to serve anything any more.
     pub(super) fn is_ending(&self) -> bool {
-        worker_is_exiting() && !self.waits.any_queued() && !self.waits.any_parked()
+        worker_is_exiting() && !self.waits.any()
     }
 
     pub(super) fn wake(&self) {
@@ -87,17 +131,19 @@ impl Upstream {
         NonNull::from(self).as_ptr().cast()
     }
 
-    /// Tells other workers how long the first one waits, and sees to it that nobody is forgotten.
+    /// Tells other workers how long the first ones wait, and sees to it that nobody is forgotten.
     pub(super) fn queue_changed(&self) {
-        let first = self.waits.queue.with(|queue| queue.first()).flatten();
+        let (queue, retries) = (first_since(&self.waits.queue), first_since(&self.waits.retries));
         if let Some(ledger) = self.counts.shared() {
-            ledger.publish(first.map(|waiter| waiter.since));
+            ledger.publish(ledger::Line::Queue, queue);
+            ledger.publish(ledger::Line::Retries, retries);
         }
-        if first.is_none() && !self.waits.any_parked() {
+        if !self.waits.any() {
             return self.waits.alarm.clear();
         }
         let timeout = self.waits.directive.map_or(Msec::MAX, |queue| queue.timeout);
-        let left = first.map_or(INTERVAL, |waiter| timeout.saturating_sub(waited(waiter.since)));
+        let left = |since| timeout.saturating_sub(waited(since));
+        let left = [queue, retries].into_iter().flatten().map(left).min().unwrap_or(INTERVAL);
         self.waits.alarm.prepare(take_turns, self.as_data(), false);
         self.waits.alarm.set(left.clamp(1, INTERVAL) as ngx_msec_t);
     }
@@ -108,23 +154,24 @@ pub(super) fn waited(since: Msec) -> Msec {
     now().wrapping_sub(since)
 }
 
-fn now() -> Msec {
+pub(super) fn now() -> Msec {
     // SAFETY: nginx's cached time; only this thread writes it.
     unsafe { ngx_current_msec }
 }
 
-/// Whether it makes sense to wait when the balancer has no server: one that is up is busy. If all
-/// are down, the request fails at once, as ever.
+/// What the request can expect; `None` if it is not known, as the balancer has servers of its own.
+pub(super) fn outlook(kp: &PeerData) -> Option<Outlook> {
+    // SAFETY: the upstream's cycle is alive while it is used, and its balancer has initialised the request.
+    let servers = unsafe { Servers::of(kp.upstream().us, kp.balancer.get()) };
+    servers.map(|servers| servers.outlook(kp.tried()))
+}
+
+/// Whether it makes sense to wait when the balancer has no server: one that is up is busy, or was a
+/// moment ago. If all are down, the request fails at once, as ever.
 pub(super) fn is_worth_it(kp: &PeerData) -> bool {
     let upstream = kp.upstream();
-    if upstream.waits.directive.is_none() {
-        return false;
-    }
-    // SAFETY: the upstream's cycle is alive while it is used, and its balancer has initialised the request.
-    match unsafe { Servers::of(upstream.us, kp.balancer.get()) } {
-        Some(servers) => servers.any_is_busy(kp.tried()),
-        None => upstream.counts.ledger.get().is_some_and(|ledger| ledger.any_is_busy()),
-    }
+    let busy = || upstream.counts.ledger.get().is_some_and(|ledger| ledger.any_is_busy());
+    upstream.waits.directive.is_some() && outlook(kp).map_or_else(busy, |outlook| outlook != Outlook::Down)
 }
 
 /// Queues the request; if the queue is full, it fails when the core has returned.
@@ -134,12 +181,17 @@ pub(super) fn enqueue(kp: &PeerData, peer: Peer) -> ngx_int_t {
     let this = unsafe { waiter.as_ref() };
     let upstream = kp.upstream();
     put_aside(kp, peer, this);
-    peer.set_log_action(c"waiting in upstream queue");
-    let queued = upstream.waits.queue.with(|queue| queue.push(waiter, this.since.get())).flatten();
+    let waits = &upstream.waits;
+    let push = || waits.line(kp).with(|line| line.push(waiter, this.since.get())).flatten();
+    let queued = (!waits.is_full()).then(push).flatten();
     kp.stage.set(queued.map_or(Stage::Failing(Failure::Full), Stage::Queued));
     upstream.queue_changed();
     this.turn.prepare(core_has_returned, waiter.as_ptr().cast(), false);
-    this.turn.post();
+    match kp.u.connect_timeout() {
+        // It would be over before other events of ours.
+        0 => this.turn.post_first(),
+        _ => this.turn.post(),
+    }
     NGX_AGAIN as ngx_int_t
 }
 
@@ -163,10 +215,17 @@ pub(super) fn park(kp: &PeerData, peer: Peer, server: Server) -> ngx_int_t {
         this.turn.prepare(core_has_returned, waiter.as_ptr().cast(), false);
         this.turn.post();
     }
-    if let Some(worker) = kp.upstream().counts.shared().and_then(|ledger| ledger.park(server)) {
-        kp.upstream().counts.ring(worker);
+    let upstream = kp.upstream();
+    if let Some(ledger) = upstream.counts.ledger.get() {
+        if let Some(worker) = ledger.park(server, now()) {
+            upstream.ring(worker);
+        }
+        // What was closed before others could know of this one is for it to find.
+        if !ledger.is_full(server) {
+            upstream.wake();
+        }
     }
-    kp.upstream().queue_changed();
+    upstream.queue_changed();
     NGX_AGAIN as ngx_int_t
 }
 
@@ -187,6 +246,7 @@ fn begin(kp: &PeerData, peer: Peer) -> Option<NonNull<Waiter>> {
 
 /// The core gets what stands in for a connection, and for a server.
 pub(super) fn put_aside(kp: &PeerData, peer: Peer, waiter: &Waiter) {
+    peer.set_log_action(c"waiting in upstream queue");
     peer.set_connection(waiter.conn());
     // SAFETY: the upstream's cycle is alive while it is used; makes no reference.
     let name = unsafe { &raw mut (*kp.upstream().us.as_ptr()).host };
@@ -205,17 +265,16 @@ unsafe extern "C" fn core_has_returned(event: *mut ngx_event_t) {
     guard((), || match kp.stage.get() {
         Stage::Failing(failure) => fail(kp, waiter, failure),
         Stage::Parked(_) => wait_for_room(kp, waiter),
-        _ => {
+        Stage::Queued(ticket) => {
             waiter.write().clear_timer();
             // What was free before other workers could know of the first one is for it to find.
             let upstream = kp.upstream();
-            let first = upstream.waits.queue.with(|queue| queue.first()).flatten();
-            if upstream.counts.shared().is_some()
-                && first.is_some_and(|it| Stage::Queued(it.ticket) == kp.stage.get())
-            {
+            let first = upstream.waits.line(kp).with(|line| line.first()).flatten();
+            if upstream.counts.shared().is_some() && first.is_some_and(|first| first.ticket == ticket) {
                 upstream.wake();
             }
         }
+        _ => {}
     });
 }
 
@@ -241,7 +300,7 @@ pub(super) fn leave(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uint_t) 
     peer.release_connection();
     let told = match stage {
         Stage::Queued(ticket) | Stage::Granting(ticket) => {
-            upstream.waits.queue.with(|queue| queue.remove(ticket));
+            upstream.waits.line(kp).with(|line| line.remove(ticket));
             None
         }
         Stage::Parked(ticket) | Stage::Resuming(ticket) => {
@@ -255,6 +314,7 @@ pub(super) fn leave(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uint_t) 
         }
         Stage::Declined => {
             kp.u.set_request_sent(false);
+            kp.note_tried();
             if let Some(server) = kp.server.take() {
                 upstream.end(server);
                 upstream.closed(server);

@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicU64;
 use nginx_sys::{
     ngx_conf_t, ngx_connection_t, ngx_core_conf_t, ngx_core_module, ngx_cycle_t, ngx_event_handler_pt,
     ngx_event_t, ngx_fd_t, ngx_http_conf_ctx_t, ngx_http_module, ngx_int_t, ngx_log_error_core, ngx_process,
-    ngx_worker, NGX_ERROR, NGX_LOG_ALERT, NGX_OK, NGX_PROCESS_SINGLE, NGX_PROCESS_WORKER,
+    ngx_worker, NGX_ERROR, NGX_LOG_CRIT, NGX_OK, NGX_PROCESS_SINGLE, NGX_PROCESS_WORKER,
 };
 
 use crate::ledger::{Ledger, Table};
@@ -162,9 +162,7 @@ impl Upstream {
                 servers.end_requests(&left.address, left.requests);
             }
         }
-        if let Some(worker) = ledger.longest() {
-            self.counts.ring(worker);
-        }
+        ledger.others().for_each(|worker| self.ring(worker));
     }
 }
 
@@ -252,7 +250,7 @@ pub(super) unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_
             let log = unsafe { (*cycle).log };
             let line = c"keepalive: workers share no \"max_conns\", each has its own";
             // SAFETY: the line has no formats.
-            unsafe { ngx_log_error_core(NGX_LOG_ALERT as usize, log, errno, line.as_ptr()) };
+            unsafe { ngx_log_error_core(NGX_LOG_CRIT as usize, log, errno, line.as_ptr()) };
             for sharing in workers.upstreams.borrow().iter() {
                 // SAFETY: in the same cycle, which is alive.
                 unsafe { sharing.upstream.as_ref() }.count_alone(sharing.servers, sharing.changing);
@@ -295,6 +293,15 @@ pub(super) unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int
 
 /// Another worker has rung: something has changed for those who wait here, or others wait for us.
 unsafe extern "C" fn rung(event: *mut ngx_event_t) {
+    guard((), || {
+        // SAFETY: the event that `enter` has added, which nginx passes to its handler.
+        unsafe { answer(event) };
+    });
+}
+
+/// # Safety
+/// `event` is the one that `enter` has added.
+unsafe fn answer(event: *mut ngx_event_t) {
     // SAFETY: the event that `enter` has added; its connection is nginx's.
     let conn: *mut ngx_connection_t = unsafe { (*event).data }.cast();
     // SAFETY: as above.
@@ -304,12 +311,13 @@ unsafe extern "C" fn rung(event: *mut ngx_event_t) {
     unsafe { libc::read(fd, (&raw mut rings).cast(), size_of_val(&rings)) };
     // SAFETY: the worker's cycle, set before any event.
     let cycle = unsafe { nginx_sys::ngx_cycle };
-    guard((), || {
-        // SAFETY: as above.
-        let Some(workers) = (unsafe { of_cycle(cycle) }) else { return };
-        for sharing in workers.upstreams.borrow().iter() {
-            // SAFETY: in the same cycle, which is alive.
-            unsafe { sharing.upstream.as_ref() }.wake();
+    // SAFETY: as above.
+    let Some(workers) = (unsafe { of_cycle(cycle) }) else { return };
+    for sharing in workers.upstreams.borrow().iter() {
+        // SAFETY: in the same cycle, which is alive.
+        let upstream = unsafe { sharing.upstream.as_ref() };
+        if upstream.counts.shared().is_some_and(Ledger::is_rung) {
+            upstream.wake();
         }
-    });
+    }
 }

@@ -84,10 +84,10 @@ fn asks_the_worker_with_the_most_idle_connections() {
             workers[worker].add_idle(a);
         }
     }
-    assert_eq!(workers[0].park(a), Some(2));
-    assert!(workers[0].park(a).is_some());
-    assert!(workers[0].park(a).is_some());
-    assert_eq!(workers[0].park(a), None, "each idle connection is asked for once");
+    assert_eq!(workers[0].park(a, 0), Some(2));
+    assert!(workers[0].park(a, 0).is_some());
+    assert!(workers[0].park(a, 0).is_some());
+    assert_eq!(workers[0].park(a, 0), None, "each idle connection is asked for once");
 
     assert_eq!(workers[2].asked(), Some(a));
     workers[2].remove_idle(a);
@@ -103,10 +103,10 @@ fn is_not_asked_in_vain() {
     let a = workers[0].note(A, 1, 0).unwrap();
     assert!(workers[1].open(a));
     workers[1].add_idle(a);
-    assert_eq!(workers[0].park(a), Some(1));
+    assert_eq!(workers[0].park(a, 0), Some(1));
     workers[0].unpark(a);
     assert!(!workers[1].take_asked(a));
-    assert_eq!(workers[0].park(a), Some(1));
+    assert_eq!(workers[0].park(a, 0), Some(1));
     assert!(workers[1].take_asked(a));
     assert!(!workers[1].take_asked(a));
 }
@@ -114,13 +114,49 @@ fn is_not_asked_in_vain() {
 #[test]
 fn the_longest_wait_of_all_workers_comes_first() {
     let workers = workers(3, 1, false);
-    assert_eq!(workers[0].longest(), None);
-    workers[1].publish(Some(20));
-    workers[2].publish(Some(0));
-    assert_eq!(workers[0].another_waits_longest(), Some(2));
-    assert_eq!(workers[2].another_waits_longest(), None);
-    workers[2].publish(None);
-    assert_eq!(workers[2].longest(), Some(1));
+    assert_eq!(workers[0].longest(30), None);
+    workers[1].publish(Line::Queue, Some(20));
+    workers[2].publish(Line::Queue, Some(0));
+    assert_eq!(workers[0].another_waits_longest(30), Some(2));
+    assert_eq!(workers[2].another_waits_longest(30), None);
+    workers[2].publish(Line::Queue, None);
+    assert_eq!(workers[2].longest(30), Some(1));
+}
+
+#[test]
+fn a_worker_that_does_not_answer_is_not_waited_for() {
+    let workers = workers(2, 1, false);
+    workers[1].publish(Line::Queue, Some(0));
+    workers[0].ring(1, 100);
+    workers[0].ring(1, 250);
+    assert!(workers[1].is_rung());
+    assert_eq!(workers[0].longest(300), Some(1));
+    assert_eq!(workers[0].longest(301), None);
+    assert_eq!(workers[1].longest(301), Some(1), "of itself it knows that it answers");
+    workers[1].answer();
+    assert!(!workers[1].is_rung());
+    assert_eq!(workers[0].longest(301), Some(1));
+}
+
+#[test]
+fn closes_one_connection_for_each_that_waits() {
+    let workers = workers(2, 1, false);
+    let a = workers[0].note(A, 3, 0).unwrap();
+    for _ in 0..3 {
+        assert!(workers[1].open(a));
+        workers[1].add_idle(a);
+    }
+    assert_eq!(workers[0].park(a, 0), Some(1));
+    workers[0].unpark(a);
+    assert_eq!(workers[0].park(a, 0), None, "asked for already");
+    assert_eq!(workers[1].asked(), Some(a));
+    workers[1].remove_idle(a);
+    workers[1].add_lingering(a);
+    workers[0].unpark(a);
+    assert_eq!(workers[0].park(a, 0), None, "being closed");
+    assert!(workers[1].room_is_coming(a) && !workers[0].room_is_coming(a));
+    assert!(workers[0].has_parked(a) && !workers[1].has_parked(a));
+    assert_eq!(workers[0].park(a, 0), Some(1), "for another request");
 }
 
 #[test]
@@ -132,14 +168,14 @@ fn takes_back_what_a_killed_worker_held() {
     workers[1].open(a);
     workers[1].open(a);
     workers[1].add_idle(a);
-    workers[1].publish(Some(1));
+    workers[1].publish(Line::Queue, Some(1));
     std::mem::forget(workers[1].lock());
 
     assert_eq!(workers[1].recover(), [Left { address: A.to_vec(), requests: 2 }]);
-    assert_eq!(workers[0].longest(), None);
+    assert_eq!(workers[0].longest(30), None);
     assert!(!workers[0].any_is_busy());
     assert!(workers[0].open(a) && workers[0].open(a) && !workers[0].open(a));
-    assert_eq!(workers[0].park(a), None);
+    assert_eq!(workers[0].park(a, 0), None);
     assert_eq!(workers[1].recover(), []);
 }
 
