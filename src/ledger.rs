@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   lock | for each worker: since when its first request waits, and the first of those that have tried a
-//!        | server in vain; whether it is asked for a connection; since when it is rung for
+//!        | server in vain; whether it is asked for a connection; since when it is rung for; which process it is
 //!   server  address limit generation | open  requests | worker 0: open idle requests parked asked
 //!                                    | (all workers)  | worker 1: ...
 //! ```
@@ -12,6 +12,7 @@
 //! is known what a killed worker leaves behind.
 #![forbid(unsafe_code)]
 
+mod left;
 mod lock;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use crate::lifetime::Msec;
 use crate::pool::MAX_ADDRESS;
 use lock::Lock;
 
+pub use left::Left;
 pub use waits::Line;
 
 /// The table of one upstream, seen by one worker.
@@ -49,15 +51,6 @@ pub enum Table {
 
 /// The number of a server in the ledger. It holds while the server has requests or connections.
 pub type Server = u32;
-
-/// What a worker that is gone has left behind at one server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Left {
-    /// The server's address.
-    pub address: Vec<u8>,
-    /// Requests that the balancer was never told the end of.
-    pub requests: u64,
-}
 
 // Words of a server.
 const LENGTH: usize = 0;
@@ -84,7 +77,7 @@ const OF_WORKER: usize = Of::Asked as usize + 1;
 impl Ledger {
     /// How many numbers the table of so many servers and workers has.
     pub fn size(servers: usize, workers: usize) -> usize {
-        1 + 4 * workers + capacity(servers) * (WORKERS + OF_WORKER * workers)
+        1 + 5 * workers + capacity(servers) * (WORKERS + OF_WORKER * workers)
     }
 
     /// Numbers of servers are below this, if there is to be room for so many.
@@ -231,19 +224,25 @@ impl Ledger {
     /// waits; returns which worker that is.
     pub fn park(&self, server: Server, now: Msec) -> Option<usize> {
         self.mine(server, Of::Parked).fetch_add(1, SeqCst);
-        let of = |worker, of| self.of(server, worker, of).load(SeqCst);
-        let answering = || (0..self.workers).filter(|worker| self.answers(*worker, now));
-        let coming: u64 = answering().map(|it| of(it, Of::Lingering).wrapping_add(of(it, Of::Asked))).sum();
-        if coming >= (0..self.workers).map(|it| of(it, Of::Parked)).sum() {
+        if !self.lacks_room(server, now) {
             return None;
         }
-        let me = self.me.get();
+        let of = |worker, of| self.of(server, worker, of).load(SeqCst);
         let idle = |worker| of(worker, Of::Idle).saturating_sub(of(worker, Of::Asked));
-        let others = answering().filter(|worker| *worker != me && idle(*worker) > 0);
+        let others = self.others().filter(|worker| self.answers(*worker, now) && idle(*worker) > 0);
         let worker = others.max_by_key(|worker| idle(*worker))?;
         self.of(server, worker, Of::Asked).fetch_add(1, SeqCst);
         self.is_asked(worker).store(1, SeqCst);
         Some(worker)
+    }
+
+    /// Whether more requests wait for room at the server, in all workers, than connections are being
+    /// closed, or will be because the worker was asked.
+    pub fn lacks_room(&self, server: Server, now: Msec) -> bool {
+        let of = |worker, of| self.of(server, worker, of).load(SeqCst);
+        let coming = |it| of(it, Of::Lingering) + of(it, Of::Asked).min(of(it, Of::Idle));
+        let coming: u64 = (0..self.workers).filter(|it| self.answers(*it, now)).map(coming).sum();
+        coming < (0..self.workers).map(|it| of(it, Of::Parked)).sum()
     }
 
     /// The request does not wait any more.
@@ -256,17 +255,21 @@ impl Ledger {
         self.others().filter(move |worker| self.of(server, *worker, Of::Parked).load(SeqCst) > 0)
     }
 
-    /// A server at which another worker asks this one to close one of its idle connections. To be
-    /// called until there is none.
-    pub fn asked(&self) -> Option<Server> {
+    /// Calls `close` for each idle connection that another worker asks this one to close, and `in_vain`
+    /// for each server to which there is none any more: those that wait there may ask another worker.
+    pub fn each_asked(&self, mut close: impl FnMut(Server), mut in_vain: impl FnMut(Server)) {
         if self.is_asked(self.me.get()).swap(0, SeqCst) == 0 {
-            return None;
+            return;
         }
-        let has_idle = |server: &Server| self.mine(*server, Of::Idle).load(SeqCst) > 0;
-        let mut servers = (0..self.servers as Server).filter(has_idle);
-        let server = servers.find(|server| self.take_asked(*server))?;
-        self.is_asked(self.me.get()).store(1, SeqCst);
-        Some(server)
+        for server in 0..self.servers as Server {
+            let has_idle = || self.mine(server, Of::Idle).load(SeqCst) > 0;
+            while has_idle() && self.take_asked(server) {
+                close(server);
+            }
+            if !has_idle() && self.mine(server, Of::Asked).load(SeqCst) > 0 {
+                in_vain(server);
+            }
+        }
     }
 
     /// Whether another worker asks this one to close a connection to the server. One that is closed
@@ -283,38 +286,8 @@ impl Ledger {
         false
     }
 
-    /// Takes back what the process left behind that was this worker before: it was killed.
-    pub fn recover(&self) -> Vec<Left> {
-        // It may have been killed while it held the lock.
-        let _ = self.table.words()[0].compare_exchange(self.me.get() as u64 + 1, 0, SeqCst, SeqCst);
-        self.publish(Line::Queue, None);
-        self.publish(Line::Retries, None);
-        self.answer();
-        let mut all = Vec::new();
-        for server in 0..self.servers as Server {
-            let left = |of| self.mine(server, of).swap(0, SeqCst);
-            let (open, requests) = (left(Of::Open), left(Of::Requests));
-            for of in [Of::Idle, Of::Lingering, Of::Parked, Of::Asked] {
-                left(of);
-            }
-            self.word(server, OPEN).fetch_sub(open, SeqCst);
-            self.word(server, REQUESTS).fetch_sub(requests, SeqCst);
-            if requests > 0 {
-                all.push(Left { address: self.address(server), requests });
-            }
-        }
-        all
-    }
-
     fn limit(&self, server: Server) -> u64 {
         self.word(server, LIMIT).load(SeqCst)
-    }
-
-    fn address(&self, server: Server) -> Vec<u8> {
-        let words = (0..ADDRESS_WORDS).map(|at| self.word(server, ADDRESS + at).load(SeqCst));
-        let mut bytes: Vec<u8> = words.flat_map(u64::to_ne_bytes).collect();
-        bytes.truncate(self.word(server, LENGTH).load(SeqCst) as usize);
-        bytes
     }
 
     /// Looks for a server; on the way it may find a place where it could be noted.
@@ -351,7 +324,7 @@ impl Ledger {
 
     fn word(&self, server: Server, at: usize) -> &AtomicU64 {
         let stride = WORKERS + OF_WORKER * self.workers;
-        &self.table.words()[1 + 4 * self.workers + server as usize * stride + at]
+        &self.table.words()[1 + 5 * self.workers + server as usize * stride + at]
     }
 
     fn of(&self, server: Server, worker: usize, of: Of) -> &AtomicU64 {

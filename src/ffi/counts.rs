@@ -4,6 +4,7 @@ use std::cell::{Cell, OnceCell};
 use std::ptr::NonNull;
 
 use crate::ledger::{Ledger, Server, Table};
+use crate::lifetime::Msec;
 
 #[cfg(nginx_resolve)]
 use super::balancer::Servers;
@@ -14,7 +15,7 @@ use super::linger::linger;
 #[cfg(nginx_resolve)]
 use super::resolve::Watch;
 use super::upstream::{Idle, Upstream};
-use super::wait::now;
+use super::wait::{now, INTERVAL};
 use super::workers::Workers;
 
 /// The counts of one upstream; nothing is counted if no server has `max_conns`.
@@ -141,18 +142,21 @@ impl Upstream {
 
     /// Makes room for a new connection to the server; an idle one that is of no use to the request
     /// is closed for it. `within` says that the requests at the server are within its limit: if they
-    /// are not, the balancer does not know the limit, and nothing is to be waited for. `first`: the
-    /// request has waited for room before all others.
-    pub(super) fn room(&self, server: Server, within: bool, first: bool) -> Room {
+    /// are not, the balancer does not know the limit, and nothing is to be waited for. `parked`: how
+    /// long the request has waited for room, if it has.
+    pub(super) fn room(&self, server: Server, within: bool, parked: Option<Msec>) -> Room {
         let Some(ledger) = self.counts.ledger.get() else { return Room::Yes };
-        if within && !first && ledger.has_parked(server) {
+        if within && parked.is_none() && ledger.has_parked(server) {
             return Room::Wait;
         }
         loop {
             if ledger.open(server) {
                 return Room::Yes;
             }
-            if !within {
+            // A worker that hangs is not to keep others from a server that has nothing to do.
+            let in_vain =
+                parked.is_some_and(|time| time >= INTERVAL) && ledger.is_out_of_reach(server, now());
+            if !within || in_vain {
                 ledger.open_beyond(server);
                 return Room::Yes;
             }
@@ -169,7 +173,9 @@ impl Upstream {
     /// Whether a connection that could be stored is to be closed, because another worker needs one.
     pub(super) fn must_yield(&self, server: Option<Server>) -> bool {
         let (Some(ledger), Some(server)) = (self.counts.shared(), server) else { return false };
-        ledger.take_asked(server) || (ledger.is_full(server) && ledger.another_waits_longest(now()).is_some())
+        let waits_elsewhere = || ledger.another_waits_longest(now()).is_some();
+        let parked_elsewhere = || ledger.parked(server).next().is_some() && ledger.lacks_room(server, now());
+        ledger.take_asked(server) || ledger.is_full(server) && (waits_elsewhere() || parked_elsewhere())
     }
 
     /// Closes a connection that was in the pool. Returns whether its place is free at once.

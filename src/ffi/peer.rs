@@ -13,6 +13,7 @@ use nginx_sys::{
 };
 
 use crate::ledger::Server;
+use crate::lifetime::Msec;
 use crate::pool::ClassRef;
 use crate::queue::Ticket;
 
@@ -32,7 +33,7 @@ use super::request::{HttpUpstream, Request};
 use super::shape;
 use super::tried::Tried;
 use super::upstream::{Bytes, Idle, Upstream};
-use super::wait::{enqueue, leave, park};
+use super::wait::{enqueue, leave, park, waited};
 use super::waiter::Waiter;
 
 /// What a request carries along: the way to the pool, and the hooks that were there before ours.
@@ -113,6 +114,12 @@ impl PeerData {
         } else {
             0
         }
+    }
+
+    /// How long the request has waited, if it has, in milliseconds.
+    fn waited(&self) -> Option<Msec> {
+        // SAFETY: in the pool of the live request.
+        self.waiter.get().map(|waiter| waited(unsafe { waiter.as_ref() }.since.get()))
     }
 
     /// The servers that have failed for the request.
@@ -248,8 +255,11 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
         return NGX_DONE as ngx_int_t;
     }
     let Some(server) = kp.server.get() else { return NGX_OK as ngx_int_t };
-    let first = matches!(kp.stage.get(), Stage::Resuming(_));
-    if upstream.room(server, within, first) == Room::Yes {
+    let parked = match kp.stage.get() {
+        Stage::Resuming(_) => kp.waited(),
+        _ => None,
+    };
+    if upstream.room(server, within, parked) == Room::Yes {
         return NGX_OK as ngx_int_t;
     }
     let parked = park(kp, peer, server);

@@ -44,6 +44,9 @@ impl Upstream {
         if let Some(ledger) = self.counts.shared() {
             ledger.answer();
         }
+        if in_time {
+            self.recover();
+        }
         self.close_what_others_need();
         self.resume_parked();
         self.serve_retries();
@@ -58,10 +61,12 @@ impl Upstream {
     /// Other workers have requests for servers to which this one has idle connections.
     fn close_what_others_need(&self) {
         let Some(ledger) = self.counts.shared() else { return };
-        while let Some(server) = ledger.asked() {
-            let Some(idle) = self.take_oldest_of(server) else { return };
-            self.close(idle);
-        }
+        let close = |server| {
+            if let Some(idle) = self.take_oldest_of(server) {
+                self.close(idle);
+            }
+        };
+        ledger.each_asked(close, |server| ledger.parked(server).for_each(|worker| self.ring(worker)));
     }
 
     fn resume_parked(&self) {

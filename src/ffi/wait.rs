@@ -41,7 +41,7 @@ pub(super) struct Waits {
 pub(super) type Line = Guarded<WaitQueue<NonNull<Waiter>>>;
 
 /// How often it is looked after those who wait if nothing else happens, in milliseconds.
-const INTERVAL: Msec = 1000;
+pub(super) const INTERVAL: Msec = 1000;
 
 impl Waits {
     /// At most `parked` requests can have a server; `None` if there is no memory.

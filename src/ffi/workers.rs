@@ -16,7 +16,7 @@ use nginx_sys::{
     ngx_worker, NGX_ERROR, NGX_LOG_CRIT, NGX_OK, NGX_PROCESS_SINGLE, NGX_PROCESS_WORKER,
 };
 
-use crate::ledger::{Ledger, Table};
+use crate::ledger::{Ledger, Left, Table};
 
 use ngx::http::HttpModuleConfExt;
 
@@ -139,7 +139,8 @@ impl Workers {
             let upstream = unsafe { sharing.upstream.as_ref() };
             if let Some(ledger) = upstream.counts.shared() {
                 ledger.set_worker(me);
-                upstream.recover(ledger);
+                let left = ledger.enter(this_process(), is_alive);
+                upstream.take_back(&left);
             }
         }
         let Some(bell) = self.bells.borrow().get(me).map(AsRawFd::as_raw_fd) else {
@@ -154,16 +155,37 @@ impl Workers {
 }
 
 impl Upstream {
-    /// A worker was killed and this one is in its place: its requests and connections are gone.
-    fn recover(&self, ledger: &Ledger) {
-        for left in ledger.recover() {
-            // SAFETY: the upstream's cycle is alive.
-            if let Some(servers) = unsafe { Servers::in_zone(self.us) } {
-                servers.end_requests(&left.address, left.requests);
-            }
+    /// Other workers may have been killed, and none has taken the place of one of them: as after a reload.
+    pub(super) fn recover(&self) {
+        if let Some(ledger) = self.counts.shared() {
+            self.take_back(&ledger.recover(is_alive));
         }
-        ledger.others().for_each(|worker| self.ring(worker));
     }
+
+    /// The requests and connections of a worker that was killed are gone.
+    fn take_back(&self, left: &[Left]) {
+        if left.is_empty() {
+            return;
+        }
+        // SAFETY: the upstream's cycle is alive.
+        if let Some(servers) = unsafe { Servers::in_zone(self.us) } {
+            left.iter().for_each(|left| servers.end_requests(&left.address, left.requests));
+        }
+        if let Some(ledger) = self.counts.shared() {
+            ledger.others().for_each(|worker| self.ring(worker));
+        }
+    }
+}
+
+fn this_process() -> u64 {
+    u64::from(std::process::id())
+}
+
+fn is_alive(pid: u64) -> bool {
+    let Ok(pid) = libc::pid_t::try_from(pid) else { return false };
+    // SAFETY: no signal is sent.
+    let answer = unsafe { libc::kill(pid, 0) };
+    answer == 0 || std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
 }
 
 fn new_bell() -> std::io::Result<OwnedFd> {

@@ -21,6 +21,18 @@ fn alone() -> Ledger {
     Ledger::new(Table::own(2), 2, 1, false).unwrap()
 }
 
+/// What a worker is asked to close; whoever is asked closes it at once.
+fn asked(worker: &Ledger) -> (Vec<Server>, Vec<Server>) {
+    let (mut closed, mut in_vain) = (Vec::new(), Vec::new());
+    let close = |server| {
+        worker.remove_idle(server);
+        worker.close(server);
+        closed.push(server);
+    };
+    worker.each_asked(close, |server| in_vain.push(server));
+    (closed, in_vain)
+}
+
 #[test]
 fn finds_what_was_noted() {
     let ledger = alone();
@@ -89,12 +101,26 @@ fn asks_the_worker_with_the_most_idle_connections() {
     assert!(workers[0].park(a, 0).is_some());
     assert_eq!(workers[0].park(a, 0), None, "each idle connection is asked for once");
 
-    assert_eq!(workers[2].asked(), Some(a));
-    workers[2].remove_idle(a);
-    workers[2].close(a);
+    assert_eq!(asked(&workers[2]), (vec![a], vec![]), "one, as there is room then");
     assert_eq!(workers[2].parked(a).collect::<Vec<_>>(), [0]);
-    assert_eq!(workers[2].asked(), None, "there is room now");
-    assert_eq!(workers[0].asked(), None);
+    assert_eq!(asked(&workers[2]), (vec![], vec![]));
+    assert_eq!(asked(&workers[0]), (vec![], vec![]));
+}
+
+#[test]
+fn one_that_has_no_idle_connection_any_more_lets_others_be_asked() {
+    let workers = workers(3, 1, false);
+    let a = workers[0].note(A, 2, 0).unwrap();
+    for worker in &workers[1..] {
+        assert!(worker.open(a));
+        worker.add_idle(a);
+    }
+    let first = workers[0].park(a, 0).unwrap();
+    workers[first].remove_idle(a);
+    assert_eq!(asked(&workers[first]), (vec![], vec![a]));
+    workers[0].unpark(a);
+    assert_eq!(workers[0].park(a, 0), Some(3 - first));
+    assert!(workers[first].take_asked(a), "when it is not in use any more, it is closed all the same");
 }
 
 #[test]
@@ -149,7 +175,7 @@ fn closes_one_connection_for_each_that_waits() {
     assert_eq!(workers[0].park(a, 0), Some(1));
     workers[0].unpark(a);
     assert_eq!(workers[0].park(a, 0), None, "asked for already");
-    assert_eq!(workers[1].asked(), Some(a));
+    assert!(workers[1].take_asked(a));
     workers[1].remove_idle(a);
     workers[1].add_lingering(a);
     workers[0].unpark(a);
@@ -162,6 +188,8 @@ fn closes_one_connection_for_each_that_waits() {
 #[test]
 fn takes_back_what_a_killed_worker_held() {
     let workers = workers(2, 2, true);
+    assert_eq!(workers[0].enter(100, |_| true), []);
+    assert_eq!(workers[1].enter(101, |_| true), []);
     let a = workers[0].note(A, 2, 0).unwrap();
     workers[1].begin(a);
     workers[1].begin(a);
@@ -171,12 +199,29 @@ fn takes_back_what_a_killed_worker_held() {
     workers[1].publish(Line::Queue, Some(1));
     std::mem::forget(workers[1].lock());
 
-    assert_eq!(workers[1].recover(), [Left { address: A.to_vec(), requests: 2 }]);
-    assert_eq!(workers[0].longest(30), None);
+    assert_eq!(workers[0].recover(|_| true), []);
+    assert_eq!(workers[0].recover(|pid| pid == 100), [Left { address: A.to_vec(), requests: 2 }]);
+    assert_eq!(workers[0].longest(0), None);
     assert!(!workers[0].any_is_busy());
     assert!(workers[0].open(a) && workers[0].open(a) && !workers[0].open(a));
     assert_eq!(workers[0].park(a, 0), None);
-    assert_eq!(workers[1].recover(), []);
+    assert_eq!(workers[0].recover(|pid| pid == 100), []);
+    assert_eq!(workers[1].enter(102, |pid| pid == 100), []);
+}
+
+#[test]
+fn takes_back_what_the_process_before_held() {
+    let workers = workers(2, 2, true);
+    let a = workers[0].note(A, 2, 0).unwrap();
+    assert_eq!(workers[1].enter(101, |_| true), []);
+    workers[1].begin(a);
+    workers[1].open(a);
+    assert_eq!(workers[1].enter(102, |_| false), [Left { address: A.to_vec(), requests: 1 }]);
+    assert!(workers[0].open(a) && workers[0].open(a) && !workers[0].open(a));
+    workers[1].begin(a);
+    // Whoever was to take back what it left was killed too.
+    workers[1].table.words()[1 + 4 * 2 + 1].store(1 << 63 | 100, SeqCst);
+    assert_eq!(workers[1].enter(103, |_| false), [Left { address: A.to_vec(), requests: 1 }]);
 }
 
 #[test]

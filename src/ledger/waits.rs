@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use super::Ledger;
+use super::{Ledger, Of, Server};
 use crate::lifetime::Msec;
 
 /// A worker that has been rung for so long and has not answered is not waited for, in milliseconds.
@@ -42,6 +42,11 @@ impl Ledger {
         self.others().filter(|worker| self.waits(Line::Retries, *worker).load(SeqCst) > 0)
     }
 
+    /// Whether idle connections to the server belong to workers that do not answer.
+    pub fn is_out_of_reach(&self, server: Server, now: Msec) -> bool {
+        self.others().any(|it| !self.answers(it, now) && self.of(server, it, Of::Idle).load(SeqCst) > 0)
+    }
+
     /// Notes that a worker is rung for.
     pub fn ring(&self, worker: usize, now: Msec) {
         // If it was rung before and has not answered yet, that is what counts.
@@ -64,11 +69,11 @@ impl Ledger {
         (0..self.workers).filter(move |worker| *worker != me)
     }
 
-    fn waits(&self, line: Line, worker: usize) -> &AtomicU64 {
+    pub(super) fn waits(&self, line: Line, worker: usize) -> &AtomicU64 {
         &self.table.words()[1 + line as usize * self.workers + worker]
     }
 
-    fn rung(&self, worker: usize) -> &AtomicU64 {
+    pub(super) fn rung(&self, worker: usize) -> &AtomicU64 {
         &self.table.words()[1 + 3 * self.workers + worker]
     }
 
