@@ -317,7 +317,9 @@ unsafe extern "C" fn free_keepalive_peer(
     if let Some(state) = told {
         kp.balancer.get().free(peer, state);
     }
-    guard((), || kp.upstream().changed());
+    if kp.upstream().can_wait() {
+        guard((), || kp.upstream().changed());
+    }
 }
 
 /// The end of an attempt that had a server.

@@ -103,8 +103,13 @@ impl Upstream {
                 || self.counts.shared().is_some_and(|it| it.longest(now()).is_some()))
     }
 
-    /// Looks after those who wait, here or in other workers, once the present handler has returned.
+    /// Whether a request can have to wait at all.
     #[inline]
+    pub(super) fn can_wait(&self) -> bool {
+        self.waits.directive.is_some() || self.counts.ledger.get().is_some()
+    }
+
+    /// Looks after those who wait, here or in other workers, once the present handler has returned.
     pub(super) fn changed(&self) {
         let others = || {
             self.counts.shared().is_some_and(|it| {
