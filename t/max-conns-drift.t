@@ -50,7 +50,7 @@ for my $case (['no zone', '', 1], ['zone', 'zone %s 64k;', 1], ['four workers', 
     my $nginx = queue_nginx($port, { map { $_ => $upstreams{$_} . ($zone && sprintf $zone, $_) } keys %upstreams },
         log_level => 'warn', workers => $workers, listen => $workers > 1 ? 'reuseport' : '',
         http => 'map $arg_bind $bound { 1 127.0.0.31; 2 127.0.0.32; default 127.0.0.1; }',
-        inside => 'proxy_bind $bound; proxy_read_timeout 120ms;')->start;
+        inside => 'proxy_bind $bound; proxy_read_timeout 200ms;')->start;
     for my $name (sort keys %upstreams) {
         $backend->drop;
         ok wait_for { $backend->stats->{open} == 0 }, "$title, $name: a fresh start";
@@ -71,7 +71,7 @@ for my $case (['no zone', '', 1], ['zone', 'zone %s 64k;', 1], ['four workers', 
         my $free = wait_for { statuses(map { begin($port, "/$name?delay=20&n=$_") } 1 .. 3) eq '200 x 3' };
         ok $free, "$title, $name: three at once are allowed";
         $backend->reset;
-        my @held = map { begin($port, "/$name?delay=40&n=$_") } 1 .. 4;
+        my @held = map { begin($port, "/$name?delay=120&n=$_") } 1 .. 4;
         my @answers = map { $_->finish } @held;
         is statuses(@answers), $name =~ /queue|_q|bind/ && $name ne 'short_queue' ? '200 x 4' : '200 x 3, 502 x 1',
             "$title, $name: a fourth one has to wait, or is refused";

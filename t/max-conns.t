@@ -36,6 +36,7 @@ my %upstreams = (
     waiting  => "$one max_conns=2; keepalive 8; queue 100 timeout=20s;",
     no_pool  => "$one max_conns=2; queue 100 timeout=20s;",
     single   => "$one max_conns=2; keepalive 8; keepalive_requests 1;",
+    large    => "$one max_conns=20; keepalive 20; keepalive_timeout 1h;",
 );
 
 sub accepted { join ' ', map { $backend->stats($_)->{accepted} } 0, 1 }
@@ -72,6 +73,16 @@ for my $zone ('', 'zone %s 64k;') {
         is max_open(), '2 0', "$title, $name: never more than max_conns were open";
         is open_now(), '2 0', "$title, $name: as many still are";
     }
+
+    # Nor more than one for a request that has to wait until the server has closed its side, whatever happens meanwhile.
+    $anew->();
+    my @idle = map { begin($port, "/large/1?delay=200&linger=500") } 1 .. 20;
+    is statuses(@idle), '200 x 20', "$title, large: twenty connections";
+    my $another = begin($port, '/large/2');
+    is statuses(map { get($port, '/large/1?linger=500') } 1 .. 30), '200 x 30', "$title, large: others go on using them";
+    is $another->finish->{status}, 200, "$title, large: one request of another identity";
+    is accepted(), '21 0', "$title, large: one connection was opened for it";
+    is established($backend->port), 20, "$title, large: and one was closed";
 
     # A busy connection makes no room: the third request is refused, as by the stock module.
     $anew->();

@@ -54,11 +54,17 @@ for my $zone ('', 'zone %s 128k;') {
         settle($port);
         return (resident($worker), $nginx->descriptors);
     };
-    $round->();
+    # The first rounds may need more than any before, the more so on a busy machine; what is left behind grows each time.
     my ($memory, $descriptors) = $round->();
-    my ($memory_after, $descriptors_after) = $round->();
-    is $descriptors_after, $descriptors, "$title: as many descriptors as before";
-    cmp_ok $memory_after - $memory, '<', 400, "$title: no more memory than before (kB more)";
+    my $least = 'unknown';
+    for (1 .. 5) {
+        my ($memory_before, $descriptors_before) = ($memory, $descriptors);
+        ($memory, $descriptors) = $round->();
+        is $descriptors, $descriptors_before, "$title: as many descriptors as before";
+        $least = $memory - $memory_before if $least eq 'unknown' || $memory - $memory_before < $least;
+        last if $least < 100;
+    }
+    cmp_ok $least, '<', 100, "$title: no more memory than before (kB more)";
     $nginx->stop;
 }
 

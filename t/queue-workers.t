@@ -10,6 +10,7 @@ use Time::HiRes qw(sleep time);
 use lib 't/lib';
 use Keepalive::Backend;
 use Keepalive::Client;
+use Keepalive::Load;
 use Keepalive::Nginx;
 use Keepalive::Queue;
 use Keepalive::Setup;
@@ -138,6 +139,49 @@ for my $queue ('', 'queue 100 timeout=20s;') {
     is statuses(@held), '0 x 12', 'all killed: what they had is lost';
     is statuses(begin_all(map { "/u?delay=20&n=$_" } 1 .. 30)), '200 x 30', 'all killed: the new ones serve, with a queue';
     is $backend->stats->{max_open}, 2, 'all killed: within max_conns';
+    $nginx->stop;
+}
+
+# kill -9 of a worker that a reload has left behind: no new one takes its place, but the other one that was left behind
+# takes back what it held, and serves those who wait with it.
+{
+    my $nginx = workers_nginx(2, { u => "zone u 64k; $limited max_conns=2; keepalive 4; queue 100 timeout=30s;" });
+    $nginx->allow(qr/exited on signal 9/);
+    my ($victim, $other) = $nginx->workers;
+    my @there = connections_to($port, $victim, 9);
+    my @here = connections_to($port, $other, 12);
+    my @lost = map { begin($port, '/u?fault=hang&at=start', over => shift @there) } 1, 2;
+    ok wait_for { $backend->stats->{requests} == 2 }, 'old worker killed: it holds the server';
+    push @lost, map { begin($port, "/u?n=$_", over => shift @there) } 1 .. 5;
+    settle($port, @there);
+    my @waiting = map { begin($port, "/u?delay=10&n=$_", over => shift @here, timeout => 6) } 1 .. 10;
+    settle($port, @here);
+    $nginx->reload;
+    is $backend->stats->{requests}, 2, 'old worker killed: others wait, in both old workers';
+    kill KILL => $victim;
+    ok wait_for { !Keepalive::Nginx::is_alive($victim) }, 'old worker killed: it is dead';
+    my $begun = time;
+    is statuses(@waiting), '200 x 10', 'old worker killed: those who wait in the other one are served';
+    cmp_ok time - $begun, '<', 5, 'old worker killed: soon';
+    ok wait_for { !Keepalive::Nginx::is_alive($other) }, 'old worker killed: the other one goes, as it was to';
+    is statuses(@lost), '0 x 7', 'old worker killed: what it had is lost';
+    is statuses(begin_all(map { "/u?delay=20&n=$_" } 1 .. 20)), '200 x 20', 'old worker killed: the new ones serve';
+    is $backend->stats->{max_open}, 2, 'old worker killed: within max_conns';
+    $nginx->stop;
+}
+
+# A server that becomes free while another worker finds it busy is not down. There is no telling when that happens, but
+# in so many requests it does.
+{
+    my $own = free_port();
+    my $nginx = workers_nginx(4, { u => "zone u 64k; server 127.0.0.1:$own max_conns=2; queue 100 timeout=20s;" },
+        http => "keepalive_requests 1000000; server { listen 127.0.0.1:$own reuseport; return 200; }");
+    my $load = Keepalive::Load->start($port, clients => 8, keep_alive => 1, request => sub { '/u' });
+    sleep 3;
+    my ($answers, @failures) = $load->stop;
+    is "@failures", '', 'busy or free: no request fails';
+    diag "busy or free: $answers requests";
+    unlike $nginx->error_log, qr/no live upstreams/, 'busy or free: the servers are never down';
     $nginx->stop;
 }
 

@@ -3,55 +3,19 @@
 use strict;
 use warnings;
 
-use IO::Socket::INET;
 use Test::More;
 
 use lib 't/lib';
 use Keepalive::Backend;
 use Keepalive::Client;
+use Keepalive::Names;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
 plan skip_all => 'needs the module' unless is_ours();
 plan skip_all => 'nginx has no resolve in upstreams before 1.27.3' unless version_at_least('1.27.3');
 
-# A name server that knows one name: the addresses in a file, for one second.
-my $answers = work_dir() . '/addresses';
-my $dns = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Proto => 'udp') or die "udp: $!";
-
-sub answer {
-    my ($query) = @_;
-    my ($id, $question) = unpack 'a2 x10 a*', $query;
-    my ($name) = $question =~ /^((?:[^\0].*?)?\0)/s;
-    my $type = unpack 'n', substr $question, length $name, 2;
-    my @addresses;
-    if ($type == 1) {
-        open my $in, '<', $answers or die "$answers: $!";
-        @addresses = split ' ', <$in>;
-    }
-    my $answer = $id . pack('n5', 0x8180, 1, scalar @addresses, 0, 0) . $name . pack('n2', $type, 1);
-    $answer .= pack('n3 N n C4', 0xc00c, 1, 1, 1, 4, split /\./) for @addresses;
-    return $answer;
-}
-
-sub now_at {
-    open my $out, '>', "$answers.new" or die "$answers: $!";
-    print $out "@_";
-    close $out;
-    rename "$answers.new", $answers;
-}
-
-my $owner = $$;
-now_at('127.0.0.1', '127.0.0.2');
-my $server = fork // die "fork: $!";
-if (!$server) {
-    while (my $from = $dns->recv(my $query, 512)) {
-        $dns->send(answer($query), 0, $from);
-    }
-    exit;
-}
-END { if ($$ == $owner) { local $?; kill TERM => $server; waitpid $server, 0 } }
-
+my $names = Keepalive::Names->start('127.0.0.1', '127.0.0.2');
 my $port = free_port();
 my $backend_port = free_port();
 my @backends = map { Keepalive::Backend->start(listen => ["127.0.0.$_:$backend_port"]) } 1 .. 3;
@@ -60,7 +24,7 @@ my $spare_port = free_port();
 my @spares = map { Keepalive::Backend->start(listen => ["127.0.0.$_:$spare_port"]) } 1 .. 2;
 
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-resolver 127.0.0.1:@{[ $dns->sockport ]} valid=1s ipv6=off;
+resolver 127.0.0.1:@{[ $names->port ]} valid=1s ipv6=off;
 proxy_http_version 1.1;
 proxy_set_header Connection "";
 upstream u {
@@ -90,7 +54,7 @@ ok wait_for { get($port, '/')->{status} == 200 }, 'the name is resolved';
 is ask(4), 4, 'both servers answer';
 is open_connections(), '1 1 0', 'one idle connection to each';
 
-now_at('127.0.0.2', '127.0.0.3');
+$names->now_at('127.0.0.2', '127.0.0.3');
 ok wait_for { open_connections() =~ /^0 / }, 'the connection to the server that left is closed';
 is open_connections() =~ /^0 1 / && 1, 1, 'the one that stays keeps its connection';
 is ask(4), 4, 'the new server answers too';
@@ -98,19 +62,19 @@ is open_connections(), '0 1 1', 'and its connection is kept';
 
 # A request that is under way while its server leaves: the connection comes back afterwards, and must not stay.
 my @slow = map { begin($port, '/?delay=3000') } 1 .. 2;
-now_at('127.0.0.3');
+$names->now_at('127.0.0.3');
 $_->finish for @slow;
 ok wait_for { open_connections() =~ /^0 0 / }, 'a connection that was in use when its server left does not stay either';
 
-now_at('127.0.0.1');
+$names->now_at('127.0.0.1');
 ok wait_for { open_connections() =~ /0$/ && get($port, '/')->{status} == 200 && $backends[0]->stats->{open} == 1 },
     'an address can come back';
 
 # Backup servers are a list of their own.
-now_at('127.0.0.1', '127.0.0.2');
+$names->now_at('127.0.0.1', '127.0.0.2');
 ok wait_for { get($port, '/backup')->{status} == 200 && $spares[0]->stats->{open} && $spares[1]->stats->{open} },
     'both backup servers have a connection';
-now_at('127.0.0.2');
+$names->now_at('127.0.0.2');
 ok wait_for { !$spares[0]->stats->{open} }, 'the connection to the backup server that left is closed';
 is $spares[1]->stats->{open}, 1, 'that to the other one stays';
 

@@ -28,16 +28,18 @@ pub enum Farewell {
     Reset,
 }
 
-/// Serves a connection to its end. Any error of the socket ends it too; the tests see that on nginx's side.
+/// Serves a connection of a listener to its end. Any error of the socket ends it too; the tests see that on nginx's side.
 pub async fn serve(
     stream: Box<dyn Stream>,
     protocol: Protocol,
+    listener: usize,
     serial: u64,
     stats: Arc<Stats>,
     farewells: watch::Receiver<Farewell>,
 ) {
     let mut input = Input::new(stream);
-    let farewell = converse(&mut input, protocol, serial, &stats, farewells).await.unwrap_or(Farewell::Close);
+    let farewell =
+        converse(&mut input, protocol, listener, serial, &stats, farewells).await.unwrap_or(Farewell::Close);
     if farewell == Farewell::Reset {
         input.reset_on_close();
     }
@@ -47,16 +49,23 @@ pub async fn serve(
 async fn converse(
     input: &mut Input,
     protocol: Protocol,
+    listener: usize,
     serial: u64,
     stats: &Stats,
     mut farewells: watch::Receiver<Farewell>,
 ) -> io::Result<Farewell> {
+    let mut linger = Duration::ZERO;
     for number in 1.. {
         let request = tokio::select! {
             request = protocol.read(input) => request?,
             _ = farewells.changed() => return Ok(*farewells.borrow()),
         };
-        let Some(request) = request else { break };
+        let Some(mut request) = request else {
+            sleep(linger).await;
+            break;
+        };
+        request.script = request.script.at_listener(listener);
+        linger = request.script.linger;
         stats.request();
 
         let body_length = match request.script.early {

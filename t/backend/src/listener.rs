@@ -51,20 +51,22 @@ impl Listener {
     }
 }
 
-pub async fn start(address: &Address, protocol: Protocol) -> io::Result<Listener> {
+/// Starts the listener with this number, as scripts may name it.
+pub async fn start(number: usize, address: &Address, protocol: Protocol) -> io::Result<Listener> {
     let socket = address.bind().await?;
     let address = socket.address()?;
     let stats: Arc<Mutex<Arc<Stats>>> = Arc::default();
     let (farewell, farewells) = watch::channel(Farewell::Close);
     let (refuse, refusals) = mpsc::channel(1);
 
-    tokio::spawn(accept_loop(socket, address.clone(), protocol, stats.clone(), farewells, refusals));
+    tokio::spawn(accept_loop(socket, number, address.clone(), protocol, stats.clone(), farewells, refusals));
 
     Ok(Listener { address, stats, farewell, refuse })
 }
 
 async fn accept_loop(
     mut socket: Socket,
+    number: usize,
     address: Address,
     protocol: Protocol,
     stats: Arc<Mutex<Arc<Stats>>>,
@@ -89,7 +91,7 @@ async fn accept_loop(
                 let serial = stats.opened(stream.duplicate().ok());
                 let mut farewells = farewells.clone();
                 farewells.mark_unchanged();
-                tokio::spawn(connection::serve(stream, protocol, serial, stats, farewells));
+                tokio::spawn(connection::serve(stream, protocol, number, serial, stats, farewells));
             }
         }
     }

@@ -58,8 +58,8 @@ async fn main() -> io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
 
     let mut listeners = Vec::new();
-    for address in &options.listen {
-        listeners.push(listener::start(address, options.protocol).await?);
+    for (number, address) in options.listen.iter().enumerate() {
+        listeners.push(listener::start(number, address, options.protocol).await?);
     }
     let control = options.control.bind().await?;
 

@@ -78,6 +78,10 @@ pub struct Script {
     pub after: Duration,
     /// `from=N`: the fault happens from the Nth request of a connection on.
     pub from: u64,
+    /// `only=N`: the script is for the Nth listener (the first is 0); others answer as if there were none.
+    pub only: Option<usize>,
+    /// `linger=`: when the peer closes the connection, this side follows so many milliseconds later.
+    pub linger: Duration,
 }
 
 impl Script {
@@ -134,7 +138,17 @@ impl Script {
             }
             "after" => self.after = duration(),
             "from" => self.from = number(),
+            "only" => self.only = value.parse().ok(),
+            "linger" => self.linger = duration(),
             _ => {}
+        }
+    }
+
+    /// The script as it is for this listener.
+    pub fn at_listener(self, listener: usize) -> Self {
+        match self.only {
+            Some(only) if only != listener => Self::default(),
+            _ => self,
         }
     }
 
@@ -175,6 +189,13 @@ mod tests {
         let script = Script::parse("header=Connection:close&header=X:y");
         assert_eq!(script.header("connection"), Some("close"));
         assert_eq!(script.header("z"), None);
+    }
+
+    #[test]
+    fn spares_other_listeners() {
+        let script = || Script::parse("status=500&only=1");
+        assert_eq!(script().at_listener(1), script());
+        assert_eq!(script().at_listener(0), Script::default());
     }
 
     #[test]

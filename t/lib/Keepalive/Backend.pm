@@ -57,8 +57,16 @@ sub reset { $_[0]->control('/reset') }
 # Ends all connections that wait for a request, by 'close' or 'reset'.
 sub drop { $_[0]->control('/drop?how=' . ($_[1] || 'close')) }
 
-# Refuses connections for some milliseconds.
-sub refuse { $_[0]->control("/refuse?ms=$_[1]") }
+# Refuses connections for some milliseconds, at one listener if one is given.
+sub refuse { $_[0]->control("/refuse?ms=$_[1]" . (defined $_[2] ? "&listener=$_[2]" : '')) }
+
+# How many requests have come, to one listener or to all.
+sub requests {
+    my ($self, $listener) = @_;
+    my $number = 0;
+    $number += $self->stats($_)->{requests} for $listener // (0 .. $#{ $self->{addresses} });
+    return $number;
+}
 
 sub control {
     my ($self, $command) = @_;

@@ -16,7 +16,7 @@ sub get { begin(@_)->finish }
 
 # Sends a request and returns at once; ->finish gives the answer. Further options: headers (a hash), chunks (a list,
 # instead of a body), content_length (instead of the body's), keep_alive (does not ask the server to close), timeout
-# (seconds).
+# (seconds), over (the connection of an earlier request, instead of a new one).
 sub begin {
     my ($port, $path, %options) = @_;
     my $method  = $options{method} || 'GET';
@@ -24,7 +24,8 @@ sub begin {
     my $headers = $options{headers} || {};
     my $seconds = $options{timeout} || 10;
 
-    my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Timeout => $seconds);
+    my $socket = $options{over}
+        || IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Timeout => $seconds);
     my $self = bless { socket => $socket, seconds => $seconds, method => $method }, __PACKAGE__;
     return $self unless $socket;
 

@@ -14,7 +14,8 @@ my $serial = 0;
 
 # Keepalive::Load->start($port, clients => 4, request => sub { my ($number) = @_; ('/path', %options) })
 #
-# Each client sends one request after the other until ->stop, or `requests` of them if that is given.
+# Each client sends one request after the other until ->stop, or `requests` of them if that is given; with `keep_alive`
+# over one connection, for which the answers must be short.
 sub start {
     my ($class, $port, %options) = @_;
     my $request = $options{request} || sub { '/' };
@@ -25,7 +26,7 @@ sub start {
         my $pid = fork // die "fork: $!";
         if (!$pid) {
             $SIG{$_} = 'DEFAULT' for qw(HUP INT PIPE TERM);
-            run($port, $client, $request, $log, $stop, $options{requests});
+            run($port, $client, $request, $log, $stop, %options);
             # Neither END blocks nor destructors of the parent may run here.
             POSIX::_exit(0);
         }
@@ -36,12 +37,16 @@ sub start {
 
 # One line per answer: its status, 200 only if its body was complete and carried by no foreign answer.
 sub run {
-    my ($port, $client, $request, $log, $stop, $limit) = @_;
+    my ($port, $client, $request, $log, $stop, %load) = @_;
+    my ($limit, $connection) = $load{requests};
     open my $out, '>>', $log or die "$log: $!";
     $out->autoflush(1);
     for (my $number = 1; !-e $stop && (!$limit || $number <= $limit); $number++) {
         my ($path, %options) = $request->($number, $client);
-        my $answer = get($port, $path, %options);
+        my $sent = begin($port, $path, %options, keep_alive => $load{keep_alive}, over => $connection);
+        $connection = $sent->{socket} if $load{keep_alive};
+        my $answer = $load{keep_alive} ? Keepalive::Client::parse($sent->receive) : $sent->finish;
+        undef $connection unless $answer->{complete};
         my $status = $answer->{complete} ? $answer->{status} : "incomplete $answer->{status}";
         my $summary = substr $answer->{body}, 0, 60;
         $summary =~ s/\s+/ /g;

@@ -11,7 +11,7 @@ use Keepalive::Client;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-our @EXPORT = qw(queue_nginx settle afresh statuses carried_by log_of established socket_inodes);
+our @EXPORT = qw(queue_nginx settle connections_to afresh hold_listener statuses carried_by log_of established socket_inodes);
 
 my $count = 0;
 
@@ -37,7 +37,8 @@ $blocks
 server {
     listen 127.0.0.1:$port $listen;
     access_log $log times;
-    location /settled { access_log off; return 200 settled; }
+    location = /settled { access_log off; return 200 settled; }
+    location = /pid { access_log off; return 200 \$pid; }
     $locations
     $passes
 }
@@ -47,9 +48,23 @@ END
 }
 
 # Returns when a single worker has read all requests that were sent before: it takes clients in the order they come.
+# Of several workers, the one is meant to which these two connections go.
 sub settle {
-    my ($port) = @_;
-    get($port, '/settled') for 1, 2;
+    my ($port, @connections) = @_;
+    begin($port, '/settled', over => shift @connections)->finish for 1, 2;
+}
+
+# So many connections to one worker of several (with reuseport): begin($port, $path, over => $connection) sends it a
+# request.
+sub connections_to {
+    my ($port, $pid, $number) = @_;
+    my @connections;
+    for (1 .. 100 * $number) {
+        return @connections if @connections == $number;
+        my $request = begin($port, '/pid', keep_alive => 1);
+        push @connections, $request->{socket} if $request->receive =~ /\r\n\r\n$pid\z/;
+    }
+    die "there are no connections to worker $pid\n";
 }
 
 # Ends the idle connections to these backends, and starts counting anew: connections from before would not count.
@@ -61,6 +76,20 @@ sub afresh {
     }
     settle($port);
     $_->reset for @backends;
+}
+
+# A request that occupies this listener of the backend, by a script in its URI. If another one gets it, which answers at
+# once, it is sent again.
+sub hold_listener {
+    my ($backend, $listener, $port, $uri) = @_;
+    for (1 .. 10) {
+        my ($before, $of_all) = ($backend->requests($listener), $backend->requests);
+        my $request = begin($port, "$uri&only=$listener");
+        wait_for { $backend->requests > $of_all } or last;
+        return $request if $backend->requests($listener) > $before;
+        $request->finish;
+    }
+    die "listener $listener is not asked\n";
 }
 
 # The statuses of the answers to these requests, with the number of each: '200 x 3, 502 x 1'.
