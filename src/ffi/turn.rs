@@ -149,7 +149,7 @@ impl Upstream {
 }
 
 /// So many are asked for in vain, of those who do not take any server.
-const MAX_IN_VAIN: usize = 15;
+const MAX_IN_VAIN: usize = 255;
 
 /// Asks the balancer again, in the name of the request. All that is between the core and the
 /// balancer takes part, as in the first attempt.

@@ -1,0 +1,46 @@
+# A server that comes back after fail_timeout says so to nobody: it is looked after once a second, however many newcomers
+# there are.
+
+use strict;
+use warnings;
+
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+use lib 't/lib';
+use Keepalive::Backend;
+use Keepalive::Client;
+use Keepalive::Nginx;
+use Keepalive::Queue;
+use Keepalive::Setup;
+
+plan skip_all => 'needs the module' unless is_ours();
+
+my $backend = Keepalive::Backend->start(listen => [('127.0.0.1:0') x 2]);
+my $port = free_port();
+my $servers = 'server ' . $backend->address(0) . ' max_conns=1 max_fails=0; '
+    . 'server ' . $backend->address(1) . ' max_conns=1 max_fails=1 fail_timeout=1s; keepalive 4; queue 1000 timeout=60s;';
+my @names = ('no_zone', 'zone');
+my $nginx = queue_nginx($port, { no_zone => $servers, zone => "zone zone 64k; $servers" },
+    inside => 'proxy_next_upstream off;')->start;
+
+# The one server is held for ever, the other one fails.
+my @held = map { hold_listener($backend, 0, $port, "/$_?fault=hang&at=start") } @names;
+$backend->drop;
+$backend->refuse(1000, 1);
+is get($port, "/$_?fails")->{status}, 502, "$_: a server fails" for @names;
+
+my $begun = time;
+my (@waiting, %served);
+while (time - $begun < 8 && keys %served < @names) {
+    for my $name (@names) {
+        push @waiting, begin($port, "/$name?n=" . @waiting);
+        $served{$name} //= time - $begun if grep { $_->{status} == 200 } log_of($nginx, "/$name?n=");
+    }
+    sleep 0.1;
+}
+ok $served{$_}, "$_: the server that has come back is used, although there are newcomers all the time" for @names;
+diag join ', ', map { sprintf '%s after %.1f s', $_, $served{$_} // 0 } @names;
+$_->abort for @held, @waiting;
+$nginx->stop;
+done_testing;
