@@ -53,19 +53,26 @@ unsafe extern "C" fn close_handler(event: *mut ngx_event_t) {
     let event = unsafe { Event::from_ptr(event) };
     debug(event.log(), c"keepalive close handler");
 
-    let conn = event.conn();
-    let ended = conn.close_requested() || event.timed_out() || !silent(conn);
-    if !ended {
-        event.clear_ready();
-        if event.wait_readable() {
-            return;
-        }
+    if false_alarm(event) {
+        return;
     }
+    let conn = event.conn();
     match NonNull::new(conn.data().cast::<Place>()) {
         // SAFETY: `sleep` has put the connection's place there, and the connection is still open.
         Some(place) => guard((), || unsafe { Place::close(place, conn) }),
         None => close(conn),
     }
+}
+
+/// Whether nothing has happened to a connection that has nothing but its end to wait for, and it goes on
+/// waiting.
+pub(super) fn false_alarm(event: Event) -> bool {
+    let conn = event.conn();
+    if conn.close_requested() || event.timed_out() || !silent(conn) {
+        return false;
+    }
+    event.clear_ready();
+    event.wait_readable()
 }
 
 /// Whether there is nothing to read: neither data, nor the end of the stream, nor an error.

@@ -69,14 +69,10 @@ unsafe extern "C" fn linger_handler(event: *mut ngx_event_t) {
 }
 
 fn close_unless_silent(event: Event) {
-    let conn = event.conn();
-    let ended = conn.close_requested() || event.timed_out() || !silent(conn);
-    if !ended {
-        event.clear_ready();
-        if event.wait_readable() {
-            return;
-        }
+    if idle::false_alarm(event) {
+        return;
     }
+    let conn = event.conn();
     // SAFETY: `linger` has put it there; read before the pool goes in which it lies.
     let Lingering { upstream, server } = unsafe { conn.data().cast::<Lingering>().read() };
     idle::close(conn);
