@@ -3,7 +3,7 @@
 //! ```text
 //!   lock | for each worker: since when its first request waits, and the first of those that have tried a
 //!        | server in vain; whether it is asked for a connection; since when it is rung for; which process it is
-//!   server  address limit generation | open  requests | worker 0: open idle requests parked asked
+//!   server  address limit generation | open  requests | worker 0: open idle requests lingering parked asked
 //!                                    | (all workers)  | worker 1: ...
 //! ```
 //!

@@ -10,6 +10,8 @@ use nginx_sys::{
     ngx_post_event, ngx_posted_accept_events, ngx_posted_events,
 };
 
+use crate::lifetime::Msec;
+
 use super::idle::cycle_log;
 
 /// Stays where it is once it is set or posted, as nginx then has its address.
@@ -44,11 +46,9 @@ impl Alarm {
 
     /// Calls the handler after so many milliseconds, or sooner if that was asked for before.
     pub(super) fn set(&self, after: ngx_msec_t) {
-        // SAFETY: nginx's cached time; only this thread writes it.
-        let now = unsafe { ngx_current_msec };
         // SAFETY: the event is ours; reads one field.
         let set_for = unsafe { (*self.0.get()).timer.key };
-        if self.is_set() && set_for.wrapping_sub(now.wrapping_add(after)) as isize <= 0 {
+        if self.is_set() && set_for.wrapping_sub(now().wrapping_add(after)) as isize <= 0 {
             return;
         }
         // SAFETY: prepared by the caller before; `Drop` takes it out of the timer tree.
@@ -100,6 +100,12 @@ impl Alarm {
             unsafe { ngx_delete_posted_event(self.0.get()) };
         }
     }
+}
+
+/// The present time.
+pub(super) fn now() -> Msec {
+    // SAFETY: nginx's cached time; only this thread writes it.
+    unsafe { ngx_current_msec }
 }
 
 impl Drop for Alarm {

@@ -3,12 +3,12 @@
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_current_msec, ngx_http_upstream_state_t, ngx_http_upstream_t, ngx_int_t, ngx_msec_t, ngx_pool_t,
-    ngx_str_t, ngx_uint_t,
+    ngx_http_upstream_state_t, ngx_http_upstream_t, ngx_int_t, ngx_msec_t, ngx_pool_t, ngx_str_t, ngx_uint_t,
 };
 
 use crate::lifetime::Msec;
 
+use super::alarm::now;
 use super::conf::allocate;
 use super::conn::Conn;
 use super::request::{HttpUpstream, Request};
@@ -26,10 +26,8 @@ impl HttpUpstream {
             // SAFETY: the present state of a live request, in its pool.
             unsafe { (*state.as_ptr()).queue_time = waited };
         }
-        // SAFETY: nginx's cached time; only this thread writes it.
-        let now = unsafe { ngx_current_msec };
         // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).start_time = now };
+        unsafe { (*self.as_ptr()).start_time = now() };
         // SAFETY: live by the type invariant; reads one field.
         let start = unsafe { (*self.as_ptr()).peer.start_time };
         // From here `proxy_next_upstream_timeout` counts.

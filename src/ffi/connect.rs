@@ -4,7 +4,6 @@
 use super::conn::Conn;
 use super::fail::error;
 use super::peer::PeerData;
-use super::wait::waited;
 use super::waiter::Waiter;
 
 /// The peer has its connection; it may still be `connecting`.
@@ -12,7 +11,6 @@ pub(super) fn take_up(kp: &PeerData, waiter: &Waiter, connecting: bool) {
     let (u, r) = (kp.u, kp.request());
     let (handler, pool) = (waiter.handler(), waiter.take_pool());
     waiter.leave();
-    u.end_of_wait(waited(waiter.since.get()));
     let Some(conn) = u.peer().connection() else { return error(kp, waiter) };
     if u.show_peer(r.pool()).is_none() {
         conn.give_pool(pool);

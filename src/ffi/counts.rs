@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use crate::ledger::{Ledger, Server, Table};
 use crate::lifetime::Msec;
 
+use super::alarm::now;
 #[cfg(nginx_resolve)]
 use super::balancer::Servers;
 use super::configured::Configured;
@@ -15,7 +16,7 @@ use super::linger::linger;
 #[cfg(nginx_resolve)]
 use super::resolve::Watch;
 use super::upstream::{Idle, Upstream};
-use super::wait::{now, INTERVAL};
+use super::wait::INTERVAL;
 use super::workers::Workers;
 
 /// The counts of one upstream; nothing is counted if no server has `max_conns`.

@@ -42,7 +42,6 @@ pub(super) fn fail(kp: &PeerData, waiter: &Waiter, failure: Failure) {
 
 /// The server refused the connection at once. The core has to hear of it, to try the next server.
 pub(super) fn declined(kp: &PeerData, waiter: &Waiter) {
-    kp.u.end_of_wait(waited(waiter.since.get()));
     kp.u.show_peer(kp.request().pool());
     kp.u.peer().set_connection(waiter.conn());
     kp.stage.set(Stage::Declined);
@@ -52,7 +51,6 @@ pub(super) fn declined(kp: &PeerData, waiter: &Waiter) {
 /// No memory, or no socket.
 pub(super) fn error(kp: &PeerData, waiter: &Waiter) {
     waiter.leave();
-    kp.u.end_of_wait(waited(waiter.since.get()));
     if !kp.u.peer().has_server() {
         kp.stage.set(Stage::Failing(Failure::NoLiveServer));
         put_aside(kp, kp.u.peer(), waiter);

@@ -1,10 +1,11 @@
 //! A connection that a request gives back: whether it may be kept, and for whom.
 
-use nginx_sys::{ngx_current_msec, ngx_uint_t, NGX_PEER_FAILED};
+use nginx_sys::{ngx_uint_t, NGX_PEER_FAILED};
 
 use crate::lifetime::{Refusal, Returned};
 use crate::pool::Offer;
 
+use super::alarm::now;
 use super::conn::Conn;
 #[cfg(ngx_feature = "http_ssl")]
 use super::handshake::handshake_agrees;
@@ -32,8 +33,7 @@ pub(super) fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, stat
         // Those who wait are served to the end, and without a pool each would open a connection.
         exiting: upstream.is_ending(),
     };
-    // SAFETY: nginx's cached time; only this thread writes it.
-    let now = unsafe { ngx_current_msec };
+    let now = now();
     if let Some(refusal) = limits.refusal(&returned, now) {
         debug_conn(peer.log(), not_saving(refusal), conn);
         return false;

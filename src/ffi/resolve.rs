@@ -6,9 +6,7 @@
 use std::cell::Cell;
 use std::ptr::NonNull;
 
-use nginx_sys::{
-    ngx_event_t, ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t, ngx_msec_t, ngx_sockaddr_t,
-};
+use nginx_sys::{ngx_event_t, ngx_http_upstream_srv_conf_t, ngx_msec_t, ngx_sockaddr_t};
 
 use super::alarm::Alarm;
 use super::balancer::{address_of, Servers};
@@ -29,26 +27,12 @@ pub(super) struct Watch {
 const NEVER: usize = usize::MAX;
 
 impl Watch {
-    /// `None` if the servers of the upstream never change.
+    /// For an upstream with a zone whose servers come and go.
     ///
     /// # Safety
-    /// `us` is an explicit upstream of the configuration being read, and initialised.
-    pub(super) unsafe fn new(us: NonNull<ngx_http_upstream_srv_conf_t>) -> Option<Self> {
-        // SAFETY: live, says the caller.
-        let conf = unsafe { us.as_ref() };
-        if conf.shm_zone.is_null() {
-            return None;
-        }
-        // SAFETY: an explicit upstream has an array of servers.
-        let servers = unsafe { conf.servers.as_ref() }?;
-        // SAFETY: what the array holds.
-        let servers: &[ngx_http_upstream_server_t] = unsafe { servers.as_slice() };
-        // Only a server with `resolve` has the name in `host`.
-        servers.iter().any(|server| server.host.len > 0).then(|| Self {
-            us,
-            compared: Cell::new(NEVER),
-            timer: Alarm::new(),
-        })
+    /// `us` is of the cycle in which the watch comes to lie.
+    pub(super) unsafe fn new(us: NonNull<ngx_http_upstream_srv_conf_t>) -> Self {
+        Self { us, compared: Cell::new(NEVER), timer: Alarm::new() }
     }
 
     /// The number of the present set of servers.

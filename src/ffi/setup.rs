@@ -177,8 +177,8 @@ fn make(
         limits: limit.map(|_| conf.limits()),
         local: keepalive.is_some_and(|keepalive| keepalive.local),
         #[cfg(nginx_resolve)]
-        // SAFETY: an explicit upstream, and its balancer was initialised before us.
-        watch: unsafe { Watch::new(us) },
+        // SAFETY: of the cycle in whose pool the upstream comes to lie.
+        watch: servers.changing.then(|| unsafe { Watch::new(us) }),
         idle: Guarded::new(IdlePool::new(size, numbers).ok()?),
         #[cfg(ngx_feature = "http_ssl")]
         sessions: Sessions::new(servers.addresses.len())?,

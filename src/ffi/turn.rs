@@ -8,13 +8,14 @@ use nginx_sys::{
 
 use crate::queue;
 
+use super::alarm::now;
 use super::balancer::Outlook;
 use super::connect::take_up;
 use super::fail::{declined, error, fail, Failure};
 use super::guard::guard;
 use super::peer::{PeerData, Stage};
 use super::upstream::Upstream;
-use super::wait::{is_worth_it, now, outlook, put_aside, wait_for_room, waited};
+use super::wait::{is_worth_it, outlook, put_aside, wait_for_room, waited};
 use super::waiter::Waiter;
 
 type Waiting = queue::Waiter<NonNull<Waiter>>;
@@ -207,6 +208,7 @@ fn begin(kp: &PeerData, waiter: &Waiter, rc: ngx_int_t) {
     const AGAIN: ngx_int_t = NGX_AGAIN as ngx_int_t;
     const DECLINED: ngx_int_t = NGX_DECLINED as ngx_int_t;
     kp.stage.set(Stage::Asking);
+    kp.u.end_of_wait(waited(waiter.since.get()));
     match rc {
         OK | DONE | AGAIN => take_up(kp, waiter, rc == AGAIN),
         DECLINED => declined(kp, waiter),

@@ -5,16 +5,14 @@
 
 use std::ptr::NonNull;
 
-use nginx_sys::{
-    ngx_current_msec, ngx_event_t, ngx_int_t, ngx_msec_t, ngx_uint_t, NGX_AGAIN, NGX_ERROR, NGX_PEER_FAILED,
-};
+use nginx_sys::{ngx_event_t, ngx_int_t, ngx_msec_t, ngx_uint_t, NGX_AGAIN, NGX_ERROR, NGX_PEER_FAILED};
 
 use crate::directive::Queue;
 use crate::ledger::{self, Server};
 use crate::lifetime::Msec;
 use crate::queue::WaitQueue;
 
-use super::alarm::Alarm;
+use super::alarm::{now, Alarm};
 use super::balancer::{Outlook, Servers};
 use super::fail::{fail, Failure};
 use super::guard::{guard, Guarded};
@@ -157,11 +155,6 @@ impl Upstream {
 /// The time since then, in milliseconds.
 pub(super) fn waited(since: Msec) -> Msec {
     now().wrapping_sub(since)
-}
-
-pub(super) fn now() -> Msec {
-    // SAFETY: nginx's cached time; only this thread writes it.
-    unsafe { ngx_current_msec }
 }
 
 /// What the request can expect; `None` if it is not known, as the balancer has servers of its own.
