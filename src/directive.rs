@@ -1,4 +1,4 @@
-//! The values of the directives `keepalive` and `queue`: what is written, and what holds when nothing is.
+//! The values of the directives with parameters: what is written, and what holds when nothing is.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -30,6 +30,21 @@ pub struct Queue {
     pub timeout: Msec,
     /// The status of a request that finds the queue full, or has waited too long.
     pub status: u16,
+}
+
+/// `keepalive_drain size [timeout=time];`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepaliveDrain {
+    /// Bytes of an unread response body that are read and discarded; 0 if connections are closed instead.
+    pub size: u64,
+    /// How long it may take, in milliseconds.
+    pub timeout: Msec,
+}
+
+impl Default for KeepaliveDrain {
+    fn default() -> Self {
+        Self { size: 64 << 10, timeout: 1000 }
+    }
 }
 
 /// What is wrong with the words of a directive. Displays as nginx would say it; nginx adds file
@@ -130,6 +145,32 @@ impl Queue {
     }
 }
 
+impl KeepaliveDrain {
+    /// Reads the words behind `keepalive_drain`: the size, then perhaps the timeout. `bytes` and `time` read
+    /// a size and a time as nginx does, in bytes and milliseconds.
+    ///
+    /// # Errors
+    /// [`Invalid::Number`] unless the first word is a size; [`Invalid::Value`], [`Invalid::Parameter`] and
+    /// [`Invalid::Duplicate`] for the others.
+    pub fn parse<'a>(
+        size: &'a [u8],
+        parameters: impl IntoIterator<Item = &'a [u8]>,
+        bytes: impl Fn(&'a [u8]) -> Option<u64>,
+        time: impl Fn(&'a [u8]) -> Option<Msec>,
+    ) -> Result<Self, Invalid<'a>> {
+        let size = bytes(size).ok_or(Invalid::Number("keepalive_drain", size))?;
+        let mut timeout = None;
+        for word in parameters {
+            let value = word.strip_prefix(b"timeout=").ok_or(Invalid::Parameter(word))?;
+            let value = time(value).filter(|time| *time > 0).ok_or(Invalid::Value(word))?;
+            if timeout.replace(value).is_some() {
+                return Err(Invalid::Duplicate(word));
+            }
+        }
+        Ok(Self { size, timeout: timeout.unwrap_or(Self::default().timeout) })
+    }
+}
+
 const STATUSES: [(&[u8], u16); 3] = [(b"502", 502), (b"503", 503), (b"504", 504)];
 
 /// Decimal digits only, as nginx's `ngx_atoi()`: no sign, no blank, no overflow.
@@ -210,5 +251,21 @@ mod tests {
             queue("1", &["status=502", "status=504"]),
             Err("duplicate parameter \"status=504\"".into())
         );
+    }
+
+    #[test]
+    fn keepalive_drain_takes_a_size_and_a_timeout() {
+        let drain = |words: &[&'static str]| {
+            let parameters = words[1..].iter().map(|word| word.as_bytes());
+            let bytes = |word| decimal(word).map(|size| size as u64);
+            KeepaliveDrain::parse(words[0].as_bytes(), parameters, bytes, decimal)
+                .map_err(|err| err.to_string())
+        };
+        assert_eq!(drain(&["0"]), Ok(KeepaliveDrain { size: 0, timeout: 1000 }));
+        assert_eq!(drain(&["7", "timeout=50"]), Ok(KeepaliveDrain { size: 7, timeout: 50 }));
+        assert_eq!(drain(&["x"]), Err("invalid value \"x\" in \"keepalive_drain\" directive".into()));
+        assert_eq!(drain(&["7", "timeout=0"]), Err("invalid value \"timeout=0\"".into()));
+        assert_eq!(drain(&["7", "x"]), Err("invalid parameter \"x\"".into()));
+        assert_eq!(drain(&["7", "timeout=1", "timeout=1"]), Err("duplicate parameter \"timeout=1\"".into()));
     }
 }

@@ -11,6 +11,7 @@
 #![deny(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]
 
 pub mod directive;
+pub mod drain;
 mod hash;
 pub mod identity;
 pub mod ledger;
@@ -18,6 +19,7 @@ pub mod lifetime;
 mod list;
 pub mod pool;
 pub mod queue;
+pub mod request_head;
 pub mod times;
 
 // A unit test cannot link a function of nginx, so tests are built without the shell.

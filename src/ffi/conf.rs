@@ -10,7 +10,7 @@ use nginx_sys::{
 };
 use ngx::http::HttpModuleConfExt;
 
-use crate::directive::{Keepalive, Queue};
+use crate::directive::{Keepalive, KeepaliveDrain, Queue};
 use crate::lifetime::Limits;
 
 use super::constants;
@@ -27,6 +27,7 @@ pub(crate) struct SrvConf {
     pub(super) time: ngx_msec_t,
     pub(super) timeout: ngx_msec_t,
     pub(super) queue: Option<Queue>,
+    pub(super) drain: Option<KeepaliveDrain>,
     /// Null while the upstream has no pool.
     pub(super) upstream: *const Upstream,
 }
@@ -48,6 +49,7 @@ impl SrvConf {
             time: UNSET_MSEC,
             timeout: UNSET_MSEC,
             queue: None,
+            drain: None,
             upstream: ptr::null(),
         };
         // SAFETY: `pool` is live, and `SrvConf` has no destructor to run.

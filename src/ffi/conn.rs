@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use nginx_sys::{
     ngx_add_timer, ngx_connection_t, ngx_connection_tcp_nopush_e_NGX_TCP_NOPUSH_DISABLED as NOPUSH_DISABLED,
     ngx_del_timer, ngx_event_handler_pt, ngx_event_t, ngx_handle_read_event, ngx_int_t, ngx_log_t,
-    ngx_msec_t, ngx_post_event, ngx_posted_events, NGX_OK,
+    ngx_msec_t, ngx_post_event, ngx_posted_events, NGX_AGAIN, NGX_OK,
 };
 
 /// A connection.
@@ -25,6 +25,15 @@ pub(crate) struct Conn(NonNull<ngx_connection_t>);
 /// Points at the read or write event of a [`Conn`]; nginx allots both with the connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Event(NonNull<ngx_event_t>);
+
+/// What came of reading.
+pub(crate) enum Received {
+    Bytes(usize),
+    /// There is nothing yet.
+    Nothing,
+    /// The server has closed, or there was an error.
+    End,
+}
 
 impl Conn {
     /// # Safety
@@ -116,6 +125,25 @@ impl Conn {
         } else if !pool.is_null() {
             // SAFETY: nothing was allocated from it.
             unsafe { nginx_sys::ngx_destroy_pool(pool) };
+        }
+    }
+
+    /// Bytes sent for the present request, without those of TLS.
+    pub(crate) fn sent(self) -> u64 {
+        // SAFETY: open by the type invariant; reads one field.
+        unsafe { (*self.as_ptr()).sent as u64 }
+    }
+
+    /// Reads what there is, through TLS if it has that.
+    pub(crate) fn receive(self, buffer: &mut [u8]) -> Received {
+        // SAFETY: open by the type invariant; reads one field.
+        let Some(recv) = (unsafe { (*self.as_ptr()).recv }) else { return Received::End };
+        // SAFETY: an open connection, and room for as many bytes.
+        let n = unsafe { recv(self.as_ptr(), buffer.as_mut_ptr(), buffer.len()) };
+        match usize::try_from(n) {
+            Ok(n @ 1..) => Received::Bytes(n),
+            Err(_) if n == NGX_AGAIN as isize => Received::Nothing,
+            _ => Received::End,
         }
     }
 

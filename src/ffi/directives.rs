@@ -5,13 +5,14 @@ use std::mem::offset_of;
 use std::ptr;
 
 use nginx_sys::{
-    ngx_command_t, ngx_conf_set_msec_slot, ngx_conf_set_num_slot, ngx_conf_t, ngx_parse_time, ngx_str_t,
-    ngx_uint_t, NGX_CONF_TAKE1, NGX_CONF_TAKE123, NGX_HTTP_SRV_CONF_OFFSET, NGX_HTTP_UPS_CONF, NGX_LOG_EMERG,
+    ngx_command_t, ngx_conf_set_msec_slot, ngx_conf_set_num_slot, ngx_conf_t, ngx_parse_offset,
+    ngx_parse_time, ngx_str_t, ngx_uint_t, NGX_CONF_TAKE1, NGX_CONF_TAKE123, NGX_HTTP_SRV_CONF_OFFSET,
+    NGX_HTTP_UPS_CONF, NGX_LOG_EMERG,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::{ngx_conf_log_error, ngx_string};
 
-use crate::directive::{Invalid, Keepalive, Queue};
+use crate::directive::{Invalid, Keepalive, KeepaliveDrain, Queue};
 use crate::lifetime::Msec;
 
 use super::conf::SrvConf;
@@ -21,11 +22,13 @@ type Setter =
     unsafe extern "C" fn(cf: *mut ngx_conf_t, cmd: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char;
 
 /// The command table; an empty name ends it.
-pub(super) static mut COMMANDS: [ngx_command_t; 6] = [
+pub(super) static mut COMMANDS: [ngx_command_t; 7] = [
     // keepalive connections [local] [per_server];
     command(ngx_string!("keepalive"), NGX_CONF_TAKE123, keepalive, 0),
     // queue number [timeout=time] [status=code];
     command(ngx_string!("queue"), NGX_CONF_TAKE123, queue, 0),
+    // keepalive_drain size [timeout=time];
+    command(ngx_string!("keepalive_drain"), NGX_CONF_TAKE123, keepalive_drain, 0),
     // keepalive_time time;
     command(ngx_string!("keepalive_time"), NGX_CONF_TAKE1, ngx_conf_set_msec_slot, offset_of!(SrvConf, time)),
     // keepalive_timeout time;
@@ -91,6 +94,26 @@ unsafe extern "C" fn queue(cf: *mut ngx_conf_t, _cmd: *mut ngx_command_t, conf: 
     })
 }
 
+/// Sets `keepalive_drain`.
+unsafe extern "C" fn keepalive_drain(
+    cf: *mut ngx_conf_t,
+    _cmd: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    guard(NGX_CONF_ERROR, || {
+        // SAFETY: nginx passes what `SrvConf::create` made for this upstream, and nobody else has it now.
+        let conf = unsafe { &mut *conf.cast::<SrvConf>() };
+        if conf.drain.is_some() {
+            return IS_DUPLICATE.as_ptr().cast_mut();
+        }
+        // SAFETY: nginx passes the configuration being read.
+        let words = unsafe { words(cf) };
+        let parameters = words[2..].iter().map(ngx_str_t::as_bytes);
+        let parsed = KeepaliveDrain::parse(words[1].as_bytes(), parameters, size, time);
+        report(cf, parsed.map(|value| conf.drain = Some(value)))
+    })
+}
+
 /// The words of the directive being read.
 ///
 /// # Safety
@@ -110,6 +133,14 @@ fn time(word: &[u8]) -> Option<Msec> {
     // SAFETY: only read.
     let time = unsafe { ngx_parse_time(&raw mut text, 0) };
     Msec::try_from(time).ok().filter(|_| !word.is_empty())
+}
+
+/// A size as nginx writes it, in bytes.
+fn size(word: &[u8]) -> Option<u64> {
+    let mut text = ngx_str_t { len: word.len(), data: word.as_ptr().cast_mut() };
+    // SAFETY: only read.
+    let size = unsafe { ngx_parse_offset(&raw mut text) };
+    u64::try_from(size).ok().filter(|_| !word.is_empty())
 }
 
 /// nginx adds file and line to what is wrong.

@@ -41,8 +41,8 @@ pub(super) fn wake(conn: Conn, log: *mut ngx_log_t) {
 }
 
 /// An idle connection has nothing to write.
-unsafe extern "C" fn dummy_handler(event: *mut ngx_event_t) {
-    // SAFETY: nginx calls it with the write event of a connection that `sleep` gave this handler.
+pub(super) unsafe extern "C" fn dummy_handler(event: *mut ngx_event_t) {
+    // SAFETY: nginx calls it with the write event of a connection that was given this handler.
     let event = unsafe { Event::from_ptr(event) };
     debug(event.log(), c"keepalive dummy handler");
 }

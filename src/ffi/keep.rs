@@ -2,34 +2,40 @@
 
 use nginx_sys::{ngx_uint_t, NGX_PEER_FAILED};
 
+use crate::drain::{Drain, Progress};
 use crate::lifetime::{Refusal, Returned};
-use crate::pool::Offer;
+use crate::pool::{Offer, Wanted};
 
 use super::alarm::now;
 use super::conn::Conn;
+use super::drain;
 #[cfg(ngx_feature = "http_ssl")]
 use super::handshake::handshake_agrees;
 use super::idle;
 use super::log::debug_conn;
 use super::peer::{Attempt, PeerData};
 use super::peer_connection::Peer;
+use super::response::Unread;
 use super::shape;
-use super::upstream::{Bytes, Idle, Stored};
+use super::upstream::{Bytes, Idle, Stored, Upstream};
 
-/// Moves the connection from the request into the pool, unless there is a reason against it. Returns
-/// whether it did.
+/// Takes the connection from the request, into the pool or to be drained before, unless there is a reason
+/// against it. Returns whether it did.
 #[inline]
 pub(super) fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, state: ngx_uint_t) -> bool {
     let upstream = kp.upstream();
     let Some(limits) = upstream.limits else { return false };
     let (read, write) = (conn.read(), conn.write());
+    let keepalive = kp.u.keepalive();
+    let unread =
+        if keepalive || upstream.drain.size == 0 { None } else { kp.u.unread_response(kp.request()) };
     let returned = Returned {
         failed: state & NGX_PEER_FAILED as ngx_uint_t != 0,
         broken: read.eof() || read.error() || read.timed_out() || write.error() || write.timed_out(),
         requests: conn.requests(),
         opened: conn.start_time(),
-        keepalive: kp.u.keepalive(),
-        request_sent: kp.u.request_body_sent(),
+        keepalive: keepalive || unread.is_some(),
+        request_sent: kp.u.is_request_sent(kp.request(), conn),
         // Those who wait are served to the end, and without a pool each would open a connection.
         exiting: upstream.is_ending(),
     };
@@ -41,6 +47,7 @@ pub(super) fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, stat
     if !read.wait_readable() {
         return false;
     }
+    let Ok(drain) = unread.map_or(Ok(None), |unread| rest(upstream, peer, &unread)) else { return false };
     let server = kp.server.get();
     if upstream.must_yield(server) {
         debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: another worker waits", conn);
@@ -52,25 +59,64 @@ pub(super) fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, stat
     };
     // SAFETY: in the connection's pool.
     let wanted = shape::wanted(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
-    let idle = Idle { conn, identity, server };
     let offer = Offer {
-        conn: idle,
+        conn: Idle { conn, identity, server },
         class: attempt.class,
         proven: attempt.reused,
         now,
         timeout: limits.timeout,
         server,
     };
-    let Stored { place, evicted } = upstream.store(&wanted, offer);
+    let generation = kp.generation();
+    match drain {
+        None => store(upstream, &wanted, offer, generation, || {
+            debug_conn(peer.log(), c"free keepalive peer: saving connection %p", conn);
+            peer.release_connection();
+        }),
+        Some(drain) => drain::begin(upstream, drain, &wanted, offer, generation, || {
+            debug_conn(peer.log(), c"free keepalive peer: draining connection %p", conn);
+            peer.release_connection();
+        }),
+    }
+}
+
+/// What is left of a response that came with its header in part, or as a whole.
+fn rest(upstream: &Upstream, peer: Peer, unread: &Unread<'_>) -> Result<Option<Drain>, ()> {
+    let mut drain = Drain::new(unread.framing, upstream.drain.size);
+    let progress = drain.as_mut().map_err(|why| *why).and_then(|drain| drain.read(unread.preread));
+    match progress {
+        Ok(Progress::More) => Ok(drain.ok()),
+        Ok(Progress::Done) => Ok(None),
+        Err(why) => {
+            drain::log_refusal(upstream, peer.log(), drain::reason(why));
+            Err(())
+        }
+    }
+}
+
+/// Puts a connection to sleep in the pool, if there is room; `taken` is called before. It may be closed
+/// when this returns. Returns whether the pool has taken it.
+#[inline]
+pub(super) fn store(
+    upstream: &Upstream,
+    wanted: &Wanted<'_>,
+    offer: Offer<Idle>,
+    generation: usize,
+    taken: impl FnOnce(),
+) -> bool {
+    let Idle { conn, server, .. } = offer.conn;
+    let timeout = offer.timeout;
+    let Stored { place, evicted } = upstream.store(wanted, offer);
     if let Some(place) = place {
-        debug_conn(peer.log(), c"free keepalive peer: saving connection %p", conn);
-        peer.release_connection();
+        taken();
         upstream.add_idle(server);
-        idle::sleep(conn, place, limits.timeout);
+        idle::sleep(conn, place, timeout);
         #[cfg(nginx_resolve)]
         if let Some(watch) = &upstream.watch {
-            watch.stored(upstream, kp.generation.get());
+            watch.stored(upstream, generation);
         }
+        #[cfg(not(nginx_resolve))]
+        let _ = generation;
     }
     if let Some(evicted) = evicted {
         upstream.close(evicted);

@@ -16,7 +16,7 @@ use super::log::debug;
 use super::upstream::Upstream;
 
 /// How long a server is waited for: one that has nothing else to do closes at once.
-const TIMEOUT: ngx_msec_t = 200;
+pub(super) const TIMEOUT: ngx_msec_t = 200;
 
 /// What the `data` of such a connection points at; in the connection's pool.
 struct Lingering {

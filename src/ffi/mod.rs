@@ -2,7 +2,7 @@
 //!
 //! In the order of a worker's life: the module table and what `load_module` looks for (`module`),
 //! directives (`directives`, `conf`, `configured`), what happens once the configuration is read (`setup`, `abi`,
-//! `stock`, `workers`), a request (`peer`, `choose`, `balancer`, `tried`, `shape`, `handshake`, `session`, `keep`, `upstream`),
+//! `stock`, `workers`), a request (`peer`, `choose`, `balancer`, `tried`, `shape`, `handshake`, `session`, `keep`, `response`, `drain`, `upstream`),
 //! one that has to wait (`wait`, `waiter`, `turn`, `connect`, `fail`), limits (`counts`, `linger`), an idle connection
 //! (`idle`), servers that come and go (`resolve`), what can be logged (`variables`). Beneath them: pointers
 //! with a type (`conn`, `peer_connection`, `request`, `attempt`), events of our own (`alarm`), the panic
@@ -19,6 +19,7 @@ mod conn;
 mod connect;
 mod counts;
 mod directives;
+mod drain;
 mod fail;
 mod guard;
 #[cfg(ngx_feature = "http_ssl")]
@@ -33,6 +34,7 @@ mod peer_connection;
 mod request;
 #[cfg(nginx_resolve)]
 mod resolve;
+mod response;
 #[cfg(ngx_feature = "http_ssl")]
 mod session;
 mod setup;

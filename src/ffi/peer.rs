@@ -55,7 +55,6 @@ pub(super) struct PeerData {
     pub(super) tried: Cell<Option<NonNull<Tried>>>,
     /// Once the request has waited.
     pub(super) waiter: Cell<Option<NonNull<Waiter>>>,
-    /// Which set of servers its peer was chosen from.
     #[cfg(nginx_resolve)]
     pub(super) generation: Cell<usize>,
 }
@@ -120,6 +119,14 @@ impl PeerData {
     fn waited(&self) -> Option<Msec> {
         // SAFETY: in the pool of the live request.
         self.waiter.get().map(|waiter| waited(unsafe { waiter.as_ref() }.since.get()))
+    }
+
+    /// Which set of servers its peer was chosen from, if servers come and go.
+    pub(super) fn generation(&self) -> usize {
+        #[cfg(nginx_resolve)]
+        return self.generation.get();
+        #[cfg(not(nginx_resolve))]
+        0
     }
 
     /// The servers that have failed for the request.

@@ -176,6 +176,7 @@ fn make(
         original_init_peer,
         limits: limit.map(|_| conf.limits()),
         local: keepalive.is_some_and(|keepalive| keepalive.local),
+        drain: conf.drain.unwrap_or_default(),
         #[cfg(nginx_resolve)]
         // SAFETY: of the cycle in whose pool the upstream comes to lie.
         watch: servers.changing.then(|| unsafe { Watch::new(us) }),

@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t};
 
+use crate::directive::KeepaliveDrain;
 use crate::ledger::Server;
 use crate::lifetime::Limits;
 use crate::pool::{ClassRef, Connection, IdlePool, Offer, Wanted};
@@ -28,6 +29,7 @@ pub(crate) struct Upstream {
     /// How long connections are kept; `None` if they are not.
     pub(super) limits: Option<Limits>,
     pub(super) local: bool,
+    pub(super) drain: KeepaliveDrain,
     /// Watches servers that come and go, if the upstream has such.
     #[cfg(nginx_resolve)]
     pub(super) watch: Option<Watch>,

@@ -16,6 +16,7 @@ use super::alarm::{now, Alarm};
 use super::balancer::{Outlook, Servers};
 use super::fail::{fail, Failure};
 use super::guard::{guard, Guarded};
+use super::linger;
 use super::peer::{worker_is_exiting, PeerData, Stage};
 use super::peer_connection::Peer;
 use super::turn::take_turns;
@@ -279,7 +280,8 @@ unsafe extern "C" fn core_has_returned(event: *mut ngx_event_t) {
 /// Room comes soon, or never, as when another worker is stopped: the wait for it ends in the way of a
 /// connection that is not established in time, but not sooner than room can come.
 pub(super) fn wait_for_room(kp: &PeerData, waiter: &Waiter) {
-    waiter.write().set_timer(kp.u.connect_timeout().max(INTERVAL));
+    let drained = kp.upstream().drain.timeout.saturating_add(linger::TIMEOUT);
+    waiter.write().set_timer(kp.u.connect_timeout().max(INTERVAL).max(drained));
 }
 
 /// The core has done with a request that waits: its client has gone, or its time is over. Returns

@@ -1,0 +1,293 @@
+//! The rest of a response that nobody wants: where it ends, so that its connection can be used again.
+//!
+//! ```text
+//!   Content-Length:   Rest(n) -------------------------------> Done
+//!
+//!   chunked:   Size --> Data(n) --> DataEnd --> Size ..
+//!                \                                           (RFC 9112, section 7.1)
+//!                 `-- size 0 --> Trailer .. empty line ------> Done
+//! ```
+#![forbid(unsafe_code)]
+
+use httparse::{parse_chunk_size, parse_headers, Status, EMPTY_HEADER};
+
+/// How the end of a response body is known (RFC 9112, section 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// By `Content-Length`: so many bytes.
+    Length(u64),
+    /// By `Transfer-Encoding: chunked`.
+    Chunked,
+}
+
+/// Reads a body up to its end and keeps nothing of it.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    state: State,
+    /// The size that the body may still have.
+    size_left: u64,
+    /// The size that chunk framing and trailers may still have.
+    framing_left: u64,
+    line: Line,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// So many bytes of the body are missing.
+    Rest(u64),
+    /// So many bytes of the chunk are missing.
+    Data(u64),
+    /// The line with the size of a chunk.
+    Size,
+    /// The end of line behind the data of a chunk.
+    DataEnd,
+    /// A line of the trailer section.
+    Trailer,
+    Done,
+}
+
+/// How far the body was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Its end is still to come.
+    More,
+    /// To its very end.
+    Done,
+}
+
+/// Why the rest of a response cannot be drained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The body is larger than the limit, or its chunk framing is.
+    TooLarge,
+    /// The chunk framing is not what RFC 9112 says.
+    Malformed,
+    /// Something follows the body.
+    Surplus,
+}
+
+/// A line of chunk framing, which may come in pieces. Longer ones than this nobody sends who means well.
+#[derive(Clone, Debug)]
+struct Line {
+    bytes: [u8; MAX_LINE],
+    length: usize,
+}
+
+const MAX_LINE: usize = 256;
+
+impl Drain {
+    /// Drains a body of at most `size` bytes; the framing of its chunks may take as much again, and that
+    /// of one chunk in any case.
+    ///
+    /// # Errors
+    /// [`Refusal::TooLarge`] if the body is known to be larger.
+    pub fn new(framing: Framing, size: u64) -> Result<Self, Refusal> {
+        let state = match framing {
+            Framing::Length(length) if length > size => return Err(Refusal::TooLarge),
+            Framing::Length(0) => State::Done,
+            Framing::Length(length) => State::Rest(length),
+            Framing::Chunked => State::Size,
+        };
+        let framing_left = size.saturating_add(2 * MAX_LINE as u64);
+        Ok(Self { state, size_left: size, framing_left, line: Line { bytes: [0; MAX_LINE], length: 0 } })
+    }
+
+    /// Takes what was read from the server, in pieces of any size.
+    ///
+    /// # Errors
+    /// As [`Refusal`] says; the connection is of no use any more then.
+    pub fn read(&mut self, mut bytes: &[u8]) -> Result<Progress, Refusal> {
+        while let Some((first, rest)) = bytes.split_first() {
+            bytes = match self.state {
+                State::Done => return Err(Refusal::Surplus),
+                State::Rest(missing) => {
+                    let (missing, rest) = skip(missing, bytes);
+                    self.state = if missing > 0 { State::Rest(missing) } else { State::Done };
+                    rest
+                }
+                State::Data(missing) => {
+                    let (missing, rest) = skip(missing, bytes);
+                    self.state = if missing > 0 { State::Data(missing) } else { State::DataEnd };
+                    rest
+                }
+                State::Size | State::DataEnd | State::Trailer => {
+                    self.framing_left = self.framing_left.checked_sub(1).ok_or(Refusal::TooLarge)?;
+                    self.line.push(*first)?;
+                    if *first == b'\n' {
+                        self.line_read()?;
+                    }
+                    rest
+                }
+            };
+        }
+        Ok(if self.state == State::Done { Progress::Done } else { Progress::More })
+    }
+
+    fn line_read(&mut self) -> Result<(), Refusal> {
+        let line = std::mem::take(&mut self.line.length);
+        let line = self.line.bytes.get(..line).ok_or(Refusal::Malformed)?;
+        self.state = match self.state {
+            State::Size => match chunk_size(line)? {
+                0 => State::Trailer,
+                size => {
+                    self.size_left = self.size_left.checked_sub(size).ok_or(Refusal::TooLarge)?;
+                    State::Data(size)
+                }
+            },
+            State::DataEnd if line == b"\r\n" => State::Size,
+            State::Trailer if line == b"\r\n" => State::Done,
+            State::Trailer if is_field(line) => State::Trailer,
+            _ => return Err(Refusal::Malformed),
+        };
+        Ok(())
+    }
+}
+
+impl Line {
+    fn push(&mut self, byte: u8) -> Result<(), Refusal> {
+        *self.bytes.get_mut(self.length).ok_or(Refusal::Malformed)? = byte;
+        self.length += 1;
+        Ok(())
+    }
+}
+
+/// Leaves out the bytes that are missing; returns how many still are, and what follows them.
+fn skip(missing: u64, bytes: &[u8]) -> (u64, &[u8]) {
+    match usize::try_from(missing) {
+        Ok(length) if length <= bytes.len() => (0, bytes.split_at(length).1),
+        _ => (missing - bytes.len() as u64, &[]),
+    }
+}
+
+fn chunk_size(line: &[u8]) -> Result<u64, Refusal> {
+    // The parser takes an empty line for a zero.
+    let has_digits = line.first().is_some_and(u8::is_ascii_hexdigit);
+    match parse_chunk_size(line) {
+        Ok(Status::Complete((length, size))) if has_digits && length == line.len() => Ok(size),
+        _ => Err(Refusal::Malformed),
+    }
+}
+
+/// Whether a line of the trailer section is a header field.
+fn is_field(line: &[u8]) -> bool {
+    let mut section = [0; MAX_LINE + 2];
+    let Some(to) = section.get_mut(..line.len() + 2) else { return false };
+    to.iter_mut().zip(line.iter().chain(b"\r\n")).for_each(|(to, from)| *to = *from);
+    let mut fields = [EMPTY_HEADER];
+    let parsed = parse_headers(to, &mut fields);
+    line.ends_with(b"\r\n")
+        && matches!(parsed, Ok(Status::Complete((length, [_]))) if length == line.len() + 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SIZE: u64 = 1000;
+
+    fn drain(framing: Framing, bytes: &[u8]) -> Result<Progress, Refusal> {
+        Drain::new(framing, SIZE)?.read(bytes)
+    }
+
+    fn chunked(text: &str) -> Result<Progress, Refusal> {
+        drain(Framing::Chunked, text.as_bytes())
+    }
+
+    #[test]
+    fn content_length_ends_where_it_says() {
+        assert_eq!(drain(Framing::Length(5), b"hell"), Ok(Progress::More));
+        assert_eq!(drain(Framing::Length(5), b"hello"), Ok(Progress::Done));
+        assert_eq!(drain(Framing::Length(5), b"hello!"), Err(Refusal::Surplus));
+        assert_eq!(drain(Framing::Length(0), b""), Ok(Progress::Done));
+        assert_eq!(drain(Framing::Length(0), b"!"), Err(Refusal::Surplus));
+    }
+
+    #[test]
+    fn the_limit_is_a_size_that_a_body_may_have() {
+        assert!(Drain::new(Framing::Length(SIZE), SIZE).is_ok());
+        assert_eq!(Drain::new(Framing::Length(SIZE + 1), SIZE).err(), Some(Refusal::TooLarge));
+        let body = |size: usize| format!("{size:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(size));
+        assert_eq!(chunked(&body(1000)), Ok(Progress::Done));
+        assert_eq!(chunked(&body(1001)), Err(Refusal::TooLarge));
+        let two = format!("1\r\nx\r\n{}", body(1000));
+        assert_eq!(chunked(&two), Err(Refusal::TooLarge));
+    }
+
+    #[test]
+    fn framing_is_limited_too() {
+        let extension = format!("1;{}\r\nx\r\n", "e".repeat(200));
+        assert_eq!(chunked(&extension.repeat(5)), Ok(Progress::More));
+        assert_eq!(chunked(&extension.repeat(10)), Err(Refusal::TooLarge));
+        assert_eq!(chunked(&format!("1;{}", "e".repeat(300))), Err(Refusal::Malformed));
+        assert_eq!(chunked(&format!("0\r\n{}", "a: b\r\n".repeat(300))), Err(Refusal::TooLarge));
+    }
+
+    #[test]
+    fn chunks_are_read_up_to_their_end() {
+        for text in ["0\r\n\r\n", "2\r\nok\r\n0\r\n\r\n", "A;a=b\r\n0123456789\r\n000\r\nx: y\r\nz:\r\n\r\n"]
+        {
+            assert_eq!(chunked(text), Ok(Progress::Done), "{text:?}");
+            assert_eq!(chunked(&text[..text.len() - 1]), Ok(Progress::More), "{text:?}");
+            assert_eq!(chunked(&format!("{text}0")), Err(Refusal::Surplus), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_chunk_is_refused() {
+        for text in [
+            "\r\n",
+            "\n",
+            "0\n",
+            "x\r\n",
+            "-1\r\n",
+            "+1\r\n",
+            " 1\r\n",
+            ";\r\n",
+            "0x1\r\n",
+            "1\nx\r\n",
+            "fffffffffffffffff\r\n",
+            "1\r\nxx\r\n",
+            "1\r\nx\n",
+            "1\r\nx0\r\n",
+            "0\r\nfield\r\n",
+            "0\r\n\n",
+            "0\r\n a: b\r\n",
+            "0\r\na: b\n",
+            "1\r\r\n",
+        ] {
+            assert_eq!(chunked(text), Err(Refusal::Malformed), "{text:?}");
+        }
+        assert_eq!(chunked("ffffffffffffffff\r\n"), Err(Refusal::TooLarge));
+    }
+
+    proptest! {
+        #[test]
+        fn the_end_is_found_however_the_bytes_come(
+            chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..20), 0..20),
+            trailer in any::<bool>(),
+            pieces in proptest::collection::vec(1usize..9, 1..20),
+        ) {
+            let mut text = Vec::new();
+            for chunk in &chunks {
+                text.extend(format!("{:x}\r\n", chunk.len()).bytes());
+                text.extend(chunk);
+                text.extend(b"\r\n");
+            }
+            text.extend(if trailer { &b"0\r\na: b\r\n\r\n"[..] } else { b"0\r\n\r\n" });
+            let mut drain = Drain::new(Framing::Chunked, SIZE).unwrap();
+            let (mut left, mut sizes) = (&text[..], pieces.iter().cycle());
+            while !left.is_empty() {
+                let (piece, rest) = left.split_at((*sizes.next().unwrap()).min(left.len()));
+                let expected = if rest.is_empty() { Progress::Done } else { Progress::More };
+                prop_assert_eq!(drain.read(piece), Ok(expected));
+                left = rest;
+            }
+        }
+
+        #[test]
+        fn garbage_comes_to_no_harm(bytes in proptest::collection::vec(prop_oneof![any::<u8>(), Just(b'0'), Just(b'\r'), Just(b'\n')], 0..300)) {
+            let _ = drain(Framing::Chunked, &bytes);
+        }
+    }
+}

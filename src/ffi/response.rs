@@ -1,0 +1,163 @@
+//! How far an HTTP/1 request and its response are when the core gives back the connection: whether all of
+//! the request was sent, and how much of the response nobody has read.
+
+use std::ptr::NonNull;
+
+use nginx_sys::{
+    ngx_http_headers_in_t, ngx_http_request_t, ngx_http_upstream_headers_in_t, ngx_http_upstream_t,
+    ngx_msec_t, NGX_HTTP_OK,
+};
+
+use crate::drain::Framing;
+use crate::request_head::{is_http1, RequestHead};
+
+use super::conn::Conn;
+use super::request::{HttpUpstream, Request};
+
+/// A response whose header is complete, and whose body nobody has read.
+pub(super) struct Unread<'a> {
+    pub(super) framing: Framing,
+    /// What came of the body along with the header.
+    pub(super) preread: &'a [u8],
+}
+
+impl Request {
+    /// Whether the client announced a body.
+    #[inline]
+    fn announces_body(self) -> bool {
+        // SAFETY: live by the type invariant; makes no reference.
+        let headers = unsafe { &raw const (*self.as_ptr()).headers_in };
+        // SAFETY: as above; reads one field.
+        let length = unsafe { (*headers).content_length_n };
+        // SAFETY: as above; reads one bit.
+        length > 0 || unsafe { ngx_http_headers_in_t::chunked_raw(headers) != 0 }
+    }
+
+    /// Whether the core sends the body in chunks.
+    fn is_sent_in_chunks(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        let unbuffered = unsafe { ngx_http_request_t::request_body_no_buffering_raw(self.as_ptr()) != 0 };
+        // SAFETY: live by the type invariant; makes no reference.
+        let headers = unsafe { &raw const (*self.as_ptr()).headers_in };
+        // SAFETY: as above; reads one bit.
+        unbuffered && unsafe { ngx_http_headers_in_t::chunked_raw(headers) != 0 }
+    }
+
+    fn is_header_only(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        unsafe { ngx_http_request_t::header_only_raw(self.as_ptr()) != 0 }
+    }
+}
+
+impl HttpUpstream {
+    /// Whether the server got exactly what it was announced. The core thinks so too if it has no body to send,
+    /// though the head of the request announces one: as `auth_request` does with that of a POST.
+    #[inline]
+    pub(super) fn is_request_sent(self, r: Request, conn: Conn) -> bool {
+        if !self.request_body_sent() {
+            return false;
+        }
+        !r.announces_body() || self.is_announced_sent(r, conn)
+    }
+
+    fn is_announced_sent(self, r: Request, conn: Conn) -> bool {
+        let Some(head) = self.http1_request() else { return true };
+        let chunks = r.is_sent_in_chunks();
+        RequestHead::read(head).is_some_and(|head| head.is_all_sent(conn.sent(), chunks))
+    }
+
+    /// The response, if its rest can be told from what follows it.
+    pub(super) fn unread_response<'a>(self, r: Request) -> Option<Unread<'a>> {
+        if !self.has_response_header() || self.is_body_read(r) {
+            return None;
+        }
+        // SAFETY: live by the type invariant; reads one bit.
+        let upgraded = unsafe { ngx_http_upstream_t::upgrade_raw(self.as_ptr()) != 0 };
+        // SAFETY: live by the type invariant; makes no reference.
+        let headers = unsafe { &raw const (*self.as_ptr()).headers_in };
+        // It is set for HTTP/1.0 as well.
+        // SAFETY: as above; reads one bit.
+        let closes = unsafe { ngx_http_upstream_headers_in_t::connection_close_raw(headers) != 0 };
+        // SAFETY: as above; reads one field.
+        let status = unsafe { (*headers).status_n };
+        if upgraded || closes || status < NGX_HTTP_OK as usize || self.http1_request().is_none() {
+            return None;
+        }
+        // SAFETY: as above; reads one bit.
+        let framing = if unsafe { ngx_http_upstream_headers_in_t::chunked_raw(headers) != 0 } {
+            Framing::Chunked
+        } else {
+            // SAFETY: as above; reads one field.
+            Framing::Length(u64::try_from(unsafe { (*headers).content_length_n }).ok()?)
+        };
+        Some(Unread { framing, preread: self.preread() })
+    }
+
+    fn has_response_header(self) -> bool {
+        const NOT_MEASURED: ngx_msec_t = ngx_msec_t::MAX;
+        // SAFETY: live by the type invariant; reads one field.
+        let Some(state) = NonNull::new(unsafe { (*self.as_ptr()).state }) else { return false };
+        // SAFETY: the present state of a live request; `ngx_http_upstream_process_header()` sets the field.
+        unsafe { (*state.as_ptr()).header_time != NOT_MEASURED }
+    }
+
+    /// Whether the core has begun to pass on the body, or to store it.
+    fn is_body_read(self, r: Request) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        let sent = unsafe { ngx_http_upstream_t::header_sent_raw(self.as_ptr()) != 0 };
+        if sent && !r.is_header_only() {
+            return true;
+        }
+        // SAFETY: live by the type invariant; reads one field.
+        let pipe = NonNull::new(unsafe { (*self.as_ptr()).pipe });
+        // SAFETY: in the pool of the live request; the core sets the field when it begins to read.
+        pipe.is_some_and(|pipe| unsafe { !(*pipe.as_ptr()).upstream.is_null() })
+    }
+
+    /// What was read past the header.
+    fn preread<'a>(self) -> &'a [u8] {
+        // SAFETY: live by the type invariant; makes no reference.
+        let buffer = unsafe { &raw const (*self.as_ptr()).buffer };
+        // SAFETY: as above; reads one field.
+        let pos = unsafe { (*buffer).pos };
+        // SAFETY: as above.
+        let last = unsafe { (*buffer).last };
+        // SAFETY: a buffer in the request's pool, filled from `pos` to `last`; nobody writes it meanwhile.
+        unsafe { between(pos, last) }
+    }
+
+    /// The request from its first byte on, as the proxy module has written it, if that is HTTP/1.
+    fn http1_request<'a>(self) -> Option<&'a [u8]> {
+        // SAFETY: live by the type invariant; reads one field.
+        let conf = unsafe { (*self.as_ptr()).conf };
+        // SAFETY: the protocol module sets it before it starts the upstream request.
+        let module = unsafe { (*conf).module };
+        if module.as_bytes() != b"proxy" {
+            return None;
+        }
+        // SAFETY: live by the type invariant; reads one field.
+        let chain = NonNull::new(unsafe { (*self.as_ptr()).request_bufs })?;
+        // The core keeps the first buffer as it was, for other attempts.
+        // SAFETY: a chain in the request's pool.
+        let buf = NonNull::new(unsafe { (*chain.as_ptr()).buf })?;
+        // SAFETY: as above; reads one field.
+        let start = unsafe { (*buf.as_ptr()).start };
+        // SAFETY: as above.
+        let last = unsafe { (*buf.as_ptr()).last };
+        // SAFETY: written from `start` to `last` by `create_request`; nobody writes it again.
+        let request = unsafe { between(start, last) };
+        let end = request.iter().position(|byte| *byte == b'\r')?;
+        request.get(..end).is_some_and(is_http1).then_some(request)
+    }
+}
+
+/// # Safety
+/// Null, or a buffer that is filled from `start` to `end`, and not written as long as the slice is used.
+unsafe fn between<'a>(start: *const u8, end: *const u8) -> &'a [u8] {
+    let length = (end as usize).saturating_sub(start as usize);
+    if start.is_null() || length == 0 {
+        return &[];
+    }
+    // SAFETY: filled, says the caller.
+    unsafe { std::slice::from_raw_parts(start, length) }
+}

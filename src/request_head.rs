@@ -1,0 +1,121 @@
+//! The head of the request as nginx has written it for the server: what it announces, so that it is known
+//! whether so much was sent. A server takes what comes after the announced body for the next request.
+#![forbid(unsafe_code)]
+
+/// The head of an HTTP/1 request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestHead {
+    /// Its bytes, the empty line included.
+    length: u64,
+    /// What `Content-Length` announces.
+    body: Option<u64>,
+    /// `Transfer-Encoding` announces chunks.
+    chunked: bool,
+}
+
+impl RequestHead {
+    /// Reads the head at the beginning of `bytes`. `None` if there is none of HTTP/1, or if it says different
+    /// things about its body (RFC 9112, section 6.3).
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let mut head = Self { length: 0, body: None, chunked: false };
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let is_first = head.length == 0;
+            head.length += line.len() as u64;
+            let line = line.strip_suffix(b"\r\n")?;
+            match line {
+                _ if is_first => is_http1(line).then_some(())?,
+                b"" => return Some(head),
+                _ => head.add(line)?,
+            }
+        }
+        None
+    }
+
+    fn add(&mut self, line: &[u8]) -> Option<()> {
+        let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+        let (name, value) = line.split_at(colon);
+        if name.eq_ignore_ascii_case(b"content-length") {
+            let value = std::str::from_utf8(value.get(1..)?).ok()?.trim();
+            let body = value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse().ok())??;
+            if self.body.is_some_and(|before| before != body) {
+                return None;
+            }
+            self.body = Some(body);
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            self.chunked = true;
+        }
+        Some(())
+    }
+
+    /// Whether exactly what is announced was `sent`, in bytes with the head; `chunks` says that the body was
+    /// sent in chunks, to the last one.
+    pub fn is_all_sent(&self, sent: u64, chunks: bool) -> bool {
+        match self.body {
+            Some(_) if self.chunked => false,
+            None if self.chunked => chunks,
+            body => self.length.checked_add(body.unwrap_or(0)) == Some(sent),
+        }
+    }
+}
+
+/// Whether the first line of a request says HTTP/1.
+pub fn is_http1(line: &[u8]) -> bool {
+    line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all_sent(head: &str, body: u64, chunks: bool) -> Option<bool> {
+        let text = head.replace('\n', "\r\n");
+        let length = text.find("\r\n\r\n").map_or(text.len(), |at| at + 4) as u64;
+        RequestHead::read(text.as_bytes()).map(|head| head.is_all_sent(length + body, chunks))
+    }
+
+    #[test]
+    fn so_much_is_sent_as_is_announced() {
+        assert_eq!(all_sent("GET / HTTP/1.1\nHost: a\n\n", 0, false), Some(true));
+        assert_eq!(all_sent("GET / HTTP/1.1\nHost: a\n\n", 1, false), Some(false));
+        let post = "POST / HTTP/1.0\nHost: a\ncontent-LENGTH: 12\n\nwhat follows";
+        assert_eq!(all_sent(post, 12, false), Some(true));
+        assert_eq!(all_sent(post, 0, false), Some(false));
+        assert_eq!(all_sent(post, 11, false), Some(false));
+        assert_eq!(all_sent(post, 13, false), Some(false));
+    }
+
+    #[test]
+    fn chunks_are_announced() {
+        let post = "POST / HTTP/1.1\nTransfer-Encoding: chunked\n\n";
+        assert_eq!(all_sent(post, 50, true), Some(true));
+        assert_eq!(all_sent(post, 50, false), Some(false));
+        assert_eq!(all_sent("POST / HTTP/1.1\nHost: a\n\n", 50, true), Some(false));
+    }
+
+    #[test]
+    fn what_is_said_twice_must_be_the_same() {
+        let twice = |value| format!("POST / HTTP/1.1\nContent-Length: 1\nContent-Length: {value}\n\n");
+        assert_eq!(all_sent(&twice("1"), 1, false), Some(true));
+        assert_eq!(all_sent(&twice("2"), 1, false), None);
+        let both = "POST / HTTP/1.1\nContent-Length: 5\nTransfer-Encoding: chunked\n\n";
+        assert_eq!(all_sent(both, 5, true), Some(false));
+        for value in ["", "x", "-1", "+1", "1 2", "99999999999999999999999"] {
+            let head = format!("POST / HTTP/1.1\nContent-Length: {value}\n\n");
+            assert_eq!(all_sent(&head, 1, false), None, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_http1_is_not_known() {
+        for head in [
+            "",
+            "\n",
+            "GET / HTTP/2.0\n\n",
+            "PRI * HTTP/2.0\n\nSM\n\n",
+            "GET / HTTP/1.1\nHost: a\n",
+            "GET / HTTP/1.1",
+        ] {
+            assert_eq!(all_sent(head, 0, false), None, "{head:?}");
+        }
+    }
+}
