@@ -6,6 +6,7 @@ fn main() {
     println!("cargo::rustc-check-cfg=cfg(ngx_feature, values({features}))");
     println!("cargo::rustc-check-cfg=cfg(nginx_pool_by_default)");
     println!("cargo::rustc-check-cfg=cfg(nginx_resolve)");
+    println!("cargo::rustc-check-cfg=cfg(nginx_header_chains)");
     #[cfg(feature = "nginx")]
     nginx::check_tree();
 }
@@ -24,6 +25,9 @@ mod nginx {
 
     /// The first nginx in which servers of an upstream can come and go (`server NAME resolve`).
     const RESOLVE: u64 = 1_027_003;
+
+    /// The first nginx that links headers of one name to each other.
+    const HEADER_CHAINS: u64 = 1_023_000;
 
     pub fn check_tree() {
         let version: u64 = dep("VERSION_NUMBER").parse().unwrap_or(0);
@@ -52,6 +56,9 @@ mod nginx {
         }
         if version >= RESOLVE && has("http_upstream_zone") {
             println!("cargo::rustc-cfg=nginx_resolve");
+        }
+        if version >= HEADER_CHAINS {
+            println!("cargo::rustc-cfg=nginx_header_chains");
         }
         println!("cargo::rustc-env=NGINX_BUILT_AGAINST={}", dep("VERSION"));
         write_constants();

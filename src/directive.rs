@@ -51,8 +51,12 @@ impl Default for KeepaliveDrain {
 /// and line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Invalid<'a> {
-    /// The first word is not a number, or one that the directive cannot have.
-    Number(&'static str, &'a [u8]),
+    /// A word is not what the directive takes.
+    Argument(&'static str, &'a [u8]),
+    /// A word is not the name of a header, or of one that the directive cannot have.
+    Header(&'static str, &'a [u8]),
+    /// A word stands there twice.
+    Repeated(&'static str, &'a [u8]),
     /// The value of a parameter is not one that it can have.
     Value(&'a [u8]),
     /// Another word is not a parameter of the directive.
@@ -65,8 +69,14 @@ impl fmt::Display for Invalid<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |word| String::from_utf8_lossy(word);
         match self {
-            Self::Number(directive, word) => {
+            Self::Argument(directive, word) => {
                 write!(f, "invalid value \"{}\" in \"{directive}\" directive", text(word))
+            }
+            Self::Header(directive, word) => {
+                write!(f, "invalid header name \"{}\" in \"{directive}\" directive", text(word))
+            }
+            Self::Repeated(directive, word) => {
+                write!(f, "duplicate value \"{}\" in \"{directive}\" directive", text(word))
             }
             Self::Value(word) => write!(f, "invalid value \"{}\"", text(word)),
             Self::Parameter(word) => write!(f, "invalid parameter \"{}\"", text(word)),
@@ -79,14 +89,14 @@ impl Keepalive {
     /// Reads the words behind `keepalive`: the number, then parameters in any order.
     ///
     /// # Errors
-    /// [`Invalid::Number`] unless the first word is a decimal number that a pool can have as its
+    /// [`Invalid::Argument`] unless the first word is a decimal number that a pool can have as its
     /// capacity; [`Invalid::Parameter`] and [`Invalid::Duplicate`] for the others.
     pub fn parse<'a>(
         number: &'a [u8],
         parameters: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<Self, Invalid<'a>> {
         let connections = decimal(number).filter(|n| *n <= MAX_CAPACITY);
-        let connections = connections.ok_or(Invalid::Number("keepalive", number))?;
+        let connections = connections.ok_or(Invalid::Argument("keepalive", number))?;
         let mut keepalive = Self { connections, local: false, per_server: false };
         for word in parameters {
             let parameter = match word {
@@ -116,7 +126,7 @@ impl Queue {
     /// as nginx does, in milliseconds.
     ///
     /// # Errors
-    /// [`Invalid::Number`] unless the first word is a decimal number from 1 to [`MAX_WAITERS`];
+    /// [`Invalid::Argument`] unless the first word is a decimal number from 1 to [`MAX_WAITERS`];
     /// [`Invalid::Value`], [`Invalid::Parameter`] and [`Invalid::Duplicate`] for the others.
     pub fn parse<'a>(
         number: &'a [u8],
@@ -124,7 +134,7 @@ impl Queue {
         time: impl Fn(&'a [u8]) -> Option<Msec>,
     ) -> Result<Self, Invalid<'a>> {
         let limit = decimal(number).filter(|n| (1..=MAX_WAITERS).contains(n));
-        let number = limit.ok_or(Invalid::Number("queue", number))?;
+        let number = limit.ok_or(Invalid::Argument("queue", number))?;
         let (mut timeout, mut status) = (None, None);
         for word in parameters {
             let is_duplicate = if let Some(value) = word.strip_prefix(b"timeout=") {
@@ -150,7 +160,7 @@ impl KeepaliveDrain {
     /// a size and a time as nginx does, in bytes and milliseconds.
     ///
     /// # Errors
-    /// [`Invalid::Number`] unless the first word is a size; [`Invalid::Value`], [`Invalid::Parameter`] and
+    /// [`Invalid::Argument`] unless the first word is a size; [`Invalid::Value`], [`Invalid::Parameter`] and
     /// [`Invalid::Duplicate`] for the others.
     pub fn parse<'a>(
         size: &'a [u8],
@@ -158,7 +168,7 @@ impl KeepaliveDrain {
         bytes: impl Fn(&'a [u8]) -> Option<u64>,
         time: impl Fn(&'a [u8]) -> Option<Msec>,
     ) -> Result<Self, Invalid<'a>> {
-        let size = bytes(size).ok_or(Invalid::Number("keepalive_drain", size))?;
+        let size = bytes(size).ok_or(Invalid::Argument("keepalive_drain", size))?;
         let mut timeout = None;
         for word in parameters {
             let value = word.strip_prefix(b"timeout=").ok_or(Invalid::Parameter(word))?;
@@ -174,7 +184,7 @@ impl KeepaliveDrain {
 const STATUSES: [(&[u8], u16); 3] = [(b"502", 502), (b"503", 503), (b"504", 504)];
 
 /// Decimal digits only, as nginx's `ngx_atoi()`: no sign, no blank, no overflow.
-fn decimal(word: &[u8]) -> Option<usize> {
+pub(crate) fn decimal(word: &[u8]) -> Option<usize> {
     if word.is_empty() {
         return None;
     }

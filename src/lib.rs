@@ -10,6 +10,7 @@
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn, missing_docs)]
 #![deny(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]
 
+pub mod auth;
 pub mod directive;
 pub mod drain;
 mod hash;

@@ -30,11 +30,25 @@ pub fn write(to: &mut impl Write, attempts: impl IntoIterator<Item = Attempt>) -
                 None => return to.write_str(separator),
             }
         }
-        let Attempt { time, .. } = attempt;
-        write!(to, "{separator}{}.{:03}", time / 1000, time % 1000)?;
+        to.write_str(separator)?;
+        write_time(to, attempt.time)?;
         separator = ", ";
     }
     Ok(())
+}
+
+/// The length of the longest time.
+pub const MAX_TIME: usize = MAX_SECONDS + 4;
+
+/// Digits of the largest number.
+const MAX_SECONDS: usize = 20;
+
+/// Writes a time in seconds with three decimals.
+///
+/// # Errors
+/// Those of `to`.
+pub fn write_time(to: &mut impl Write, time: Msec) -> fmt::Result {
+    write!(to, "{}.{:03}", time / 1000, time % 1000)
 }
 
 #[cfg(test)]

@@ -261,6 +261,12 @@ impl Event {
         unsafe { ngx_event_t::set_ready_raw(self.as_ptr(), 0) };
     }
 
+    /// Whether it waits for a time, and not for its socket.
+    pub(crate) fn delayed(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        unsafe { ngx_event_t::delayed_raw(self.as_ptr()) != 0 }
+    }
+
     /// Forgets a delay by `proxy_limit_rate`: a delayed event ignores its socket.
     pub(crate) fn clear_delayed(self) {
         // SAFETY: live by the type invariant; writes one bit.

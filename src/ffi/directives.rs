@@ -18,7 +18,7 @@ use crate::lifetime::Msec;
 use super::conf::SrvConf;
 use super::guard::guard;
 
-type Setter =
+pub(super) type Setter =
     unsafe extern "C" fn(cf: *mut ngx_conf_t, cmd: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char;
 
 /// The command table; an empty name ends it.
@@ -118,7 +118,7 @@ unsafe extern "C" fn keepalive_drain(
 ///
 /// # Safety
 /// `cf` is the configuration being read.
-unsafe fn words<'a>(cf: *mut ngx_conf_t) -> &'a [ngx_str_t] {
+pub(super) unsafe fn words<'a>(cf: *mut ngx_conf_t) -> &'a [ngx_str_t] {
     // SAFETY: live, says the caller.
     let args = unsafe { (*cf).args };
     // SAFETY: nginx sets `args` to the words of the directive, and leaves them alone meanwhile.
@@ -144,7 +144,7 @@ fn size(word: &[u8]) -> Option<u64> {
 }
 
 /// nginx adds file and line to what is wrong.
-fn report(cf: *mut ngx_conf_t, parsed: Result<(), Invalid<'_>>) -> *mut c_char {
+pub(super) fn report(cf: *mut ngx_conf_t, parsed: Result<(), Invalid<'_>>) -> *mut c_char {
     match parsed {
         Ok(()) => NGX_CONF_OK,
         Err(invalid) => {
@@ -155,4 +155,4 @@ fn report(cf: *mut ngx_conf_t, parsed: Result<(), Invalid<'_>>) -> *mut c_char {
 }
 
 /// nginx puts the directive's name before it, file and line behind it.
-const IS_DUPLICATE: &CStr = c"is duplicate";
+pub(super) const IS_DUPLICATE: &CStr = c"is duplicate";

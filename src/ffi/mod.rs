@@ -11,6 +11,7 @@
 mod abi;
 mod alarm;
 mod attempt;
+mod auth;
 mod balancer;
 mod choose;
 mod conf;

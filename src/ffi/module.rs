@@ -38,18 +38,31 @@ pub(crate) static mut ngx_http_upstream_keepalive_rs_module: ngx_module_t = ngx_
 mod exports {
     use std::ffi::c_char;
 
+    use super::super::auth::module::ngx_http_auth_subrequest_module;
     use super::*;
 
     #[no_mangle]
-    static mut ngx_modules: [*const ngx_module_t; 2] =
-        [&raw const ngx_http_upstream_keepalive_rs_module, ptr::null()];
+    static mut ngx_modules: [*const ngx_module_t; 3] = [
+        &raw const ngx_http_auth_subrequest_module,
+        &raw const ngx_http_upstream_keepalive_rs_module,
+        ptr::null(),
+    ];
 
     #[no_mangle]
-    static mut ngx_module_names: [*const c_char; 2] =
-        [c"ngx_http_upstream_keepalive_rs_module".as_ptr(), ptr::null()];
+    static mut ngx_module_names: [*const c_char; 3] = [
+        c"ngx_http_auth_subrequest_module".as_ptr(),
+        c"ngx_http_upstream_keepalive_rs_module".as_ptr(),
+        ptr::null(),
+    ];
 
+    /// Each is placed before all that are named behind it. Phase handlers run from the last module to the
+    /// first, so that a subrequest is sent only if nginx's own access modules leave that open.
     #[no_mangle]
-    static mut ngx_module_order: [*const c_char; 3] = [
+    static mut ngx_module_order: [*const c_char; 7] = [
+        c"ngx_http_auth_subrequest_module".as_ptr(),
+        c"ngx_http_auth_request_module".as_ptr(),
+        c"ngx_http_auth_basic_module".as_ptr(),
+        c"ngx_http_access_module".as_ptr(),
         c"ngx_http_upstream_keepalive_rs_module".as_ptr(),
         c"ngx_http_upstream_keepalive_module".as_ptr(),
         ptr::null(),

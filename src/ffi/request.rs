@@ -33,6 +33,12 @@ impl Request {
         Self(ptr)
     }
 
+    /// # Safety
+    /// `ptr` is null, or what nginx passes to a handler: a live request.
+    pub(crate) unsafe fn from_raw(ptr: *mut ngx_http_request_t) -> Option<Self> {
+        NonNull::new(ptr).map(Self)
+    }
+
     pub(crate) fn as_ptr(self) -> *mut ngx_http_request_t {
         self.0.as_ptr()
     }

@@ -1,0 +1,165 @@
+//! The access phase: a request of the client goes on, waits, or is refused.
+
+use std::ffi::CStr;
+
+use nginx_sys::{
+    ngx_http_complex_value, ngx_http_core_run_phases, ngx_http_finalize_request,
+    ngx_http_read_client_request_body, ngx_http_request_t, ngx_http_variable_t, ngx_int_t,
+    ngx_log_error_core, ngx_str_t, ngx_uint_t, NGX_AGAIN, NGX_DECLINED, NGX_DONE, NGX_ERROR, NGX_LOG_ERR,
+    NGX_OK,
+};
+use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
+
+use crate::auth::{OnError, Verdict};
+
+use super::super::guard::guard;
+use super::super::log::debug;
+use super::super::request::Request;
+use super::answer::{Auth, Stage};
+use super::ask::{ask, body_size, has_body};
+use super::conf::{LocConf, SetVariable};
+use super::deny::deny;
+
+const TOO_LARGE: ngx_int_t = 413;
+
+/// As `ngx_http_auth_request_handler()`, nginx calls it for requests of clients only, again and again until it is
+/// decided.
+pub(super) unsafe extern "C" fn auth_subrequest_handler(r: *mut ngx_http_request_t) -> ngx_int_t {
+    guard(NGX_ERROR as ngx_int_t, || {
+        // SAFETY: nginx passes a live request.
+        let Some(r) = (unsafe { Request::from_raw(r) }) else { return NGX_ERROR as ngx_int_t };
+        let conf = LocConf::of(r);
+        let Some(uri) = conf.uri() else { return NGX_DECLINED as ngx_int_t };
+        debug(r.log(), c"auth subrequest handler");
+        let auth = Auth::of(r).filter(|auth| auth.is_about(uri)).or_else(|| Auth::begin(r, conf, uri));
+        auth.map_or(NGX_ERROR as ngx_int_t, |auth| step(r, auth, conf))
+    })
+}
+
+fn step(r: Request, auth: &Auth, conf: &LocConf) -> ngx_int_t {
+    match auth.stage.get() {
+        Stage::New if conf.body > 0 && has_body(r) => read_body(r, auth, conf),
+        Stage::New => ask(r, auth, conf, None),
+        Stage::Reading => NGX_DONE as ngx_int_t,
+        Stage::Read => match body_size(r) {
+            size if size > conf.body as u64 => TOO_LARGE,
+            size => ask(r, auth, conf, Some(size)),
+        },
+        Stage::Asking => NGX_AGAIN as ngx_int_t,
+        Stage::Done => conclude(r, auth, conf),
+    }
+}
+
+/// Reads the client's body before anybody is asked, as `ngx_http_mirror_handler()`.
+fn read_body(r: Request, auth: &Auth, conf: &LocConf) -> ngx_int_t {
+    // SAFETY: a live request; reads one field.
+    let announced = unsafe { (*r.as_ptr()).headers_in.content_length_n };
+    if u64::try_from(announced).is_ok_and(|size| size > conf.body as u64) {
+        return TOO_LARGE;
+    }
+    auth.stage.set(Stage::Reading);
+    // SAFETY: a live request; it may call the handler at once.
+    let rc = unsafe { ngx_http_read_client_request_body(r.as_ptr(), Some(body_handler)) };
+    if rc >= 300 {
+        return rc;
+    }
+    // SAFETY: reading has counted the request once more, so that it is alive.
+    unsafe { ngx_http_finalize_request(r.as_ptr(), NGX_DONE as ngx_int_t) };
+    NGX_DONE as ngx_int_t
+}
+
+/// The client's body is there.
+unsafe extern "C" fn body_handler(r: *mut ngx_http_request_t) {
+    guard((), || {
+        // SAFETY: nginx passes the request that it has read for.
+        let Some(request) = (unsafe { Request::from_raw(r) }) else { return };
+        if let Some(auth) = Auth::of(request) {
+            auth.stage.set(Stage::Read);
+        }
+        // What the location itself does with the body comes later.
+        // SAFETY: a live request; writes one bit.
+        unsafe { ngx_http_request_t::set_preserve_body_raw(r, 1) };
+        // SAFETY: as above; writes one field.
+        unsafe { (*r).write_event_handler = Some(ngx_http_core_run_phases) };
+        // SAFETY: a live request in the access phase.
+        unsafe { ngx_http_core_run_phases(r) };
+    });
+}
+
+/// The answer is there: what it means for the request.
+fn conclude(r: Request, auth: &Auth, conf: &LocConf) -> ngx_int_t {
+    for variable in conf.set() {
+        if set_variable(r, auth, variable).is_none() {
+            return NGX_ERROR as ngx_int_t;
+        }
+    }
+    match auth.answer().verdict(conf.pass_status()) {
+        Verdict::Allow => NGX_OK as ngx_int_t,
+        Verdict::Deny(status) => deny(r, auth, conf, status),
+        Verdict::Unexpected(status) => {
+            log(r, c"auth subrequest unexpected status: %ui", status);
+            match conf.on_error() {
+                OnError::Status(status) => status as ngx_int_t,
+                OnError::Allow => 500,
+            }
+        }
+        Verdict::Failure(status) => fail(r, auth, conf.on_error(), status),
+    }
+}
+
+/// Nobody has said whether the request may go on.
+fn fail(r: Request, auth: &Auth, on_error: OnError, status: u16) -> ngx_int_t {
+    let line = match (on_error, auth.timed_out.get()) {
+        (OnError::Status(_), true) => c"auth subrequest timed out",
+        (OnError::Status(_), false) => c"auth subrequest unexpected status: %ui",
+        (OnError::Allow, true) => c"auth subrequest timed out, request is allowed",
+        (OnError::Allow, false) => c"auth subrequest unexpected status: %ui, request is allowed",
+    };
+    log(r, line, status);
+    match on_error {
+        OnError::Status(status) => status as ngx_int_t,
+        OnError::Allow => NGX_OK as ngx_int_t,
+    }
+}
+
+/// Writes a line, whose only format is one `%ui`, at `error`.
+fn log(r: Request, line: &'static CStr, status: u16) {
+    // SAFETY: a live log; a surplus argument is ignored.
+    unsafe {
+        ngx_log_error_core(NGX_LOG_ERR as usize, r.log(), 0, line.as_ptr(), ngx_uint_t::from(status));
+    }
+}
+
+/// As `ngx_http_auth_request_set_variables()`: set explicitly, so that it holds after internal redirects.
+fn set_variable(r: Request, auth: &Auth, variable: &SetVariable) -> Option<()> {
+    let sub = auth.sub.get()?;
+    let mut value = variable.value;
+    let mut text = ngx_str_t::empty();
+    // SAFETY: the question lives as long as the main request.
+    let rc = unsafe { ngx_http_complex_value(sub.as_ptr(), &raw mut value, &raw mut text) };
+    if rc != NGX_OK as ngx_int_t {
+        return None;
+    }
+    let place = r.variable(variable.index);
+    // SAFETY: of a live request, and nobody else has it now.
+    let place_value = unsafe { &mut *place };
+    place_value.set_valid(1);
+    place_value.set_not_found(0);
+    place_value.set_len(text.len as u32);
+    place_value.data = text.data;
+    if let Some(set_handler) = variable.set_handler {
+        let data = variable_data(r, variable.index)?;
+        // SAFETY: what nginx's own `set` does with such a variable.
+        unsafe { set_handler(r.as_ptr(), place, data) };
+    }
+    Some(())
+}
+
+/// What the definition of an indexed variable has as its data.
+fn variable_data(r: Request, index: usize) -> Option<usize> {
+    // SAFETY: a live request.
+    let main = NgxHttpCoreModule::main_conf(unsafe { &*r.as_ptr() })?;
+    // SAFETY: what the array holds.
+    let variables: &[ngx_http_variable_t] = unsafe { main.variables.as_slice() };
+    variables.get(index).map(|variable| variable.data)
+}

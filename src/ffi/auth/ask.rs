@@ -1,0 +1,267 @@
+//! The question: a subrequest, what it is sent with, and how it ends before its time.
+
+use std::ptr::NonNull;
+
+use nginx_sys::{
+    ngx_buf_t, ngx_chain_t, ngx_event_t, ngx_http_finalize_request, ngx_http_headers_in_t,
+    ngx_http_post_subrequest_pt, ngx_http_post_subrequest_t, ngx_http_postponed_request_t,
+    ngx_http_request_body_t, ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_subrequest,
+    ngx_int_t, ngx_pcalloc, ngx_str_t, off_t, NGX_AGAIN, NGX_ERROR, NGX_HTTP_SUBREQUEST_WAITED, NGX_OK,
+};
+
+use crate::auth::is_same_header;
+
+use super::super::conf::allocate;
+use super::super::guard::guard;
+use super::super::log::debug;
+use super::super::request::Request;
+use super::answer::{Auth, Stage};
+use super::conf::LocConf;
+
+/// Asks the location of `auth_subrequest`; `body` is the size of the client's body if it is sent along.
+pub(super) fn ask(r: Request, auth: &Auth, conf: &LocConf, body: Option<u64>) -> ngx_int_t {
+    if send(r, auth, conf, body).is_none() {
+        return NGX_ERROR as ngx_int_t;
+    }
+    auth.stage.set(Stage::Asking);
+    auth.alarm.prepare(stop_handler, NonNull::from(auth).as_ptr().cast(), false);
+    if conf.timeout > 0 {
+        auth.alarm.set(conf.timeout);
+    }
+    NGX_AGAIN as ngx_int_t
+}
+
+fn send(r: Request, auth: &Auth, conf: &LocConf, body: Option<u64>) -> Option<()> {
+    let mut uri = *conf.uri()?;
+    // SAFETY: the pool of a live request.
+    let post = unsafe { allocate::<ngx_http_post_subrequest_t>(r.pool(), 1) }?.cast();
+    let data = NonNull::from(auth).as_ptr().cast();
+    // SAFETY: allocated above.
+    unsafe { post.write(ngx_http_post_subrequest_t { handler: Some(done), data }) };
+    let args: *mut ngx_str_t = if uri.args.len > 0 { &raw mut uri.args } else { std::ptr::null_mut() };
+    let mut sub: *mut ngx_http_request_t = std::ptr::null_mut();
+    let flags = NGX_HTTP_SUBREQUEST_WAITED as usize;
+    // SAFETY: a live request; nginx copies both strings, whose bytes are the cycle's.
+    let rc = unsafe {
+        ngx_http_subrequest(r.as_ptr(), &raw mut uri.path, args, &raw mut sub, post.as_ptr(), flags)
+    };
+    if rc != NGX_OK as ngx_int_t {
+        return None;
+    }
+    // SAFETY: nginx has made it.
+    let sub = unsafe { Request::from_raw(sub) }?;
+    auth.sub.set(Some(sub));
+    if conf.pass_body == 0 {
+        sub.set_header_only();
+    }
+    prepare_headers(sub, r, body)
+}
+
+/// The question has the client's body or none, and is not about a part or a version of what the client wants.
+fn prepare_headers(sub: Request, r: Request, body: Option<u64>) -> Option<()> {
+    if body.is_some() {
+        // SAFETY: a live request; reads one field.
+        let (method, name) = unsafe { method_of(r) };
+        // SAFETY: a live request; writes one field.
+        unsafe { (*sub.as_ptr()).method = method };
+        // SAFETY: as above.
+        unsafe { (*sub.as_ptr()).method_name = name };
+    } else {
+        // nginx would read the real one, and close its file.
+        // SAFETY: the pool of a live request.
+        let none = unsafe { ngx_pcalloc(r.pool(), size_of::<ngx_http_request_body_t>()) };
+        let none = NonNull::new(none)?.cast::<ngx_http_request_body_t>();
+        // SAFETY: a live request; writes one field.
+        unsafe { (*sub.as_ptr()).request_body = none.as_ptr() };
+    }
+    // SAFETY: a live request; the headers are its own copy, and nobody else has them now.
+    let headers = unsafe { &mut (*sub.as_ptr()).headers_in };
+    headers.content_length_n = body.map_or(-1, |size| size as off_t);
+    headers.set_chunked(0);
+    if body.is_none() && !headers.content_length.is_null() {
+        headers.content_length = std::ptr::null_mut();
+        remove(sub, &[b"content-length"])?;
+    }
+    // SAFETY: as above.
+    let headers = unsafe { &mut (*sub.as_ptr()).headers_in };
+    if forget(headers) {
+        remove(sub, &REMOVED)?;
+    }
+    Some(())
+}
+
+const REMOVED: [&[u8]; 7] = [
+    b"transfer-encoding",
+    b"if-modified-since",
+    b"if-unmodified-since",
+    b"if-match",
+    b"if-none-match",
+    b"if-range",
+    b"range",
+];
+
+/// Returns whether there is any of [`REMOVED`].
+fn forget(headers: &mut ngx_http_headers_in_t) -> bool {
+    let all = [
+        &mut headers.transfer_encoding,
+        &mut headers.if_modified_since,
+        &mut headers.if_unmodified_since,
+        &mut headers.if_match,
+        &mut headers.if_none_match,
+        &mut headers.if_range,
+        &mut headers.range,
+    ];
+    all.into_iter().fold(false, |any, header| {
+        let is_there = !std::mem::replace(header, std::ptr::null_mut()).is_null();
+        any || is_there
+    })
+}
+
+fn remove(sub: Request, names: &[&[u8]]) -> Option<()> {
+    sub.change_headers(|name| names.iter().any(|removed| is_same_header(removed, name)), [].into_iter())
+}
+
+/// # Safety
+/// A live request.
+unsafe fn method_of(r: Request) -> (usize, ngx_str_t) {
+    // SAFETY: live, says the caller; reads one field.
+    let method = unsafe { (*r.as_ptr()).method };
+    // SAFETY: as above.
+    (method, unsafe { (*r.as_ptr()).method_name })
+}
+
+/// Whether the client sends a body.
+pub(super) fn has_body(r: Request) -> bool {
+    // SAFETY: a live request; makes no reference.
+    let headers = unsafe { &raw const (*r.as_ptr()).headers_in };
+    // SAFETY: as above; reads one field.
+    let length = unsafe { (*headers).content_length_n };
+    // SAFETY: as above; reads one bit.
+    length > 0 || unsafe { ngx_http_headers_in_t::chunked_raw(headers) != 0 }
+}
+
+/// The size of the client's body, which was read.
+pub(super) fn body_size(r: Request) -> u64 {
+    // SAFETY: a live request; reads one field.
+    let Some(body) = NonNull::new(unsafe { (*r.as_ptr()).request_body }) else { return 0 };
+    // SAFETY: lies in the request's pool; reads one field.
+    let mut next: *mut ngx_chain_t = unsafe { (*body.as_ptr()).bufs };
+    let mut size = 0;
+    while let Some(link) = NonNull::new(next) {
+        // SAFETY: a chain in the request's pool.
+        let link = unsafe { link.as_ref() };
+        // SAFETY: a link has its buffer.
+        size += buffer_size(unsafe { &*link.buf });
+        next = link.next;
+    }
+    size
+}
+
+/// As `ngx_buf_size()`.
+pub(super) fn buffer_size(buf: &ngx_buf_t) -> u64 {
+    if buf.temporary() != 0 || buf.memory() != 0 || buf.mmap() != 0 {
+        (buf.last as usize).saturating_sub(buf.pos as usize) as u64
+    } else {
+        u64::try_from(buf.file_last.saturating_sub(buf.file_pos)).unwrap_or(0)
+    }
+}
+
+/// Whether a subrequest tells us of its end.
+pub(super) fn is_ours(handler: ngx_http_post_subrequest_pt) -> bool {
+    handler.map(|handler| handler as usize) == Some(done as *const () as usize)
+}
+
+/// The question has ended, as `ngx_http_auth_request_done()`. nginx may call it twice: before it makes a page
+/// for a status, and behind.
+unsafe extern "C" fn done(
+    r: *mut ngx_http_request_t,
+    data: *mut std::ffi::c_void,
+    rc: ngx_int_t,
+) -> ngx_int_t {
+    guard((), || {
+        // SAFETY: `send` has put it there; it lies in the pool of the live main request.
+        let auth = unsafe { &*data.cast::<Auth>() };
+        // SAFETY: nginx passes a live request.
+        if let Some(sub) = unsafe { Request::from_raw(r) }.filter(|_| !auth.timed_out.get()) {
+            debug(sub.log(), c"auth subrequest done");
+            auth.finish(sub.status());
+        }
+    });
+    rc
+}
+
+/// Its time is over, or nobody wants the rest of its answer.
+unsafe extern "C" fn stop_handler(event: *mut ngx_event_t) {
+    // SAFETY: the alarm of an answer, which ends before the answer does.
+    let auth = unsafe { (*event).data }.cast::<Auth>();
+    guard((), || {
+        // SAFETY: put there when the alarm was prepared.
+        stop(unsafe { &*auth });
+    });
+}
+
+fn stop(auth: &Auth) {
+    let (r, Some(sub)) = (auth.r, auth.sub.get()) else { return };
+    if auth.stage.get() != Stage::Asking {
+        return;
+    }
+    r.set_logged();
+    auth.timed_out.set(!auth.capture.is_too_large());
+    auth.finish(if auth.timed_out.get() { 504 } else { sub.status() });
+    // What follows may end the request, and the answer with it; the connection stays until nginx has returned.
+    let client = r.client();
+    if sub.upstream().is_some_and(|u| u.is_under_way()) {
+        abort(sub);
+    } else if client.write().delayed() {
+        // `limit_req` of the location that was asked.
+        client.write().clear_delayed();
+        client.write().clear_timer();
+        end(sub);
+    } else {
+        // It waits for something that will call it, as a lock of the cache does.
+        detach(sub, r);
+    }
+    // SAFETY: as nginx's own handlers, which end with this whatever has become of the request.
+    unsafe { ngx_http_run_posted_requests(client.as_ptr()) };
+}
+
+/// Ends a request whose upstream part is under way.
+fn abort(sub: Request) {
+    let Some(u) = sub.upstream() else { return };
+    // The end of the upstream part ends it once.
+    sub.retain();
+    u.clean_up(sub);
+    end(sub);
+}
+
+fn end(sub: Request) {
+    // SAFETY: alive, and nothing is under way that would call it.
+    unsafe { ngx_http_finalize_request(sub.as_ptr(), NGX_OK as ngx_int_t) };
+}
+
+/// Makes a part of the request one that goes on in the background, so that the request need not wait for it.
+fn detach(sub: Request, r: Request) {
+    // SAFETY: a live request; makes no reference.
+    let mut place: *mut *mut ngx_http_postponed_request_t = unsafe { &raw mut (*r.as_ptr()).postponed };
+    // SAFETY: a field of a live request, or of a record in its pool.
+    while let Some(postponed) = NonNull::new(unsafe { *place }) {
+        // SAFETY: as above; makes no reference.
+        let next = unsafe { &raw mut (*postponed.as_ptr()).next };
+        // SAFETY: as above.
+        if unsafe { (*postponed.as_ptr()).request } == sub.as_ptr() {
+            // SAFETY: as above.
+            let next = unsafe { *next };
+            // SAFETY: as above.
+            unsafe { *place = next };
+            break;
+        }
+        place = next;
+    }
+    let client = r.client();
+    if client.data() == sub.as_ptr().cast() {
+        client.set_data(r.as_ptr().cast());
+    }
+    // SAFETY: a live request; writes one bit.
+    unsafe { ngx_http_request_t::set_background_raw(sub.as_ptr(), 1) };
+    r.post();
+}

@@ -1,0 +1,178 @@
+//! The body of a denial, kept for the client. The filters stand before all others, and concern only requests that ask;
+//! they are there only if some location has `auth_subrequest_pass_body`.
+
+use std::cell::Cell;
+use std::ptr::NonNull;
+
+use nginx_sys::{
+    ngx_buf_t, ngx_chain_t, ngx_http_output_body_filter_pt, ngx_http_output_header_filter_pt,
+    ngx_http_request_t, ngx_http_top_body_filter, ngx_http_top_header_filter, ngx_int_t, ngx_read_file,
+    NGX_ERROR, NGX_OK,
+};
+
+use super::super::conf::allocate;
+use super::super::guard::guard;
+use super::super::request::Request;
+use super::answer::{Auth, Stage};
+use super::ask::buffer_size;
+use super::conf::LocConf;
+
+/// The body of the answer, as far as it is wanted.
+pub(super) struct Capture {
+    /// Those of the location that asks.
+    pass_status: &'static [u16],
+    limit: usize,
+    memory: Cell<Option<NonNull<u8>>>,
+    size: Cell<usize>,
+    length: Cell<usize>,
+    too_large: Cell<bool>,
+}
+
+impl Capture {
+    pub(super) fn new(conf: &LocConf) -> Self {
+        Self {
+            pass_status: conf.pass_status(),
+            limit: conf.pass_body,
+            memory: Cell::new(None),
+            size: Cell::new(0),
+            length: Cell::new(0),
+            too_large: Cell::new(false),
+        }
+    }
+
+    pub(super) fn is_too_large(&self) -> bool {
+        self.too_large.get()
+    }
+
+    /// The body, if there is one that can be passed.
+    pub(super) fn body<'a>(&self) -> Option<&'a [u8]> {
+        let memory = self.memory.get().filter(|_| !self.is_too_large())?;
+        // SAFETY: in the request's pool; `append` has written so much, and nobody writes it any more.
+        Some(unsafe { std::slice::from_raw_parts(memory.as_ptr(), self.length.get()) })
+    }
+
+    /// Looks at the header of the answer; returns whether its body is wanted.
+    fn begin(&self, sub: Request) -> bool {
+        if !self.pass_status.contains(&sub.status()) {
+            return false;
+        }
+        // SAFETY: a live request; reads one field.
+        let announced = unsafe { (*sub.as_ptr()).headers_out.content_length_n };
+        let size = usize::try_from(announced).unwrap_or(self.limit);
+        if size > self.limit {
+            self.too_large.set(true);
+            return false;
+        }
+        // SAFETY: the pool of a live request.
+        let memory = unsafe { allocate::<u8>(sub.pool(), size.max(1)) };
+        self.memory.set(memory.map(NonNull::cast));
+        self.size.set(size);
+        memory.is_some()
+    }
+
+    /// `None` if the buffer cannot be read; one that is too large is left out.
+    fn append(&self, buf: &ngx_buf_t) -> Option<()> {
+        let Some(memory) = self.memory.get().filter(|_| !self.is_too_large()) else { return Some(()) };
+        let (length, more) = (self.length.get(), buffer_size(buf));
+        let fits = usize::try_from(more).ok().filter(|more| *more <= self.size.get() - length);
+        let Some(more) = fits else {
+            self.too_large.set(true);
+            return Some(());
+        };
+        // SAFETY: there is room for more, as was just checked.
+        let to = unsafe { memory.add(length) };
+        if more == 0 {
+            return Some(());
+        }
+        if buf.temporary() != 0 || buf.memory() != 0 || buf.mmap() != 0 {
+            // SAFETY: as long as the memory, which is ours alone.
+            unsafe { to.as_ptr().copy_from_nonoverlapping(buf.pos, more) };
+        } else {
+            // SAFETY: nginx's own buffer in a file that it has open; there is room for so much.
+            let n = unsafe { ngx_read_file(buf.file, to.as_ptr(), more, buf.file_pos) };
+            (usize::try_from(n) == Ok(more)).then_some(())?;
+        }
+        self.length.set(length + more);
+        Some(())
+    }
+}
+
+static mut NEXT_HEADER_FILTER: ngx_http_output_header_filter_pt = None;
+static mut NEXT_BODY_FILTER: ngx_http_output_body_filter_pt = None;
+
+/// Puts the filters before all others.
+pub(super) fn install() {
+    // SAFETY: only this thread runs, and no request yet; nginx has chained all filters.
+    let header = unsafe { ngx_http_top_header_filter };
+    // SAFETY: as above.
+    unsafe { NEXT_HEADER_FILTER = header };
+    // SAFETY: as above.
+    unsafe { ngx_http_top_header_filter = Some(header_filter) };
+    // SAFETY: as above.
+    let body = unsafe { ngx_http_top_body_filter };
+    // SAFETY: as above.
+    unsafe { NEXT_BODY_FILTER = body };
+    // SAFETY: as above.
+    unsafe { ngx_http_top_body_filter = Some(body_filter) };
+}
+
+/// Decides by the header of an answer whether its body is read.
+unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
+    // SAFETY: nginx passes a live request.
+    let ours = unsafe { Request::from_raw(r) }.and_then(|sub| Some((sub, captures(sub)?)));
+    if let Some((sub, auth)) = ours {
+        return guard(NGX_ERROR as ngx_int_t, || {
+            if !auth.capture.begin(sub) {
+                sub.set_header_only();
+            }
+            // Other filters would change what the server said.
+            // SAFETY: as above; writes one bit.
+            unsafe { ngx_http_request_t::set_header_sent_raw(r, 1) };
+            NGX_OK as ngx_int_t
+        });
+    }
+    // SAFETY: written before the first request.
+    let next = unsafe { NEXT_HEADER_FILTER };
+    // SAFETY: what nginx would have called.
+    next.map_or(NGX_ERROR as ngx_int_t, |next| unsafe { next(r) })
+}
+
+/// Takes the body of an answer; nothing of it goes on by itself.
+unsafe extern "C" fn body_filter(r: *mut ngx_http_request_t, chain: *mut ngx_chain_t) -> ngx_int_t {
+    // SAFETY: nginx passes a live request.
+    if let Some(auth) = unsafe { Request::from_raw(r) }.and_then(captures) {
+        return guard(NGX_ERROR as ngx_int_t, || take(auth, chain));
+    }
+    // SAFETY: written before the first request.
+    let next = unsafe { NEXT_BODY_FILTER };
+    // SAFETY: what nginx would have called.
+    next.map_or(NGX_ERROR as ngx_int_t, |next| unsafe { next(r, chain) })
+}
+
+/// The answer of which the request's response is the body, if it is captured.
+#[inline]
+fn captures<'a>(r: Request) -> Option<&'a Auth> {
+    Auth::of_subrequest(r).filter(|auth| auth.capture.limit > 0)
+}
+
+fn take(auth: &Auth, chain: *mut ngx_chain_t) -> ngx_int_t {
+    let was_too_large = auth.capture.is_too_large();
+    let mut next = chain;
+    while let Some(link) = NonNull::new(next) {
+        // SAFETY: nginx passes a chain of buffers.
+        let link = unsafe { link.as_ref() };
+        // SAFETY: a link has its buffer, and nobody else has it now.
+        let buf = unsafe { &mut *link.buf };
+        if auth.stage.get() == Stage::Asking && auth.capture.append(buf).is_none() {
+            return NGX_ERROR as ngx_int_t;
+        }
+        buf.pos = buf.last;
+        buf.file_pos = buf.file_last;
+        next = link.next;
+    }
+    if auth.capture.is_too_large() && !was_too_large {
+        // There may be no end to it.
+        auth.alarm.post();
+    }
+    NGX_OK as ngx_int_t
+}

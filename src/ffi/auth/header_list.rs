@@ -1,0 +1,200 @@
+//! The headers of a request, and how they are changed.
+//!
+//! A list of nginx consists of parts, each an array. A header is left out by making parts of what is before and behind
+//! it: headers stay where they are, as nginx points at them from elsewhere, and a subrequest has the same parts
+//! in a list of its own.
+
+use std::ptr::NonNull;
+
+use nginx_sys::{ngx_list_part_t, ngx_list_t, ngx_pool_t, ngx_str_t, ngx_table_elt_t};
+
+use super::super::conf::allocate;
+use super::super::request::Request;
+use super::conf::Copied;
+
+/// The headers of a list, one by one.
+#[derive(Clone)]
+pub(super) struct Headers {
+    part: *const ngx_list_part_t,
+    at: usize,
+}
+
+/// A header in a list.
+#[derive(Clone, Copy)]
+pub(super) struct Header(NonNull<ngx_table_elt_t>);
+
+impl Headers {
+    /// # Safety
+    /// The list is live, and does not change, while this and what it yields is used.
+    pub(super) unsafe fn of(list: *const ngx_list_t) -> Self {
+        // SAFETY: live, says the caller; makes no reference.
+        Self { part: unsafe { &raw const (*list).part }, at: 0 }
+    }
+}
+
+impl Iterator for Headers {
+    type Item = Header;
+
+    fn next(&mut self) -> Option<Header> {
+        // SAFETY: a part of a live list, or null behind the last one.
+        while let Some(part) = unsafe { self.part.as_ref() } {
+            if self.at < part.nelts {
+                let all = part.elts.cast::<ngx_table_elt_t>();
+                // SAFETY: below the number of elements.
+                let header = unsafe { all.add(self.at) };
+                self.at += 1;
+                return NonNull::new(header).map(Header);
+            }
+            *self = Self { part: part.next, at: 0 };
+        }
+        None
+    }
+}
+
+impl Header {
+    pub(super) fn name<'a>(self) -> &'a [u8] {
+        // SAFETY: a header of a live list; reads one field.
+        bytes(unsafe { (*self.0.as_ptr()).key })
+    }
+
+    pub(super) fn value(self) -> ngx_str_t {
+        // SAFETY: as above.
+        unsafe { (*self.0.as_ptr()).value }
+    }
+
+    /// Whether it counts: nginx leaves headers in the list that do not.
+    pub(super) fn is_there(self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.0.as_ptr()).hash != 0 }
+    }
+
+    pub(super) fn as_ptr(self) -> *mut ngx_table_elt_t {
+        self.0.as_ptr()
+    }
+}
+
+/// The bytes of a string, which may have none and no start.
+pub(super) fn bytes<'a>(text: ngx_str_t) -> &'a [u8] {
+    if text.len == 0 {
+        return &[];
+    }
+    // SAFETY: nginx's strings have as many bytes as they say; those of requests live as long as its pool.
+    unsafe { std::slice::from_raw_parts(text.data, text.len) }
+}
+
+/// A header as nginx has it in a list.
+pub(super) fn element(
+    name: ngx_str_t,
+    lowercase: ngx_str_t,
+    hash: usize,
+    value: ngx_str_t,
+) -> ngx_table_elt_t {
+    ngx_table_elt_t {
+        hash,
+        key: name,
+        value,
+        lowcase_key: lowercase.data,
+        #[cfg(nginx_header_chains)]
+        next: std::ptr::null_mut(),
+    }
+}
+
+/// A list in the making.
+struct Parts {
+    pool: *mut ngx_pool_t,
+    first: ngx_list_part_t,
+    /// The last part behind the first one.
+    last: Option<NonNull<ngx_list_part_t>>,
+}
+
+impl Parts {
+    fn push(&mut self, elts: *mut ngx_table_elt_t, nelts: usize) -> Option<()> {
+        let part = ngx_list_part_t { elts: elts.cast(), nelts, next: std::ptr::null_mut() };
+        if nelts == 0 {
+            // nginx reads the first element of each part but the first one without looking.
+            return Some(());
+        }
+        if self.first.nelts == 0 {
+            self.first = part;
+            return Some(());
+        }
+        // SAFETY: the pool of a live request.
+        let memory = unsafe { allocate::<ngx_list_part_t>(self.pool, 1) }?.cast::<ngx_list_part_t>();
+        // SAFETY: allocated above.
+        unsafe { memory.write(part) };
+        match self.last {
+            // SAFETY: allocated here before.
+            Some(last) => unsafe { (*last.as_ptr()).next = memory.as_ptr() },
+            None => self.first.next = memory.as_ptr(),
+        }
+        self.last = Some(memory);
+        Some(())
+    }
+}
+
+impl Request {
+    /// The headers that the client has sent.
+    pub(super) fn headers(self) -> Headers {
+        // SAFETY: a live request; makes no reference.
+        let list = unsafe { &raw const (*self.as_ptr()).headers_in.headers };
+        // SAFETY: the list of a live request.
+        unsafe { Headers::of(list) }
+    }
+
+    /// Leaves out the headers with certain names, and puts new ones behind the others. Others that have the same
+    /// headers, as the request of which this one is a part, keep theirs. `None` if there is no memory.
+    pub(super) fn change_headers(
+        self,
+        leave_out: impl Fn(&[u8]) -> bool,
+        new: impl Iterator<Item = (&'static Copied, ngx_str_t)> + Clone,
+    ) -> Option<()> {
+        let count = new.clone().count();
+        if count == 0 && !self.headers().any(|header| leave_out(header.name())) {
+            return Some(());
+        }
+        let empty = ngx_list_part_t { elts: std::ptr::null_mut(), nelts: 0, next: std::ptr::null_mut() };
+        let mut parts = Parts { pool: self.pool(), first: empty, last: None };
+        let mut run: Option<(*mut ngx_table_elt_t, usize)> = None;
+        for header in self.headers().filter(|header| !leave_out(header.name())) {
+            run = match run {
+                Some((start, length)) if start.wrapping_add(length) == header.as_ptr() => {
+                    Some((start, length + 1))
+                }
+                before => {
+                    let (start, length) = before.unwrap_or((std::ptr::null_mut(), 0));
+                    parts.push(start, length)?;
+                    Some((header.as_ptr(), 1))
+                }
+            };
+        }
+        let (start, length) = run.unwrap_or((std::ptr::null_mut(), 0));
+        parts.push(start, length)?;
+        // An empty list has room for some, lest nginx allocates nothing for the next one.
+        let room = if parts.first.nelts == 0 { count.max(4) } else { count };
+        // SAFETY: the pool of a live request.
+        let memory =
+            unsafe { allocate::<ngx_table_elt_t>(self.pool(), room.max(1)) }?.cast::<ngx_table_elt_t>();
+        for (at, (copied, value)) in new.enumerate() {
+            // SAFETY: there is room for so many.
+            let place = unsafe { memory.add(at) };
+            // SAFETY: as above.
+            unsafe { place.write(element(copied.name, copied.lowercase, copied.hash, value)) };
+        }
+        parts.push(memory.as_ptr(), count)?;
+        if parts.first.nelts == 0 {
+            parts.first.elts = memory.as_ptr().cast();
+        }
+        self.set_headers(parts, room);
+        Some(())
+    }
+
+    fn set_headers(self, parts: Parts, room: usize) {
+        // SAFETY: a live request; nobody else has the list now.
+        let list = unsafe { &mut (*self.as_ptr()).headers_in.headers };
+        list.part = parts.first;
+        list.last = parts.last.map_or(&raw mut list.part, NonNull::as_ptr);
+        // SAFETY: the last part of the list.
+        let last = unsafe { (*list.last).nelts };
+        list.nalloc = if last == 0 { room } else { last };
+    }
+}

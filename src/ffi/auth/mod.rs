@@ -1,0 +1,19 @@
+//! The authorisation helper, a second nginx module in the same file: a subrequest says whether a request may
+//! go on.
+//!
+//! In the order of a request: its location's directives (`directives`, `conf`), the question in the access phase
+//! (`access`, `ask`), the answer (`capture`, `answer`), a denial (`deny`), the headers of a request that may go on
+//! (`copy`, `header_list`), what can be logged (`variables`). `module` is what nginx sees.
+
+mod access;
+mod answer;
+mod ask;
+mod capture;
+mod conf;
+mod copy;
+mod deny;
+mod directives;
+mod header_list;
+pub(super) mod module;
+mod request;
+mod variables;

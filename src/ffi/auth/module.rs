@@ -1,0 +1,82 @@
+//! The module as nginx sees it.
+
+use nginx_sys::{
+    ngx_array_push, ngx_conf_t, ngx_cycle_t, ngx_http_handler_pt, ngx_http_module_t,
+    ngx_http_phases_NGX_HTTP_ACCESS_PHASE as ACCESS_PHASE,
+    ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE as PRECONTENT_PHASE, ngx_int_t, ngx_module_t, NGX_ERROR,
+    NGX_HTTP_MODULE, NGX_OK,
+};
+use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
+
+use super::super::guard::guard;
+use super::access::auth_subrequest_handler;
+use super::capture;
+use super::conf::{LocConf, MainConf};
+use super::copy::copy_headers_handler;
+use super::directives::COMMANDS;
+use super::variables;
+
+static CONTEXT: ngx_http_module_t = ngx_http_module_t {
+    preconfiguration: Some(preconfiguration),
+    postconfiguration: Some(postconfiguration),
+    create_main_conf: Some(MainConf::create),
+    init_main_conf: None,
+    create_srv_conf: None,
+    merge_srv_conf: None,
+    create_loc_conf: Some(LocConf::create),
+    merge_loc_conf: Some(LocConf::merge),
+};
+
+/// nginx writes its index and its name.
+#[no_mangle]
+pub(crate) static mut ngx_http_auth_subrequest_module: ngx_module_t = ngx_module_t {
+    ctx: (&raw const CONTEXT).cast_mut().cast(),
+    commands: (&raw mut COMMANDS).cast(),
+    type_: NGX_HTTP_MODULE as _,
+    init_process: Some(init_process),
+    ..ngx_module_t::default()
+};
+
+/// The module's static; nginx writes to it only before it creates any configuration.
+pub(super) fn module() -> &'static ngx_module_t {
+    let module = &raw const ngx_http_auth_subrequest_module;
+    // SAFETY: see above.
+    unsafe { &*module }
+}
+
+unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
+    guard(NGX_ERROR as ngx_int_t, || status(variables::add(cf)))
+}
+
+/// Takes its place among the handlers of two phases.
+unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
+    guard(NGX_ERROR as ngx_int_t, || {
+        let access = add_handler(cf, ACCESS_PHASE as usize, Some(auth_subrequest_handler));
+        status(access.and_then(|()| add_handler(cf, PRECONTENT_PHASE as usize, Some(copy_headers_handler))))
+    })
+}
+
+fn add_handler(cf: *mut ngx_conf_t, phase: usize, handler: ngx_http_handler_pt) -> Option<()> {
+    // SAFETY: nginx passes the configuration being read to our callers.
+    let main = unsafe { NgxHttpCoreModule::main_conf_mut(&*cf) }?;
+    let handlers = &raw mut main.phases[phase].handlers;
+    // SAFETY: nginx has made the array before it calls `postconfiguration`.
+    let place = unsafe { ngx_array_push(handlers) }.cast::<ngx_http_handler_pt>();
+    // SAFETY: null, or a new element of the array.
+    unsafe { place.as_mut() }.map(|place| *place = handler)
+}
+
+/// Filters are chained anew for each configuration, so that each worker puts ours before them.
+unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
+    guard(NGX_ERROR as ngx_int_t, || {
+        // SAFETY: nginx passes the worker's cycle.
+        if unsafe { MainConf::of_cycle(cycle) }.is_some_and(|main| main.captures.get()) {
+            capture::install();
+        }
+        NGX_OK as ngx_int_t
+    })
+}
+
+fn status(done: Option<()>) -> ngx_int_t {
+    done.map_or(NGX_ERROR as ngx_int_t, |()| NGX_OK as ngx_int_t)
+}

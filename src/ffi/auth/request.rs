@@ -1,0 +1,127 @@
+//! What the helper needs of a request, in addition to [`Request`]'s own.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+use nginx_sys::{
+    ngx_http_post_request, ngx_http_request_t, ngx_http_upstream_t, ngx_http_variable_value_t, ngx_int_t,
+    ngx_list_t, NGX_OK,
+};
+
+use super::super::request::{HttpUpstream, Request};
+use super::module::module;
+
+impl Request {
+    /// The request of the client, of which this one may be a part.
+    pub(super) fn main(self) -> Self {
+        // SAFETY: live by the type invariant; reads one field.
+        let main = unsafe { (*self.as_ptr()).main };
+        // SAFETY: the main request lives as long as its parts, and is its own main request.
+        unsafe { Self::from_raw(main) }.unwrap_or(self)
+    }
+
+    /// The request for which this one is a part.
+    pub(super) fn parent(self) -> Option<Self> {
+        // SAFETY: live by the type invariant; reads one field.
+        let parent = NonNull::new(unsafe { (*self.as_ptr()).parent })?;
+        // SAFETY: a parent lives as long as its parts.
+        Some(unsafe { Self::from_ptr(parent) })
+    }
+
+    /// Its upstream part, if it ever had one.
+    pub(super) fn upstream(self) -> Option<HttpUpstream> {
+        // SAFETY: live by the type invariant; reads one field.
+        let u: *mut ngx_http_upstream_t = unsafe { (*self.as_ptr()).upstream };
+        // SAFETY: that of a live request.
+        (!u.is_null()).then(|| unsafe { HttpUpstream::from_ptr(u) })
+    }
+
+    /// The status of its response, 0 if there is none.
+    pub(super) fn status(self) -> u16 {
+        // SAFETY: live by the type invariant; reads one field.
+        u16::try_from(unsafe { (*self.as_ptr()).headers_out.status }).unwrap_or(0)
+    }
+
+    /// The headers of its response.
+    pub(super) fn response_headers(self) -> *mut ngx_list_t {
+        // SAFETY: live by the type invariant; makes no reference.
+        unsafe { &raw mut (*self.as_ptr()).headers_out.headers }
+    }
+
+    /// Whether the response ends with its header.
+    pub(super) fn set_header_only(self) {
+        // SAFETY: live by the type invariant; writes one bit.
+        unsafe { ngx_http_request_t::set_header_only_raw(self.as_ptr(), 1) };
+    }
+
+    /// What this module has attached to it.
+    pub(super) fn context(self) -> Option<NonNull<c_void>> {
+        // SAFETY: live by the type invariant; reads one field.
+        let contexts = unsafe { (*self.as_ptr()).ctx };
+        // SAFETY: nginx has made room for each module.
+        let place = unsafe { contexts.add(module().ctx_index) };
+        // SAFETY: as above.
+        NonNull::new(unsafe { *place })
+    }
+
+    pub(super) fn set_context(self, context: *mut c_void) {
+        // SAFETY: live by the type invariant; reads one field.
+        let contexts = unsafe { (*self.as_ptr()).ctx };
+        // SAFETY: nginx has made room for each module.
+        let place = unsafe { contexts.add(module().ctx_index) };
+        // SAFETY: as above.
+        unsafe { *place = context };
+    }
+
+    /// Whether it was redirected, and has lost what modules have attached to it.
+    pub(super) fn is_redirected(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        unsafe { ngx_http_request_t::internal_raw(self.as_ptr()) != 0 }
+    }
+
+    /// The value of an indexed variable, which all parts of a request share.
+    pub(super) fn variable(self, index: usize) -> *mut ngx_http_variable_value_t {
+        // SAFETY: live by the type invariant; reads one field.
+        let values = unsafe { (*self.as_ptr()).variables };
+        // SAFETY: nginx has made room for each index that it has given.
+        unsafe { values.add(index) }
+    }
+
+    /// Lets the request go on, once the present handler has returned.
+    pub(super) fn post(self) {
+        // SAFETY: live by the type invariant; nginx allocates what it needs.
+        let rc = unsafe { ngx_http_post_request(self.as_ptr(), std::ptr::null_mut()) };
+        if rc != NGX_OK as ngx_int_t {
+            self.log_error(c"no memory to go on");
+        }
+    }
+
+    /// Refers to it once more, so that it lives on when a part of it ends.
+    pub(super) fn retain(self) {
+        let main = self.main();
+        // SAFETY: live by the type invariant; reads some bits.
+        let count = unsafe { ngx_http_request_t::count_raw(main.as_ptr()) };
+        // SAFETY: as above; writes some bits.
+        unsafe { ngx_http_request_t::set_count_raw(main.as_ptr(), count + 1) };
+    }
+}
+
+impl HttpUpstream {
+    /// The status that the server has sent, 0 if it has not.
+    pub(super) fn response_status(self) -> usize {
+        // SAFETY: live by the type invariant; reads one field.
+        unsafe { (*self.as_ptr()).headers_in.status_n }
+    }
+
+    /// The headers that the server has sent.
+    pub(super) fn response_headers(self) -> *mut ngx_list_t {
+        // SAFETY: live by the type invariant; makes no reference.
+        unsafe { &raw mut (*self.as_ptr()).headers_in.headers }
+    }
+
+    /// Whether it has begun and not ended.
+    pub(super) fn is_under_way(self) -> bool {
+        // SAFETY: live by the type invariant; reads one field.
+        unsafe { !(*self.as_ptr()).cleanup.is_null() }
+    }
+}

@@ -1,0 +1,76 @@
+//! `$auth_subrequest_status` and `$auth_subrequest_time`.
+
+use std::fmt::Write;
+
+use nginx_sys::{
+    ngx_conf_t, ngx_http_add_variable, ngx_http_get_variable_pt, ngx_http_request_t,
+    ngx_http_variable_value_t, ngx_int_t, ngx_str_t, NGX_ERROR, NGX_HTTP_VAR_NOCACHEABLE, NGX_OK,
+};
+use ngx::ngx_string;
+
+use crate::times;
+
+use super::super::guard::guard;
+use super::super::request::Request;
+use super::super::variables::Text;
+use super::answer::{Auth, Stage};
+
+/// Adds the variables to the configuration being read; `None` if there is no memory.
+pub(super) fn add(cf: *mut ngx_conf_t) -> Option<()> {
+    add_one(cf, ngx_string!("auth_subrequest_status"), Some(auth_subrequest_status))?;
+    add_one(cf, ngx_string!("auth_subrequest_time"), Some(auth_subrequest_time))
+}
+
+fn add_one(cf: *mut ngx_conf_t, mut name: ngx_str_t, handler: ngx_http_get_variable_pt) -> Option<()> {
+    // SAFETY: the configuration being read; nginx copies the name.
+    let variable = unsafe { ngx_http_add_variable(cf, &raw mut name, NGX_HTTP_VAR_NOCACHEABLE as usize) };
+    // SAFETY: nginx's answer, null if there is no memory.
+    unsafe { variable.as_mut() }?.get_handler = handler;
+    Some(())
+}
+
+/// The status of the answer; there is none before it.
+unsafe extern "C" fn auth_subrequest_status(
+    r: *mut ngx_http_request_t,
+    value: *mut ngx_http_variable_value_t,
+    _: usize,
+) -> ngx_int_t {
+    write(r, value, |auth, text| match auth.stage.get() {
+        Stage::Done => Some(write!(text, "{:03}", auth.status.get())),
+        _ => None,
+    })
+}
+
+/// How long it took, in seconds with milliseconds.
+unsafe extern "C" fn auth_subrequest_time(
+    r: *mut ngx_http_request_t,
+    value: *mut ngx_http_variable_value_t,
+    _: usize,
+) -> ngx_int_t {
+    write(r, value, |auth, text| Some(times::write_time(text, auth.took())))
+}
+
+fn write(
+    r: *mut ngx_http_request_t,
+    value: *mut ngx_http_variable_value_t,
+    text: impl FnOnce(&Auth, &mut Text) -> Option<std::fmt::Result>,
+) -> ngx_int_t {
+    guard(NGX_ERROR as ngx_int_t, || {
+        // SAFETY: nginx passes a live request.
+        let Some(r) = (unsafe { Request::from_raw(r) }) else { return NGX_ERROR as ngx_int_t };
+        // SAFETY: nginx passes a value to be set, and nobody else has it now.
+        let value = unsafe { &mut *value };
+        value.set_not_found(1);
+        let Some(auth) = Auth::of(r) else { return NGX_OK as ngx_int_t };
+        // SAFETY: the pool of a live request.
+        let Some(mut out) = (unsafe { Text::new(r.pool(), times::MAX_TIME) }) else {
+            return NGX_ERROR as ngx_int_t;
+        };
+        match text(auth, &mut out) {
+            Some(Ok(())) => out.give(value),
+            Some(Err(_)) => return NGX_ERROR as ngx_int_t,
+            None => {}
+        }
+        NGX_OK as ngx_int_t
+    })
+}
