@@ -18,6 +18,7 @@ use super::super::request::Request;
 use super::answer::{Auth, Stage};
 use super::ask::{ask, body_size, has_body};
 use super::conf::{LocConf, SetVariable};
+use super::copy::copy;
 use super::deny::deny;
 
 const TOO_LARGE: ngx_int_t = 413;
@@ -93,7 +94,12 @@ fn conclude(r: Request, auth: &Auth, conf: &LocConf) -> ngx_int_t {
             return NGX_ERROR as ngx_int_t;
         }
     }
-    match auth.answer().verdict(conf.pass_status()) {
+    let verdict = auth.answer().verdict(conf.pass_status());
+    // An error page and the log do not see what the client has made up.
+    if verdict != Verdict::Allow && copy(r, conf.copy_header()).is_none() {
+        return NGX_ERROR as ngx_int_t;
+    }
+    match verdict {
         Verdict::Allow => NGX_OK as ngx_int_t,
         Verdict::Deny(status) => deny(r, auth, conf, status),
         Verdict::Unexpected(status) => {
