@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::{
     ngx_http_finalize_request, ngx_http_log_ctx_t, ngx_http_request_t, ngx_http_run_posted_requests,
-    ngx_http_upstream_t, ngx_int_t, ngx_log_error_core, ngx_log_t, ngx_pool_t, NGX_LOG_ERR,
+    ngx_http_upstream_t, ngx_int_t, ngx_log_error_core, ngx_log_t, ngx_pool_t, NGX_LOG_ERR, NGX_LOG_INFO,
 };
 
 use super::conn::Conn;
@@ -72,8 +72,20 @@ impl Request {
 
     /// Writes a line without formats to the error log, at `error`.
     pub(crate) fn log_error(self, line: &'static CStr) {
-        // SAFETY: a live log; the line has no formats.
-        unsafe { ngx_log_error_core(NGX_LOG_ERR as usize, self.log(), 0, line.as_ptr()) };
+        self.log_at(NGX_LOG_ERR, line);
+    }
+
+    /// Writes a line without formats to the error log, at `info`.
+    pub(crate) fn log_info(self, line: &'static CStr) {
+        self.log_at(NGX_LOG_INFO, line);
+    }
+
+    fn log_at(self, level: u32, line: &'static CStr) {
+        // SAFETY: a live log; reads one field.
+        if unsafe { (*self.log()).log_level } >= level as usize {
+            // SAFETY: a live log; the line has no formats.
+            unsafe { ngx_log_error_core(level as usize, self.log(), 0, line.as_ptr()) };
+        }
     }
 
     /// Ends the upstream part of the request, and the request with `status`. Both may be gone then.

@@ -103,7 +103,7 @@ fn conclude(r: Request, auth: &Auth, conf: &LocConf) -> ngx_int_t {
         Verdict::Allow => NGX_OK as ngx_int_t,
         Verdict::Deny(status) => deny(r, auth, conf, status),
         Verdict::Unexpected(status) => {
-            log(r, c"auth subrequest unexpected status: %ui", status);
+            log(r, auth, c"auth subrequest unexpected status: %ui", status);
             match conf.on_error() {
                 OnError::Status(status) => status as ngx_int_t,
                 OnError::Allow => 500,
@@ -121,15 +121,18 @@ fn fail(r: Request, auth: &Auth, on_error: OnError, status: u16) -> ngx_int_t {
         (OnError::Allow, true) => c"auth subrequest timed out, request is allowed",
         (OnError::Allow, false) => c"auth subrequest unexpected status: %ui, request is allowed",
     };
-    log(r, line, status);
+    log(r, auth, line, status);
     match on_error {
         OnError::Status(status) => status as ngx_int_t,
         OnError::Allow => NGX_OK as ngx_int_t,
     }
 }
 
-/// Writes a line, whose only format is one `%ui`, at `error`.
-fn log(r: Request, line: &'static CStr, status: u16) {
+/// Writes a line, whose only format is one `%ui`, at `error`; once, though the request may be redirected.
+fn log(r: Request, auth: &Auth, line: &'static CStr, status: u16) {
+    if auth.logged.replace(true) {
+        return;
+    }
     // SAFETY: a live log; a surplus argument is ignored.
     unsafe {
         ngx_log_error_core(NGX_LOG_ERR as usize, r.log(), 0, line.as_ptr(), ngx_uint_t::from(status));

@@ -30,6 +30,8 @@ pub(super) struct Auth {
     took: Cell<Msec>,
     /// Headers of a denial are in the response already.
     pub(super) denied: Cell<bool>,
+    /// The error log tells of it already.
+    pub(super) logged: Cell<bool>,
     pub(super) capture: Capture,
     /// Calls `stop`.
     pub(super) alarm: Alarm,
@@ -78,6 +80,7 @@ impl Auth {
             since: Cell::new(now()),
             took: Cell::new(0),
             denied: Cell::new(false),
+            logged: Cell::new(false),
             capture: Capture::new(conf),
             alarm: Alarm::new(),
         };

@@ -8,6 +8,8 @@ use nginx_sys::{
     ngx_http_request_body_t, ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_subrequest,
     ngx_int_t, ngx_pcalloc, ngx_str_t, off_t, NGX_AGAIN, NGX_ERROR, NGX_HTTP_SUBREQUEST_WAITED, NGX_OK,
 };
+#[cfg(ngx_feature = "http_cache")]
+use nginx_sys::{ngx_del_timer, ngx_http_cache_t};
 
 use crate::auth::is_same_header;
 
@@ -16,6 +18,7 @@ use super::super::guard::guard;
 use super::super::log::debug;
 use super::super::request::Request;
 use super::answer::{Auth, Stage};
+use super::capture::State;
 use super::conf::LocConf;
 
 /// Asks the location of `auth_subrequest`; `body` is the size of the client's body if it is sent along.
@@ -187,6 +190,10 @@ unsafe extern "C" fn done(
             auth.finish(sub.status());
         }
     });
+    // An answer that breaks off must not end the request of the client.
+    if rc == NGX_ERROR as ngx_int_t {
+        return NGX_OK as ngx_int_t;
+    }
     rc
 }
 
@@ -206,8 +213,10 @@ fn stop(auth: &Auth) {
         return;
     }
     r.set_logged();
-    auth.timed_out.set(!auth.capture.is_too_large());
-    auth.finish(if auth.timed_out.get() { 504 } else { sub.status() });
+    // Whatever is missing of a denial, it is one.
+    let is_denied = auth.capture.state() != State::Nothing;
+    auth.timed_out.set(!is_denied);
+    auth.finish(if is_denied { sub.status() } else { 504 });
     // What follows may end the request, and the answer with it; the connection stays until nginx has returned.
     let client = r.client();
     if sub.upstream().is_some_and(|u| u.is_under_way()) {
@@ -217,12 +226,46 @@ fn stop(auth: &Auth) {
         client.write().clear_delayed();
         client.write().clear_timer();
         end(sub);
+    } else if stop_waiting_for_cache(sub) {
+        end(sub);
     } else {
-        // It waits for something that will call it, as a lock of the cache does.
+        // It waits for something of another module, which will call it.
         detach(sub, r);
     }
     // SAFETY: as nginx's own handlers, which end with this whatever has become of the request.
     unsafe { ngx_http_run_posted_requests(client.as_ptr()) };
+}
+
+/// Takes a request from those that wait for a lock of the cache (`proxy_cache_lock`), as
+/// `ngx_http_file_cache_lock_wait()` does. Returns whether it was one of them.
+#[cfg(ngx_feature = "http_cache")]
+fn stop_waiting_for_cache(sub: Request) -> bool {
+    // SAFETY: a live request; reads one field.
+    let Some(cache) = NonNull::new(unsafe { (*sub.as_ptr()).cache }) else { return false };
+    // SAFETY: lies in the request's pool; reads one bit.
+    if unsafe { ngx_http_cache_t::waiting_raw(cache.as_ptr()) } == 0 {
+        return false;
+    }
+    // SAFETY: as above; writes one bit.
+    unsafe { ngx_http_cache_t::set_waiting_raw(cache.as_ptr(), 0) };
+    // SAFETY: as above; makes no reference.
+    let wait = unsafe { &raw mut (*cache.as_ptr()).wait_event };
+    // SAFETY: as above; reads one bit.
+    if unsafe { ngx_event_t::timer_set_raw(wait) } != 0 {
+        // SAFETY: `timer_set` says that the event is in the timer tree.
+        unsafe { ngx_del_timer(wait) };
+    }
+    let main = sub.main().as_ptr();
+    // SAFETY: a live request; reads some bits.
+    let blocked = unsafe { ngx_http_request_t::blocked_raw(main) };
+    // SAFETY: as above; the wait has counted one.
+    unsafe { ngx_http_request_t::set_blocked_raw(main, blocked - 1) };
+    true
+}
+
+#[cfg(not(ngx_feature = "http_cache"))]
+fn stop_waiting_for_cache(_: Request) -> bool {
+    false
 }
 
 /// Ends a request whose upstream part is under way.

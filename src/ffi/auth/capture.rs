@@ -25,7 +25,17 @@ pub(super) struct Capture {
     memory: Cell<Option<NonNull<u8>>>,
     size: Cell<usize>,
     length: Cell<usize>,
-    too_large: Cell<bool>,
+    state: Cell<State>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// The answer has not come, or is no denial that is passed.
+    Nothing,
+    /// A denial has come, but not its whole body.
+    Begun,
+    Complete,
+    TooLarge,
 }
 
 impl Capture {
@@ -36,17 +46,17 @@ impl Capture {
             memory: Cell::new(None),
             size: Cell::new(0),
             length: Cell::new(0),
-            too_large: Cell::new(false),
+            state: Cell::new(State::Nothing),
         }
     }
 
-    pub(super) fn is_too_large(&self) -> bool {
-        self.too_large.get()
+    pub(super) fn state(&self) -> State {
+        self.state.get()
     }
 
     /// The body, if there is one that can be passed.
     pub(super) fn body<'a>(&self) -> Option<&'a [u8]> {
-        let memory = self.memory.get().filter(|_| !self.is_too_large())?;
+        let memory = self.memory.get().filter(|_| self.state() == State::Complete)?;
         // SAFETY: in the request's pool; `append` has written so much, and nobody writes it any more.
         Some(unsafe { std::slice::from_raw_parts(memory.as_ptr(), self.length.get()) })
     }
@@ -60,31 +70,32 @@ impl Capture {
         let announced = unsafe { (*sub.as_ptr()).headers_out.content_length_n };
         let size = usize::try_from(announced).unwrap_or(self.limit);
         if size > self.limit {
-            self.too_large.set(true);
+            self.state.set(State::TooLarge);
             return false;
         }
         // SAFETY: the pool of a live request.
         let memory = unsafe { allocate::<u8>(sub.pool(), size.max(1)) };
         self.memory.set(memory.map(NonNull::cast));
         self.size.set(size);
+        self.state.set(State::Begun);
         memory.is_some()
     }
 
     /// `None` if the buffer cannot be read; one that is too large is left out.
     fn append(&self, buf: &ngx_buf_t) -> Option<()> {
-        let Some(memory) = self.memory.get().filter(|_| !self.is_too_large()) else { return Some(()) };
+        let Some(memory) = self.memory.get().filter(|_| self.state() == State::Begun) else {
+            return Some(());
+        };
         let (length, more) = (self.length.get(), buffer_size(buf));
         let fits = usize::try_from(more).ok().filter(|more| *more <= self.size.get() - length);
         let Some(more) = fits else {
-            self.too_large.set(true);
+            self.state.set(State::TooLarge);
             return Some(());
         };
         // SAFETY: there is room for more, as was just checked.
         let to = unsafe { memory.add(length) };
         if more == 0 {
-            return Some(());
-        }
-        if buf.temporary() != 0 || buf.memory() != 0 || buf.mmap() != 0 {
+        } else if buf.temporary() != 0 || buf.memory() != 0 || buf.mmap() != 0 {
             // SAFETY: as long as the memory, which is ours alone.
             unsafe { to.as_ptr().copy_from_nonoverlapping(buf.pos, more) };
         } else {
@@ -93,6 +104,10 @@ impl Capture {
             (usize::try_from(n) == Ok(more)).then_some(())?;
         }
         self.length.set(length + more);
+        // nginx says so of the last buffer; if the server stops before, there is none.
+        if buf.last_buf() != 0 || buf.last_in_chain() != 0 {
+            self.state.set(State::Complete);
+        }
         Some(())
     }
 }
@@ -156,7 +171,7 @@ fn captures<'a>(r: Request) -> Option<&'a Auth> {
 }
 
 fn take(auth: &Auth, chain: *mut ngx_chain_t) -> ngx_int_t {
-    let was_too_large = auth.capture.is_too_large();
+    let before = auth.capture.state();
     let mut next = chain;
     while let Some(link) = NonNull::new(next) {
         // SAFETY: nginx passes a chain of buffers.
@@ -170,7 +185,7 @@ fn take(auth: &Auth, chain: *mut ngx_chain_t) -> ngx_int_t {
         buf.file_pos = buf.file_last;
         next = link.next;
     }
-    if auth.capture.is_too_large() && !was_too_large {
+    if auth.capture.state() == State::TooLarge && before != State::TooLarge {
         // There may be no end to it.
         auth.alarm.post();
     }

@@ -10,6 +10,7 @@ use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
 
 use super::super::request::Request;
 use super::answer::Auth;
+use super::capture::State;
 use super::conf::LocConf;
 use super::header_list::{bytes, Header, Headers};
 
@@ -20,12 +21,26 @@ const PASSED: [&[u8]; 4] = [b"WWW-Authenticate", b"Location", b"Retry-After", b"
 pub(super) fn deny(r: Request, auth: &Auth, conf: &LocConf, status: u16) -> ngx_int_t {
     let Some(sub) = auth.sub.get() else { return NGX_ERROR as ngx_int_t };
     let body = auth.capture.body().filter(|_| is_last_word(r, status));
+    if conf.pass_body > 0 && body.is_none() {
+        log_missing(r, auth);
+    }
     if !auth.denied.replace(true) && pass_headers(r, sub, conf, body.is_some()).is_none() {
         return NGX_ERROR as ngx_int_t;
     }
     match body {
         None => status as ngx_int_t,
         Some(body) => respond(r, sub, status, body),
+    }
+}
+
+/// Says why a body is not passed.
+fn log_missing(r: Request, auth: &Auth) {
+    match auth.capture.state() {
+        State::TooLarge => r.log_info(
+            c"auth subrequest response body is larger than \"auth_subrequest_pass_body\", not passed",
+        ),
+        State::Begun => r.log_info(c"auth subrequest response body is incomplete, not passed"),
+        State::Nothing | State::Complete => {}
     }
 }
 
