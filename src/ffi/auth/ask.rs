@@ -174,8 +174,8 @@ pub(super) fn is_ours(handler: ngx_http_post_subrequest_pt) -> bool {
     handler.map(|handler| handler as usize) == Some(done as *const () as usize)
 }
 
-/// The question has ended, as `ngx_http_auth_request_done()`. nginx may call it twice: before it makes a page
-/// for a status, and behind.
+/// The question has ended, as `ngx_http_auth_request_done()`. With a status nginx goes on to make a page for it, or asks
+/// for one elsewhere (`error_page`), and calls this again.
 unsafe extern "C" fn done(
     r: *mut ngx_http_request_t,
     data: *mut std::ffi::c_void,
@@ -185,7 +185,9 @@ unsafe extern "C" fn done(
         // SAFETY: `send` has put it there; it lies in the pool of the live main request.
         let auth = unsafe { &*data.cast::<Auth>() };
         // SAFETY: nginx passes a live request.
-        if let Some(sub) = unsafe { Request::from_raw(r) }.filter(|_| !auth.timed_out.get()) {
+        let sub =
+            unsafe { Request::from_raw(r) }.filter(|_| !goes_on(rc) && auth.stage.get() == Stage::Asking);
+        if let Some(sub) = sub {
             debug(sub.log(), c"auth subrequest done");
             auth.finish(sub.status());
         }
@@ -195,6 +197,12 @@ unsafe extern "C" fn done(
         return NGX_OK as ngx_int_t;
     }
     rc
+}
+
+/// Whether `ngx_http_finalize_request()` goes on with a status.
+fn goes_on(rc: ngx_int_t) -> bool {
+    const CLIENT_IS_GONE: [ngx_int_t; 2] = [408, 499];
+    (rc >= 300 || rc == 201 || rc == 204) && !CLIENT_IS_GONE.contains(&rc)
 }
 
 /// Its time is over, or nobody wants the rest of its answer.
