@@ -14,8 +14,9 @@ fn main() {
 #[cfg(feature = "nginx")]
 mod nginx {
     use std::env;
-    use std::path::Path;
-    use std::process::exit;
+    use std::fs;
+    use std::path::{Path, PathBuf};
+    use std::process::{exit, Command};
 
     /// The oldest nginx whose structures and hooks this module was written for and tested with.
     const OLDEST: u64 = 1_022_000;
@@ -62,6 +63,7 @@ mod nginx {
         }
         println!("cargo::rustc-env=NGINX_BUILT_AGAINST={}", dep("VERSION"));
         write_constants();
+        write_bits();
     }
 
     /// What nginx-sys tells its direct dependents.
@@ -104,6 +106,68 @@ mod nginx {
         let out = Path::new(&env::var_os("OUT_DIR").expect("set by cargo")).join("constants.rs");
         if let Err(err) = constants.write_to_file(&out) {
             refuse(&format!("cannot write {}: {err}", out.display()));
+        }
+    }
+
+    /// Bits of nginx's requests. bindgen places bit-fields wrongly if other fields before them leave them at an address that
+    /// is no multiple of four, as since nginx 1.29: so the C compiler is asked, in the way of `./configure`, by a program
+    /// that sets a bit and looks where it is.
+    const BITS: [&str; 8] = [
+        "background",
+        "cached",
+        "expect_tested",
+        "header_only",
+        "header_sent",
+        "internal",
+        "preserve_body",
+        "request_body_no_buffering",
+    ];
+
+    fn write_bits() {
+        let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo"));
+        let (source, program) = (out.join("bits.c"), out.join("bits"));
+        let mut text = String::from(
+            "#include <ngx_config.h>\n#include <ngx_core.h>\n#include <ngx_http.h>\n\
+             static ngx_http_request_t r;\n\
+             static void say(const char *name) {\n\
+             unsigned char *p = (unsigned char *) &r;\n\
+             for (size_t i = 0; i < sizeof(r); i++) { if (p[i]) printf(\"pub(crate) const %s: Bit = Bit::new(%zu, %d);\\n\", name, i, p[i]); }\n\
+             }\n\
+             int main(void) {\n",
+        );
+        for field in BITS {
+            let name = field.to_uppercase();
+            text += &format!("r.{field} = 1; say(\"{name}\"); r.{field} = 0;\n");
+        }
+        text += "return 0;\n}\n";
+        let written = fs::write(&source, text);
+        let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
+        println!("cargo::rerun-if-env-changed=CC");
+        let (include, cflags) = (dep("INCLUDE"), dep("CFLAGS"));
+        let include = env::split_paths(&include).map(|path| format!("-I{}", path.display()));
+        let mut compile = Command::new(&compiler);
+        compile
+            .args(["-w", "-O1", "-o"])
+            .arg(&program)
+            .arg(&source)
+            .args(cflags.split_whitespace())
+            .args(include);
+        let said = written
+            .and_then(|()| compile.output())
+            .unwrap_or_else(|err| refuse(&format!("cannot run {compiler:?}: {err}")));
+        if !said.status.success() {
+            let why = String::from_utf8_lossy(&said.stderr);
+            refuse(&format!(
+                "the C compiler cannot read the nginx headers: {}",
+                why.lines().next().unwrap_or_default()
+            ));
+        }
+        let bits = Command::new(&program).output().map(|said| said.stdout).unwrap_or_default();
+        if bits.iter().filter(|byte| **byte == b'\n').count() != BITS.len() {
+            refuse("cannot find out how the C compiler lays out nginx's requests");
+        }
+        if let Err(err) = fs::write(out.join("bits.rs"), bits) {
+            refuse(&format!("cannot write bits.rs: {err}"));
         }
     }
 }

@@ -157,7 +157,13 @@ impl Conn {
         unsafe { ngx_connection_t::set_idle_raw(self.as_ptr(), idle.into()) };
     }
 
-    /// nginx wants the connection to be closed (`ngx_close_idle_connections()`).
+    /// Lets nginx close the connection when it runs out of them, or not any more.
+    pub(crate) fn set_reusable(self, reusable: bool) {
+        // SAFETY: open by the type invariant; `ngx_close_connection()` takes it from nginx's list.
+        unsafe { nginx_sys::ngx_reusable_connection(self.as_ptr(), reusable.into()) };
+    }
+
+    /// nginx wants the connection to be closed (`ngx_close_idle_connections()`, `ngx_drain_connections()`).
     pub(crate) fn close_requested(self) -> bool {
         // SAFETY: open by the type invariant; reads one bit.
         unsafe { ngx_connection_t::close_raw(self.as_ptr()) != 0 }

@@ -70,8 +70,9 @@ pub(super) fn begin(
     taken();
     conn.set_data(NonNull::from(data).as_ptr().cast());
     conn.set_logs(cycle_log());
-    // A worker that exits closes it as it closes idle ones.
+    // A worker that exits closes it as it closes idle ones, and so does one that runs out of connections.
     conn.set_idle(true);
+    conn.set_reusable(true);
     let (read, write) = (conn.read(), conn.write());
     write.clear_timer();
     write.set_handler(Some(dummy_handler));
@@ -103,7 +104,7 @@ unsafe extern "C" fn drain_handler(event: *mut ngx_event_t) {
 /// Reads what there is. An error says why the connection is of no use any more.
 fn go_on(event: Event, conn: Conn) -> Result<Progress, &'static CStr> {
     if conn.close_requested() {
-        return Err(c"the worker is exiting");
+        return Err(c"the worker exits or needs the connection");
     }
     if event.timed_out() {
         return Err(c"the response is not complete in time");
@@ -136,6 +137,7 @@ fn finish(conn: Conn, refusal: Option<&'static CStr>) {
     // SAFETY: nginx keeps the cycle in which the upstream lies while a connection is open.
     let upstream = unsafe { draining.upstream.as_ref() };
     conn.set_idle(false);
+    conn.set_reusable(false);
     conn.read().clear_timer();
     let stored = match refusal {
         Some(why) => {

@@ -6,6 +6,8 @@ use nginx_sys::{ngx_close_connection, ngx_cycle, ngx_destroy_pool, ngx_event_t, 
 
 use crate::lifetime::Msec;
 
+#[cfg(ngx_feature = "http_ssl")]
+use super::conn::Received;
 use super::conn::{Conn, Event};
 use super::guard::guard;
 use super::log::debug;
@@ -75,12 +77,18 @@ pub(super) fn false_alarm(event: Event) -> bool {
     event.wait_readable()
 }
 
-/// Whether there is nothing to read: neither data, nor the end of the stream, nor an error.
+/// Whether there is nothing to read: neither data, nor the end of the stream, nor an error. TLS may have
+/// decrypted something already, and may have something of its own to read.
 pub(super) fn silent(conn: Conn) -> bool {
     let mut byte = 0u8;
     // SAFETY: an open socket, and room for one byte.
     let n = unsafe { libc::recv(conn.fd(), (&raw mut byte).cast(), 1, libc::MSG_PEEK) };
-    n == -1 && std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock
+    let blocks = || std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock;
+    #[cfg(ngx_feature = "http_ssl")]
+    if !conn.ssl().is_null() {
+        return (n > 0 || n == -1 && blocks()) && matches!(conn.receive(&mut [0]), Received::Nothing);
+    }
+    n == -1 && blocks()
 }
 
 /// Closes a connection that is not in the pool any more. TLS says goodbye to itself only: the

@@ -26,16 +26,17 @@ pub(super) fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, stat
     let upstream = kp.upstream();
     let Some(limits) = upstream.limits else { return false };
     let (read, write) = (conn.read(), conn.write());
-    let keepalive = kp.u.keepalive();
-    let unread =
-        if keepalive || upstream.drain.size == 0 { None } else { kp.u.unread_response(kp.request()) };
+    let r = kp.request();
+    let is_read = kp.u.is_response_read(r, kp.first_buffer);
+    let can_drain = !is_read && upstream.drain.size > 0;
+    let unread = if can_drain { kp.u.unread_response(r, kp.first_buffer) } else { None };
     let returned = Returned {
         failed: state & NGX_PEER_FAILED as ngx_uint_t != 0,
         broken: read.eof() || read.error() || read.timed_out() || write.error() || write.timed_out(),
         requests: conn.requests(),
         opened: conn.start_time(),
-        keepalive: keepalive || unread.is_some(),
-        request_sent: kp.u.is_request_sent(kp.request(), conn),
+        keepalive: is_read || unread.is_some(),
+        request_sent: kp.u.is_request_sent(r, kp.first_buffer, conn),
         // Those who wait are served to the end, and without a pool each would open a connection.
         exiting: upstream.is_ending(),
     };

@@ -5,7 +5,7 @@
 //! `stock`, `workers`), a request (`peer`, `choose`, `balancer`, `tried`, `shape`, `handshake`, `session`, `keep`, `response`, `drain`, `upstream`),
 //! one that has to wait (`wait`, `waiter`, `turn`, `connect`, `fail`), limits (`counts`, `linger`), an idle connection
 //! (`idle`), servers that come and go (`resolve`), what can be logged (`variables`). Beneath them: pointers
-//! with a type (`conn`, `peer_connection`, `request`, `attempt`), events of our own (`alarm`), the panic
+//! with a type (`conn`, `peer_connection`, `request`, `attempt`, `bits`), events of our own (`alarm`), the panic
 //! boundary (`guard`), debug lines (`log`).
 
 mod abi;
@@ -13,6 +13,7 @@ mod alarm;
 mod attempt;
 mod auth;
 mod balancer;
+mod bits;
 mod choose;
 mod conf;
 mod configured;

@@ -30,6 +30,7 @@ use super::keep::keep;
 use super::log::{debug, debug_conn};
 use super::peer_connection::{Hooks, Peer};
 use super::request::{HttpUpstream, Request};
+use super::response::FirstBuffer;
 use super::shape;
 use super::tried::Tried;
 use super::upstream::{Bytes, Idle, Upstream};
@@ -42,6 +43,7 @@ pub(super) struct PeerData {
     upstream: NonNull<Upstream>,
     pub(super) r: NonNull<ngx_http_request_t>,
     pub(super) u: HttpUpstream,
+    pub(super) first_buffer: FirstBuffer,
     pub(super) balancer: Cell<Balancer>,
     /// The request must not reuse TLS sessions, though the core is made to think so.
     #[cfg(ngx_feature = "http_ssl")]
@@ -204,6 +206,7 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
             upstream,
             r,
             u,
+            first_buffer: u.first_buffer(),
             balancer: Cell::new(balancer),
             #[cfg(ngx_feature = "http_ssl")]
             without_sessions: Cell::new(false),

@@ -3,14 +3,17 @@
 
 use std::ptr::NonNull;
 
+#[cfg(ngx_feature = "http_cache")]
+use nginx_sys::NGX_HTTP_CACHE_REVALIDATED;
 use nginx_sys::{
-    ngx_http_headers_in_t, ngx_http_request_t, ngx_http_upstream_headers_in_t, ngx_http_upstream_t,
-    ngx_msec_t, NGX_HTTP_OK,
+    ngx_buf_t, ngx_http_headers_in_t, ngx_http_upstream_headers_in_t, ngx_http_upstream_t, ngx_msec_t,
+    NGX_HTTP_OK,
 };
 
 use crate::drain::Framing;
 use crate::request_head::{is_http1, RequestHead};
 
+use super::bits;
 use super::conn::Conn;
 use super::request::{HttpUpstream, Request};
 
@@ -21,12 +24,19 @@ pub(super) struct Unread<'a> {
     pub(super) preread: &'a [u8],
 }
 
+/// Where the head of the request is. The chain that begins with it is gone once a body was sent that is not buffered.
+#[derive(Clone, Copy)]
+pub(super) struct FirstBuffer(Option<NonNull<ngx_buf_t>>);
+
 impl Request {
     /// Whether the client announced a body.
     #[inline]
     fn announces_body(self) -> bool {
-        // SAFETY: live by the type invariant; makes no reference.
-        let headers = unsafe { &raw const (*self.as_ptr()).headers_in };
+        // SAFETY: live by the type invariant; reads one field.
+        let main = unsafe { (*self.as_ptr()).main };
+        // A part of the request may have announced what the client did, though it has no body itself.
+        // SAFETY: lives as long as its parts; makes no reference.
+        let headers = unsafe { &raw const (*main).headers_in };
         // SAFETY: as above; reads one field.
         let length = unsafe { (*headers).content_length_n };
         // SAFETY: as above; reads one bit.
@@ -36,16 +46,31 @@ impl Request {
     /// Whether the core sends the body in chunks.
     fn is_sent_in_chunks(self) -> bool {
         // SAFETY: live by the type invariant; reads one bit.
-        let unbuffered = unsafe { ngx_http_request_t::request_body_no_buffering_raw(self.as_ptr()) != 0 };
+        let unbuffered = unsafe { bits::REQUEST_BODY_NO_BUFFERING.is_set(self.as_ptr()) };
         // SAFETY: live by the type invariant; makes no reference.
         let headers = unsafe { &raw const (*self.as_ptr()).headers_in };
         // SAFETY: as above; reads one bit.
         unbuffered && unsafe { ngx_http_headers_in_t::chunked_raw(headers) != 0 }
     }
 
+    /// Whether the response comes from the cache, although a server was asked: then nothing tells of what the
+    /// server has sent. (If it said that the cached one is still good, that has no body.)
+    #[cfg(ngx_feature = "http_cache")]
+    fn has_cached_response(self, u: HttpUpstream) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        let cached = unsafe { bits::CACHED.is_set(self.as_ptr()) };
+        // SAFETY: live by the type invariant; reads some bits.
+        cached && unsafe { ngx_http_upstream_t::cache_status_raw(u.as_ptr()) } != NGX_HTTP_CACHE_REVALIDATED
+    }
+
+    #[cfg(not(ngx_feature = "http_cache"))]
+    fn has_cached_response(self, _: HttpUpstream) -> bool {
+        false
+    }
+
     fn is_header_only(self) -> bool {
         // SAFETY: live by the type invariant; reads one bit.
-        unsafe { ngx_http_request_t::header_only_raw(self.as_ptr()) != 0 }
+        unsafe { bits::HEADER_ONLY.is_set(self.as_ptr()) }
     }
 }
 
@@ -53,22 +78,40 @@ impl HttpUpstream {
     /// Whether the server got exactly what it was announced. The core thinks so too if it has no body to send,
     /// though the head of the request announces one: as `auth_request` does with that of a POST.
     #[inline]
-    pub(super) fn is_request_sent(self, r: Request, conn: Conn) -> bool {
+    pub(super) fn is_request_sent(self, r: Request, request: FirstBuffer, conn: Conn) -> bool {
         if !self.request_body_sent() {
             return false;
         }
-        !r.announces_body() || self.is_announced_sent(r, conn)
+        !r.announces_body() || self.is_announced_sent(r, request, conn)
     }
 
-    fn is_announced_sent(self, r: Request, conn: Conn) -> bool {
-        let Some(head) = self.http1_request() else { return true };
+    fn is_announced_sent(self, r: Request, request: FirstBuffer, conn: Conn) -> bool {
+        let Some(head) = self.http1_request(request) else { return true };
         let chunks = r.is_sent_in_chunks();
         RequestHead::read(head).is_some_and(|head| head.is_all_sent(conn.sent(), chunks))
     }
 
+    /// Whether the protocol module allows another request on the connection, and nothing contradicts it.
+    #[inline]
+    pub(super) fn is_response_read(self, r: Request, request: FirstBuffer) -> bool {
+        self.keepalive()
+            && !r.has_cached_response(self)
+            && (self.is_body_read(r) || !self.has_surplus(request))
+    }
+
+    /// Whether something follows a response that has no body.
+    #[cold]
+    fn has_surplus(self, request: FirstBuffer) -> bool {
+        !self.preread().is_empty() && self.http1_request(request).is_some()
+    }
+
     /// The response, if its rest can be told from what follows it.
-    pub(super) fn unread_response<'a>(self, r: Request) -> Option<Unread<'a>> {
-        if !self.has_response_header() || self.is_body_read(r) {
+    pub(super) fn unread_response<'a>(self, r: Request, request: FirstBuffer) -> Option<Unread<'a>> {
+        if self.keepalive()
+            || !self.has_response_header()
+            || self.is_body_read(r)
+            || r.has_cached_response(self)
+        {
             return None;
         }
         // SAFETY: live by the type invariant; reads one bit.
@@ -80,7 +123,7 @@ impl HttpUpstream {
         let closes = unsafe { ngx_http_upstream_headers_in_t::connection_close_raw(headers) != 0 };
         // SAFETY: as above; reads one field.
         let status = unsafe { (*headers).status_n };
-        if upgraded || closes || status < NGX_HTTP_OK as usize || self.http1_request().is_none() {
+        if upgraded || closes || status < NGX_HTTP_OK as usize || self.http1_request(request).is_none() {
             return None;
         }
         // SAFETY: as above; reads one bit.
@@ -126,8 +169,16 @@ impl HttpUpstream {
         unsafe { between(pos, last) }
     }
 
+    /// The first buffer of the request; to be asked before anything is sent.
+    pub(super) fn first_buffer(self) -> FirstBuffer {
+        // SAFETY: live by the type invariant; reads one field.
+        let chain = NonNull::new(unsafe { (*self.as_ptr()).request_bufs });
+        // SAFETY: `create_request` has made the chain, in the request's pool.
+        FirstBuffer(chain.and_then(|chain| NonNull::new(unsafe { (*chain.as_ptr()).buf })))
+    }
+
     /// The request from its first byte on, as the proxy module has written it, if that is HTTP/1.
-    fn http1_request<'a>(self) -> Option<&'a [u8]> {
+    fn http1_request<'a>(self, FirstBuffer(buf): FirstBuffer) -> Option<&'a [u8]> {
         // SAFETY: live by the type invariant; reads one field.
         let conf = unsafe { (*self.as_ptr()).conf };
         // SAFETY: the protocol module sets it before it starts the upstream request.
@@ -135,12 +186,8 @@ impl HttpUpstream {
         if module.as_bytes() != b"proxy" {
             return None;
         }
-        // SAFETY: live by the type invariant; reads one field.
-        let chain = NonNull::new(unsafe { (*self.as_ptr()).request_bufs })?;
-        // The core keeps the first buffer as it was, for other attempts.
-        // SAFETY: a chain in the request's pool.
-        let buf = NonNull::new(unsafe { (*chain.as_ptr()).buf })?;
-        // SAFETY: as above; reads one field.
+        let buf = buf?;
+        // SAFETY: lies in the request's pool; reads one field.
         let start = unsafe { (*buf.as_ptr()).start };
         // SAFETY: as above.
         let last = unsafe { (*buf.as_ptr()).last };

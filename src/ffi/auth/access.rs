@@ -12,6 +12,7 @@ use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 
 use crate::auth::{OnError, Verdict};
 
+use super::super::bits;
 use super::super::guard::guard;
 use super::super::log::debug;
 use super::super::request::Request;
@@ -79,7 +80,7 @@ unsafe extern "C" fn body_handler(r: *mut ngx_http_request_t) {
         }
         // What the location itself does with the body comes later.
         // SAFETY: a live request; writes one bit.
-        unsafe { ngx_http_request_t::set_preserve_body_raw(r, 1) };
+        unsafe { bits::PRESERVE_BODY.set(r) };
         // SAFETY: as above; writes one field.
         unsafe { (*r).write_event_handler = Some(ngx_http_core_run_phases) };
         // SAFETY: a live request in the access phase.

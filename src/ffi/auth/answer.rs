@@ -113,6 +113,12 @@ impl Auth {
         self.uri.is(uri)
     }
 
+    /// The question is sent.
+    pub(super) fn start(&self) {
+        self.since.set(now());
+        self.stage.set(Stage::Asking);
+    }
+
     /// The answer is there, or its time is over.
     pub(super) fn finish(&self, status: u16) {
         self.status.set(status);
@@ -121,11 +127,12 @@ impl Auth {
         self.alarm.cancel();
     }
 
-    /// How long it took, in milliseconds; until now if it is not there yet.
-    pub(super) fn took(&self) -> Msec {
+    /// How long it took, in milliseconds; until now if it is not there yet, and `None` if nobody was asked.
+    pub(super) fn took(&self) -> Option<Msec> {
         match self.stage.get() {
-            Stage::Done => self.took.get(),
-            _ => now().wrapping_sub(self.since.get()),
+            Stage::Done => Some(self.took.get()),
+            Stage::Asking => Some(now().wrapping_sub(self.since.get())),
+            Stage::New | Stage::Reading | Stage::Read => None,
         }
     }
 

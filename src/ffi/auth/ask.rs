@@ -6,27 +6,31 @@ use nginx_sys::{
     ngx_buf_t, ngx_chain_t, ngx_event_t, ngx_http_finalize_request, ngx_http_headers_in_t,
     ngx_http_post_subrequest_pt, ngx_http_post_subrequest_t, ngx_http_postponed_request_t,
     ngx_http_request_body_t, ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_subrequest,
-    ngx_int_t, ngx_pcalloc, ngx_str_t, off_t, NGX_AGAIN, NGX_ERROR, NGX_HTTP_SUBREQUEST_WAITED, NGX_OK,
+    ngx_http_variable_value_t, ngx_int_t, ngx_pcalloc, ngx_str_t, off_t, NGX_AGAIN, NGX_ERROR,
+    NGX_HTTP_SUBREQUEST_WAITED, NGX_OK,
 };
 #[cfg(ngx_feature = "http_cache")]
 use nginx_sys::{ngx_del_timer, ngx_http_cache_t};
 
+use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
+
 use crate::auth::is_same_header;
 
+use super::super::bits;
 use super::super::conf::allocate;
 use super::super::guard::guard;
 use super::super::log::debug;
 use super::super::request::Request;
 use super::answer::{Auth, Stage};
 use super::capture::State;
-use super::conf::LocConf;
+use super::conf::{LocConf, MainConf};
 
 /// Asks the location of `auth_subrequest`; `body` is the size of the client's body if it is sent along.
 pub(super) fn ask(r: Request, auth: &Auth, conf: &LocConf, body: Option<u64>) -> ngx_int_t {
     if send(r, auth, conf, body).is_none() {
         return NGX_ERROR as ngx_int_t;
     }
-    auth.stage.set(Stage::Asking);
+    auth.start();
     auth.alarm.prepare(stop_handler, NonNull::from(auth).as_ptr().cast(), false);
     if conf.timeout > 0 {
         auth.alarm.set(conf.timeout);
@@ -57,7 +61,29 @@ fn send(r: Request, auth: &Auth, conf: &LocConf, body: Option<u64>) -> Option<()
     if conf.pass_body == 0 {
         sub.set_header_only();
     }
+    own_variables(sub)?;
     prepare_headers(sub, r, body)
+}
+
+/// The question has variables of its own, with the present values: what it evaluates is not for the request, whose
+/// headers are others; and what the request has evaluated of its body is not for the question.
+fn own_variables(sub: Request) -> Option<()> {
+    // SAFETY: a live request.
+    let request = unsafe { &*sub.as_ptr() };
+    let count = NgxHttpCoreModule::main_conf(request)?.variables.nelts;
+    // SAFETY: the pool of a live request.
+    let own = unsafe { allocate::<ngx_http_variable_value_t>(sub.pool(), count) }?.cast();
+    // SAFETY: a live request has a value for each variable with an index.
+    unsafe { own.copy_from_nonoverlapping(NonNull::new(request.variables)?, count) };
+    // SAFETY: a live request; writes one field.
+    unsafe { (*sub.as_ptr()).variables = own.as_ptr() };
+    for index in MainConf::of(sub)?.of_message.get().as_slice() {
+        // SAFETY: made above, and nobody else has it now.
+        let value = unsafe { &mut *sub.variable(*index) };
+        value.set_valid(0);
+        value.set_not_found(0);
+    }
+    Some(())
 }
 
 /// The question has the client's body or none, and is not about a part or a version of what the client wants.
@@ -227,15 +253,18 @@ fn stop(auth: &Auth) {
     auth.finish(if is_denied { sub.status() } else { 504 });
     // What follows may end the request, and the answer with it; the connection stays until nginx has returned.
     let client = r.client();
-    if sub.upstream().is_some_and(|u| u.is_under_way()) {
+    if r.is_blocked() && !is_waiting_for_cache(sub) {
+        // A thread works for it.
+        detach(sub, r);
+    } else if sub.upstream().is_some_and(|u| u.is_under_way()) {
         abort(sub);
     } else if client.write().delayed() {
         // `limit_req` of the location that was asked.
         client.write().clear_delayed();
         client.write().clear_timer();
         end(sub);
-    } else if stop_waiting_for_cache(sub) {
-        end(sub);
+    } else if is_waiting_for_cache(sub) {
+        stop_waiting_for_cache(sub);
     } else {
         // It waits for something of another module, which will call it.
         detach(sub, r);
@@ -244,36 +273,38 @@ fn stop(auth: &Auth) {
     unsafe { ngx_http_run_posted_requests(client.as_ptr()) };
 }
 
-/// Takes a request from those that wait for a lock of the cache (`proxy_cache_lock`), as
-/// `ngx_http_file_cache_lock_wait()` does. Returns whether it was one of them.
+/// Whether a request waits for a lock of the cache (`proxy_cache_lock`).
 #[cfg(ngx_feature = "http_cache")]
-fn stop_waiting_for_cache(sub: Request) -> bool {
+fn is_waiting_for_cache(sub: Request) -> bool {
     // SAFETY: a live request; reads one field.
-    let Some(cache) = NonNull::new(unsafe { (*sub.as_ptr()).cache }) else { return false };
+    let cache = NonNull::new(unsafe { (*sub.as_ptr()).cache });
     // SAFETY: lies in the request's pool; reads one bit.
-    if unsafe { ngx_http_cache_t::waiting_raw(cache.as_ptr()) } == 0 {
-        return false;
-    }
-    // SAFETY: as above; writes one bit.
-    unsafe { ngx_http_cache_t::set_waiting_raw(cache.as_ptr(), 0) };
-    // SAFETY: as above; makes no reference.
-    let wait = unsafe { &raw mut (*cache.as_ptr()).wait_event };
-    // SAFETY: as above; reads one bit.
-    if unsafe { ngx_event_t::timer_set_raw(wait) } != 0 {
-        // SAFETY: `timer_set` says that the event is in the timer tree.
-        unsafe { ngx_del_timer(wait) };
-    }
-    let main = sub.main().as_ptr();
-    // SAFETY: a live request; reads some bits.
-    let blocked = unsafe { ngx_http_request_t::blocked_raw(main) };
-    // SAFETY: as above; the wait has counted one.
-    unsafe { ngx_http_request_t::set_blocked_raw(main, blocked - 1) };
-    true
+    cache.is_some_and(|cache| unsafe { ngx_http_cache_t::waiting_raw(cache.as_ptr()) != 0 })
 }
 
 #[cfg(not(ngx_feature = "http_cache"))]
-fn stop_waiting_for_cache(_: Request) -> bool {
+fn is_waiting_for_cache(_: Request) -> bool {
     false
+}
+
+/// Takes a request from those that wait for a lock of the cache, as `ngx_http_file_cache_lock_wait()` does.
+fn stop_waiting_for_cache(sub: Request) {
+    #[cfg(ngx_feature = "http_cache")]
+    {
+        // SAFETY: a live request; reads one field.
+        let cache = unsafe { (*sub.as_ptr()).cache };
+        // SAFETY: it waits, so that it has one, in its pool; writes one bit.
+        unsafe { ngx_http_cache_t::set_waiting_raw(cache, 0) };
+        // SAFETY: as above; makes no reference.
+        let wait = unsafe { &raw mut (*cache).wait_event };
+        // SAFETY: as above; reads one bit.
+        if unsafe { ngx_event_t::timer_set_raw(wait) } != 0 {
+            // SAFETY: `timer_set` says that the event is in the timer tree.
+            unsafe { ngx_del_timer(wait) };
+        }
+        sub.main().unblock();
+    }
+    end(sub);
 }
 
 /// Ends a request whose upstream part is under way.
@@ -313,6 +344,6 @@ fn detach(sub: Request, r: Request) {
         client.set_data(r.as_ptr().cast());
     }
     // SAFETY: a live request; writes one bit.
-    unsafe { ngx_http_request_t::set_background_raw(sub.as_ptr(), 1) };
+    unsafe { bits::BACKGROUND.set(sub.as_ptr()) };
     r.post();
 }

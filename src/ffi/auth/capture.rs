@@ -10,6 +10,7 @@ use nginx_sys::{
     NGX_ERROR, NGX_OK,
 };
 
+use super::super::bits;
 use super::super::conf::allocate;
 use super::super::guard::guard;
 use super::super::request::Request;
@@ -142,7 +143,7 @@ unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
             }
             // Other filters would change what the server said.
             // SAFETY: as above; writes one bit.
-            unsafe { ngx_http_request_t::set_header_sent_raw(r, 1) };
+            unsafe { bits::HEADER_SENT.set(r) };
             NGX_OK as ngx_int_t
         });
     }

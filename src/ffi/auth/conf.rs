@@ -5,11 +5,12 @@ use std::ffi::{c_char, c_void};
 use std::ptr::{self, NonNull};
 
 use nginx_sys::{
-    ngx_conf_t, ngx_cycle_t, ngx_http_complex_value_t, ngx_http_set_variable_pt, ngx_msec_t, ngx_pcalloc,
-    ngx_pool_t, ngx_str_t, ngx_uint_t,
+    ngx_conf_t, ngx_cycle_t, ngx_http_complex_value_t, ngx_http_get_variable_index, ngx_http_set_variable_pt,
+    ngx_msec_t, ngx_pcalloc, ngx_pool_t, ngx_str_t, ngx_uint_t,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::http::HttpModuleConfExt;
+use ngx::ngx_string;
 
 use crate::auth::{OnError, PASS_STATUS};
 
@@ -210,11 +211,27 @@ impl Uri {
 }
 
 /// The main configuration.
-#[derive(Default)]
 pub(super) struct MainConf {
     /// Some location passes the bodies of denials.
     pub(super) captures: Cell<bool>,
+    /// The numbers of variables that are about the body of a message, or a part or version of a resource: a question has
+    /// none of the request's. Empty if nobody asks.
+    pub(super) of_message: Cell<Slice<usize>>,
 }
+
+const OF_MESSAGE: [ngx_str_t; 11] = [
+    ngx_string!("content_length"),
+    ngx_string!("request_body"),
+    ngx_string!("request_body_file"),
+    ngx_string!("http_content_length"),
+    ngx_string!("http_transfer_encoding"),
+    ngx_string!("http_range"),
+    ngx_string!("http_if_range"),
+    ngx_string!("http_if_match"),
+    ngx_string!("http_if_none_match"),
+    ngx_string!("http_if_modified_since"),
+    ngx_string!("http_if_unmodified_since"),
+];
 
 impl MainConf {
     /// nginx's `create_main_conf`.
@@ -223,9 +240,43 @@ impl MainConf {
             // SAFETY: nginx passes the configuration being read.
             let pool = unsafe { (*cf).pool };
             // SAFETY: the new cycle's pool.
-            let main = unsafe { place_in_pool(pool, Self::default()) };
+            let main = unsafe {
+                place_in_pool(pool, Self { captures: Cell::new(false), of_message: Cell::new(Slice::EMPTY) })
+            };
             main.map_or(ptr::null_mut(), |main| main.as_ptr().cast())
         })
+    }
+
+    /// The main configuration of a request.
+    pub(super) fn of<'a>(r: Request) -> Option<&'a Self> {
+        // SAFETY: a live request.
+        let r = unsafe { &*r.as_ptr() };
+        // SAFETY: what `create` has made.
+        let main: Option<NonNull<Self>> = unsafe { r.http_main_conf_unchecked(module()) };
+        // SAFETY: only ever shared; its cycle outlives the request.
+        main.map(|main| unsafe { main.as_ref() })
+    }
+
+    /// Notes that some location asks. `None` if there is no memory.
+    ///
+    /// # Safety
+    /// `cf` is the configuration being read.
+    pub(super) unsafe fn asks(cf: *mut ngx_conf_t) -> Option<()> {
+        // SAFETY: as the caller says.
+        let main = unsafe { Self::of_conf(cf) }?;
+        if !main.of_message.get().as_slice().is_empty() {
+            return Some(());
+        }
+        // SAFETY: live, says the caller.
+        let pool = unsafe { (*cf).pool };
+        for mut name in OF_MESSAGE {
+            // SAFETY: the configuration being read; nginx copies the name.
+            let index = unsafe { ngx_http_get_variable_index(cf, &raw mut name) };
+            // SAFETY: the new cycle's pool.
+            let slice = unsafe { main.of_message.get().with(pool, usize::try_from(index).ok()?) };
+            main.of_message.set(slice?);
+        }
+        Some(())
     }
 
     /// # Safety

@@ -12,7 +12,7 @@ use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 use crate::auth::is_same_header;
 
 use super::super::guard::guard;
-use super::super::request::Request;
+use super::super::request::{HttpUpstream, Request};
 use super::answer::{is_part_of_question, Auth};
 use super::conf::{Copied, LocConf};
 use super::header_list::Headers;
@@ -36,7 +36,10 @@ pub(super) fn copy(r: Request, copied: &'static [Copied]) -> Option<()> {
     if copied.is_empty() {
         return Some(());
     }
-    let answer = Auth::of(r).filter(|auth| auth.is_allowed()).and_then(answer_headers);
+    // If the location asks another one, but has let the request pass without, there is no answer for it.
+    let asks_another = |auth: &&Auth| LocConf::of(r).uri().is_some_and(|uri| !auth.is_about(uri));
+    let auth = Auth::of(r).filter(|auth| auth.is_allowed() && !asks_another(auth));
+    let answer = auth.and_then(answer_headers);
     let values = copied.iter().flat_map(|copied| {
         let is_it = |name: &[u8]| name.eq_ignore_ascii_case(copied.name.as_bytes());
         let all = answer.clone().into_iter().flatten();
@@ -51,7 +54,9 @@ pub(super) fn copy(r: Request, copied: &'static [Copied]) -> Option<()> {
 /// The headers of the answer, as the server sent them.
 fn answer_headers(auth: &Auth) -> Option<Headers> {
     let sub = auth.sub.get()?;
-    let list = sub.upstream().map_or(sub.response_headers(), |u| u.response_headers());
+    // After an `error_page` its upstream part may be that of another response.
+    let is_it = |u: &HttpUpstream| u.response_status() == usize::from(auth.status.get());
+    let list = sub.upstream().filter(is_it).map_or(sub.response_headers(), |u| u.response_headers());
     // SAFETY: both live as long as the main request, and are complete.
     Some(unsafe { Headers::of(list) })
 }

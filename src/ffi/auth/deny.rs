@@ -8,6 +8,7 @@ use nginx_sys::{
 };
 use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
 
+use super::super::bits;
 use super::super::request::Request;
 use super::answer::Auth;
 use super::capture::State;
@@ -24,7 +25,7 @@ pub(super) fn deny(r: Request, auth: &Auth, conf: &LocConf, status: u16) -> ngx_
     if conf.pass_body > 0 && body.is_none() {
         log_missing(r, auth);
     }
-    if !auth.denied.replace(true) && pass_headers(r, sub, conf, body.is_some()).is_none() {
+    if !auth.denied.replace(true) && pass_headers(r, sub, conf).is_none() {
         return NGX_ERROR as ngx_int_t;
     }
     match body {
@@ -45,14 +46,13 @@ fn log_missing(r: Request, auth: &Auth) {
 }
 
 /// Puts the headers of the answer that belong to a denial into the response.
-fn pass_headers(r: Request, sub: Request, conf: &LocConf, with_body: bool) -> Option<()> {
+fn pass_headers(r: Request, sub: Request, conf: &LocConf) -> Option<()> {
     // SAFETY: the question lives as long as the main request, and its response does not change any more.
     let answer = unsafe { Headers::of(sub.response_headers()) };
     let is = |header: &Header, name: &[u8]| header.name().eq_ignore_ascii_case(name);
     let is_passed = |header: &Header| {
         PASSED.iter().any(|name| is(header, name))
             || conf.pass_header().iter().any(|name| is(header, name.as_bytes()))
-            || with_body && is(header, b"Content-Encoding")
     };
     for header in answer.clone().filter(|header| header.is_there() && is_passed(header)) {
         pass_header(r, header)?;
@@ -157,17 +157,19 @@ fn has_error_page(conf: &ngx_http_core_loc_conf_t, status: u16) -> bool {
 /// Sends the response of the server to the client.
 fn respond(r: Request, sub: Request, status: u16, body: &[u8]) -> ngx_int_t {
     // SAFETY: a live request; writes one bit.
-    unsafe { ngx_http_request_t::set_expect_tested_raw(r.as_ptr(), 1) };
+    unsafe { bits::EXPECT_TESTED.set(r.as_ptr()) };
     // SAFETY: a live request.
     let rc = unsafe { ngx_http_discard_request_body(r.as_ptr()) };
     if rc != NGX_OK as ngx_int_t {
         return rc;
     }
-    prepare(r, sub, status, body.len());
+    if prepare(r, sub, status, body.len()).is_none() {
+        return NGX_ERROR as ngx_int_t;
+    }
     // SAFETY: a live request whose response has not begun.
     let mut rc = unsafe { ngx_http_send_header(r.as_ptr()) };
     // SAFETY: a live request; reads one bit.
-    let header_only = unsafe { ngx_http_request_t::header_only_raw(r.as_ptr()) != 0 };
+    let header_only = unsafe { bits::HEADER_ONLY.is_set(r.as_ptr()) };
     if rc == NGX_OK as ngx_int_t && !header_only {
         rc = send_body(r, body).unwrap_or(NGX_ERROR as ngx_int_t);
     }
@@ -176,7 +178,13 @@ fn respond(r: Request, sub: Request, status: u16, body: &[u8]) -> ngx_int_t {
     NGX_DONE as ngx_int_t
 }
 
-fn prepare(r: Request, sub: Request, status: u16, length: usize) {
+fn prepare(r: Request, sub: Request, status: u16, length: usize) -> Option<()> {
+    // SAFETY: the question lives as long as the main request, and its response does not change any more.
+    let mut sent = unsafe { Headers::of(sub.response_headers()) };
+    let is_encoding = |it: &Header| it.is_there() && it.name().eq_ignore_ascii_case(b"Content-Encoding");
+    if let Some(encoding) = sent.find(is_encoding) {
+        pass_header(r, encoding)?;
+    }
     // SAFETY: a live request; nobody else has its response now.
     let headers = unsafe { &mut (*r.as_ptr()).headers_out };
     // SAFETY: another live request, whose response does not change any more.
@@ -190,6 +198,7 @@ fn prepare(r: Request, sub: Request, status: u16, length: usize) {
     if length == 0 {
         r.set_header_only();
     }
+    Some(())
 }
 
 fn send_body(r: Request, body: &[u8]) -> Option<ngx_int_t> {

@@ -21,7 +21,7 @@ use crate::directive::Invalid;
 use super::super::conf::allocate;
 use super::super::directives::{report, words, Setter, IS_DUPLICATE};
 use super::super::guard::guard;
-use super::conf::{Copied, LocConf, SetVariable, Slice, Uri};
+use super::conf::{Copied, LocConf, MainConf, SetVariable, Slice, Uri};
 
 /// The command table; an empty name ends it.
 pub(super) static mut COMMANDS: [ngx_command_t; 10] = [
@@ -142,9 +142,11 @@ unsafe extern "C" fn auth_subrequest(
         if word == b"off" {
             return once(&mut conf.uri, Ok(None));
         }
-        let uri = parse_uri(word)
-            .map(|(path, args)| Some(Uri { path: text(path), args: text(args.unwrap_or(&[])) }));
-        once(&mut conf.uri, uri)
+        let uri = parse_uri(word);
+        let uri = uri.map(|(path, args)| Some(Uri { path: text(path), args: text(args.unwrap_or(&[])) }));
+        once(&mut conf.uri, uri)?;
+        // SAFETY: the configuration being read.
+        unsafe { MainConf::asks(cf) }.ok_or(Refusal::NoMemory)
     };
     // SAFETY: as nginx passed them.
     unsafe { set(cf, conf, write) }

@@ -8,6 +8,7 @@ use nginx_sys::{
     ngx_list_t, NGX_OK,
 };
 
+use super::super::bits;
 use super::super::request::{HttpUpstream, Request};
 use super::module::module;
 
@@ -51,7 +52,7 @@ impl Request {
     /// Whether the response ends with its header.
     pub(super) fn set_header_only(self) {
         // SAFETY: live by the type invariant; writes one bit.
-        unsafe { ngx_http_request_t::set_header_only_raw(self.as_ptr(), 1) };
+        unsafe { bits::HEADER_ONLY.set(self.as_ptr()) };
     }
 
     /// What this module has attached to it.
@@ -76,7 +77,7 @@ impl Request {
     /// Whether it was redirected, and has lost what modules have attached to it.
     pub(super) fn is_redirected(self) -> bool {
         // SAFETY: live by the type invariant; reads one bit.
-        unsafe { ngx_http_request_t::internal_raw(self.as_ptr()) != 0 }
+        unsafe { bits::INTERNAL.is_set(self.as_ptr()) }
     }
 
     /// The value of an indexed variable, which all parts of a request share.
@@ -94,6 +95,21 @@ impl Request {
         if rc != NGX_OK as ngx_int_t {
             self.log_error(c"no memory to go on");
         }
+    }
+
+    /// Whether a thread, or a lock of the cache, has to be waited for.
+    pub(super) fn is_blocked(self) -> bool {
+        // SAFETY: live by the type invariant; reads some bits.
+        unsafe { ngx_http_request_t::blocked_raw(self.main().as_ptr()) != 0 }
+    }
+
+    /// One less has to be waited for.
+    #[cfg(ngx_feature = "http_cache")]
+    pub(super) fn unblock(self) {
+        // SAFETY: live by the type invariant; reads some bits.
+        let blocked = unsafe { ngx_http_request_t::blocked_raw(self.as_ptr()) };
+        // SAFETY: as above; writes some bits.
+        unsafe { ngx_http_request_t::set_blocked_raw(self.as_ptr(), blocked.saturating_sub(1)) };
     }
 
     /// Refers to it once more, so that it lives on when a part of it ends.

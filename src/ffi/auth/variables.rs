@@ -47,7 +47,7 @@ unsafe extern "C" fn auth_subrequest_time(
     value: *mut ngx_http_variable_value_t,
     _: usize,
 ) -> ngx_int_t {
-    write(r, value, |auth, text| Some(times::write_time(text, auth.took())))
+    write(r, value, |auth, text| Some(times::write_time(text, auth.took()?)))
 }
 
 fn write(
