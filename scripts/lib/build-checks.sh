@@ -60,7 +60,7 @@ own_build_serves() (
     cd "$ROOT"
     mkdir -p "$tree/run/tmp"
     BINARY=$tree/objs/nginx
-    suite_environment "$tree/run" ours "$(free_port)" \
+    suite_environment "$tree/run" ours \
         env TEST_NGINX_LOAD_MODULES="$1" prove t/high-values.t t/eviction.t t/tls.t
 )
 

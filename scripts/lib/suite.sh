@@ -1,4 +1,4 @@
-# Runs t/*.t: each version of nginx once on the stock module and once on ours, several runs at a time. Sourced, not run.
+# Runs t/*.t: each version of nginx once on the stock module and once on ours, several files at a time. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
 # Without it no t/*.t can run.
@@ -21,24 +21,42 @@ build_modules() {
     done
 }
 
-run_suites() {
-    local key module jobs
-    jobs=$(nproc)
+# The process that runs them, while it does.
+SUITES=
+
+# In the background: tests mostly wait, and leave time for other checks.
+start_suites() {
+    run_suites &
+    SUITES=$!
     at_exit stop_suites
+}
+
+run_suites() {
+    local key module
     for key in "${KEYS[@]}"; do
         for module in stock ours; do
-            can_run "$key" "$module" || continue
-            while (($(jobs -rp | wc -l) >= jobs)); do
-                wait -n || true
-            done
-            run_suite "$key" "$module" &
+            ! can_run "$key" "$module" || run_suite "$key" "$module"
         done
     done
-    wait
+}
+
+await_suites() {
+    local key module
+    [[ -n $SUITES ]] || return 0
+    wait "$SUITES" || true
+    SUITES=
     for key in "${KEYS[@]}"; do
         for module in stock ours; do
             count_suite "$key" "$module"
         done
+    done
+}
+
+stop_suites() {
+    local folder
+    [[ -z $SUITES ]] || stop_tree "$SUITES"
+    for folder in "$TEMP"/*-stock "$TEMP"/*-ours; do
+        [[ ! -d $folder ]] || stop_leftovers "$folder"
     done
 }
 
@@ -47,38 +65,34 @@ can_run() { load_version "$1" && [[ $2 == stock || ! -e $TEMP/$1.unbuilt ]]; }
 suite_log() { echo "$LOGS/nginx-$VERSION-$1.log"; }
 
 run_suite() {
-    local key=$1 module=$2 log folder pid port started=$SECONDS
-    load_version "$key"
+    local key=$1 module=$2 log folder pid started=$SECONDS
     log=$(suite_log "$module")
     # Short names: the path of a unix socket has room for 107 characters.
     folder=$TEMP/$key-$module
     mkdir -p "$folder/tmp"
-    port=$(free_port)
     : >"$log"
     step "nginx $VERSION on $(module_label "$module"): ${#FILES[@]} files"
-    suite_environment "$folder" "$module" "$port" \
-        timeout --kill-after=10 1500 prove --harness Totals --timer "${FILES[@]}" >"$log" 2>&1 </dev/null &
+    # Two files at a time for each core. Each finds ports of its own.
+    suite_environment "$folder" "$module" timeout --kill-after=10 1500 \
+        prove --harness Totals --timer --jobs $((2 * $(nproc))) "${FILES[@]}" >"$log" 2>&1 </dev/null &
     pid=$!
-    echo "$pid" >"$folder.prove"
     follow_log "$pid" "$log" "$VERSION $module"
     wait "$pid" || true
-    rm -f "$folder.prove"
     echo $((SECONDS - started)) >"$folder.seconds"
     stop_leftovers "$folder"
 }
 
 module_label() { [[ $1 == stock ]] && echo "the stock module" || echo "our module"; }
 
-# suite_environment FOLDER MODULE PORT COMMAND..
+# suite_environment FOLDER MODULE COMMAND..
 suite_environment() {
-    local folder=$1 load='' port=$3
+    local folder=$1 load=''
     [[ $2 == stock ]] || load=$(built_module "$VERSION")
-    shift 3
+    shift 2
     env \
         TEST_NGINX_BINARY="$BINARY" \
         TEST_NGINX_LOAD_MODULES="$load" \
         TEST_NGINX_SERVROOT="$folder/servroot" \
-        TEST_NGINX_SERVER_PORT="$port" \
         TEST_NGINX_BACKEND="$ROOT/target/release/backend" \
         TMPDIR="$folder/tmp" \
         PERL5LIB="$LIB/perl${PERL5LIB:+:$PERL5LIB}" \
@@ -113,17 +127,6 @@ stop_leftovers() {
             stop_pid "$pid"
         fi
     done < <(find "$1" -name '*.pid' 2>/dev/null)
-}
-
-stop_suites() {
-    local file folder
-    for file in "$TEMP"/*.prove; do
-        [[ ! -e $file ]] || stop_tree "$(cat "$file")"
-    done
-    wait
-    for folder in "$TEMP"/*-stock "$TEMP"/*-ours; do
-        [[ ! -d $folder ]] || stop_leftovers "$folder"
-    done
 }
 
 count_suite() {

@@ -13,24 +13,19 @@ bench_queue() {
         shift
     done
     make_temp
-    fulfil_needs note_queue_needs
+    fulfil_needs note_counting_needs
     provide_nginx_with_symbols
 
     print_counting_machine
     say "counted    $((MANY - FEW)) requests each, after warming up; with several clients the median of $TIMES times"
     say
-    start_app
+    start_app bench-app
     measure_unqueued
     measure_queued
     measure_waiters "$WAITERS"
     print_unqueued
     print_queued
     print_waiters
-}
-
-note_queue_needs() {
-    note_callgrind_needs
-    need "h2load" nghttp2-client have h2load
 }
 
 # write_queue_configuration FOLDER PORT APP_PORT KIND ZONE LIMIT QUEUE
