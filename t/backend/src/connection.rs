@@ -12,13 +12,13 @@ use crate::address::Stream;
 use crate::http;
 use crate::input::Input;
 use crate::protocol::{Answer, Body, Identity, Protocol, Request};
-use crate::script::{Fault, Point, Script};
+use crate::script::{Fault, Framing, Point, Script};
 use crate::stats::Stats;
 
 /// What an `extra` fault sends: a foreign answer, so that response mixing shows in the client's body.
 const EXTRA: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nX-Connection: extra\r\n\r\nforeign";
 
-/// The number of pieces of a dripped body.
+/// The number of pieces of a dripped body, unless the script has its own.
 const PIECES: usize = 10;
 
 /// How a connection ends.
@@ -66,19 +66,24 @@ async fn converse(
         };
         request.script = request.script.at_listener(listener);
         linger = request.script.linger;
-        stats.request();
+        let busy = stats.request();
 
         let body_length = match request.script.early {
             true => None,
             false => read_body(input, &request.body).await?,
         };
+        stats.keep(input.taken());
         let answer =
             protocol.answer(&request, &Identity { connection: serial, request: number, body_length });
         if let Some(farewell) = play(input, &request, &answer, number).await? {
             return Ok(farewell);
         }
-        if request.script.early && read_body(input, &request.body).await?.is_none() {
-            break;
+        drop(busy);
+        if request.script.early {
+            if read_body(input, &request.body).await?.is_none() {
+                break;
+            }
+            input.taken();
         }
     }
     Ok(Farewell::Close)
@@ -136,6 +141,7 @@ async fn play(
                 Fault::Close => return Ok(Some(Farewell::Close)),
                 Fault::Reset => return Ok(Some(Farewell::Reset)),
                 Fault::Extra => input.output().write_all(EXTRA).await?,
+                Fault::Endless => return write_for_ever(input.output(), script).await,
                 Fault::Hang => {
                     input.skip_to_end().await?;
                     return Ok(Some(Farewell::Close));
@@ -147,6 +153,19 @@ async fn play(
     Ok((!answer.keep_alive && !script.stay).then_some(Farewell::Close))
 }
 
+/// Goes on with what comes at this point of an answer; returns, by an error, when the peer has closed.
+async fn write_for_ever(output: &mut dyn Stream, script: &Script) -> io::Result<Option<Farewell>> {
+    let text = "x".repeat(0x1000);
+    let more = match (script.at, script.framing) {
+        (Point::Start | Point::Header, _) => "X-Endless: x\r\n".repeat(10),
+        (_, Framing::Chunked | Framing::Trailers) => format!("1000\r\n{text}\r\n"),
+        (_, Framing::Length | Framing::Eof) => text,
+    };
+    loop {
+        output.write_all(more.as_bytes()).await?;
+    }
+}
+
 /// Writes at once, or drips what follows the head.
 async fn write(output: &mut dyn Stream, bytes: &[u8], head: usize, script: &Script) -> io::Result<()> {
     let Some(pause) = script.drip.filter(|_| bytes.len() > head) else {
@@ -154,7 +173,7 @@ async fn write(output: &mut dyn Stream, bytes: &[u8], head: usize, script: &Scri
     };
     let (head, body) = bytes.split_at(head);
     output.write_all(head).await?;
-    for piece in body.chunks(body.len().div_ceil(PIECES)) {
+    for piece in body.chunks(body.len().div_ceil(script.pieces.unwrap_or(PIECES))) {
         sleep(pause.max(Duration::from_millis(1))).await;
         output.write_all(piece).await?;
     }

@@ -1,11 +1,12 @@
 //! The control listener: plain HTTP, one request per connection.
 //!
 //! - `/stats`: one line of JSON per listener, in the order of the command line;
+//! - `/last`: the last request as it came, head and body (64 KB of it);
 //! - `/reset`: counters and serials start anew;
 //! - `/drop?how=close|reset`: ends every connection that waits for a request;
 //! - `/refuse?ms=N`: refuses connections for N milliseconds.
 //!
-//! `/drop` and `/refuse` take `listener=N` (the first is 0) to mean one listener only.
+//! `/last`, `/drop` and `/refuse` take `listener=N` (the first is 0) to mean one listener only.
 
 use std::io;
 use std::time::Duration;
@@ -50,7 +51,7 @@ async fn command(target: &str, listeners: &[Listener]) -> Option<String> {
             .map(|(_, value)| value)
     };
     let chosen = argument("listener").and_then(|index| index.parse::<usize>().ok());
-    let meant = listeners
+    let mut meant = listeners
         .iter()
         .enumerate()
         .filter(|(index, _)| chosen.is_none_or(|chosen| chosen == *index))
@@ -58,6 +59,7 @@ async fn command(target: &str, listeners: &[Listener]) -> Option<String> {
 
     match path {
         "/stats" => return Some(listeners.iter().map(line).collect()),
+        "/last" => return meant.next().map(|listener| listener.stats().last()),
         "/reset" => meant.for_each(Listener::reset),
         "/drop" => {
             let reset = argument("how") == Some("reset");

@@ -85,6 +85,9 @@ pub async fn skip_chunked(input: &mut Input) -> io::Result<Option<u64>> {
 
 pub fn answer(request: &Request, identity: &Identity) -> Answer {
     let script = &request.script;
+    if let Some(raw) = &script.raw {
+        return Answer { head: Vec::new(), body: raw.clone(), keep_alive: true };
+    }
     let status = script.status.unwrap_or(200);
     let has_body = !request.is_head && !matches!(status, 204 | 304);
     let text = request.body_text(identity);

@@ -9,19 +9,36 @@ use crate::address::Stream;
 /// No request head or record that nginx sends is longer.
 const MAX_BUFFERED: usize = 256 * 1024;
 
+/// So much of a request is remembered for `/last`.
+const MAX_TAKEN: usize = 64 * 1024;
+
 /// A connection and what has been read from it but not yet consumed.
 pub struct Input {
     stream: Box<dyn Stream>,
     buffer: Vec<u8>,
+    /// What has been consumed since this was asked for, or the beginning of that.
+    taken: Vec<u8>,
 }
 
 impl Input {
     pub fn new(stream: Box<dyn Stream>) -> Self {
-        Self { stream, buffer: Vec::new() }
+        Self { stream, buffer: Vec::new(), taken: Vec::new() }
     }
 
     pub fn buffered(&self) -> &[u8] {
         &self.buffer
+    }
+
+    /// What has been consumed since the last call.
+    pub fn taken(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.taken)
+    }
+
+    /// Consumes the first `length` bytes of the buffer.
+    fn consume(&mut self, length: usize) {
+        let room = MAX_TAKEN - self.taken.len();
+        self.taken.extend_from_slice(&self.buffer[..length.min(room)]);
+        self.buffer.drain(..length);
     }
 
     pub fn output(&mut self) -> &mut dyn Stream {
@@ -47,7 +64,9 @@ impl Input {
                 return Ok(None);
             }
         }
-        Ok(Some(self.buffer.drain(..length).collect()))
+        let bytes = self.buffer[..length].to_vec();
+        self.consume(length);
+        Ok(Some(bytes))
     }
 
     /// Takes everything up to and including `mark`, or `None` if the stream ends earlier.
@@ -66,7 +85,7 @@ impl Input {
     pub async fn skip(&mut self, mut length: u64) -> io::Result<bool> {
         loop {
             let now = length.min(self.buffer.len() as u64);
-            self.buffer.drain(..now as usize);
+            self.consume(now as usize);
             length -= now;
             if length == 0 {
                 return Ok(true);

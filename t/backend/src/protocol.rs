@@ -78,11 +78,14 @@ impl Protocol {
 }
 
 impl Request {
-    /// The body text of an ordinary answer: `len` bytes if the script says so, else who answers.
+    /// The body text of an ordinary answer: what the script says, or `len` bytes, else who answers.
     pub fn body_text(&self, identity: &Identity) -> Vec<u8> {
-        match self.script.len {
-            Some(len) => vec![b'x'; len],
-            None => format!("connection {} request {}\n", identity.connection, identity.request).into_bytes(),
+        match (&self.script.body, self.script.len) {
+            (Some(body), _) => body.clone(),
+            (None, Some(len)) => vec![b'x'; len],
+            (None, None) => {
+                format!("connection {} request {}\n", identity.connection, identity.request).into_bytes()
+            }
         }
     }
 }

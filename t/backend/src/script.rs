@@ -28,6 +28,8 @@ pub enum Fault {
     Hang,
     /// Bytes nobody asked for: a complete foreign answer.
     Extra,
+    /// More of the same, until the peer closes: header lines, body, or chunks.
+    Endless,
 }
 
 /// Where it goes wrong.
@@ -50,6 +52,10 @@ pub struct Script {
     pub status: Option<u16>,
     /// `len=`: the body is this long instead of naming the connection.
     pub len: Option<usize>,
+    /// `body=`: the body is this text.
+    pub body: Option<Vec<u8>>,
+    /// `raw=`: these bytes are the whole answer; faults see them as a body without a head.
+    pub raw: Option<Vec<u8>>,
     /// `fill=`: head and body together are this long, by a padding header; for tests of what lies behind a full buffer.
     pub fill: Option<usize>,
     /// `framing=length|chunked|trailers|eof`
@@ -64,13 +70,15 @@ pub struct Script {
     pub delay: Duration,
     /// `drip=`: send the body in ten pieces with this many milliseconds between them.
     pub drip: Option<Duration>,
+    /// `pieces=N`: so many pieces instead of ten.
+    pub pieces: Option<usize>,
     /// `interim=103`: interim answers before the real one, separated by commas.
     pub interim: Vec<u16>,
     /// `early=1`: answer before the request body is read.
     pub early: bool,
     /// `upgrade=1`: answer 101 and echo from then on.
     pub upgrade: bool,
-    /// `fault=close|reset|hang|extra`
+    /// `fault=close|reset|hang|extra|endless`
     pub fault: Option<Fault>,
     /// `at=start|header|body|end`
     pub at: Point,
@@ -100,6 +108,8 @@ impl Script {
         match name {
             "status" => self.status = value.parse().ok(),
             "len" => self.len = Some(MAX_LEN.min(number() as usize)),
+            "body" => self.body = Some(decoded(value)),
+            "raw" => self.raw = Some(decoded(value)),
             "fill" => self.fill = Some(MAX_LEN.min(number() as usize)),
             "framing" => {
                 self.framing = match value {
@@ -111,11 +121,13 @@ impl Script {
             }
             "version" => self.http_1_0 = value == "1.0",
             "header" => {
-                self.headers.extend(value.split_once(':').map(|(name, value)| (name.into(), value.into())))
+                let header = String::from_utf8_lossy(&decoded(value)).into_owned();
+                self.headers.extend(header.split_once(':').map(|(name, value)| (name.into(), value.into())));
             }
             "stay" => self.stay = value == "1",
             "delay" => self.delay = duration(),
             "drip" => self.drip = Some(duration()),
+            "pieces" => self.pieces = value.parse().ok().filter(|pieces| *pieces > 0),
             "interim" => self.interim = value.split(',').filter_map(|code| code.parse().ok()).collect(),
             "early" => self.early = value == "1",
             "upgrade" => self.upgrade = value == "1",
@@ -125,6 +137,7 @@ impl Script {
                     "reset" => Some(Fault::Reset),
                     "hang" => Some(Fault::Hang),
                     "extra" => Some(Fault::Extra),
+                    "endless" => Some(Fault::Endless),
                     _ => None,
                 }
             }
@@ -161,6 +174,25 @@ impl Script {
     }
 }
 
+/// The bytes of a value in which `%XX` may stand for any of them.
+fn decoded(value: &str) -> Vec<u8> {
+    let mut pieces = value.split('%');
+    let mut bytes = pieces.next().unwrap_or("").as_bytes().to_vec();
+    for piece in pieces {
+        match piece.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                bytes.extend_from_slice(&piece.as_bytes()[2..]);
+            }
+            None => {
+                bytes.push(b'%');
+                bytes.extend_from_slice(piece.as_bytes());
+            }
+        }
+    }
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,6 +221,14 @@ mod tests {
         let script = Script::parse("header=Connection:close&header=X:y");
         assert_eq!(script.header("connection"), Some("close"));
         assert_eq!(script.header("z"), None);
+    }
+
+    #[test]
+    fn decodes_texts() {
+        let script = Script::parse("header=X:%22a%20b%22&body=100%&raw=%ff%0D%0a.%zz");
+        assert_eq!(script.header("x"), Some("\"a b\""));
+        assert_eq!(script.body.as_deref(), Some(&b"100%"[..]));
+        assert_eq!(script.raw.as_deref(), Some(&b"\xff\r\n.%zz"[..]));
     }
 
     #[test]

@@ -17,7 +17,9 @@ pub struct Stats {
     /// The sockets of the open connections, by serial.
     sockets: Mutex<HashMap<u64, OwnedFd>>,
     requests: AtomicU64,
+    busy: AtomicU64,
     left_over: AtomicU64,
+    last: Mutex<Vec<u8>>,
 }
 
 impl Stats {
@@ -38,8 +40,30 @@ impl Stats {
         self.left_over.fetch_add(left_over as u64, Relaxed);
     }
 
-    pub fn request(&self) {
+    /// Counts a request, as one that is being answered until what this returns is dropped.
+    pub fn request(&self) -> Busy<'_> {
         self.requests.fetch_add(1, Relaxed);
+        self.busy.fetch_add(1, Relaxed);
+        Busy(&self.busy)
+    }
+
+    /// Keeps a request as it came, until the next one has come.
+    pub fn keep(&self, bytes: Vec<u8>) {
+        *self.last.lock().expect("no holder panics") = bytes;
+    }
+
+    /// The request that came last.
+    pub fn last(&self) -> String {
+        String::from_utf8_lossy(&self.last.lock().expect("no holder panics")).into_owned()
+    }
+}
+
+/// A request that is being answered.
+pub struct Busy<'a>(&'a AtomicU64);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -54,12 +78,12 @@ fn alive(sockets: &HashMap<u64, OwnedFd>) -> u64 {
 /// The members of a JSON object, without its braces.
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [accepted, open, max_open, requests, left_over] =
-            [&self.accepted, &self.open, &self.max_open, &self.requests, &self.left_over]
+        let [accepted, open, max_open, requests, busy, left_over] =
+            [&self.accepted, &self.open, &self.max_open, &self.requests, &self.busy, &self.left_over]
                 .map(|counter| counter.load(Relaxed));
         write!(
             f,
-            r#""accepted":{accepted},"open":{open},"max_open":{max_open},"requests":{requests},"bytes_left_over":{left_over}"#
+            r#""accepted":{accepted},"open":{open},"max_open":{max_open},"requests":{requests},"busy":{busy},"bytes_left_over":{left_over}"#
         )
     }
 }

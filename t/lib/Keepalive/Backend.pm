@@ -44,7 +44,7 @@ sub port { port_of($_[0]->address($_[1])) }
 # The port of the control listener.
 sub control_port { $_[0]{control} }
 
-# The counters of a listener: { accepted, open, max_open, requests, bytes_left_over }.
+# The counters of a listener: { accepted, open, max_open, requests, busy (being answered), bytes_left_over }.
 sub stats {
     my ($self, $listener) = @_;
     my @lines = split /\n/, $self->control('/stats');
@@ -56,6 +56,14 @@ sub reset { $_[0]->control('/reset') }
 
 # Ends all connections that wait for a request, by 'close' or 'reset'.
 sub drop { $_[0]->control('/drop?how=' . ($_[1] || 'close')) }
+
+# The last request that has come to a listener, as { line, headers (lines), body }; a chunked body as it came.
+sub last_request {
+    my ($self, $listener) = @_;
+    my ($head, $body) = split /\r\n\r\n/, $self->control('/last?listener=' . ($listener || 0)), 2;
+    my ($line, @headers) = split /\r\n/, $head // '';
+    return { line => $line // '', headers => \@headers, body => $body // '' };
+}
 
 # Refuses connections for some milliseconds, at one listener if one is given.
 sub refuse { $_[0]->control("/refuse?ms=$_[1]" . (defined $_[2] ? "&listener=$_[2]" : '')) }

@@ -14,8 +14,8 @@ our @EXPORT = qw(get begin);
 # Sends a request and waits for the answer: get($port, '/path', method => 'POST', body => 'x').
 sub get { begin(@_)->finish }
 
-# Sends a request and returns at once; ->finish gives the answer. Further options: headers (a hash), chunks (a list,
-# instead of a body), content_length (instead of the body's), keep_alive (does not ask the server to close), timeout
+# Sends a request and returns at once; ->finish gives the answer. Further options: headers (a hash, or a list of
+# lines), chunks (a list, instead of a body), content_length (instead of the body's), keep_alive (does not ask the server to close), timeout
 # (seconds), over (the connection of an earlier request, instead of a new one).
 sub begin {
     my ($port, $path, %options) = @_;
@@ -33,7 +33,8 @@ sub begin {
     $request .= "Connection: close\r\n" unless $options{keep_alive};
     $request .= 'Content-Length: ' . ($options{content_length} // length $body) . "\r\n"
         if defined $body || defined $options{content_length};
-    $request .= "$_: $headers->{$_}\r\n" for sort keys %$headers;
+    my @lines = ref $headers eq 'ARRAY' ? @$headers : map { "$_: $headers->{$_}" } sort keys %$headers;
+    $request .= "$_\r\n" for @lines;
     if ($options{chunks}) {
         $request .= "Transfer-Encoding: chunked\r\n";
         $body = join '', map { sprintf "%x\r\n%s\r\n", length, $_ } @{ $options{chunks} }, '';
@@ -44,10 +45,11 @@ sub begin {
     return $self;
 }
 
-# The answer as { status, headers (names in lower case), body }; status 0 means that there was none.
+# The answer as { status, headers (names in lower case), lines (all headers, as they came), body }; status 0 means that
+# there was none.
 sub finish {
     my ($self) = @_;
-    my $socket = delete $self->{socket} or return { status => 0, headers => {}, body => '' };
+    my $socket = delete $self->{socket} or return { status => 0, headers => {}, lines => [], body => '' };
     my $select = IO::Select->new($socket);
     my $bytes = '';
     while ($select->can_read($self->{seconds})) {
@@ -93,7 +95,7 @@ sub parse {
     elsif (defined $headers{'content-length'}) {
         $complete &&= length $body == $headers{'content-length'};
     }
-    return { status => $status // 0, headers => \%headers, body => $body, complete => $complete };
+    return { status => $status // 0, headers => \%headers, lines => \@lines, body => $body, complete => $complete };
 }
 
 sub unchunk {

@@ -15,7 +15,9 @@ my @running;
 
 # Keepalive::Nginx->new(http => '...', main => '...', workers => 1, log_level => 'info', module => 1)
 #
-# `http` is the inside of the http block; `module` says whether our module is loaded (default: as the run says).
+# `http` is the inside of the http block, or `text` a whole configuration, in which only what belongs to a machine is
+# replaced: user, number of workers, module, and the paths of logs, pid and temporary files. `module` says whether our
+# module is loaded (default: as the run says).
 sub new {
     my ($class, %options) = @_;
     my $dir = work_dir() . '/nginx' . ++$count;
@@ -39,6 +41,17 @@ sub configure {
     my $temp_paths = join '', map { "    ${_}_temp_path $dir/temp/$_;\n" }
         qw(client_body proxy fastcgi uwsgi scgi);
     open my $out, '>', "$dir/nginx.conf" or die "$dir/nginx.conf: $!";
+    if (defined(my $text = $self->{text})) {
+        $text =~ s/^load_module .*;$/$load/m;
+        $text =~ s/^user .*;$/$user/m;
+        $text =~ s/^worker_processes .*;$/worker_processes $self->{workers};/m;
+        $text =~ s{/run/nginx\.pid}{$dir/nginx.pid}g;
+        $text =~ s{/var/log/nginx/}{$dir/logs/}g;
+        $text =~ s/^(http \{)$/$1\n$temp_paths/m;
+        print $out $text;
+        close $out or die "$dir/nginx.conf: $!";
+        return;
+    }
     print $out <<"END";
 $load$self->{main}
 daemon on;
