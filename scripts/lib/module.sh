@@ -28,10 +28,11 @@ note_nginx_needs() {
 
 can_compile() { have cc && cc -fsyntax-only -x c - <<<"$1"; }
 
+# libclang-cpp.so, which other packages bring along, is another library.
 find_libclang() {
     [[ -z ${LIBCLANG_PATH:-} ]] || return 0
-    ldconfig -p 2>/dev/null | grep -q 'libclang[-.0-9]*\.so' ||
-        compgen -G '/usr/lib/llvm*/lib/libclang*.so*' || compgen -G '/usr/lib*/libclang.so*'
+    ldconfig -p 2>/dev/null | grep '[[:space:]]libclang\(-[0-9.]*\)\?\.so' ||
+        compgen -G '/usr/lib/llvm*/lib/libclang[.-][s0-9]*' || compgen -G '/usr/lib*/libclang.so*'
 }
 
 rust_at_least() { have cargo && version_at_least "$(rustc --version | cut -d' ' -f2)" "$1"; }
