@@ -47,6 +47,20 @@ impl Default for KeepaliveDrain {
     }
 }
 
+/// `keepalive_hint on | off [margin=time];`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepaliveHint {
+    /// By how many milliseconds a connection is closed before the server would close it; `None` if the server is not
+    /// listened to.
+    pub margin: Option<Msec>,
+}
+
+impl Default for KeepaliveHint {
+    fn default() -> Self {
+        Self { margin: Some(1000) }
+    }
+}
+
 /// What is wrong with the words of a directive. Displays as nginx would say it; nginx adds file
 /// and line.
 #[derive(Debug, PartialEq, Eq)]
@@ -181,6 +195,34 @@ impl KeepaliveDrain {
     }
 }
 
+impl KeepaliveHint {
+    /// Reads the words behind `keepalive_hint`: `on` or `off`, with `on` perhaps the margin. `time` reads a time as nginx
+    /// does, in milliseconds.
+    ///
+    /// # Errors
+    /// [`Invalid::Argument`] unless the first word is `on` or `off`; [`Invalid::Value`], [`Invalid::Parameter`] and
+    /// [`Invalid::Duplicate`] for the others.
+    pub fn parse<'a>(
+        switch: &'a [u8],
+        parameters: impl IntoIterator<Item = &'a [u8]>,
+        time: impl Fn(&'a [u8]) -> Option<Msec>,
+    ) -> Result<Self, Invalid<'a>> {
+        let on = match switch {
+            b"on" => true,
+            b"off" => false,
+            _ => return Err(Invalid::Argument("keepalive_hint", switch)),
+        };
+        let mut margin = None;
+        for word in parameters {
+            let value = word.strip_prefix(b"margin=").filter(|_| on).ok_or(Invalid::Parameter(word))?;
+            if margin.replace(time(value).ok_or(Invalid::Value(word))?).is_some() {
+                return Err(Invalid::Duplicate(word));
+            }
+        }
+        Ok(Self { margin: margin.or(Self::default().margin).filter(|_| on) })
+    }
+}
+
 const STATUSES: [(&[u8], u16); 3] = [(b"502", 502), (b"503", 503), (b"504", 504)];
 
 /// Decimal digits only, as nginx's `ngx_atoi()`: no sign, no blank, no overflow.
@@ -277,5 +319,22 @@ mod tests {
         assert_eq!(drain(&["7", "timeout=0"]), Err("invalid value \"timeout=0\"".into()));
         assert_eq!(drain(&["7", "x"]), Err("invalid parameter \"x\"".into()));
         assert_eq!(drain(&["7", "timeout=1", "timeout=1"]), Err("duplicate parameter \"timeout=1\"".into()));
+    }
+
+    #[test]
+    fn keepalive_hint_takes_a_switch_and_a_margin() {
+        let hint = |words: &[&'static str]| {
+            let parameters = words[1..].iter().map(|word| word.as_bytes());
+            KeepaliveHint::parse(words[0].as_bytes(), parameters, decimal).map_err(|err| err.to_string())
+        };
+        assert_eq!(hint(&["on"]), Ok(KeepaliveHint::default()));
+        assert_eq!(hint(&["on", "margin=0"]), Ok(KeepaliveHint { margin: Some(0) }));
+        assert_eq!(hint(&["on", "margin=200"]), Ok(KeepaliveHint { margin: Some(200) }));
+        assert_eq!(hint(&["off"]), Ok(KeepaliveHint { margin: None }));
+        assert_eq!(hint(&["yes"]), Err("invalid value \"yes\" in \"keepalive_hint\" directive".into()));
+        assert_eq!(hint(&["on", "margin=x"]), Err("invalid value \"margin=x\"".into()));
+        assert_eq!(hint(&["on", "x"]), Err("invalid parameter \"x\"".into()));
+        assert_eq!(hint(&["off", "margin=1"]), Err("invalid parameter \"margin=1\"".into()));
+        assert_eq!(hint(&["on", "margin=1", "margin=1"]), Err("duplicate parameter \"margin=1\"".into()));
     }
 }

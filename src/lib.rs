@@ -14,6 +14,7 @@ pub mod auth;
 pub mod directive;
 pub mod drain;
 mod hash;
+pub mod hint;
 pub mod identity;
 pub mod ledger;
 pub mod lifetime;
@@ -21,6 +22,7 @@ mod list;
 pub mod pool;
 pub mod queue;
 pub mod request_head;
+pub mod stale;
 pub mod times;
 
 // A unit test cannot link a function of nginx, so tests are built without the shell.

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::hint::Hint;
+
 /// A point in time or a span in milliseconds, as nginx counts them (`ngx_msec_t`): it wraps around,
 /// so differences are taken with `wrapping_sub`.
 pub type Msec = usize;
@@ -16,6 +18,9 @@ pub struct Limits {
     pub time: Msec,
     /// `keepalive_timeout`: milliseconds for which a connection stays open when idle.
     pub timeout: Msec,
+    /// `keepalive_hint`: by how many milliseconds a connection is closed before the server would close it; `None` if the
+    /// server is not listened to.
+    pub margin: Option<Msec>,
 }
 
 /// A connection in the moment in which its request gives it back.
@@ -27,6 +32,8 @@ pub struct Returned {
     pub broken: bool,
     /// Requests served, this one included.
     pub requests: usize,
+    /// Requests that the server serves on it, as far as it said.
+    pub allowed: usize,
     /// When the connection was opened.
     pub opened: Msec,
     /// The protocol module found that the connection can serve another request: the response is
@@ -49,6 +56,8 @@ pub enum Refusal {
     Requests,
     /// It is older than `keepalive_time`.
     Time,
+    /// The server has said that it serves no more requests, or closes the connection at once (`Keep-Alive`).
+    Hint,
     /// The protocol does not allow another request on it.
     NotKeepalive,
     /// A part of the request was not sent; the server would take the next request for it.
@@ -64,6 +73,7 @@ impl fmt::Display for Refusal {
             Self::Broken => "connection closed or broken",
             Self::Requests => "keepalive_requests reached",
             Self::Time => "keepalive_time reached",
+            Self::Hint => "server keeps it no longer",
             Self::NotKeepalive => "not a keepalive response",
             Self::RequestUnsent => "request not fully sent",
             Self::Exiting => "worker exiting",
@@ -82,6 +92,8 @@ impl Limits {
             Some(Refusal::Broken)
         } else if conn.requests >= self.requests {
             Some(Refusal::Requests)
+        } else if conn.requests >= conn.allowed {
+            Some(Refusal::Hint)
         } else if now.wrapping_sub(conn.opened) > self.time {
             Some(Refusal::Time)
         } else if !conn.keepalive {
@@ -94,17 +106,31 @@ impl Limits {
             None
         }
     }
+
+    /// For how long the connection may be idle, in milliseconds, when the server said `hint` with its last response.
+    ///
+    /// # Errors
+    /// [`Refusal::Hint`] if the server would close it within the margin.
+    #[inline]
+    pub fn idle_time(&self, hint: &Hint) -> Result<Msec, Refusal> {
+        match (hint.timeout, self.margin) {
+            (Some(timeout), Some(margin)) if timeout <= margin => Err(Refusal::Hint),
+            (Some(timeout), Some(margin)) => Ok(self.timeout.min(timeout - margin)),
+            _ => Ok(self.timeout),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { requests: 100, time: 1000, timeout: 60 };
+    const LIMITS: Limits = Limits { requests: 100, time: 1000, timeout: 60_000, margin: Some(1000) };
     const GOOD: Returned = Returned {
         failed: false,
         broken: false,
         requests: 1,
+        allowed: usize::MAX,
         opened: 5000,
         keepalive: true,
         request_sent: true,
@@ -132,6 +158,27 @@ mod tests {
         let last = Returned { requests: 100, ..GOOD };
         assert_eq!(LIMITS.refusal(&last, 5000), Some(Refusal::Requests));
         assert_eq!(Limits { requests: 0, ..LIMITS }.refusal(&GOOD, 5000), Some(Refusal::Requests));
+    }
+
+    #[test]
+    fn the_server_limits_the_requests_too() {
+        assert_eq!(LIMITS.refusal(&Returned { requests: 4, allowed: 5, ..GOOD }, 5000), None);
+        assert_eq!(LIMITS.refusal(&Returned { requests: 5, allowed: 5, ..GOOD }, 5000), Some(Refusal::Hint));
+    }
+
+    #[test]
+    fn a_connection_is_closed_before_the_server_closes_it() {
+        let idle = |limits: Limits, timeout| limits.idle_time(&Hint { timeout, requests: None });
+        assert_eq!(idle(LIMITS, None), Ok(60_000));
+        assert_eq!(idle(LIMITS, Some(5000)), Ok(4000));
+        assert_eq!(idle(LIMITS, Some(1001)), Ok(1));
+        assert_eq!(idle(LIMITS, Some(1000)), Err(Refusal::Hint));
+        assert_eq!(idle(LIMITS, Some(0)), Err(Refusal::Hint));
+        assert_eq!(idle(LIMITS, Some(75_000)), Ok(60_000));
+        let exactly = Limits { margin: Some(0), ..LIMITS };
+        assert_eq!(idle(exactly, Some(1000)), Ok(1000));
+        assert_eq!(idle(exactly, Some(0)), Err(Refusal::Hint));
+        assert_eq!(idle(Limits { margin: None, ..LIMITS }, Some(1000)), Ok(60_000));
     }
 
     #[test]

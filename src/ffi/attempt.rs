@@ -96,6 +96,29 @@ impl HttpUpstream {
         module.as_bytes() == b"tunnel"
     }
 
+    /// Whether a byte of the response has come.
+    pub(super) fn has_response(self) -> bool {
+        // SAFETY: the present state of a live request, in its pool.
+        self.state().is_some_and(|state| unsafe { (*state.as_ptr()).bytes_received } > 0)
+    }
+
+    /// Whether `proxy_next_upstream_timeout` allows another try.
+    pub(super) fn has_time_left(self) -> bool {
+        // SAFETY: live by the type invariant; reads one field.
+        let conf = unsafe { (*self.as_ptr()).conf };
+        // SAFETY: the protocol module sets it before it starts the upstream request.
+        let timeout = unsafe { (*conf).next_upstream_timeout };
+        // SAFETY: live by the type invariant; reads one field.
+        let start = unsafe { (*self.as_ptr()).peer.start_time };
+        timeout == 0 || now().wrapping_sub(start) < timeout
+    }
+
+    /// Whether the core has begun to send the request.
+    pub(super) fn request_sent(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        unsafe { ngx_http_upstream_t::request_sent_raw(self.as_ptr()) != 0 }
+    }
+
     /// Whether the core thinks that the server has got something.
     pub(super) fn set_request_sent(self, sent: bool) {
         // SAFETY: live by the type invariant; writes one bit.

@@ -5,19 +5,20 @@ use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 
 use nginx_sys::{
-    ngx_conf_t, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_msec_t, ngx_palloc, ngx_pcalloc,
+    ngx_conf_t, ngx_flag_t, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_msec_t, ngx_palloc, ngx_pcalloc,
     ngx_pool_cleanup_add, ngx_pool_t, ngx_uint_t,
 };
 use ngx::http::HttpModuleConfExt;
 
-use crate::directive::{Keepalive, KeepaliveDrain, Queue};
+use crate::directive::{Keepalive, KeepaliveDrain, KeepaliveHint, Queue};
 use crate::lifetime::Limits;
+use crate::stale::StaleRetry;
 
 use super::constants;
 use super::module::ngx_http_upstream_keepalive_rs_module;
 use super::upstream::Upstream;
 
-/// nginx's slot setters write `requests`, `time` and `timeout` by their offset, so the layout is C's.
+/// nginx's slot setters write the numbers by their offset, so the layout is C's.
 #[repr(C)]
 pub(crate) struct SrvConf {
     max_cached: ngx_uint_t,
@@ -26,8 +27,12 @@ pub(crate) struct SrvConf {
     pub(super) requests: ngx_int_t,
     pub(super) time: ngx_msec_t,
     pub(super) timeout: ngx_msec_t,
+    pub(super) check: ngx_flag_t,
+    pub(super) stale_fails: ngx_flag_t,
     pub(super) queue: Option<Queue>,
     pub(super) drain: Option<KeepaliveDrain>,
+    pub(super) hint: Option<KeepaliveHint>,
+    pub(super) stale_retry: Option<StaleRetry>,
     /// Null while the upstream has no pool.
     pub(super) upstream: *const Upstream,
 }
@@ -48,8 +53,12 @@ impl SrvConf {
             requests: UNSET_NUMBER,
             time: UNSET_MSEC,
             timeout: UNSET_MSEC,
+            check: UNSET_NUMBER,
+            stale_fails: UNSET_NUMBER,
             queue: None,
             drain: None,
+            hint: None,
+            stale_retry: None,
             upstream: ptr::null(),
         };
         // SAFETY: `pool` is live, and `SrvConf` has no destructor to run.
@@ -97,7 +106,18 @@ impl SrvConf {
             requests: if self.requests == UNSET_NUMBER { 1000 } else { self.requests as usize },
             time: or(self.time, 3_600_000),
             timeout: or(self.timeout, 60_000),
+            margin: self.hint.unwrap_or_default().margin,
         }
+    }
+
+    /// `keepalive_check`, on by default.
+    pub(super) fn check(&self) -> bool {
+        self.check != 0
+    }
+
+    /// `keepalive_stale_fails`, off by default.
+    pub(super) fn stale_fails(&self) -> bool {
+        self.stale_fails == 1
     }
 }
 

@@ -169,6 +169,12 @@ impl Conn {
         unsafe { ngx_connection_t::close_raw(self.as_ptr()) != 0 }
     }
 
+    /// The core has met an error on it.
+    pub(crate) fn has_failed(self) -> bool {
+        // SAFETY: open by the type invariant; reads one bit.
+        unsafe { ngx_connection_t::error_raw(self.as_ptr()) != 0 }
+    }
+
     pub(crate) fn pool(self) -> *mut nginx_sys::ngx_pool_t {
         // SAFETY: open by the type invariant; reads one field.
         unsafe { (*self.as_ptr()).pool }

@@ -5,15 +5,16 @@ use std::mem::offset_of;
 use std::ptr;
 
 use nginx_sys::{
-    ngx_command_t, ngx_conf_set_msec_slot, ngx_conf_set_num_slot, ngx_conf_t, ngx_parse_offset,
-    ngx_parse_time, ngx_str_t, ngx_uint_t, NGX_CONF_TAKE1, NGX_CONF_TAKE123, NGX_HTTP_SRV_CONF_OFFSET,
-    NGX_HTTP_UPS_CONF, NGX_LOG_EMERG,
+    ngx_command_t, ngx_conf_set_flag_slot, ngx_conf_set_msec_slot, ngx_conf_set_num_slot, ngx_conf_t,
+    ngx_parse_offset, ngx_parse_time, ngx_str_t, ngx_uint_t, NGX_CONF_FLAG, NGX_CONF_TAKE1, NGX_CONF_TAKE12,
+    NGX_CONF_TAKE123, NGX_HTTP_SRV_CONF_OFFSET, NGX_HTTP_UPS_CONF, NGX_LOG_EMERG,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::{ngx_conf_log_error, ngx_string};
 
-use crate::directive::{Invalid, Keepalive, KeepaliveDrain, Queue};
+use crate::directive::{Invalid, Keepalive, KeepaliveDrain, KeepaliveHint, Queue};
 use crate::lifetime::Msec;
+use crate::stale::StaleRetry;
 
 use super::conf::SrvConf;
 use super::guard::guard;
@@ -22,13 +23,31 @@ pub(super) type Setter =
     unsafe extern "C" fn(cf: *mut ngx_conf_t, cmd: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char;
 
 /// The command table; an empty name ends it.
-pub(super) static mut COMMANDS: [ngx_command_t; 7] = [
+pub(super) static mut COMMANDS: [ngx_command_t; 11] = [
     // keepalive connections [local] [per_server];
     command(ngx_string!("keepalive"), NGX_CONF_TAKE123, keepalive, 0),
     // queue number [timeout=time] [status=code];
     command(ngx_string!("queue"), NGX_CONF_TAKE123, queue, 0),
     // keepalive_drain size [timeout=time];
     command(ngx_string!("keepalive_drain"), NGX_CONF_TAKE123, keepalive_drain, 0),
+    // keepalive_check on | off;
+    command(
+        ngx_string!("keepalive_check"),
+        NGX_CONF_FLAG,
+        ngx_conf_set_flag_slot,
+        offset_of!(SrvConf, check),
+    ),
+    // keepalive_hint on | off [margin=time];
+    command(ngx_string!("keepalive_hint"), NGX_CONF_TAKE12, keepalive_hint, 0),
+    // keepalive_stale_retry off | safe | always;
+    command(ngx_string!("keepalive_stale_retry"), NGX_CONF_TAKE1, keepalive_stale_retry, 0),
+    // keepalive_stale_fails on | off;
+    command(
+        ngx_string!("keepalive_stale_fails"),
+        NGX_CONF_FLAG,
+        ngx_conf_set_flag_slot,
+        offset_of!(SrvConf, stale_fails),
+    ),
     // keepalive_time time;
     command(ngx_string!("keepalive_time"), NGX_CONF_TAKE1, ngx_conf_set_msec_slot, offset_of!(SrvConf, time)),
     // keepalive_timeout time;
@@ -111,6 +130,45 @@ unsafe extern "C" fn keepalive_drain(
         let parameters = words[2..].iter().map(ngx_str_t::as_bytes);
         let parsed = KeepaliveDrain::parse(words[1].as_bytes(), parameters, size, time);
         report(cf, parsed.map(|value| conf.drain = Some(value)))
+    })
+}
+
+/// Sets `keepalive_hint`.
+unsafe extern "C" fn keepalive_hint(
+    cf: *mut ngx_conf_t,
+    _cmd: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    guard(NGX_CONF_ERROR, || {
+        // SAFETY: nginx passes what `SrvConf::create` made for this upstream, and nobody else has it now.
+        let conf = unsafe { &mut *conf.cast::<SrvConf>() };
+        if conf.hint.is_some() {
+            return IS_DUPLICATE.as_ptr().cast_mut();
+        }
+        // SAFETY: nginx passes the configuration being read.
+        let words = unsafe { words(cf) };
+        let parameters = words[2..].iter().map(ngx_str_t::as_bytes);
+        let parsed = KeepaliveHint::parse(words[1].as_bytes(), parameters, time);
+        report(cf, parsed.map(|value| conf.hint = Some(value)))
+    })
+}
+
+/// Sets `keepalive_stale_retry`.
+unsafe extern "C" fn keepalive_stale_retry(
+    cf: *mut ngx_conf_t,
+    _cmd: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    guard(NGX_CONF_ERROR, || {
+        // SAFETY: nginx passes what `SrvConf::create` made for this upstream, and nobody else has it now.
+        let conf = unsafe { &mut *conf.cast::<SrvConf>() };
+        if conf.stale_retry.is_some() {
+            return IS_DUPLICATE.as_ptr().cast_mut();
+        }
+        // SAFETY: nginx passes the configuration being read.
+        let word = unsafe { words(cf) }[1].as_bytes();
+        let parsed = StaleRetry::parse(word).ok_or(Invalid::Argument("keepalive_stale_retry", word));
+        report(cf, parsed.map(|value| conf.stale_retry = Some(value)))
     })
 }
 

@@ -10,6 +10,7 @@ use nginx_sys::{ngx_event_t, ngx_log_error_core, ngx_log_t, ngx_pfree, ngx_str_t
 
 use crate::drain::{Drain, Progress, Refusal};
 use crate::ledger::Server;
+use crate::lifetime::Msec;
 use crate::pool::{ClassRef, Offer, Wanted, MAX_ADDRESS};
 
 use super::alarm::now;
@@ -34,6 +35,8 @@ pub(super) struct Draining {
     class: Option<ClassRef>,
     proven: bool,
     server: Option<Server>,
+    allowed: u32,
+    timeout: Msec,
     generation: usize,
 }
 
@@ -47,7 +50,7 @@ pub(super) fn begin(
     generation: usize,
     taken: impl FnOnce(),
 ) -> bool {
-    let Idle { conn, identity, server } = offer.conn;
+    let Idle { conn, identity, server, allowed } = offer.conn;
     let mut address = [0; MAX_ADDRESS];
     let Some(to) = address.get_mut(..wanted.address.len()) else { return false };
     to.copy_from_slice(wanted.address);
@@ -65,6 +68,8 @@ pub(super) fn begin(
         class: offer.class,
         proven: offer.proven,
         server,
+        allowed,
+        timeout: offer.timeout,
         generation,
     });
     taken();
@@ -155,7 +160,6 @@ fn finish(conn: Conn, refusal: Option<&'static CStr>) {
 }
 
 fn put(upstream: &Upstream, conn: Conn, draining: &Draining) -> bool {
-    let Some(limits) = upstream.limits else { return false };
     if upstream.is_ending() || upstream.must_yield(draining.server) {
         return false;
     }
@@ -167,11 +171,11 @@ fn put(upstream: &Upstream, conn: Conn, draining: &Draining) -> bool {
         identity: unsafe { draining.identity.as_slice() },
     };
     let offer = Offer {
-        conn: Idle { conn, identity: draining.identity, server: draining.server },
+        conn: Idle { conn, identity: draining.identity, server: draining.server, allowed: draining.allowed },
         class: draining.class,
         proven: draining.proven,
         now: now(),
-        timeout: limits.timeout,
+        timeout: draining.timeout,
         server: draining.server,
     };
     store(upstream, &wanted, offer, draining.generation, || {})

@@ -49,7 +49,7 @@ pub(super) unsafe extern "C" fn set_session(pc: *mut ngx_peer_connection_t, data
         // SAFETY: as above.
         let now = unsafe { identity.as_slice() };
         let class = attempt.class.filter(|_| before == now);
-        kp.attempt.set(Some(Attempt { identity, from_handshake: true, class, reused: false }));
+        kp.attempt.set(Some(Attempt { identity, from_handshake: true, class, reuse: None }));
         if kp.without_sessions.get() {
             return NGX_OK as ngx_int_t;
         }
@@ -65,7 +65,7 @@ pub(super) unsafe extern "C" fn save_session(pc: *mut ngx_peer_connection_t, dat
     let kp = unsafe { PeerData::from_ptr(data) };
     let (Some(conn), Some(attempt)) = (peer.connection(), kp.attempt.get()) else { return };
     // A reused connection has got its identity from a handshake as well.
-    if !kp.without_sessions.get() && (attempt.from_handshake || attempt.reused) {
+    if !kp.without_sessions.get() && (attempt.from_handshake || attempt.reuse.is_some()) {
         // SAFETY: in the pool of the live request, or of its connection.
         let wanted = shape::wanted(&peer, kp.u, 0, unsafe { attempt.identity.as_slice() });
         guard((), || kp.upstream().sessions.keep(&wanted, conn));

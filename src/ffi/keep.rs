@@ -30,10 +30,12 @@ pub(super) fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, stat
     let is_read = kp.u.is_response_read(r, kp.first_buffer);
     let can_drain = !is_read && upstream.drain.size > 0;
     let unread = if can_drain { kp.u.unread_response(r, kp.first_buffer) } else { None };
-    let returned = Returned {
+    let mut allowed = attempt.reuse.map_or(u32::MAX, |reuse| reuse.allowed);
+    let mut returned = Returned {
         failed: state & NGX_PEER_FAILED as ngx_uint_t != 0,
         broken: read.eof() || read.error() || read.timed_out() || write.error() || write.timed_out(),
         requests: conn.requests(),
+        allowed: allowed as usize,
         opened: conn.start_time(),
         keepalive: is_read || unread.is_some(),
         request_sent: kp.u.is_request_sent(r, kp.first_buffer, conn),
@@ -41,7 +43,21 @@ pub(super) fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, stat
         exiting: upstream.is_ending(),
     };
     let now = now();
-    if let Some(refusal) = limits.refusal(&returned, now) {
+    let mut refusal = limits.refusal(&returned, now);
+    let mut timeout = limits.timeout;
+    if refusal.is_none() && limits.margin.is_some() {
+        if let Some(hint) = kp.u.keepalive_hint(kp.first_buffer) {
+            let more = hint.requests.map_or(usize::MAX, |more| conn.requests().saturating_add(more));
+            allowed = allowed.min(u32::try_from(more).unwrap_or(u32::MAX));
+            returned.allowed = allowed as usize;
+            refusal = limits.refusal(&returned, now);
+            match limits.idle_time(&hint) {
+                Ok(time) => timeout = time,
+                Err(why) => refusal = Some(why),
+            }
+        }
+    }
+    if let Some(refusal) = refusal {
         debug_conn(peer.log(), not_saving(refusal), conn);
         return false;
     }
@@ -61,11 +77,11 @@ pub(super) fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, stat
     // SAFETY: in the connection's pool.
     let wanted = shape::wanted(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
     let offer = Offer {
-        conn: Idle { conn, identity, server },
+        conn: Idle { conn, identity, server, allowed },
         class: attempt.class,
-        proven: attempt.reused,
+        proven: attempt.reuse.is_some(),
         now,
-        timeout: limits.timeout,
+        timeout,
         server,
     };
     let generation = kp.generation();
@@ -128,7 +144,7 @@ pub(super) fn store(
 /// The identity under which a connection is stored: that with which it was opened.
 #[inline]
 fn identity_to_keep(kp: &PeerData, attempt: Attempt, conn: Conn) -> Option<Bytes> {
-    if attempt.reused || attempt.identity.is_empty() {
+    if attempt.reuse.is_some() || attempt.identity.is_empty() {
         return Some(attempt.identity);
     }
     // SAFETY: in the pool of the live request.
@@ -146,6 +162,7 @@ fn not_saving(refusal: Refusal) -> &'static std::ffi::CStr {
         Refusal::Broken => c"free keepalive peer: not saving connection %p: closed or broken",
         Refusal::Requests => c"free keepalive peer: not saving connection %p: keepalive_requests reached",
         Refusal::Time => c"free keepalive peer: not saving connection %p: keepalive_time reached",
+        Refusal::Hint => c"free keepalive peer: not saving connection %p: the server keeps it no longer",
         Refusal::NotKeepalive => c"free keepalive peer: not saving connection %p: no keepalive response",
         Refusal::RequestUnsent => c"free keepalive peer: not saving connection %p: request not fully sent",
         Refusal::Exiting => c"free keepalive peer: not saving connection %p: worker exiting",

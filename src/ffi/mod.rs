@@ -26,6 +26,7 @@ mod fail;
 mod guard;
 #[cfg(ngx_feature = "http_ssl")]
 mod handshake;
+mod headers;
 mod idle;
 mod keep;
 mod linger;
@@ -41,7 +42,9 @@ mod response;
 mod session;
 mod setup;
 mod shape;
+mod stale;
 mod stock;
+mod tcp;
 mod tried;
 mod turn;
 mod upstream;

@@ -8,18 +8,20 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_http_request_t, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_peer_connection_t, ngx_pool_t,
-    ngx_uint_t, NGX_AGAIN, NGX_BUSY, NGX_DONE, NGX_ERROR, NGX_OK,
+    ngx_http_request_t, ngx_http_upstream_conf_t, ngx_http_upstream_srv_conf_t, ngx_int_t,
+    ngx_peer_connection_t, ngx_pool_t, ngx_uint_t, NGX_AGAIN, NGX_BUSY, NGX_DONE, NGX_ERROR,
+    NGX_HTTP_UPSTREAM_FT_ERROR, NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT, NGX_OK, NGX_PEER_FAILED,
 };
 
 use crate::ledger::Server;
 use crate::lifetime::Msec;
-use crate::pool::ClassRef;
+use crate::pool::{ClassRef, Wanted};
 use crate::queue::Ticket;
 
 use super::balancer::Balancer;
 use super::choose::{choose, Choice};
 use super::conf::{allocate, SrvConf};
+use super::conn::Conn;
 use super::counts::Room;
 use super::fail::Failure;
 use super::guard::guard;
@@ -32,6 +34,7 @@ use super::peer_connection::{Hooks, Peer};
 use super::request::{HttpUpstream, Request};
 use super::response::FirstBuffer;
 use super::shape;
+use super::stale::{self, Held, Reuse, Verdict};
 use super::tried::Tried;
 use super::upstream::{Bytes, Idle, Upstream};
 use super::wait::{enqueue, leave, park, waited};
@@ -43,6 +46,8 @@ pub(super) struct PeerData {
     upstream: NonNull<Upstream>,
     pub(super) r: NonNull<ngx_http_request_t>,
     pub(super) u: HttpUpstream,
+    /// That of the location, which the upstream request has but for a while.
+    conf: NonNull<ngx_http_upstream_conf_t>,
     pub(super) first_buffer: FirstBuffer,
     pub(super) balancer: Cell<Balancer>,
     /// The request must not reuse TLS sessions, though the core is made to think so.
@@ -67,6 +72,8 @@ pub(super) struct PeerData {
 ///   Asking --- no server has room ---> Queued ---> Granting: it asks again, or Failing
 ///     |                                               |
 ///     +----- the server's connections are idle in other workers ---> Parked ---> Resuming
+///     |
+///     +--> a connection from the pool that is stale ---> Again: it asks for another one
 /// ```
 ///
 /// An attempt that asks may have its connection by now, which is the end of the matter.
@@ -81,6 +88,8 @@ pub(super) enum Stage {
     /// It has a server, which refused the connection after the wait.
     Declined,
     Failing(Failure),
+    /// It has a server, and a place for a connection to it, but needs another connection.
+    Again(NonNull<Held>),
 }
 
 /// One connection of the request; `get_keepalive_peer` begins it.
@@ -92,7 +101,8 @@ pub(super) struct Attempt {
     #[cfg(ngx_feature = "http_ssl")]
     pub(super) from_handshake: bool,
     pub(super) class: Option<ClassRef>,
-    pub(super) reused: bool,
+    /// If it came from the pool.
+    pub(super) reuse: Option<Reuse>,
 }
 
 impl PeerData {
@@ -111,10 +121,26 @@ impl PeerData {
     /// With `local` a number for the location, otherwise 0.
     pub(super) fn location(&self) -> usize {
         if self.upstream().local {
-            self.u.location()
+            self.conf.as_ptr() as usize
         } else {
             0
         }
+    }
+
+    /// Lets the core repeat the request, by a copy of its configuration that holds until then.
+    #[cold]
+    pub(super) fn allow_repeating(&self) {
+        // SAFETY: lives in the cycle of the request.
+        let mut conf = unsafe { self.conf.read() };
+        conf.next_upstream |=
+            (NGX_HTTP_UPSTREAM_FT_ERROR | NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT) as ngx_uint_t;
+        // SAFETY: the pool of the live request.
+        let Some(memory) = (unsafe { allocate::<ngx_http_upstream_conf_t>(self.pool(), 1) }) else { return };
+        let memory = memory.cast::<ngx_http_upstream_conf_t>();
+        // SAFETY: allocated above.
+        unsafe { memory.write(conf) };
+        // SAFETY: a copy, in the request's pool.
+        unsafe { self.u.set_conf(memory) };
     }
 
     /// How long the request has waited, if it has, in milliseconds.
@@ -206,6 +232,7 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
             upstream,
             r,
             u,
+            conf: u.conf(),
             first_buffer: u.first_buffer(),
             balancer: Cell::new(balancer),
             #[cfg(ngx_feature = "http_ssl")]
@@ -247,8 +274,16 @@ unsafe extern "C" fn get_keepalive_peer(pc: *mut ngx_peer_connection_t, data: *m
 fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
     let upstream = kp.upstream();
     let mut within = true;
+    // SAFETY: the location's.
+    unsafe { kp.u.set_conf(kp.conf) };
     match kp.stage.get() {
         Stage::Resuming(_) => {}
+        Stage::Again(held) => {
+            stale::resume(peer, held);
+            kp.stage.set(Stage::Asking);
+            guard(None, || find(kp, peer, false));
+            return NGX_OK as ngx_int_t;
+        }
         stage => match choose(kp, peer, stage) {
             Choice::Server(keeps_to_limit) => within = keeps_to_limit,
             Choice::Busy if stage == Stage::Asking => return enqueue(kp, peer),
@@ -257,7 +292,7 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
         },
     }
     // If the pool fails, a new connection serves as well.
-    if let Some(Idle { conn, server, .. }) = guard(None, || find(kp, peer)) {
+    if let Some(Idle { conn, server, .. }) = guard(None, || find(kp, peer, true)) {
         debug_conn(peer.log(), c"get keepalive peer: using connection %p", conn);
         upstream.reuse(server, kp.server.get());
         idle::wake(conn, peer.log());
@@ -280,18 +315,18 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
     parked
 }
 
-/// Looks for an idle connection of the shape that the request needs.
+/// Looks for an idle connection of the shape that the request needs, or, unless it may come from the `pool`, just notes
+/// that shape.
 #[inline]
-fn find(kp: &PeerData, peer: Peer) -> Option<Idle> {
+fn find(kp: &PeerData, peer: Peer, pool: bool) -> Option<Idle> {
     // SAFETY: the request that is asking for a peer.
     let identity = unsafe { shape::identity(kp.r, kp.u) }?;
     // SAFETY: just written into the pool of the live request.
     let wanted = shape::wanted(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
-    let (found, class) = kp.upstream().checkout(&wanted);
-    let reused = found.is_some();
+    let (found, class) = if pool { checkout(kp, peer, &wanted) } else { (None, None) };
     #[cfg(ngx_feature = "http_ssl")]
     // SAFETY: the request that is asking for a peer.
-    if !reused && kp.u.uses_tls() && unsafe { shape::tls::ask_for_handshake(kp.r, kp.u) }.is_some() {
+    if found.is_none() && kp.u.uses_tls() && unsafe { shape::tls::ask_for_handshake(kp.r, kp.u) }.is_some() {
         kp.without_sessions.set(true);
     }
     let identity = found.map_or(identity, |idle| idle.identity);
@@ -300,9 +335,21 @@ fn find(kp: &PeerData, peer: Peer) -> Option<Idle> {
         #[cfg(ngx_feature = "http_ssl")]
         from_handshake: false,
         class,
-        reused,
+        reuse: found.map(|idle| Reuse::of(kp, &idle)),
     }));
     found
+}
+
+/// Takes a connection that fits from the pool, and closes those that turn out to be closed by the server.
+#[inline]
+fn checkout(kp: &PeerData, peer: Peer, wanted: &Wanted<'_>) -> (Option<Idle>, Option<ClassRef>) {
+    let upstream = kp.upstream();
+    loop {
+        match upstream.checkout(wanted) {
+            (Some(idle), _) if upstream.check && !stale::is_fresh(kp, peer, &idle) => {}
+            found => return found,
+        }
+    }
 }
 
 /// Keeps the connection if it may be kept, then tells the balancer that the peer is free.
@@ -318,10 +365,7 @@ unsafe extern "C" fn free_keepalive_peer(
     debug(peer.log(), c"free keepalive peer");
 
     let told = guard(Some(state), || match kp.stage.replace(Stage::Asking) {
-        Stage::Asking => {
-            free(kp, peer, state);
-            Some(state)
-        }
+        Stage::Asking => free(kp, peer, state),
         stage => leave(kp, peer, stage, state),
     });
     if let Some(state) = told {
@@ -332,19 +376,32 @@ unsafe extern "C" fn free_keepalive_peer(
     }
 }
 
-/// The end of an attempt that had a server.
+/// The end of an attempt that had a server. Returns what the balancer is to be told, unless it keeps the server.
 #[inline]
-fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) {
+fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Option<ngx_uint_t> {
     let upstream = kp.upstream();
+    let mut told = state;
     // Without an attempt of ours the connection is from another pool, and its shape is unknown.
     let kept = match (kp.attempt.take(), peer.connection()) {
+        (Some(Attempt { reuse: Some(reuse), .. }), Some(conn))
+            if state & NGX_PEER_FAILED as ngx_uint_t != 0 =>
+        {
+            match guard(Verdict::Tell(state), || stale::judge(kp, peer, conn, reuse, state)) {
+                Verdict::Tell(state) => told = state,
+                Verdict::Again(held) => {
+                    again(kp, peer, conn, held);
+                    return None;
+                }
+            }
+            false
+        }
         (Some(attempt), Some(conn)) => guard(false, || keep(kp, peer, conn, attempt, state)),
         _ => false,
     };
     if state != 0 {
         kp.note_tried();
     }
-    let Some(server) = kp.server.take() else { return };
+    let Some(server) = kp.server.take() else { return Some(told) };
     upstream.end(server);
     match peer.connection() {
         _ if kept => {}
@@ -354,6 +411,17 @@ fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) {
             upstream.close_counted(conn, Some(server));
         }
         None => upstream.closed(server),
+    }
+    Some(told)
+}
+
+/// The request keeps its server. If connections are counted there, the place of this one is for the next.
+#[cold]
+fn again(kp: &PeerData, peer: Peer, conn: Conn, held: NonNull<Held>) {
+    kp.stage.set(Stage::Again(held));
+    if kp.server.get().is_some() {
+        peer.release_connection();
+        idle::close(conn);
     }
 }
 

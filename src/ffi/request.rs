@@ -6,9 +6,11 @@ use std::ptr::NonNull;
 
 use nginx_sys::{
     ngx_http_finalize_request, ngx_http_log_ctx_t, ngx_http_request_t, ngx_http_run_posted_requests,
-    ngx_http_upstream_t, ngx_int_t, ngx_log_error_core, ngx_log_t, ngx_pool_t, NGX_LOG_ERR, NGX_LOG_INFO,
+    ngx_http_upstream_conf_t, ngx_http_upstream_t, ngx_int_t, ngx_log_error_core, ngx_log_t, ngx_pool_t,
+    ngx_uint_t, NGX_LOG_ERR, NGX_LOG_INFO,
 };
 
+use super::bits;
 use super::conn::Conn;
 use super::peer_connection::Peer;
 
@@ -46,6 +48,19 @@ impl Request {
     pub(crate) fn pool(self) -> *mut ngx_pool_t {
         // SAFETY: live by the type invariant; reads one field.
         unsafe { (*self.as_ptr()).pool }
+    }
+
+    #[inline]
+    pub(super) fn method(self) -> ngx_uint_t {
+        // SAFETY: live by the type invariant; reads one field.
+        unsafe { (*self.as_ptr()).method }
+    }
+
+    /// The body is sent while it comes, and is not there to be sent again.
+    #[inline]
+    pub(super) fn is_unbuffered(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        unsafe { bits::REQUEST_BODY_NO_BUFFERING.is_set(self.as_ptr()) }
     }
 
     /// The connection to the client.
@@ -138,12 +153,6 @@ impl HttpUpstream {
         unsafe { ngx_http_upstream_t::request_body_sent_raw(self.as_ptr()) != 0 }
     }
 
-    /// A number that is the same for all requests of one location.
-    pub(crate) fn location(self) -> usize {
-        // SAFETY: live by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).conf as usize }
-    }
-
     /// A number for the protocol module and its version: each has a function of its own that writes
     /// requests, and so has HTTP/2 in the proxy module.
     pub(crate) fn protocol(self) -> usize {
@@ -178,8 +187,7 @@ impl HttpUpstream {
     }
 
     /// The configuration of the location.
-    #[cfg(ngx_feature = "http_ssl")]
-    pub(crate) fn conf(self) -> NonNull<nginx_sys::ngx_http_upstream_conf_t> {
+    pub(crate) fn conf(self) -> NonNull<ngx_http_upstream_conf_t> {
         // SAFETY: live by the type invariant; reads one field.
         let conf = unsafe { (*self.as_ptr()).conf };
         // SAFETY: the protocol module sets it before it starts the upstream request.
@@ -188,10 +196,19 @@ impl HttpUpstream {
 
     /// # Safety
     /// `conf` is equal to the present one in all that matters to the request, and lives as long.
-    #[cfg(ngx_feature = "http_ssl")]
-    pub(crate) unsafe fn set_conf(self, conf: *mut nginx_sys::ngx_http_upstream_conf_t) {
+    #[inline]
+    pub(crate) unsafe fn set_conf(self, conf: NonNull<ngx_http_upstream_conf_t>) {
         // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).conf = conf };
+        unsafe { (*self.as_ptr()).conf = conf.as_ptr() };
+    }
+
+    /// Whether `proxy_next_upstream` allows another try after a failure of these kinds.
+    #[inline]
+    pub(super) fn repeats(self, failure: ngx_uint_t) -> bool {
+        // SAFETY: live by the type invariant; reads one field.
+        let conf = unsafe { (*self.as_ptr()).conf };
+        // SAFETY: the protocol module sets it before it starts the upstream request.
+        unsafe { (*conf).next_upstream & failure == failure }
     }
 
     /// The TLS name: that of the upstream, and after a handshake the one that was used.

@@ -11,10 +11,12 @@ use nginx_sys::{
 };
 
 use crate::drain::Framing;
+use crate::hint::Hint;
 use crate::request_head::{is_http1, RequestHead};
 
 use super::bits;
 use super::conn::Conn;
+use super::headers::{bytes, hash_of, Headers};
 use super::request::{HttpUpstream, Request};
 
 /// A response whose header is complete, and whose body nobody has read.
@@ -23,6 +25,8 @@ pub(super) struct Unread<'a> {
     /// What came of the body along with the header.
     pub(super) preread: &'a [u8],
 }
+
+const KEEP_ALIVE: (&[u8], usize) = (b"keep-alive", hash_of(b"keep-alive"));
 
 /// Where the head of the request is. The chain that begins with it is gone once a body was sent that is not buffered.
 #[derive(Clone, Copy)]
@@ -45,12 +49,10 @@ impl Request {
 
     /// Whether the core sends the body in chunks.
     fn is_sent_in_chunks(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        let unbuffered = unsafe { bits::REQUEST_BODY_NO_BUFFERING.is_set(self.as_ptr()) };
         // SAFETY: live by the type invariant; makes no reference.
         let headers = unsafe { &raw const (*self.as_ptr()).headers_in };
         // SAFETY: as above; reads one bit.
-        unbuffered && unsafe { ngx_http_headers_in_t::chunked_raw(headers) != 0 }
+        self.is_unbuffered() && unsafe { ngx_http_headers_in_t::chunked_raw(headers) != 0 }
     }
 
     /// Whether the response comes from the cache, although a server was asked: then nothing tells of what the
@@ -134,6 +136,21 @@ impl HttpUpstream {
             Framing::Length(u64::try_from(unsafe { (*headers).content_length_n }).ok()?)
         };
         Some(Unread { framing, preread: self.preread() })
+    }
+
+    /// What an HTTP/1 server says of its connection, if it says something.
+    #[inline]
+    pub(super) fn keepalive_hint(self, request: FirstBuffer) -> Option<Hint> {
+        // SAFETY: live by the type invariant; makes no reference.
+        let list = unsafe { &raw const (*self.as_ptr()).headers_in.headers };
+        // SAFETY: the list of a live request.
+        let headers = unsafe { Headers::of(list) };
+        let mut all = headers.filter(|header| header.is(KEEP_ALIVE.1, KEEP_ALIVE.0)).peekable();
+        all.peek()?;
+        self.http1_request(request)?;
+        let mut hint = Hint::default();
+        all.for_each(|header| hint.read(bytes(header.value())));
+        Some(hint)
     }
 
     fn has_response_header(self) -> bool {

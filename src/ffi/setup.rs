@@ -177,6 +177,9 @@ fn make(
         limits: limit.map(|_| conf.limits()),
         local: keepalive.is_some_and(|keepalive| keepalive.local),
         drain: conf.drain.unwrap_or_default(),
+        check: conf.check(),
+        stale_retry: conf.stale_retry.unwrap_or_default(),
+        stale_fails: conf.stale_fails(),
         #[cfg(nginx_resolve)]
         // SAFETY: of the cycle in whose pool the upstream comes to lie.
         watch: servers.changing.then(|| unsafe { Watch::new(us) }),

@@ -290,7 +290,7 @@ pub(super) mod tls {
         // SAFETY: copied just now.
         unsafe { (*conf).ssl_session_reuse = 1 };
         // SAFETY: it lives as long as the request.
-        unsafe { u.set_conf(conf) };
+        unsafe { u.set_conf(NonNull::new(conf)?) };
         Some(())
     }
 

@@ -7,8 +7,9 @@ use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t};
 
 use crate::directive::KeepaliveDrain;
 use crate::ledger::Server;
-use crate::lifetime::Limits;
+use crate::lifetime::{Limits, Msec};
 use crate::pool::{ClassRef, Connection, IdlePool, Offer, Wanted};
+use crate::stale::StaleRetry;
 
 use super::conn::Conn;
 use super::counts::Counts;
@@ -30,6 +31,11 @@ pub(crate) struct Upstream {
     pub(super) limits: Option<Limits>,
     pub(super) local: bool,
     pub(super) drain: KeepaliveDrain,
+    /// `keepalive_check`: connections are looked at before they are used again.
+    pub(super) check: bool,
+    pub(super) stale_retry: StaleRetry,
+    /// `keepalive_stale_fails`: the balancer hears of stale connections as of failed servers.
+    pub(super) stale_fails: bool,
     /// Watches servers that come and go, if the upstream has such.
     #[cfg(nginx_resolve)]
     pub(super) watch: Option<Watch>,
@@ -49,6 +55,8 @@ pub(crate) struct Idle {
     pub(crate) identity: Bytes,
     /// The server for which it counts.
     pub(crate) server: Option<Server>,
+    /// The number of the last request that the server serves on it, as far as it said.
+    pub(crate) allowed: u32,
 }
 
 impl Connection for Idle {
@@ -99,6 +107,25 @@ impl Upstream {
     /// Takes the oldest idle connection to a server.
     pub(super) fn take_oldest_of(&self, server: Server) -> Option<Idle> {
         self.idle.with(|idle| idle.take_oldest_of(server)).flatten()
+    }
+
+    /// A connection was stale that had been idle until then. Of those to the same server that are idle for longer, closes
+    /// the ones that the server has closed too; or all of them.
+    #[cold]
+    pub(super) fn distrust(&self, address: &[u8], then: Msec, all: bool) {
+        let mut from = 0;
+        let mut next = || {
+            let next = |pool: &mut IdlePool<Idle>| {
+                pool.next_older(&mut from, address, then).map(|(slot, idle)| (slot, *idle))
+            };
+            self.idle.with(next).flatten()
+        };
+        while let Some((slot, Idle { conn, .. })) = next() {
+            if all || !idle::silent(conn) {
+                let idle = self.idle.with(|pool| pool.remove(slot, |idle| idle.conn == conn)).flatten();
+                idle.map(|idle| self.close(idle));
+            }
+        }
     }
 
     /// Closes all idle connections.

@@ -321,7 +321,7 @@ pub(super) fn leave(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uint_t) 
             }
             Some(NGX_PEER_FAILED as ngx_uint_t)
         }
-        Stage::Failing(_) | Stage::Asking => {
+        Stage::Failing(_) | Stage::Asking | Stage::Again(_) => {
             kp.u.set_request_sent(false);
             None
         }

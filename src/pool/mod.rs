@@ -104,6 +104,8 @@ pub struct IdlePool<C> {
 #[derive(Debug)]
 struct Slot<C> {
     conn: Option<C>,
+    /// When it was stored.
+    since: Msec,
     /// When the last eighth of the idle timeout begins.
     ripe: Msec,
     /// In a slot without a connection the next such one.
@@ -226,6 +228,7 @@ impl<C: Connection> IdlePool<C> {
 
         let slot = &mut self.slots[at as usize];
         slot.conn = Some(offer.conn);
+        slot.since = offer.now;
         slot.ripe = offer.now.wrapping_add(offer.timeout - offer.timeout / 8);
         slot.class = class;
         let entry = self.classes.get_mut(class);
@@ -280,6 +283,23 @@ impl<C: Connection> IdlePool<C> {
             *from += 1;
             if slot.conn.is_some() && self.classes.get(slot.class).removed {
                 return self.release(at);
+            }
+        }
+        None
+    }
+
+    /// The next connection to an address, at or behind the slot `from`, which is moved on, that was stored by then, and
+    /// its slot.
+    pub fn next_older(&self, from: &mut u32, address: &[u8], then: Msec) -> Option<(u32, &C)> {
+        while let Some(slot) = self.slots.get(*from as usize) {
+            let at = *from;
+            *from += 1;
+            let Some(conn) = &slot.conn else { continue };
+            // The clock wraps around, so the sign of the difference tells which comes first.
+            if then.wrapping_sub(slot.since) as isize >= 0
+                && self.classes.get(slot.class).address() == address
+            {
+                return Some((at, conn));
             }
         }
         None
@@ -386,6 +406,6 @@ impl<C: Connection> IdlePool<C> {
 impl<C> Default for Slot<C> {
     fn default() -> Self {
         let (in_class, in_ring, in_limited) = Default::default();
-        Self { conn: None, ripe: 0, class: NONE, in_class, in_ring, server: NONE, in_limited }
+        Self { conn: None, since: 0, ripe: 0, class: NONE, in_class, in_ring, server: NONE, in_limited }
     }
 }

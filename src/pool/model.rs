@@ -77,6 +77,7 @@ enum Op {
     Expire(Msec),
     RemoveServer(u8),
     TakeOldestOf(u32),
+    RemoveOlder(u8, Msec),
     Reset,
 }
 
@@ -94,6 +95,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0usize..TIMEOUT).prop_map(Op::Expire),
         1 => (0u8..6).prop_map(Op::RemoveServer),
         2 => (0u32..6).prop_map(Op::TakeOldestOf),
+        1 => (0u8..6, 0usize..2 * TIMEOUT).prop_map(|(server, ago)| Op::RemoveOlder(server, ago)),
         1 => Just(Op::Reset),
     ]
 }
@@ -176,6 +178,25 @@ proptest! {
                     let oldest = all.filter(of_server).min_by_key(|s| s.order).map(|s| s.number);
                     prop_assert_eq!(pool.take_oldest_of(server).map(|conn| conn.number), oldest);
                     oldest.map(|number| rings.iter_mut().find_map(|ring| ring.take(number)));
+                }
+                Op::RemoveOlder(server, ago) => {
+                    let key = (server, 0, 0, &b""[..]);
+                    let (mut from, mut taken) = (0, Vec::new());
+                    let then = now.wrapping_sub(ago);
+                    while let Some((slot, number)) = with(key, |wanted| {
+                        pool.next_older(&mut from, wanted.address, then).map(|(slot, conn)| (slot, conn.number))
+                    }) {
+                        taken.extend(pool.remove(slot, |conn| conn.number == number).map(|conn| conn.number));
+                    }
+                    let is_older = |s: &&Stored| s.key.0 == server && clock - s.stored_at >= ago;
+                    let mut expected: Vec<u32> =
+                        rings.iter().flat_map(ModelRing::all).filter(is_older).map(|s| s.number).collect();
+                    taken.sort_unstable();
+                    expected.sort_unstable();
+                    prop_assert_eq!(&taken, &expected);
+                    for number in expected {
+                        rings.iter_mut().find_map(|ring| ring.take(number));
+                    }
                 }
                 Op::Reset => {
                     pool.mark_removed(|_| false);

@@ -12,10 +12,10 @@ use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 use crate::auth::is_same_header;
 
 use super::super::guard::guard;
+use super::super::headers::{Header, Headers};
 use super::super::request::{HttpUpstream, Request};
 use super::answer::{is_part_of_question, Auth};
 use super::conf::{Copied, LocConf};
-use super::header_list::Headers;
 
 /// Between access and content, for every request of the location: also for one that nobody has asked about,
 /// because `satisfy any` let it pass, and for subrequests. The question itself has what the client sent.
@@ -82,7 +82,7 @@ fn update(r: Request, copied: &Copied) -> Option<()> {
     let headers_in = unsafe { &raw mut (*r.as_ptr()).headers_in };
     // SAFETY: the entry says where in this structure nginx has its pointer.
     let place = unsafe { headers_in.byte_add(known.offset) };
-    point(r, place.cast(), known.offset, headers.map(super::header_list::Header::as_ptr))
+    point(r, place.cast(), known.offset, headers.map(Header::as_ptr))
 }
 
 /// Lets nginx's pointer be the first of the headers, and each of them point at the next one.

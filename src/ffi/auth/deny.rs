@@ -9,11 +9,11 @@ use nginx_sys::{
 use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
 
 use super::super::bits;
+use super::super::headers::{bytes, Header, Headers};
 use super::super::request::Request;
 use super::answer::Auth;
 use super::capture::State;
 use super::conf::LocConf;
-use super::header_list::{bytes, Header, Headers};
 
 /// Headers that belong to a denial.
 const PASSED: [&[u8]; 4] = [b"WWW-Authenticate", b"Location", b"Retry-After", b"Set-Cookie"];

@@ -1,4 +1,4 @@
-//! The headers of a request, and how they are changed.
+//! How the headers of a request are changed.
 //!
 //! A list of nginx consists of parts, each an array. A header is left out by making parts of what is before and behind
 //! it: headers stay where they are, as nginx points at them from elsewhere, and a subrequest has the same parts
@@ -6,81 +6,12 @@
 
 use std::ptr::NonNull;
 
-use nginx_sys::{ngx_list_part_t, ngx_list_t, ngx_pool_t, ngx_str_t, ngx_table_elt_t};
+use nginx_sys::{ngx_list_part_t, ngx_pool_t, ngx_str_t, ngx_table_elt_t};
 
 use super::super::conf::allocate;
+use super::super::headers::Headers;
 use super::super::request::Request;
 use super::conf::Copied;
-
-/// The headers of a list, one by one.
-#[derive(Clone)]
-pub(super) struct Headers {
-    part: *const ngx_list_part_t,
-    at: usize,
-}
-
-/// A header in a list.
-#[derive(Clone, Copy)]
-pub(super) struct Header(NonNull<ngx_table_elt_t>);
-
-impl Headers {
-    /// # Safety
-    /// The list is live, and does not change, while this and what it yields is used.
-    pub(super) unsafe fn of(list: *const ngx_list_t) -> Self {
-        // SAFETY: live, says the caller; makes no reference.
-        Self { part: unsafe { &raw const (*list).part }, at: 0 }
-    }
-}
-
-impl Iterator for Headers {
-    type Item = Header;
-
-    fn next(&mut self) -> Option<Header> {
-        // SAFETY: a part of a live list, or null behind the last one.
-        while let Some(part) = unsafe { self.part.as_ref() } {
-            if self.at < part.nelts {
-                let all = part.elts.cast::<ngx_table_elt_t>();
-                // SAFETY: below the number of elements.
-                let header = unsafe { all.add(self.at) };
-                self.at += 1;
-                return NonNull::new(header).map(Header);
-            }
-            *self = Self { part: part.next, at: 0 };
-        }
-        None
-    }
-}
-
-impl Header {
-    pub(super) fn name<'a>(self) -> &'a [u8] {
-        // SAFETY: a header of a live list; reads one field.
-        bytes(unsafe { (*self.0.as_ptr()).key })
-    }
-
-    pub(super) fn value(self) -> ngx_str_t {
-        // SAFETY: as above.
-        unsafe { (*self.0.as_ptr()).value }
-    }
-
-    /// Whether it counts: nginx leaves headers in the list that do not.
-    pub(super) fn is_there(self) -> bool {
-        // SAFETY: as above.
-        unsafe { (*self.0.as_ptr()).hash != 0 }
-    }
-
-    pub(super) fn as_ptr(self) -> *mut ngx_table_elt_t {
-        self.0.as_ptr()
-    }
-}
-
-/// The bytes of a string, which may have none and no start.
-pub(super) fn bytes<'a>(text: ngx_str_t) -> &'a [u8] {
-    if text.len == 0 {
-        return &[];
-    }
-    // SAFETY: nginx's strings have as many bytes as they say; those of requests live as long as its pool.
-    unsafe { std::slice::from_raw_parts(text.data, text.len) }
-}
 
 /// A header as nginx has it in a list.
 pub(super) fn element(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::address::Stream;
 use crate::http;
@@ -55,9 +55,10 @@ async fn converse(
     mut farewells: watch::Receiver<Farewell>,
 ) -> io::Result<Farewell> {
     let mut linger = Duration::ZERO;
+    let mut idle = None;
     for number in 1.. {
         let request = tokio::select! {
-            request = protocol.read(input) => request?,
+            request = next_request(input, protocol, idle) => request?,
             _ = farewells.changed() => return Ok(*farewells.borrow()),
         };
         let Some(mut request) = request else {
@@ -66,6 +67,7 @@ async fn converse(
         };
         request.script = request.script.at_listener(listener);
         linger = request.script.linger;
+        idle = request.script.idle;
         let busy = stats.request();
 
         let body_length = match request.script.early {
@@ -73,6 +75,9 @@ async fn converse(
             false => read_body(input, &request.body).await?,
         };
         stats.keep(input.taken());
+        if body_length.is_some() {
+            stats.note_id(request.script.id.as_deref());
+        }
         let answer =
             protocol.answer(&request, &Identity { connection: serial, request: number, body_length });
         if let Some(farewell) = play(input, &request, &answer, number).await? {
@@ -87,6 +92,20 @@ async fn converse(
         }
     }
     Ok(Farewell::Close)
+}
+
+/// The next request; `None` if the peer closes instead, or sends no byte of it in time.
+async fn next_request(
+    input: &mut Input,
+    protocol: Protocol,
+    idle: Option<Duration>,
+) -> io::Result<Option<Request>> {
+    if let Some(idle) = idle.filter(|_| input.buffered().is_empty()) {
+        if !timeout(idle, input.fill()).await.unwrap_or(Ok(false))? {
+            return Ok(None);
+        }
+    }
+    protocol.read(input).await
 }
 
 /// The length of the request body, or `None` if it ended too early.

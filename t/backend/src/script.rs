@@ -90,6 +90,10 @@ pub struct Script {
     pub only: Option<usize>,
     /// `linger=`: when the peer closes the connection, this side follows so many milliseconds later.
     pub linger: Duration,
+    /// `idle=`: the connection is closed if no byte of the next request comes within so many milliseconds.
+    pub idle: Option<Duration>,
+    /// `id=`: the name of the request; `/stats` tells how many names there were, and how many came again.
+    pub id: Option<String>,
 }
 
 impl Script {
@@ -153,6 +157,8 @@ impl Script {
             "from" => self.from = number(),
             "only" => self.only = value.parse().ok(),
             "linger" => self.linger = duration(),
+            "idle" => self.idle = Some(duration()),
+            "id" => self.id = Some(value.into()),
             _ => {}
         }
     }

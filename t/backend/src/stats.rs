@@ -1,6 +1,6 @@
 //! What a listener has seen.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -20,6 +20,9 @@ pub struct Stats {
     busy: AtomicU64,
     left_over: AtomicU64,
     last: Mutex<Vec<u8>>,
+    /// The names of requests.
+    ids: Mutex<HashSet<String>>,
+    ids_again: AtomicU64,
 }
 
 impl Stats {
@@ -45,6 +48,14 @@ impl Stats {
         self.requests.fetch_add(1, Relaxed);
         self.busy.fetch_add(1, Relaxed);
         Busy(&self.busy)
+    }
+
+    /// Notes the name of a request that has come as a whole.
+    pub fn note_id(&self, id: Option<&str>) {
+        let Some(id) = id else { return };
+        if !self.ids.lock().expect("no holder panics").insert(id.into()) {
+            self.ids_again.fetch_add(1, Relaxed);
+        }
     }
 
     /// Keeps a request as it came, until the next one has come.
@@ -78,12 +89,20 @@ fn alive(sockets: &HashMap<u64, OwnedFd>) -> u64 {
 /// The members of a JSON object, without its braces.
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [accepted, open, max_open, requests, busy, left_over] =
-            [&self.accepted, &self.open, &self.max_open, &self.requests, &self.busy, &self.left_over]
-                .map(|counter| counter.load(Relaxed));
+        let ids = self.ids.lock().expect("no holder panics").len();
+        let [accepted, open, max_open, requests, busy, left_over, again] = [
+            &self.accepted,
+            &self.open,
+            &self.max_open,
+            &self.requests,
+            &self.busy,
+            &self.left_over,
+            &self.ids_again,
+        ]
+        .map(|counter| counter.load(Relaxed));
         write!(
             f,
-            r#""accepted":{accepted},"open":{open},"max_open":{max_open},"requests":{requests},"busy":{busy},"bytes_left_over":{left_over}"#
+            r#""accepted":{accepted},"open":{open},"max_open":{max_open},"requests":{requests},"busy":{busy},"bytes_left_over":{left_over},"ids":{ids},"ids_again":{again}"#
         )
     }
 }

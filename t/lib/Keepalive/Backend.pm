@@ -11,13 +11,17 @@ use POSIX ();
 use Keepalive::Client;
 
 # Keepalive::Backend->start(protocol => 'fastcgi', listen => ['127.0.0.1:0', 'unix:/path'])
+#
+# With `host` it listens there, and is spoken with there, instead of at 127.0.0.1; `within` is a command that runs it
+# elsewhere.
 sub start {
     my ($class, %options) = @_;
     my $program = $ENV{TEST_NGINX_BACKEND} or die "TEST_NGINX_BACKEND must name the backend program\n";
-    my @listen = @{ $options{listen} || ['127.0.0.1:0'] };
+    my $host = $options{host} || '127.0.0.1';
+    my @listen = @{ $options{listen} || ["$host:0"] };
 
-    my @command = ($program, '--exit-with-parent', '--protocol', $options{protocol} || 'http',
-        '--control', '127.0.0.1:0', map { ('--listen', $_) } @listen);
+    my @command = (@{ $options{within} || [] }, $program, '--exit-with-parent', '--protocol', $options{protocol} || 'http',
+        '--control', "$host:0", map { ('--listen', $_) } @listen);
     my $pid = open my $output, '-|', @command or die "cannot start $program: $!\n";
 
     my @addresses;
@@ -29,7 +33,7 @@ sub start {
     my $control = pop @addresses or die "$program did not start\n";
     return bless {
         pid => $pid, owner => $$, output => $output,
-        addresses => \@addresses, control => port_of($control),
+        addresses => \@addresses, control => port_of($control), host => $host,
     }, $class;
 }
 
@@ -44,7 +48,7 @@ sub port { port_of($_[0]->address($_[1])) }
 # The port of the control listener.
 sub control_port { $_[0]{control} }
 
-# The counters of a listener: { accepted, open, max_open, requests, busy (being answered), bytes_left_over }.
+# The counters of a listener: { accepted, open, max_open, requests, busy (being answered), bytes_left_over, ids, ids_again }.
 sub stats {
     my ($self, $listener) = @_;
     my @lines = split /\n/, $self->control('/stats');
@@ -78,7 +82,7 @@ sub requests {
 
 sub control {
     my ($self, $command) = @_;
-    my $answer = get($self->{control}, $command);
+    my $answer = get($self->{control}, $command, host => $self->{host});
     die "backend refused $command\n" if $answer->{status} != 200;
     return $answer->{body};
 }

@@ -16,7 +16,7 @@ sub get { begin(@_)->finish }
 
 # Sends a request and returns at once; ->finish gives the answer. Further options: headers (a hash, or a list of
 # lines), chunks (a list, instead of a body), content_length (instead of the body's), keep_alive (does not ask the server to close), timeout
-# (seconds), over (the connection of an earlier request, instead of a new one).
+# (seconds), over (the connection of an earlier request, instead of a new one), host (instead of 127.0.0.1).
 sub begin {
     my ($port, $path, %options) = @_;
     my $method  = $options{method} || 'GET';
@@ -25,7 +25,7 @@ sub begin {
     my $seconds = $options{timeout} || 10;
 
     my $socket = $options{over}
-        || IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Timeout => $seconds);
+        || IO::Socket::INET->new(PeerAddr => $options{host} || '127.0.0.1', PeerPort => $port, Timeout => $seconds);
     my $self = bless { socket => $socket, seconds => $seconds, method => $method }, __PACKAGE__;
     return $self unless $socket;
 

@@ -1,0 +1,243 @@
+//! A connection that was used again, and failed before the first byte of the response.
+//!
+//! That is no failure of its server. If the request can be sent again, it keeps the server and gets a new connection to
+//! it, and the balancer, which has not heard of the end of the first one, has nothing to choose anew:
+//!
+//! ```text
+//!   get: connection from the pool --> failure --> free: judge --> the balancer is told
+//!                                                         |
+//!                                                         +-----> Stage::Again --> get: resume, with a new connection
+//!                                                                     |
+//!                                                                     +--> the request ends instead: give_back
+//! ```
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+use nginx_sys::{
+    ngx_pool_cleanup_add, ngx_str_t, ngx_uint_t, sockaddr, socklen_t, NGX_HTTP_LOCK, NGX_HTTP_PATCH,
+    NGX_HTTP_POST, NGX_HTTP_UPSTREAM_FT_ERROR, NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT, NGX_PEER_FAILED,
+};
+#[cfg(ngx_feature = "http_ssl")]
+use nginx_sys::{SSL_get_shutdown, SSL_RECEIVED_SHUTDOWN};
+
+use crate::lifetime::Msec;
+use crate::stale::{End, Failure, StaleRetry};
+
+use super::alarm::now;
+use super::conf::allocate;
+use super::conn::Conn;
+use super::guard::guard;
+use super::idle;
+use super::log::debug_conn;
+use super::peer::PeerData;
+use super::peer_connection::Peer;
+use super::tcp::{unacknowledged, Counts};
+use super::upstream::Idle;
+
+/// A connection that came from the pool, in the moment in which it did.
+#[derive(Clone, Copy)]
+pub(super) struct Reuse {
+    then: Msec,
+    /// The number of the last request that the server serves on it, as far as it said.
+    pub(super) allowed: u32,
+    /// To prove later that a request has not arrived; in the request's pool.
+    counts: Option<NonNull<Counts>>,
+}
+
+/// The server that a request keeps.
+pub(super) struct Held {
+    request: NonNull<PeerData>,
+    address: *mut sockaddr,
+    length: socklen_t,
+    name: *mut ngx_str_t,
+    tries: ngx_uint_t,
+    is_held: Cell<bool>,
+}
+
+/// What becomes of a request whose connection has failed.
+pub(super) enum Verdict {
+    /// The balancer gets its server back, and hears this.
+    Tell(ngx_uint_t),
+    /// The core asks for a connection again.
+    Again(NonNull<Held>),
+}
+
+impl Reuse {
+    /// Notes what may be needed if the connection turns out to be stale. What nginx repeats by itself needs no proof.
+    #[inline]
+    pub(super) fn of(kp: &PeerData, idle: &Idle) -> Self {
+        let proves = kp.upstream().stale_retry != StaleRetry::Off
+            && !kp.request().is_unbuffered()
+            && !kp.u.repeats(failure_of(kp, true));
+        let counts = if proves { note_counts(kp, idle.conn) } else { None };
+        Self { then: now(), allowed: idle.allowed, counts }
+    }
+}
+
+#[cold]
+fn note_counts(kp: &PeerData, conn: Conn) -> Option<NonNull<Counts>> {
+    let counts = Counts::of(conn)?;
+    // SAFETY: the pool of the live request.
+    let mut memory = unsafe { allocate::<Counts>(kp.pool(), 1) }?;
+    // SAFETY: allocated above.
+    Some(NonNull::from(unsafe { memory.as_mut() }.write(counts)))
+}
+
+/// The kind of a failed connection, as `ngx_http_upstream_next()` looks for it in `proxy_next_upstream`.
+#[inline]
+fn failure_of(kp: &PeerData, sent: bool) -> ngx_uint_t {
+    const ONCE: ngx_uint_t = (NGX_HTTP_POST | NGX_HTTP_LOCK | NGX_HTTP_PATCH) as ngx_uint_t;
+    let mut failure = NGX_HTTP_UPSTREAM_FT_ERROR as ngx_uint_t;
+    if sent && kp.request().method() & ONCE != 0 {
+        failure |= NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT as ngx_uint_t;
+    }
+    failure
+}
+
+/// The core gives back a connection that came from the pool, and tells of a failure.
+#[cold]
+pub(super) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: ngx_uint_t) -> Verdict {
+    if kp.u.has_response() {
+        return Verdict::Tell(state);
+    }
+    let failure = examine(conn, reuse);
+    if !failure.is_of_the_connection() {
+        return Verdict::Tell(state);
+    }
+    let upstream = kp.upstream();
+    let is_silent = failure.end == End::TimedOut;
+    // Otherwise each is looked at when it is taken. One that is silent would not tell.
+    if is_silent || !upstream.check {
+        upstream.distrust(peer.address(), reuse.then, is_silent);
+    }
+    let proven = upstream.stale_retry.repeats(&failure);
+    let again = !is_silent && upstream.stale_retry != StaleRetry::Off && will_repeat(kp, proven);
+    if again && proven {
+        kp.allow_repeating();
+    }
+    if upstream.stale_fails {
+        return Verdict::Tell(state);
+    }
+    match again.then(|| hold(kp, peer)).flatten() {
+        Some(held) => {
+            debug_conn(
+                peer.log(),
+                c"free keepalive peer: connection %p was stale, another one is used",
+                conn,
+            );
+            Verdict::Again(held)
+        }
+        None => Verdict::Tell(state & !(NGX_PEER_FAILED as ngx_uint_t)),
+    }
+}
+
+fn examine(conn: Conn, reuse: Reuse) -> Failure {
+    let sent = conn.sent();
+    let written = sent > 0;
+    if conn.read().timed_out() || conn.write().timed_out() {
+        let acknowledged = unacknowledged(conn).map(|bytes| bytes < sent);
+        return Failure { end: End::TimedOut, written, acknowledged };
+    }
+    // SAFETY: `note_counts` has put them into the pool of the live request.
+    let before = reuse.counts.map(|counts| unsafe { counts.read() });
+    let Some((before, now)) = before.and_then(|before| Some((before, Counts::of(conn)?))) else {
+        return Failure { end: End::Reset, written, acknowledged: None };
+    };
+    let closed = match now.received.wrapping_sub(before.received) {
+        0 => false,
+        1 => true,
+        _ => says_goodbye(conn),
+    };
+    Failure {
+        end: if closed { End::Closed } else { End::Reset },
+        written,
+        acknowledged: Some(now.acknowledged != before.acknowledged),
+    }
+}
+
+/// Whether what has come besides a FIN is the end of TLS.
+fn says_goodbye(conn: Conn) -> bool {
+    #[cfg(ngx_feature = "http_ssl")]
+    if let Some(ssl) = NonNull::new(conn.ssl()) {
+        // A failure to write leaves unread what has come before.
+        let nothing = !matches!(conn.receive(&mut [0]), super::conn::Received::Bytes(_));
+        // SAFETY: the TLS state lives as long as its connection; reads one field.
+        let connection = unsafe { (*ssl.as_ptr()).connection };
+        // SAFETY: as above.
+        return nothing && unsafe { SSL_get_shutdown(connection) } & SSL_RECEIVED_SHUTDOWN as i32 != 0;
+    }
+    let _ = conn;
+    false
+}
+
+/// Whether the core will ask for a connection again, as `ngx_http_upstream_next()` decides it. There it has one more try
+/// for a connection that came from the pool.
+fn will_repeat(kp: &PeerData, proven: bool) -> bool {
+    let (u, r) = (kp.u, kp.request());
+    let sent = u.request_sent();
+    let is_gone = sent && r.is_unbuffered();
+    !is_gone && !r.client().has_failed() && u.has_time_left() && (proven || u.repeats(failure_of(kp, sent)))
+}
+
+/// Keeps the server for the request.
+fn hold(kp: &PeerData, peer: Peer) -> Option<NonNull<Held>> {
+    // SAFETY: the pool of the live request.
+    let cleanup = NonNull::new(unsafe { ngx_pool_cleanup_add(kp.pool(), size_of::<Held>()) })?;
+    // SAFETY: a new cleanup record of the pool, which has come with as much memory.
+    let held = NonNull::new(unsafe { (*cleanup.as_ptr()).data }.cast::<Held>())?;
+    let (address, length, name) = peer.server();
+    let request = NonNull::from(kp);
+    // SAFETY: as above, and aligned as all memory of nginx's pools.
+    unsafe {
+        held.write(Held { request, address, length, name, tries: peer.tries(), is_held: Cell::new(true) })
+    };
+    // SAFETY: a new cleanup record of the pool.
+    unsafe { (*cleanup.as_ptr()).handler = Some(give_back) };
+    Some(held)
+}
+
+/// The core asks again: the request has the server that it had, and no connection.
+pub(super) fn resume(peer: Peer, held: NonNull<Held>) {
+    // SAFETY: in the pool of the request that is asking.
+    let held = unsafe { held.as_ref() };
+    held.is_held.set(false);
+    peer.set_connection(std::ptr::null_mut());
+    peer.set_server(held.address, held.length, held.name);
+    peer.set_tries(held.tries);
+}
+
+/// The request has ended without asking again: its server goes back to the balancer.
+unsafe extern "C" fn give_back(data: *mut c_void) {
+    // SAFETY: `hold` has put it there; nginx calls this before it frees the pool in which it lies.
+    let held = unsafe { &*data.cast::<Held>() };
+    if !held.is_held.replace(false) {
+        return;
+    }
+    // SAFETY: in the same pool.
+    let kp = unsafe { held.request.as_ref() };
+    let server = kp.server.take();
+    kp.balancer.get().free(kp.u.peer(), 0);
+    guard((), || {
+        let upstream = kp.upstream();
+        if let Some(server) = server {
+            upstream.end(server);
+            upstream.closed(server);
+        }
+        if upstream.can_wait() {
+            upstream.changed();
+        }
+    });
+}
+
+/// Looks whether an idle connection is still one; if not, it is closed.
+#[inline]
+pub(super) fn is_fresh(kp: &PeerData, peer: Peer, idle: &Idle) -> bool {
+    if idle::silent(idle.conn) {
+        return true;
+    }
+    debug_conn(peer.log(), c"get keepalive peer: connection %p was closed by the server", idle.conn);
+    kp.upstream().close(*idle);
+    false
+}

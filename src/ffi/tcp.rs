@@ -1,0 +1,67 @@
+//! What the kernel tells of a TCP connection.
+
+use super::conn::Conn;
+
+/// How far a connection is, in both directions.
+#[derive(Clone, Copy)]
+pub(super) struct Counts {
+    /// Bytes that the other side has acknowledged.
+    pub(super) acknowledged: u64,
+    /// Bytes that have come from it; a FIN counts for one.
+    pub(super) received: u64,
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    /// The beginning of `struct tcp_info` (linux/tcp.h); the crate libc has an older one, which ends before the counters.
+    #[repr(C)]
+    struct TcpInfo {
+        others: [u8; 120],
+        bytes_acked: u64,
+        bytes_received: u64,
+    }
+
+    impl Counts {
+        /// `None` if the connection is no TCP connection, or the kernel does not count.
+        pub(in super::super) fn of(conn: Conn) -> Option<Self> {
+            const { assert!(offset_of!(TcpInfo, bytes_received) == 128) };
+            let mut info = TcpInfo { others: [0; 120], bytes_acked: 0, bytes_received: 0 };
+            let mut length = size_of::<TcpInfo>() as libc::socklen_t;
+            let memory = (&raw mut info).cast();
+            // SAFETY: an open socket, and room for as many bytes as `length` says.
+            let rc = unsafe {
+                libc::getsockopt(conn.fd(), libc::IPPROTO_TCP, libc::TCP_INFO, memory, &mut length)
+            };
+            let whole = rc == 0 && length as usize >= size_of::<TcpInfo>();
+            whole.then_some(Self { acknowledged: info.bytes_acked, received: info.bytes_received })
+        }
+    }
+
+    /// How many bytes wait to be acknowledged; `None` if the connection is no TCP connection.
+    pub(in super::super) fn unacknowledged(conn: Conn) -> Option<u64> {
+        Counts::of(conn)?;
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: an open socket, and room for a number. For sockets this request is called SIOCOUTQ.
+        let rc = unsafe { libc::ioctl(conn.fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        u64::try_from(bytes).ok().filter(|_| rc == 0)
+    }
+}
+
+#[cfg(target_os = "linux")]
+pub(super) use linux::unacknowledged;
+
+#[cfg(not(target_os = "linux"))]
+impl Counts {
+    pub(super) fn of(_: Conn) -> Option<Self> {
+        None
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn unacknowledged(_: Conn) -> Option<u64> {
+    None
+}

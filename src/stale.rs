@@ -1,0 +1,152 @@
+//! A connection that was used again and failed before the first byte of the response: what that says of the server, and
+//! whether the request can have arrived.
+//!
+//! ```text
+//!   nginx   request ------>            the server closed before it received
+//!                     <--X--- FIN      any of the request: the FIN is there,
+//!                                      and no byte is acknowledged
+//!
+//!   nginx   request ------>            the server received the request, and
+//!                     <--X--- ACK FIN  closed then: it may have acted on it
+//! ```
+#![forbid(unsafe_code)]
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The server has closed it: there was a FIN.
+    Closed,
+    /// It was reset, or failed in another way, without a FIN.
+    Reset,
+    /// Nothing came for too long.
+    TimedOut,
+}
+
+/// A request whose connection, a reused one, has failed before the first byte of the response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// How the connection ended.
+    pub end: End,
+    /// Whether any of the request was written to the connection.
+    pub written: bool,
+    /// Whether the server's TCP has acknowledged any of it; `None` if that is not known.
+    pub acknowledged: Option<bool>,
+}
+
+/// `keepalive_stale_retry`: which requests are sent again, whatever their method.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StaleRetry {
+    /// None but those that nginx repeats by itself.
+    Off,
+    /// Those that have not arrived, as TCP proves.
+    #[default]
+    Safe,
+    /// Those too that have not arrived as far as TCP tells: on a reset it can be wrong, if the server's host has died
+    /// with an acknowledgement in its hands.
+    Always,
+}
+
+impl StaleRetry {
+    /// Reads the value of the directive.
+    pub fn parse(word: &[u8]) -> Option<Self> {
+        match word {
+            b"off" => Some(Self::Off),
+            b"safe" => Some(Self::Safe),
+            b"always" => Some(Self::Always),
+            _ => None,
+        }
+    }
+
+    /// Whether the request is to be sent again though its method, or `proxy_next_upstream`, would not let it. RFC 9110,
+    /// section 9.2.2, keeps proxies from sending again what the server may have acted on, which it cannot if nothing
+    /// has arrived.
+    pub fn repeats(self, failure: &Failure) -> bool {
+        let unread = failure.acknowledged == Some(false);
+        match (self, failure.end) {
+            (Self::Off, _) | (_, End::TimedOut) => false,
+            _ if !failure.written => true,
+            (_, End::Closed) => unread,
+            (Self::Always, End::Reset) => unread,
+            (Self::Safe, End::Reset) => false,
+        }
+    }
+}
+
+impl Failure {
+    /// Whether it says nothing of the server. A server that has received the request and does not answer is slow or
+    /// hangs; one that acknowledges nothing does not know of the connection any more.
+    pub fn is_of_the_connection(&self) -> bool {
+        self.end != End::TimedOut || self.acknowledged == Some(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::StaleRetry::{Always, Off, Safe};
+    use super::*;
+
+    const ENDS: [End; 3] = [End::Closed, End::Reset, End::TimedOut];
+    const KNOWN: [Option<bool>; 3] = [Some(false), Some(true), None];
+
+    fn failures() -> impl Iterator<Item = Failure> {
+        ENDS.into_iter().flat_map(|end| {
+            KNOWN.into_iter().flat_map(move |acknowledged| {
+                [true, false].map(|written| Failure { end, written, acknowledged })
+            })
+        })
+    }
+
+    #[test]
+    fn nothing_is_repeated_that_may_have_arrived() {
+        for failure in failures().filter(|failure| failure.written && failure.acknowledged != Some(false)) {
+            for retry in [Off, Safe, Always] {
+                assert!(!retry.repeats(&failure), "{retry:?} {failure:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_fin_proves_and_a_reset_does_not() {
+        let failure = |end| Failure { end, written: true, acknowledged: Some(false) };
+        assert!(Safe.repeats(&failure(End::Closed)));
+        assert!(!Safe.repeats(&failure(End::Reset)));
+        assert!(Always.repeats(&failure(End::Closed)));
+        assert!(Always.repeats(&failure(End::Reset)));
+    }
+
+    #[test]
+    fn what_was_not_written_has_not_arrived() {
+        for failure in failures().filter(|failure| !failure.written) {
+            for retry in [Safe, Always] {
+                assert_eq!(retry.repeats(&failure), failure.end != End::TimedOut, "{retry:?} {failure:?}");
+            }
+            assert!(!Off.repeats(&failure));
+        }
+    }
+
+    #[test]
+    fn more_is_repeated_from_one_value_to_the_next() {
+        for failure in failures() {
+            assert!(Off.repeats(&failure) <= Safe.repeats(&failure));
+            assert!(Safe.repeats(&failure) <= Always.repeats(&failure));
+        }
+    }
+
+    #[test]
+    fn a_server_that_takes_the_request_and_is_silent_has_failed() {
+        for failure in failures() {
+            let silent = failure.end == End::TimedOut && failure.acknowledged != Some(false);
+            assert_eq!(failure.is_of_the_connection(), !silent, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn reads_its_values() {
+        assert_eq!(StaleRetry::parse(b"off"), Some(Off));
+        assert_eq!(StaleRetry::parse(b"safe"), Some(Safe));
+        assert_eq!(StaleRetry::parse(b"always"), Some(Always));
+        for word in ["", "on", "SAFE", "safe "] {
+            assert_eq!(StaleRetry::parse(word.as_bytes()), None, "{word}");
+        }
+    }
+}

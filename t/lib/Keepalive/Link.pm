@@ -1,0 +1,133 @@
+package Keepalive::Link;
+
+# A link whose packets take their time, between two network namespaces of the test's own: the near one, in which the test
+# and its nginx run, and the far one, for the server. Neither has another way out.
+#
+#   near: 198.18.7.1 -- tun -- a process that forwards each packet later -- tun -- far: 198.18.7.2
+#
+# (198.18.0.0/15 is for tests of network equipment, RFC 2544.)
+
+use strict;
+use warnings;
+
+use Fcntl qw(O_RDWR);
+use POSIX ();
+use Time::HiRes qw(time);
+
+use Keepalive::Setup;
+
+our $NEAR = '198.18.7.1';
+our $FAR = '198.18.7.2';
+
+# From linux/if_tun.h.
+use constant { TUNSETIFF => 0x400454ca, IFF_TUN => 1, IFF_NO_PI => 0x1000 };
+
+# Begins the test anew in a network namespace of its own. Returns the reason if that cannot be. To be called first: what
+# holds a port already is left behind.
+sub enter {
+    return if $ENV{KEEPALIVE_LINK};
+    return 'not run by root' if $> != 0;
+    for my $program (qw(unshare nsenter ip)) {
+        return "there is no $program" unless grep { -x "$_/$program" } split(/:/, $ENV{PATH}), '/usr/sbin', '/sbin';
+    }
+    return 'there is no /dev/net/tun' unless -c '/dev/net/tun';
+    return 'network namespaces are not permitted' if system("unshare --net true 2>/dev/null") != 0;
+    $ENV{KEEPALIVE_LINK} = 1;
+    $ENV{PATH} .= ':/usr/sbin:/sbin';
+    exec 'unshare', '--net', $^X, (map { "-I$_" } @INC), $0, @ARGV or die "unshare: $!\n";
+}
+
+# Keepalive::Link->start(delay => 5): each packet takes so many milliseconds; a round trip takes twice that. Returns
+# nothing if the kernel does not permit it.
+sub start {
+    my ($class, %options) = @_;
+    my $self = bless { owner => $$ }, $class;
+    my ($near, $far) = map { tun($_) || return } qw(near0 far0);
+    $self->{far} = child(sub { exec 'unshare', '--net', 'sleep', '600' or POSIX::_exit(1) });
+    my $other = sub { readlink "/proc/$self->{far}/ns/net" };
+    wait_for { ($other->() // '') ne readlink '/proc/self/ns/net' } or return;
+    my @far = $self->within;
+    for my $command (
+        ['ip', 'link', 'set', 'far0', 'netns', $self->{far}],
+        ['ip', 'link', 'set', 'lo', 'up'],
+        ['ip', 'address', 'add', "$NEAR/30", 'dev', 'near0'],
+        ['ip', 'link', 'set', 'near0', 'up'],
+        [@far, 'ip', 'link', 'set', 'lo', 'up'],
+        [@far, 'ip', 'address', 'add', "$FAR/30", 'dev', 'far0'],
+        [@far, 'ip', 'link', 'set', 'far0', 'up'],
+    ) {
+        system(@$command) == 0 or die "@$command failed\n";
+    }
+    $self->{forwarder} = child(sub { forward($near, $far, $options{delay} / 1000) });
+    return $self;
+}
+
+# What runs a command at the far end.
+sub within { ('nsenter', '-t', $_[0]{far}, '-n') }
+
+# From now on nothing gets through of the connections that there are, as behind a gateway that has forgotten them.
+sub forget { kill USR1 => $_[0]{forwarder}; select undef, undef, undef, 0.05 }
+
+sub tun {
+    my ($name) = @_;
+    sysopen my $device, '/dev/net/tun', O_RDWR or return;
+    my $request = pack 'a16 s x22', $name, IFF_TUN | IFF_NO_PI;
+    return ioctl($device, TUNSETIFF, $request) ? $device : undef;
+}
+
+sub child {
+    my ($run) = @_;
+    my $pid = fork // die "fork: $!\n";
+    return $pid if $pid;
+    $SIG{$_} = 'DEFAULT' for qw(HUP INT PIPE TERM);
+    $run->();
+    POSIX::_exit(0);
+}
+
+# Forwards packets in both directions, each when its time has come, for as long as the test runs.
+sub forward {
+    my ($near, $far, $delay) = @_;
+    my ($parent, %known, %forgotten) = getppid;
+    $SIG{USR1} = sub { %forgotten = %known };
+    my @ways = map { { in => $_->[0], out => $_->[1], back => $_->[2], packets => [] } } [$near, $far, 0], [$far, $near, 1];
+    $_->{in}->blocking(0) for @ways;
+    while (getppid == $parent) {
+        my ($read, $next) = ('');
+        vec($read, fileno $_->{in}, 1) = 1 for @ways;
+        for my $packet (map { $_->{packets}[0] // () } @ways) {
+            $next = $packet->[0] if !defined $next || $packet->[0] < $next;
+        }
+        my $wait = defined $next ? $next - time : 1;
+        select $read, undef, undef, $wait < 0 ? 0 : $wait;
+        for my $way (@ways) {
+            while (sysread $way->{in}, my $packet, 65536) {
+                my $connection = connection($packet, $way->{back});
+                $known{$connection} = 1;
+                push @{ $way->{packets} }, [time + $delay, $packet] unless $forgotten{$connection};
+            }
+            while (@{ $way->{packets} } && $way->{packets}[0][0] <= time) {
+                syswrite $way->{out}, (shift @{ $way->{packets} })->[1];
+            }
+        }
+    }
+}
+
+# The two ports of a TCP packet over IPv4, that of the near end first.
+sub connection {
+    my ($packet, $back) = @_;
+    return '' if length $packet < 24 || ord(substr $packet, 9, 1) != 6;
+    my @ports = unpack 'n2', substr $packet, 4 * (ord($packet) & 15), 4;
+    return join ' ', $back ? reverse @ports : @ports;
+}
+
+sub DESTROY {
+    my ($self) = @_;
+    return if $self->{owner} != $$;
+    local ($?, $!);
+    for my $pid (grep { $_ } @$self{qw(forwarder far)}) {
+        kill KILL => $pid;
+        waitpid $pid, 0;
+    }
+}
+
+1;
