@@ -146,6 +146,7 @@ fn examine(conn: Conn, reuse: Reuse) -> Failure {
         return Failure { end: End::Reset, written, acknowledged: None };
     };
     let closed = match now.received.wrapping_sub(before.received) {
+        _ if before.has_fin => true,
         0 => false,
         1 => true,
         _ => says_goodbye(conn),

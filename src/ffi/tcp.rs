@@ -9,6 +9,8 @@ pub(super) struct Counts {
     pub(super) acknowledged: u64,
     /// Bytes that have come from it; a FIN counts for one.
     pub(super) received: u64,
+    /// The FIN of the other side has come, and none of ours was sent.
+    pub(super) has_fin: bool,
 }
 
 #[cfg(target_os = "linux")]
@@ -20,16 +22,20 @@ mod linux {
     /// The beginning of `struct tcp_info` (linux/tcp.h); the crate libc has an older one, which ends before the counters.
     #[repr(C)]
     struct TcpInfo {
-        others: [u8; 120],
+        state: u8,
+        others: [u8; 119],
         bytes_acked: u64,
         bytes_received: u64,
     }
+
+    /// `TCP_CLOSE_WAIT` of `tcpi_state`.
+    const CLOSE_WAIT: u8 = 8;
 
     impl Counts {
         /// `None` if the connection is no TCP connection, or the kernel does not count.
         pub(in super::super) fn of(conn: Conn) -> Option<Self> {
             const { assert!(offset_of!(TcpInfo, bytes_received) == 128) };
-            let mut info = TcpInfo { others: [0; 120], bytes_acked: 0, bytes_received: 0 };
+            let mut info = TcpInfo { state: 0, others: [0; 119], bytes_acked: 0, bytes_received: 0 };
             let mut length = size_of::<TcpInfo>() as libc::socklen_t;
             let memory = (&raw mut info).cast();
             // SAFETY: an open socket, and room for as many bytes as `length` says.
@@ -37,7 +43,11 @@ mod linux {
                 libc::getsockopt(conn.fd(), libc::IPPROTO_TCP, libc::TCP_INFO, memory, &mut length)
             };
             let whole = rc == 0 && length as usize >= size_of::<TcpInfo>();
-            whole.then_some(Self { acknowledged: info.bytes_acked, received: info.bytes_received })
+            whole.then_some(Self {
+                acknowledged: info.bytes_acked,
+                received: info.bytes_received,
+                has_fin: info.state == CLOSE_WAIT,
+            })
         }
     }
 

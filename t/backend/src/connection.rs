@@ -62,7 +62,7 @@ async fn converse(
             _ = farewells.changed() => return Ok(*farewells.borrow()),
         };
         let Some(mut request) = request else {
-            sleep(linger).await;
+            pause(linger).await;
             break;
         };
         request.script = request.script.at_listener(listener);
@@ -101,11 +101,23 @@ async fn next_request(
     idle: Option<Duration>,
 ) -> io::Result<Option<Request>> {
     if let Some(idle) = idle.filter(|_| input.buffered().is_empty()) {
-        if !timeout(idle, input.fill()).await.unwrap_or(Ok(false))? {
+        let is_more = match timeout(idle, input.fill()).await {
+            Ok(is_more) => is_more?,
+            // It may have come while others were served.
+            Err(_) => input.is_readable(),
+        };
+        if !is_more {
             return Ok(None);
         }
     }
     protocol.read(input).await
+}
+
+/// Not even a sleep of no time is over at once.
+async fn pause(duration: Duration) {
+    if !duration.is_zero() {
+        sleep(duration).await;
+    }
 }
 
 /// The length of the request body, or `None` if it ended too early.
@@ -126,7 +138,7 @@ async fn play(
     number: u64,
 ) -> io::Result<Option<Farewell>> {
     let script = &request.script;
-    sleep(script.delay).await;
+    pause(script.delay).await;
 
     for code in &script.interim {
         input.output().write_all(http::interim(*code).as_bytes()).await?;
@@ -155,7 +167,7 @@ async fn play(
     match fault {
         Some(Fault::Extra) if script.after.is_zero() => {}
         Some(fault) => {
-            sleep(script.after).await;
+            pause(script.after).await;
             match fault {
                 Fault::Close => return Ok(Some(Farewell::Close)),
                 Fault::Reset => return Ok(Some(Farewell::Reset)),

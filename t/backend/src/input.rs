@@ -2,6 +2,7 @@
 
 use std::io;
 
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::address::Stream;
@@ -43,6 +44,13 @@ impl Input {
 
     pub fn output(&mut self) -> &mut dyn Stream {
         &mut *self.stream
+    }
+
+    /// Whether there is something to be read, or the end, as the kernel knows.
+    pub fn is_readable(&self) -> bool {
+        let Ok(socket) = self.stream.duplicate() else { return false };
+        let mut polled = [PollFd::new(&socket, PollFlags::IN)];
+        poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
     }
 
     pub fn reset_on_close(&self) {

@@ -9,19 +9,23 @@ use JSON::PP ();
 use POSIX ();
 
 use Keepalive::Client;
+use Keepalive::Setup;
+
+my $count = 0;
 
 # Keepalive::Backend->start(protocol => 'fastcgi', listen => ['127.0.0.1:0', 'unix:/path'])
 #
-# With `host` it listens there, and is spoken with there, instead of at 127.0.0.1; `within` is a command that runs it
-# elsewhere.
+# With `host` it listens there instead of at 127.0.0.1; `within` is a command that runs it elsewhere, from where a unix
+# socket leads back.
 sub start {
     my ($class, %options) = @_;
     my $program = $ENV{TEST_NGINX_BACKEND} or die "TEST_NGINX_BACKEND must name the backend program\n";
     my $host = $options{host} || '127.0.0.1';
+    my $control = $options{within} ? 'unix:' . work_dir() . '/control' . ++$count : '127.0.0.1:0';
     my @listen = @{ $options{listen} || ["$host:0"] };
 
     my @command = (@{ $options{within} || [] }, $program, '--exit-with-parent', '--protocol', $options{protocol} || 'http',
-        '--control', "$host:0", map { ('--listen', $_) } @listen);
+        '--control', $control, map { ('--listen', $_) } @listen);
     my $pid = open my $output, '-|', @command or die "cannot start $program: $!\n";
 
     my @addresses;
@@ -30,10 +34,10 @@ sub start {
         last if $line eq 'ready';
         push @addresses, $line;
     }
-    my $control = pop @addresses or die "$program did not start\n";
+    $control = pop @addresses or die "$program did not start\n";
     return bless {
         pid => $pid, owner => $$, output => $output,
-        addresses => \@addresses, control => port_of($control), host => $host,
+        addresses => \@addresses, control => $control,
     }, $class;
 }
 
@@ -46,7 +50,7 @@ sub address { $_[0]{addresses}[$_[1] || 0] }
 sub port { port_of($_[0]->address($_[1])) }
 
 # The port of the control listener.
-sub control_port { $_[0]{control} }
+sub control_port { port_of($_[0]{control}) }
 
 # The counters of a listener: { accepted, open, max_open, requests, busy (being answered), bytes_left_over, ids, ids_again }.
 sub stats {
@@ -82,7 +86,8 @@ sub requests {
 
 sub control {
     my ($self, $command) = @_;
-    my $answer = get($self->{control}, $command, host => $self->{host});
+    my ($path) = $self->{control} =~ /^unix:(.*)/;
+    my $answer = get($self->control_port, $command, socket => $path);
     die "backend refused $command\n" if $answer->{status} != 200;
     return $answer->{body};
 }

@@ -8,6 +8,7 @@ use warnings;
 use Exporter qw(import);
 use IO::Select;
 use IO::Socket::INET;
+use IO::Socket::UNIX;
 
 our @EXPORT = qw(get begin);
 
@@ -16,7 +17,8 @@ sub get { begin(@_)->finish }
 
 # Sends a request and returns at once; ->finish gives the answer. Further options: headers (a hash, or a list of
 # lines), chunks (a list, instead of a body), content_length (instead of the body's), keep_alive (does not ask the server to close), timeout
-# (seconds), over (the connection of an earlier request, instead of a new one), host (instead of 127.0.0.1).
+# (seconds), over (the connection of an earlier request, instead of a new one), socket (the path
+# of a unix socket, instead of a port).
 sub begin {
     my ($port, $path, %options) = @_;
     my $method  = $options{method} || 'GET';
@@ -24,8 +26,9 @@ sub begin {
     my $headers = $options{headers} || {};
     my $seconds = $options{timeout} || 10;
 
-    my $socket = $options{over}
-        || IO::Socket::INET->new(PeerAddr => $options{host} || '127.0.0.1', PeerPort => $port, Timeout => $seconds);
+    my $socket = $options{over};
+    $socket ||= $options{socket} ? IO::Socket::UNIX->new(Peer => $options{socket})
+        : IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Timeout => $seconds);
     my $self = bless { socket => $socket, seconds => $seconds, method => $method }, __PACKAGE__;
     return $self unless $socket;
 

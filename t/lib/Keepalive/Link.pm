@@ -14,16 +14,14 @@ use Fcntl qw(O_RDWR);
 use POSIX ();
 use Time::HiRes qw(time);
 
-use Keepalive::Setup;
-
 our $NEAR = '198.18.7.1';
 our $FAR = '198.18.7.2';
 
 # From linux/if_tun.h.
 use constant { TUNSETIFF => 0x400454ca, IFF_TUN => 1, IFF_NO_PI => 0x1000 };
 
-# Begins the test anew in a network namespace of its own. Returns the reason if that cannot be. To be called first: what
-# holds a port already is left behind.
+# Begins the test anew in a network namespace of its own. Returns the reason if that cannot be. To be called first, before
+# the test has anything to leave behind.
 sub enter {
     return if $ENV{KEEPALIVE_LINK};
     return 'not run by root' if $> != 0;
@@ -45,7 +43,8 @@ sub start {
     my ($near, $far) = map { tun($_) || return } qw(near0 far0);
     $self->{far} = child(sub { exec 'unshare', '--net', 'sleep', '600' or POSIX::_exit(1) });
     my $other = sub { readlink "/proc/$self->{far}/ns/net" };
-    wait_for { ($other->() // '') ne readlink '/proc/self/ns/net' } or return;
+    require Keepalive::Setup;
+    Keepalive::Setup::wait_for(sub { ($other->() // '') ne readlink '/proc/self/ns/net' }) or return;
     my @far = $self->within;
     for my $command (
         ['ip', 'link', 'set', 'far0', 'netns', $self->{far}],

@@ -13,11 +13,11 @@ use Keepalive::Setup;
 my $count = 0;
 my @running;
 
-# Keepalive::Nginx->new(http => '...', main => '...', workers => 1, log_level => 'info', module => 1)
+# Keepalive::Nginx->new(http => '...', main => '...', workers => 1, log_level => 'info', module => 1, within => [])
 #
 # `http` is the inside of the http block, or `text` a whole configuration, in which only what belongs to a machine is
 # replaced: user, number of workers, module, and the paths of logs, pid and temporary files. `module` says whether our
-# module is loaded (default: as the run says).
+# module is loaded (default: as the run says); `within` is a command that runs it elsewhere.
 sub new {
     my ($class, %options) = @_;
     my $dir = work_dir() . '/nginx' . ++$count;
@@ -81,7 +81,7 @@ sub test {
 sub command {
     my ($self, $log) = @_;
     $log ||= 'error.log';
-    return nginx_binary() . " -p $self->{dir} -e $self->{dir}/logs/$log -c $self->{dir}/nginx.conf";
+    return join(' ', @{ $self->{within} || [] }, nginx_binary()) . " -p $self->{dir} -e $self->{dir}/logs/$log -c $self->{dir}/nginx.conf";
 }
 
 sub start {

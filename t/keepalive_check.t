@@ -1,0 +1,142 @@
+# keepalive_check: an idle connection is looked at when it is taken. The worker is stopped while a request and then the end
+# of the idle connection come, so that nginx reads the request first.
+
+use strict;
+use warnings;
+
+use Test::More;
+
+use lib 't/lib';
+use Keepalive::Backend;
+use Keepalive::Certificates;
+use Keepalive::Client;
+use Keepalive::Nginx;
+use Keepalive::Setup;
+
+plan skip_all => 'needs the module' unless is_ours();
+
+my $tls = has_feature('with-http_ssl_module');
+my $backend = Keepalive::Backend->start;
+my $unix = Keepalive::Backend->start(listen => ['unix:' . work_dir() . '/backend.sock']);
+my $port = free_port();
+my $servers = '';
+my $secure = free_port();
+if ($tls) {
+    my ($certificate, $key) = self_signed('localhost');
+    $servers = <<"END";
+upstream secure { server 127.0.0.1:$secure; keepalive 4; keepalive_stale_retry off; }
+server {
+    listen 127.0.0.1:$secure ssl;
+    ssl_certificate $certificate;
+    ssl_certificate_key $key;
+    keepalive_timeout 200ms;
+    location / { return 200 "request \$connection_requests\\n"; }
+}
+END
+}
+my $nginx = Keepalive::Nginx->new(connections => 4096, http => <<"END")->start;
+proxy_http_version 1.1;
+proxy_set_header Connection "";
+upstream on   { server @{[ $backend->address ]}; keepalive 1000; keepalive_stale_retry off; }
+upstream off  { server @{[ $backend->address ]}; keepalive 1000; keepalive_stale_retry off; keepalive_check off; }
+upstream safe { server @{[ $backend->address ]}; keepalive 1000; keepalive_check off; }
+upstream unix { server @{[ $unix->address ]}; keepalive 4; keepalive_stale_retry off; }
+$servers
+server {
+    listen 127.0.0.1:$port;
+    location /on { proxy_pass http://on/; }
+    location /off { proxy_pass http://off/; }
+    location /safe { proxy_pass http://safe/; }
+    location /unix { proxy_pass http://unix/; }
+    @{[ $tls ? 'location /secure { proxy_pass https://secure/; }' : '' ]}
+}
+END
+
+# With so many idle connections, a POST that nginx reads before it hears what has become of them. Returns the status and
+# the number of connections that the server has accepted since.
+sub surprise {
+    my ($path, $idle, $what, $server) = @_;
+    $server //= $backend;
+    $server->drop;
+    wait_for { !$server->stats->{open} } or die 'the pool is not empty';
+    my @requests = map { begin($port, "$path?delay=300") } 1 .. $idle;
+    $_->finish for @requests;
+    # A connection that nginx has accepted already.
+    my $client = begin($port, '/nowhere', keep_alive => 1);
+    $client->receive;
+    my ($worker) = $nginx->workers;
+    kill STOP => $worker;
+    my $request = begin($port, $path, method => 'POST', body => 'x', over => $client->{socket});
+    $server->reset;
+    $what->($server);
+    kill CONT => $worker;
+    my $answer = $request->finish;
+    return "$answer->{status}, " . $server->stats->{accepted} . ' opened';
+}
+
+# The server counts a connection as closed just before it closes it.
+sub end_all { my ($server, $how) = @_; $server->drop($how); wait_for { !$server->stats->{open} }; select undef, undef, undef, 0.05 }
+sub close_all { end_all($_[0], 'close') }
+sub reset_all { end_all($_[0], 'reset') }
+
+sub errors {
+    my $errors = () = $nginx->error_log =~ /prematurely closed|reset by peer|Broken pipe/g;
+    return $errors;
+}
+
+is surprise('/on', 1, \&close_all), '200, 1 opened', 'closed: a new connection is used';
+is surprise('/on', 1, \&reset_all), '200, 1 opened', 'reset: a new connection is used';
+is surprise('/unix', 1, \&close_all, $unix), '200, 1 opened', 'a unix socket, closed: a new connection is used';
+is surprise('/on', 200, \&close_all), '200, 1 opened', 'two hundred, closed: one new connection is used';
+is errors(), 0, 'nothing has failed';
+
+is surprise('/off', 1, \&close_all), '502, 0 opened', 'keepalive_check off, closed: the request fails';
+is errors(), 1, 'and the log says so';
+is surprise('/safe', 1, \&close_all), '200, 1 opened', 'keepalive_check off, retry safe: the request is sent again';
+is surprise('/safe', 200, \&close_all), '200, 1 opened', 'two hundred: it is sent again once';
+is errors(), 3, 'they have failed before';
+
+# What the server sends without being asked is never taken for an answer.
+for my $upstream (qw(on off)) {
+    get($port, "/$upstream");
+    my $client = begin($port, "/$upstream?fault=extra&after=300", keep_alive => 1);
+    like $client->receive, qr/connection \d+ request/, "$upstream: the answer before the foreign one";
+    my ($worker) = $nginx->workers;
+    kill STOP => $worker;
+    my $request = begin($port, "/$upstream", over => $client->{socket});
+    # The foreign answer comes meanwhile.
+    select undef, undef, undef, 0.5;
+    kill CONT => $worker;
+    my $answer = $request->finish;
+    # (As with the stock module, it is, if nginx has not looked.)
+    next if $upstream eq 'off';
+    unlike $answer->{body}, qr/foreign/, 'the foreign answer is not taken for one';
+    is $answer->{status}, 200, 'the request has another connection';
+}
+
+# TLS: the server says goodbye.
+SKIP: {
+    skip 'nginx has no TLS', 3 unless $tls;
+    like get($port, '/secure')->{body}, qr/request 1$/, 'TLS: a new connection';
+    like get($port, '/secure')->{body}, qr/request 2$/, 'TLS: it is used again';
+    my $lost = 0;
+    for (1 .. 20) {
+        select undef, undef, undef, 0.19 + rand 0.02;
+        $lost++ if get($port, '/secure', method => 'POST', body => 'x')->{status} != 200;
+    }
+    is $lost, 0, 'TLS: none of twenty POSTs at the end of the idle time is lost';
+}
+
+# The server is started anew, with a full pool: nobody notices.
+$backend->drop;
+wait_for { !$backend->stats->{open} };
+$_->finish for map { begin($port, '/on?delay=300') } 1 .. 100;
+is $backend->stats->{open}, 100, 'a hundred connections are idle';
+$backend->drop;
+$backend->refuse(50);
+select undef, undef, undef, 0.2;
+my @statuses = map { get($port, '/on', method => 'POST', body => 'x')->{status} } 1 .. 20;
+is join(' ', @statuses), join(' ', (200) x 20), 'after a restart of the server all requests are answered';
+
+$nginx->stop;
+done_testing;
