@@ -58,6 +58,18 @@ impl RequestHead {
     }
 }
 
+/// Whether the head may announce a body: `false` is certain. To be asked for every request, so it looks at two letters of
+/// each line, where those of `Content-Length` and `Transfer-Encoding` are, in a way that compilers make several at a time of.
+#[inline]
+pub fn may_announce_body(head: &[u8]) -> bool {
+    let letters = head.iter().zip(head.get(1..).unwrap_or(&[])).zip(head.get(9..).unwrap_or(&[]));
+    letters.fold(false, |may, ((line_end, first), ninth)| {
+        let length = (first | 0x20 == b'c') & (ninth | 0x20 == b'l');
+        let encoding = (first | 0x20 == b't') & (*ninth == b'-');
+        may | (*line_end == b'\n') & (length | encoding)
+    })
+}
+
 /// Whether the first line of a request says HTTP/1.
 pub fn is_http1(line: &[u8]) -> bool {
     line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0")
@@ -66,6 +78,7 @@ pub fn is_http1(line: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn all_sent(head: &str, body: u64, chunks: bool) -> Option<bool> {
         let text = head.replace('\n', "\r\n");
@@ -90,6 +103,39 @@ mod tests {
         assert_eq!(all_sent(post, 50, true), Some(true));
         assert_eq!(all_sent(post, 50, false), Some(false));
         assert_eq!(all_sent("POST / HTTP/1.1\nHost: a\n\n", 50, true), Some(false));
+    }
+
+    #[test]
+    fn most_heads_can_be_told_from_those_that_announce_a_body() {
+        let may = |head: &str| may_announce_body(head.replace('\n', "\r\n").as_bytes());
+        for header in [
+            "Content-Length: 0",
+            "content-length:5",
+            "CONTENT-LENGTH:",
+            "Transfer-Encoding: x",
+            "transfer-encoding:x",
+        ] {
+            assert!(may(&format!("GET / HTTP/1.1\n{header}\n\n")), "{header}");
+            assert!(may(&format!("GET / HTTP/1.1\nHost: a\n{header}\nAccept: b\n\n")), "{header}");
+        }
+        assert!(!may("GET /content-length HTTP/1.1\nHost: transfer-encoding\nContent-Type: a/b\nConnection: x\nCookie: a=b\nTe: a\n\n"));
+        for head in ["", "\n", "\nContent-", "GET / HTTP/1.1\n\n"] {
+            assert!(!may(head), "{head:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_announced_is_not_missed(
+            lines in prop::collection::vec("[A-Za-z-]{1,20}: ?[a-z0-9 ]{0,20}", 0..6),
+            name in "[cC]ontent-[lL]ength|[tT][rR]ansfer-[eE]ncoding",
+            at in any::<prop::sample::Index>(),
+        ) {
+            let mut lines = lines;
+            lines.insert(at.index(lines.len() + 1), format!("{name}: 1"));
+            let head = format!("GET / HTTP/1.1\r\n{}\r\n\r\n", lines.join("\r\n"));
+            prop_assert!(may_announce_body(head.as_bytes()));
+        }
     }
 
     #[test]

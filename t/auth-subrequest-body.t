@@ -14,6 +14,7 @@ plan skip_all => 'needs the module' unless is_ours();
 
 my $http2_port = free_port();
 my $http2 = http2_listen($http2_port);
+my $dav = has_feature('with-http_dav_module');
 my $log = work_dir() . '/requests.log';
 my $fastcgi = Keepalive::Backend->start(protocol => 'fastcgi');
 my $site = Keepalive::Auth->new(http => <<'END', locations => <<"END2")->start;
@@ -48,6 +49,7 @@ END
         location /body/redirected { try_files /none \@app; }
         location /body/static { empty_gif; }
         location /body/off { auth_subrequest_body 0; proxy_pass http://app; }
+        @{[ $dav ? 'location /body/dav { client_body_in_file_only clean; dav_methods PUT; alias ' . work_dir() . '/; }' : '' ]}
         location /body/return { auth_subrequest /allow; proxy_pass http://app; }
         location /body/fastcgi { auth_subrequest /fastcgi-auth; proxy_pass http://app; }
     }
@@ -147,6 +149,10 @@ is seen('auth'), 'GET /?status=204 HTTP/1.1', 'is asked about with a GET';
 is $site->get('/body/return', '', %post)->{headers}{'x-body-length'}, 6, 'an auth location that reads no body';
 is $site->status('/body/static', 'status=403', %post), 403, 'a location that reads no body';
 is seen('auth'), 'POST /?status=403 HTTP/1.1, Content-Length: 6, a body', 'still the question has it';
+SKIP: {
+    skip 'no WebDAV', 1 unless $dav;
+    is $site->status('/body/dav/file', 'status=204', method => 'PUT', body => 'a body'), 201, 'a location that wants a file';
+}
 is $site->status('/body/off', 'status=204', %post), 200, 'switched off';
 is seen('auth'), 'GET /?status=204 HTTP/1.1', 'as without it';
 
@@ -169,7 +175,9 @@ for my $way ([body => 'x'], [chunks => ['x']]) {
     my $of = sub { my ($n) = @_; ref $unit ? [('x') x $n] : 'x' x $n };
     is $site->status('/ten', 'status=204', method => 'POST', $how => $of->(10)), 200, "$how: ten bytes of ten";
     $site->asked;
+    $site->log_since;
     is $site->status('/ten', 'status=204', method => 'POST', $how => $of->(11)), 413, "$how: eleven";
+    like $site->log_since, qr/\[error\].*client intended to send too large body to be authorised: 11 bytes/, "$how: eleven: logged";
     is $site->asked, 'auth 0, app 0', "$how: nobody is asked";
     is $site->get('/ten/error', '', method => 'POST', $how => $of->(11))->{body}, 'too large', "$how: error_page 413";
     my $denied = $site->begin('/ten', 'status=204', method => 'POST', $how => $of->(20_000));

@@ -24,6 +24,8 @@ my %auth = (
     down    => 'proxy_pass http://down;',
     retried => 'proxy_pass http://retried;',
     paged   => "proxy_intercept_errors on; error_page 502 504 /a-page; proxy_pass http://127.0.0.1:$nobody;",
+    (map { ("returns$_" => "return $_;") } 408, 444, 499),
+    timeout => 'proxy_intercept_errors on; error_page 408 /timeout-page; proxy_pass http://auth/?status=408;',
     missing => 'root /nowhere; try_files /none =503;',
     cycle   => 'try_files /none /auth-cycle;',
     unnamed => 'proxy_pass http://$http_x_auth;',
@@ -38,6 +40,7 @@ for my $name (sort keys %auth) {
 }
 $locations .= "location /body/$_ { auth_subrequest /auth-script; auth_subrequest_error $_; auth_subrequest_timeout 300ms;"
     . " auth_subrequest_pass_body 1k; proxy_pass http://app; }\n" for @modes;
+$locations .= "location = /timeout-page { internal; return 408; }\n";
 $locations .= "location = /a-page { internal; return 200 'not to be taken for a permission'; }\n";
 my $stock = has_feature('with-http_auth_request_module');
 $locations .= 'location /stock { auth_request /auth-script; proxy_pass http://app; }' if $stock;
@@ -99,6 +102,15 @@ expect_error('refused, with a page', 'paged', '');
 expect_error('503 of a location', 'missing', '');
 expect_error('a location that redirects to itself', 'cycle', '');
 expect_error('a name that does not resolve', 'unnamed', 'unknown-host');
+# Statuses by which nginx ends a request without an answer: they are answers of the location that was asked, and it has
+# not said that the request may go on.
+for my $name (qw(returns408 returns444 returns499 timeout)) {
+    $site->log_since;
+    my ($status) = ask($name, '');
+    is_deeply $status, { 500 => 500, 503 => 503, allow => 500 }, "$name: the configured error";
+    my $lines = () = $site->log_since =~ /auth subrequest unexpected status: 4\d\d/g;
+    is $lines, 3, "$name: each is logged";
+}
 expect_error("status $_", 'script', "status=$_") for 500, 502, 503, 504, 599;
 for my $fault (qw(close reset)) {
     expect_error("$fault before the answer", 'script', "fault=$fault&at=start");

@@ -55,6 +55,13 @@ END
         proxy_set_header Connection "";
         proxy_pass http://app;
     }
+    location /user {
+        set \$before \$remote_user;
+        auth_subrequest_copy_header Authorization;
+        proxy_set_header X-Name "\$remote_user";
+        proxy_set_header Connection "";
+        proxy_pass http://app;
+    }
     location /to-fastcgi { @{[ $params->('fastcgi') ]} }
     location /to-uwsgi { @{[ $params->('uwsgi') ]} }
     location /to-scgi { @{[ $params->('scgi') ]} }
@@ -193,6 +200,13 @@ my $first = $site->begin('/', $alice, keep_alive => 1);
 like $first->receive, qr{^HTTP/1.1 200 .*<alice>}s, 'keep-alive: alice';
 my $second = $site->begin('/', 'status=204', keep_alive => 1, over => $first->{socket});
 like $second->receive, qr{^HTTP/1.1 200 .*<>}s, 'keep-alive: then nobody';
+
+# nginx keeps the name of the user apart from the header.
+my ($spoof, $real) = map { 'Basic ' . $_ } 'c3Bvb2Y6cA==', 'cmVhbDpw';
+is got($site->get('/user', script(status => 200, header => "Authorization:$real"), headers => ["Authorization: $spoof"]),
+    'X-Name', 'Authorization'), "200; real; $real", '$remote_user is that of the answer';
+is got($site->get('/user', 'status=200', headers => ["Authorization: $spoof"]), 'X-Name', 'Authorization'), '200',
+    '$remote_user: or there is none';
 
 $site->stop;
 done_testing;

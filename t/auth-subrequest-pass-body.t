@@ -25,6 +25,9 @@ my $site = Keepalive::Auth->new(http => "proxy_cache_path $cache keys_zone=decis
     location /page { error_page 403 /denied; proxy_pass http://app; }
     location = /denied { auth_subrequest off; return 200 'the error page'; }
     location /again { error_page 403 /elsewhere; proxy_pass http://app; }
+    location /from-error { auth_subrequest off; error_page 404 /; return 404; }
+    location /from-status { auth_subrequest off; error_page 404 =200 /; return 404; }
+    location /from-site { auth_subrequest off; proxy_intercept_errors on; error_page 404 =302 /; proxy_pass http://app/?status=404; }
     location /satisfy { satisfy any; deny all; proxy_pass http://app; }
     location /unbuffered { auth_subrequest /unbuffered-auth; proxy_pass http://app; }
     location = /unbuffered-auth { internal; proxy_buffering off; proxy_pass http://auth/?\$http_x_auth; }
@@ -112,6 +115,11 @@ is told($site->get('/page', script(status => 401, @json))), "401, application/js
 is $site->status('/again', script(status => 403, @json)), 403, 'an error page that is denied as well';
 is told($site->get('/satisfy', script(status => $_, @json))), "$_, application/json, -, $json",
     "satisfy any: $_" for 302, 401, 403;
+
+# A denial at the end of an internal redirect has its own status, not that of the redirect.
+for my $path (qw(/from-error /from-status /from-site)) {
+    is told($site->get($path, script(status => $_, @json))), "$_, application/json, -, $json", "$path: $_" for 401, 403;
+}
 
 # Auth locations of other kinds.
 is told($site->get('/unbuffered', script(status => 403, @json))), "403, application/json, -, $json",

@@ -108,6 +108,13 @@ for my $interim (100, 102, 103, '103,103') {
     $nginx->$fate('default', 'auth', "interim=$interim&len=10", $fate eq 'kept' ? 200 : 500);
     $nginx->$fate('default', 'mirror', "interim=$interim&len=10", 200);
 }
+# One that announces that nothing follows, though the answer does.
+for my $interim ('100 Continue', '102 Processing') {
+    my $raw = "HTTP/1.1 $interim\r\nContent-Length: 0\r\n\r\n";
+    $raw .= "HTTP/1.1 200 OK\r\nContent-Length: 0" . ' ' x (length($raw) - 38) . "\r\n\r\n";
+    $raw =~ s/([^\w.:-])/sprintf '%%%02X', ord $1/ge;
+    $nginx->closed('default', 'auth', "raw=$raw&drip=200&pieces=2", 500, "$interim, without a body");
+}
 $nginx->closed('default', 'upgrade', 'upgrade=1', 500, 'upgraded');
 
 # Bytes behind the body, with it or later.

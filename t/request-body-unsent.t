@@ -85,11 +85,16 @@ my %inside = (
     no_length     => "$pass $empty",
     chunked_too   => "$pass proxy_set_header Transfer-Encoding chunked;",
     chunked_only  => "$pass $empty proxy_set_header Transfer-Encoding chunked;",
+    length_alone  => "$pass proxy_set_header Content-Length 40;",
+    discarded     => 'mirror /ask; mirror_request_body off; alias ' . work_dir() . '/page;',
+    pixel         => 'mirror /ask; mirror_request_body off; empty_gif;',
     accel         => 'proxy_pass http://pool/?header=X-Accel-Redirect:/instead&$http_x_script;',
     intercept     => "$pass proxy_intercept_errors on; error_page 404 413 = /instead;",
     next          => 'proxy_next_upstream http_404 non_idempotent; proxy_pass http://both/?$http_x_script;',
     secure        => 'proxy_pass https://tls/;',
 );
+open my $page, '>', work_dir() . '/page' or die $!;
+close $page;
 my $nginx = Keepalive::Unread->new($backend, \%upstreams, http => "client_max_body_size 20m;\n$http", locations => join '',
     map { qq(location /$_ { proxy_set_header Connection ""; $inside{$_} }\n) } sort keys %inside);
 my $port = $nginx->{port};
@@ -204,6 +209,15 @@ SKIP: {
     closed('authorised', 'early=1&status=204', @large);
     is fate('pool', sub { get($port, '/authorised', method => 'GET', @text, headers => { 'X-Script' => 'early=1&status=204' })->{status} }),
         '200, closed', 'closed: authorised, GET with a body';
+
+    # What reads the body meanwhile, to throw it away.
+    for my $name (qw(discarded pixel)) {
+        closed($name, 'early=1&status=204', @text);
+        is fate('pool', sub { get($port, "/$name", method => 'GET', @text, headers => { 'X-Script' => 'early=1&status=204' })->{status} }),
+            '200, closed', "closed: $name, GET with a body";
+    }
+    # A body that nobody has sent to nginx either.
+    closed('length_alone', 'early=1');
 
     # Bodies sent and not announced, or announced in another way.
     closed('no_length', 'early=1', @$_) for \@text, \@smuggled;

@@ -12,7 +12,7 @@ use nginx_sys::{
 
 use crate::drain::Framing;
 use crate::hint::Hint;
-use crate::request_head::{is_http1, RequestHead};
+use crate::request_head::{is_http1, may_announce_body, RequestHead};
 
 use super::bits;
 use super::conn::Conn;
@@ -32,21 +32,21 @@ const KEEP_ALIVE: (&[u8], usize) = (b"keep-alive", hash_of(b"keep-alive"));
 #[derive(Clone, Copy)]
 pub(super) struct FirstBuffer(Option<NonNull<ngx_buf_t>>);
 
-impl Request {
-    /// Whether the client announced a body.
+impl FirstBuffer {
+    /// What is in it, as it was written; the connection may have taken it.
     #[inline]
-    fn announces_body(self) -> bool {
-        // SAFETY: live by the type invariant; reads one field.
-        let main = unsafe { (*self.as_ptr()).main };
-        // A part of the request may have announced what the client did, though it has no body itself.
-        // SAFETY: lives as long as its parts; makes no reference.
-        let headers = unsafe { &raw const (*main).headers_in };
-        // SAFETY: as above; reads one field.
-        let length = unsafe { (*headers).content_length_n };
-        // SAFETY: as above; reads one bit.
-        length > 0 || unsafe { ngx_http_headers_in_t::chunked_raw(headers) != 0 }
+    fn bytes<'a>(self) -> &'a [u8] {
+        let Some(buf) = self.0 else { return &[] };
+        // SAFETY: lies in the request's pool; reads one field.
+        let start = unsafe { (*buf.as_ptr()).start };
+        // SAFETY: as above.
+        let last = unsafe { (*buf.as_ptr()).last };
+        // SAFETY: written from `start` to `last` by `create_request`; nobody writes it again.
+        unsafe { between(start, last) }
     }
+}
 
+impl Request {
     /// Whether the core sends the body in chunks.
     fn is_sent_in_chunks(self) -> bool {
         // SAFETY: live by the type invariant; makes no reference.
@@ -84,7 +84,9 @@ impl HttpUpstream {
         if !self.request_body_sent() {
             return false;
         }
-        !r.announces_body() || self.is_announced_sent(r, request, conn)
+        let head = request.bytes();
+        let is_head_only = conn.sent() == head.len() as u64 && !may_announce_body(head);
+        is_head_only || self.is_announced_sent(r, request, conn)
     }
 
     fn is_announced_sent(self, r: Request, request: FirstBuffer, conn: Conn) -> bool {
@@ -97,8 +99,17 @@ impl HttpUpstream {
     #[inline]
     pub(super) fn is_response_read(self, r: Request, request: FirstBuffer) -> bool {
         self.keepalive()
+            && !self.is_interim()
             && !r.has_cached_response(self)
             && (self.is_body_read(r) || !self.has_surplus(request))
+    }
+
+    /// Whether nginx has taken an interim response for the whole: the real one is yet to come.
+    #[inline]
+    fn is_interim(self) -> bool {
+        // SAFETY: live by the type invariant; reads one field.
+        let status = unsafe { (*self.as_ptr()).headers_in.status_n };
+        (1..NGX_HTTP_OK as usize).contains(&status)
     }
 
     /// Whether something follows a response that has no body.
@@ -123,9 +134,7 @@ impl HttpUpstream {
         // It is set for HTTP/1.0 as well.
         // SAFETY: as above; reads one bit.
         let closes = unsafe { ngx_http_upstream_headers_in_t::connection_close_raw(headers) != 0 };
-        // SAFETY: as above; reads one field.
-        let status = unsafe { (*headers).status_n };
-        if upgraded || closes || status < NGX_HTTP_OK as usize || self.http1_request(request).is_none() {
+        if upgraded || closes || self.is_interim() || self.http1_request(request).is_none() {
             return None;
         }
         // SAFETY: as above; reads one bit.
@@ -195,7 +204,7 @@ impl HttpUpstream {
     }
 
     /// The request from its first byte on, as the proxy module has written it, if that is HTTP/1.
-    fn http1_request<'a>(self, FirstBuffer(buf): FirstBuffer) -> Option<&'a [u8]> {
+    fn http1_request<'a>(self, request: FirstBuffer) -> Option<&'a [u8]> {
         // SAFETY: live by the type invariant; reads one field.
         let conf = unsafe { (*self.as_ptr()).conf };
         // SAFETY: the protocol module sets it before it starts the upstream request.
@@ -203,13 +212,7 @@ impl HttpUpstream {
         if module.as_bytes() != b"proxy" {
             return None;
         }
-        let buf = buf?;
-        // SAFETY: lies in the request's pool; reads one field.
-        let start = unsafe { (*buf.as_ptr()).start };
-        // SAFETY: as above.
-        let last = unsafe { (*buf.as_ptr()).last };
-        // SAFETY: written from `start` to `last` by `create_request`; nobody writes it again.
-        let request = unsafe { between(start, last) };
+        let request = request.bytes();
         let end = request.iter().position(|byte| *byte == b'\r')?;
         request.get(..end).is_some_and(is_http1).then_some(request)
     }

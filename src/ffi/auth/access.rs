@@ -5,8 +5,8 @@ use std::ffi::CStr;
 use nginx_sys::{
     ngx_http_complex_value, ngx_http_core_run_phases, ngx_http_finalize_request,
     ngx_http_read_client_request_body, ngx_http_request_t, ngx_http_variable_t, ngx_int_t,
-    ngx_log_error_core, ngx_str_t, ngx_uint_t, NGX_AGAIN, NGX_DECLINED, NGX_DONE, NGX_ERROR, NGX_LOG_ERR,
-    NGX_OK,
+    ngx_log_error_core, ngx_str_t, ngx_uint_t, off_t, NGX_AGAIN, NGX_DECLINED, NGX_DONE, NGX_ERROR,
+    NGX_LOG_ERR, NGX_OK,
 };
 use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 
@@ -44,7 +44,7 @@ fn step(r: Request, auth: &Auth, conf: &LocConf) -> ngx_int_t {
         Stage::New => ask(r, auth, conf, None),
         Stage::Reading => NGX_DONE as ngx_int_t,
         Stage::Read => match body_size(r) {
-            size if size > conf.body as u64 => TOO_LARGE,
+            size if size > conf.body as u64 => refuse(r, size),
             size => ask(r, auth, conf, Some(size)),
         },
         Stage::Asking => NGX_AGAIN as ngx_int_t,
@@ -52,12 +52,21 @@ fn step(r: Request, auth: &Auth, conf: &LocConf) -> ngx_int_t {
     }
 }
 
+/// As nginx says it of `client_max_body_size`.
+fn refuse(r: Request, size: u64) -> ngx_int_t {
+    let format = c"client intended to send too large body to be authorised: %O bytes";
+    let size = off_t::try_from(size).unwrap_or(off_t::MAX);
+    // SAFETY: a live log; `%O` takes an `off_t`.
+    unsafe { ngx_log_error_core(NGX_LOG_ERR as usize, r.log(), 0, format.as_ptr(), size) };
+    TOO_LARGE
+}
+
 /// Reads the client's body before anybody is asked, as `ngx_http_mirror_handler()`.
 fn read_body(r: Request, auth: &Auth, conf: &LocConf) -> ngx_int_t {
     // SAFETY: a live request; reads one field.
     let announced = unsafe { (*r.as_ptr()).headers_in.content_length_n };
-    if u64::try_from(announced).is_ok_and(|size| size > conf.body as u64) {
-        return TOO_LARGE;
+    if let Some(size) = u64::try_from(announced).ok().filter(|size| *size > conf.body as u64) {
+        return refuse(r, size);
     }
     auth.stage.set(Stage::Reading);
     // SAFETY: a live request; it may call the handler at once.

@@ -7,7 +7,8 @@ use nginx_sys::{
     ngx_http_post_subrequest_pt, ngx_http_post_subrequest_t, ngx_http_postponed_request_t,
     ngx_http_request_body_t, ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_subrequest,
     ngx_http_variable_value_t, ngx_int_t, ngx_pcalloc, ngx_str_t, off_t, NGX_AGAIN, NGX_ERROR,
-    NGX_HTTP_SUBREQUEST_WAITED, NGX_OK,
+    NGX_HTTP_CLIENT_CLOSED_REQUEST, NGX_HTTP_CLOSE, NGX_HTTP_REQUEST_TIME_OUT, NGX_HTTP_SUBREQUEST_WAITED,
+    NGX_OK,
 };
 #[cfg(ngx_feature = "http_cache")]
 use nginx_sys::{ngx_del_timer, ngx_http_cache_t};
@@ -215,11 +216,12 @@ unsafe extern "C" fn done(
             unsafe { Request::from_raw(r) }.filter(|_| !goes_on(rc) && auth.stage.get() == Stage::Asking);
         if let Some(sub) = sub {
             debug(sub.log(), c"auth subrequest done");
-            auth.finish(sub.status());
+            auth.finish(if ends(rc) { rc as u16 } else { sub.status() });
         }
     });
-    // An answer that breaks off must not end the request of the client.
-    if rc == NGX_ERROR as ngx_int_t {
+    // An answer that breaks off, or ends without a response, must not end the request of the client. (If the client has
+    // gone, nginx ends it all the same.)
+    if rc == NGX_ERROR as ngx_int_t || ends(rc) {
         return NGX_OK as ngx_int_t;
     }
     rc
@@ -227,8 +229,15 @@ unsafe extern "C" fn done(
 
 /// Whether `ngx_http_finalize_request()` goes on with a status.
 fn goes_on(rc: ngx_int_t) -> bool {
-    const CLIENT_IS_GONE: [ngx_int_t; 2] = [408, 499];
-    (rc >= 300 || rc == 201 || rc == 204) && !CLIENT_IS_GONE.contains(&rc)
+    (rc >= 300 || rc == 201 || rc == 204) && !ends(rc)
+}
+
+/// Whether with a status `ngx_http_finalize_request()` ends the whole request, without a response.
+fn ends(rc: ngx_int_t) -> bool {
+    const TIMED_OUT: ngx_int_t = NGX_HTTP_REQUEST_TIME_OUT as ngx_int_t;
+    const CLIENT_IS_GONE: ngx_int_t = NGX_HTTP_CLIENT_CLOSED_REQUEST as ngx_int_t;
+    const NO_RESPONSE: ngx_int_t = NGX_HTTP_CLOSE as ngx_int_t;
+    matches!(rc, TIMED_OUT | CLIENT_IS_GONE | NO_RESPONSE)
 }
 
 /// Its time is over, or nobody wants the rest of its answer.

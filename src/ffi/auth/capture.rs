@@ -6,8 +6,8 @@ use std::ptr::NonNull;
 
 use nginx_sys::{
     ngx_buf_t, ngx_chain_t, ngx_http_output_body_filter_pt, ngx_http_output_header_filter_pt,
-    ngx_http_request_t, ngx_http_top_body_filter, ngx_http_top_header_filter, ngx_int_t, ngx_read_file,
-    NGX_ERROR, NGX_OK,
+    ngx_http_request_t, ngx_http_top_body_filter, ngx_http_top_header_filter, ngx_int_t, ngx_pfree,
+    ngx_pool_t, ngx_read_file, NGX_ERROR, NGX_OK,
 };
 
 use super::super::bits;
@@ -17,6 +17,9 @@ use super::super::request::Request;
 use super::answer::{Auth, Stage};
 use super::ask::buffer_size;
 use super::conf::LocConf;
+
+/// Memory for the beginning of a body of unknown length, in bytes.
+const AT_FIRST: usize = 16 << 10;
 
 /// The body of the answer, as far as it is wanted.
 pub(super) struct Capture {
@@ -69,7 +72,7 @@ impl Capture {
         }
         // SAFETY: a live request; reads one field.
         let announced = unsafe { (*sub.as_ptr()).headers_out.content_length_n };
-        let size = usize::try_from(announced).unwrap_or(self.limit);
+        let size = usize::try_from(announced).unwrap_or(AT_FIRST.min(self.limit));
         if size > self.limit {
             self.state.set(State::TooLarge);
             return false;
@@ -82,17 +85,33 @@ impl Capture {
         memory.is_some()
     }
 
-    /// `None` if the buffer cannot be read; one that is too large is left out.
-    fn append(&self, buf: &ngx_buf_t) -> Option<()> {
+    /// Makes room for so many bytes, within the limit; `None` if there is no memory.
+    fn grow(&self, pool: *mut ngx_pool_t, memory: NonNull<u8>, needed: usize) -> Option<NonNull<u8>> {
+        let size = needed.max(self.size.get().saturating_mul(2)).min(self.limit);
+        // SAFETY: the pool of a live request.
+        let larger = unsafe { allocate::<u8>(pool, size) }?.cast::<u8>();
+        // SAFETY: `append` has written so much, and the new memory is larger.
+        unsafe { larger.copy_from_nonoverlapping(memory, self.length.get()) };
+        // SAFETY: memory of the same pool; should the pool not free it now, it will later.
+        unsafe { ngx_pfree(pool, memory.as_ptr().cast()) };
+        self.memory.set(Some(larger));
+        self.size.set(size);
+        Some(larger)
+    }
+
+    /// `None` if the buffer cannot be read, or there is no memory; one that is too large is left out.
+    fn append(&self, pool: *mut ngx_pool_t, buf: &ngx_buf_t) -> Option<()> {
         let Some(memory) = self.memory.get().filter(|_| self.state() == State::Begun) else {
             return Some(());
         };
         let (length, more) = (self.length.get(), buffer_size(buf));
-        let fits = usize::try_from(more).ok().filter(|more| *more <= self.size.get() - length);
+        let fits = usize::try_from(more).ok().filter(|more| *more <= self.limit - length);
         let Some(more) = fits else {
             self.state.set(State::TooLarge);
             return Some(());
         };
+        let memory =
+            if length + more > self.size.get() { self.grow(pool, memory, length + more)? } else { memory };
         // SAFETY: there is room for more, as was just checked.
         let to = unsafe { memory.add(length) };
         if more == 0 {
@@ -179,7 +198,7 @@ fn take(auth: &Auth, chain: *mut ngx_chain_t) -> ngx_int_t {
         let link = unsafe { link.as_ref() };
         // SAFETY: a link has its buffer, and nobody else has it now.
         let buf = unsafe { &mut *link.buf };
-        if auth.stage.get() == Stage::Asking && auth.capture.append(buf).is_none() {
+        if auth.stage.get() == Stage::Asking && auth.capture.append(auth.r.pool(), buf).is_none() {
             return NGX_ERROR as ngx_int_t;
         }
         buf.pos = buf.last;

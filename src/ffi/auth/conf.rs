@@ -217,6 +217,8 @@ pub(super) struct MainConf {
     /// The numbers of variables that are about the body of a message, or a part or version of a resource: a question has
     /// none of the request's. Empty if nobody asks.
     pub(super) of_message: Cell<Slice<usize>>,
+    /// The number of the variable that is about the user; as above.
+    pub(super) of_user: Cell<Slice<usize>>,
 }
 
 const OF_MESSAGE: [ngx_str_t; 11] = [
@@ -241,7 +243,14 @@ impl MainConf {
             let pool = unsafe { (*cf).pool };
             // SAFETY: the new cycle's pool.
             let main = unsafe {
-                place_in_pool(pool, Self { captures: Cell::new(false), of_message: Cell::new(Slice::EMPTY) })
+                place_in_pool(
+                    pool,
+                    Self {
+                        captures: Cell::new(false),
+                        of_message: Cell::new(Slice::EMPTY),
+                        of_user: Cell::new(Slice::EMPTY),
+                    },
+                )
             };
             main.map_or(ptr::null_mut(), |main| main.as_ptr().cast())
         })
@@ -257,7 +266,7 @@ impl MainConf {
         main.map(|main| unsafe { main.as_ref() })
     }
 
-    /// Notes that some location asks. `None` if there is no memory.
+    /// Notes the variables that matter as soon as some location asks. `None` if there is no memory.
     ///
     /// # Safety
     /// `cf` is the configuration being read.
@@ -269,12 +278,13 @@ impl MainConf {
         }
         // SAFETY: live, says the caller.
         let pool = unsafe { (*cf).pool };
-        for mut name in OF_MESSAGE {
+        let of_message = OF_MESSAGE.map(|name| (name, &main.of_message));
+        for (mut name, list) in of_message.into_iter().chain([(ngx_string!("remote_user"), &main.of_user)]) {
             // SAFETY: the configuration being read; nginx copies the name.
             let index = unsafe { ngx_http_get_variable_index(cf, &raw mut name) };
             // SAFETY: the new cycle's pool.
-            let slice = unsafe { main.of_message.get().with(pool, usize::try_from(index).ok()?) };
-            main.of_message.set(slice?);
+            let slice = unsafe { list.get().with(pool, usize::try_from(index).ok()?) };
+            list.set(slice?);
         }
         Some(())
     }

@@ -15,7 +15,7 @@ use super::super::guard::guard;
 use super::super::headers::{Header, Headers};
 use super::super::request::{HttpUpstream, Request};
 use super::answer::{is_part_of_question, Auth};
-use super::conf::{Copied, LocConf};
+use super::conf::{Copied, LocConf, MainConf};
 
 /// Between access and content, for every request of the location: also for one that nobody has asked about,
 /// because `satisfy any` let it pass, and for subrequests. The question itself has what the client sent.
@@ -70,6 +70,9 @@ fn update(r: Request, copied: &Copied) -> Option<()> {
     let variable = unsafe { &mut *r.variable(copied.variable) };
     variable.set_valid(0);
     variable.set_not_found(0);
+    if copied.lowercase.as_bytes() == b"authorization" {
+        forget_user(r)?;
+    }
 
     let hash = (&raw const main.headers_in_hash).cast_mut();
     let ngx_str_t { data, len } = copied.lowercase;
@@ -83,6 +86,21 @@ fn update(r: Request, copied: &Copied) -> Option<()> {
     // SAFETY: the entry says where in this structure nginx has its pointer.
     let place = unsafe { headers_in.byte_add(known.offset) };
     point(r, place.cast(), known.offset, headers.map(Header::as_ptr))
+}
+
+/// nginx keeps apart the name of the user, from when it was first asked for (`ngx_http_auth_basic_user()`).
+fn forget_user(r: Request) -> Option<()> {
+    // SAFETY: a live request; nobody else has its headers now.
+    let headers = unsafe { &mut (*r.as_ptr()).headers_in };
+    headers.user = ngx_str_t { len: 0, data: std::ptr::null_mut() };
+    headers.passwd = ngx_str_t { len: 0, data: std::ptr::null_mut() };
+    for index in MainConf::of(r)?.of_user.get().as_slice() {
+        // SAFETY: of a live request; nobody else has it now.
+        let variable = unsafe { &mut *r.variable(*index) };
+        variable.set_valid(0);
+        variable.set_not_found(0);
+    }
+    Some(())
 }
 
 /// Lets nginx's pointer be the first of the headers, and each of them point at the next one.

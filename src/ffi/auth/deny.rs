@@ -3,8 +3,8 @@
 use nginx_sys::{
     ngx_buf_t, ngx_chain_t, ngx_http_core_access_phase, ngx_http_core_loc_conf_t,
     ngx_http_discard_request_body, ngx_http_err_page_t, ngx_http_finalize_request, ngx_http_output_filter,
-    ngx_http_request_t, ngx_http_send_header, ngx_int_t, ngx_list_push, ngx_pcalloc, ngx_table_elt_t, off_t,
-    NGX_DONE, NGX_ERROR, NGX_HTTP_SATISFY_ALL, NGX_OK,
+    ngx_http_request_t, ngx_http_send_header, ngx_int_t, ngx_list_push, ngx_pcalloc, ngx_str_t,
+    ngx_table_elt_t, off_t, NGX_DONE, NGX_ERROR, NGX_HTTP_SATISFY_ALL, NGX_OK,
 };
 use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
 
@@ -185,11 +185,15 @@ fn prepare(r: Request, sub: Request, status: u16, length: usize) -> Option<()> {
     if let Some(encoding) = sent.find(is_encoding) {
         pass_header(r, encoding)?;
     }
+    // That of an error page on which it has come here would be sent instead.
+    // SAFETY: a live request; writes one field.
+    unsafe { (*r.as_ptr()).err_status = 0 };
     // SAFETY: a live request; nobody else has its response now.
     let headers = unsafe { &mut (*r.as_ptr()).headers_out };
     // SAFETY: another live request, whose response does not change any more.
     let answer = unsafe { &(*sub.as_ptr()).headers_out };
     headers.status = status.into();
+    headers.status_line = ngx_str_t::empty();
     headers.content_type = answer.content_type;
     headers.content_type_len = answer.content_type_len;
     headers.charset = answer.charset;

@@ -221,6 +221,8 @@ unsafe extern "C" fn auth_subrequest_copy_header(
 
 /// All that is to be known of a header that is copied.
 fn copied(cf: *mut ngx_conf_t, pool: *mut ngx_pool_t, name: ngx_str_t) -> Option<Copied> {
+    // SAFETY: the configuration being read.
+    unsafe { MainConf::asks(cf) }?;
     let lowercase = spelt(pool, name, b"", |byte| byte.to_ascii_lowercase())?;
     let mut variable = spelt(pool, name, b"http_", |byte| match byte {
         b'-' => b'_',
