@@ -113,7 +113,7 @@ for my $interim ('100 Continue', '102 Processing') {
     my $raw = "HTTP/1.1 $interim\r\nContent-Length: 0\r\n\r\n";
     $raw .= "HTTP/1.1 200 OK\r\nContent-Length: 0" . ' ' x (length($raw) - 38) . "\r\n\r\n";
     $raw =~ s/([^\w.:-])/sprintf '%%%02X', ord $1/ge;
-    $nginx->closed('default', 'auth', "raw=$raw&drip=200&pieces=2", 500, "$interim, without a body");
+    $nginx->closed('default', 'auth', "raw=$raw&drip=400&pieces=2", 500, "$interim, without a body: at once", 0.7);
 }
 $nginx->closed('default', 'upgrade', 'upgrade=1', 500, 'upgraded');
 
