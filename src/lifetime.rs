@@ -45,6 +45,15 @@ pub struct Returned {
     pub exiting: bool,
 }
 
+/// What is left to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rest {
+    /// How long it may be idle, in milliseconds.
+    pub idle: Msec,
+    /// Requests that the server serves on it, those it has served included, as far as it said.
+    pub allowed: usize,
+}
+
 /// Why a connection is closed instead of kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -92,8 +101,6 @@ impl Limits {
             Some(Refusal::Broken)
         } else if conn.requests >= self.requests {
             Some(Refusal::Requests)
-        } else if conn.requests >= conn.allowed {
-            Some(Refusal::Hint)
         } else if now.wrapping_sub(conn.opened) > self.time {
             Some(Refusal::Time)
         } else if !conn.keepalive {
@@ -107,16 +114,25 @@ impl Limits {
         }
     }
 
-    /// For how long the connection may be idle, in milliseconds, when the server said `hint` with its last response.
+    /// What is left to a connection that may be kept, when the server said `hint` with its last response.
     ///
     /// # Errors
-    /// [`Refusal::Hint`] if the server would close it within the margin.
+    /// [`Refusal::Hint`] if the server serves no more requests on it, or would close it within the margin.
     #[inline]
-    pub fn idle_time(&self, hint: &Hint) -> Result<Msec, Refusal> {
-        match (hint.timeout, self.margin) {
-            (Some(timeout), Some(margin)) if timeout <= margin => Err(Refusal::Hint),
-            (Some(timeout), Some(margin)) => Ok(self.timeout.min(timeout - margin)),
-            _ => Ok(self.timeout),
+    pub fn rest(&self, conn: &Returned, hint: &Hint) -> Result<Rest, Refusal> {
+        let Some(margin) = self.margin else { return Ok(Rest { idle: self.timeout, allowed: conn.allowed }) };
+        let more = hint.requests.map_or(usize::MAX, |more| conn.requests.saturating_add(more));
+        let rest = Rest {
+            idle: hint
+                .timeout
+                .map_or(self.timeout, |timeout| self.timeout.min(timeout.saturating_sub(margin))),
+            allowed: conn.allowed.min(more),
+        };
+        let is_over = conn.requests >= rest.allowed || hint.timeout.is_some_and(|timeout| timeout <= margin);
+        if is_over {
+            Err(Refusal::Hint)
+        } else {
+            Ok(rest)
         }
     }
 }
@@ -160,25 +176,46 @@ mod tests {
         assert_eq!(Limits { requests: 0, ..LIMITS }.refusal(&GOOD, 5000), Some(Refusal::Requests));
     }
 
+    fn rest(
+        limits: Limits,
+        conn: Returned,
+        timeout: Option<Msec>,
+        requests: Option<usize>,
+    ) -> Option<(Msec, usize)> {
+        let rest = limits.rest(&conn, &Hint { timeout, requests });
+        assert_ne!(rest, Err(Refusal::Requests));
+        rest.ok().map(|rest| (rest.idle, rest.allowed))
+    }
+
     #[test]
     fn the_server_limits_the_requests_too() {
-        assert_eq!(LIMITS.refusal(&Returned { requests: 4, allowed: 5, ..GOOD }, 5000), None);
-        assert_eq!(LIMITS.refusal(&Returned { requests: 5, allowed: 5, ..GOOD }, 5000), Some(Refusal::Hint));
+        let conn = Returned { requests: 4, ..GOOD };
+        assert_eq!(rest(LIMITS, conn, None, None), Some((60_000, usize::MAX)));
+        assert_eq!(rest(LIMITS, conn, None, Some(1)), Some((60_000, 5)));
+        assert_eq!(rest(LIMITS, conn, None, Some(0)), None);
+        assert_eq!(rest(LIMITS, conn, None, Some(usize::MAX)), Some((60_000, usize::MAX)));
+        // What it said before holds, but it can say less.
+        let conn = Returned { allowed: 6, ..conn };
+        assert_eq!(rest(LIMITS, conn, None, None), Some((60_000, 6)));
+        assert_eq!(rest(LIMITS, conn, None, Some(9)), Some((60_000, 6)));
+        assert_eq!(rest(LIMITS, conn, None, Some(1)), Some((60_000, 5)));
+        assert_eq!(rest(LIMITS, Returned { requests: 6, ..conn }, None, None), None);
     }
 
     #[test]
     fn a_connection_is_closed_before_the_server_closes_it() {
-        let idle = |limits: Limits, timeout| limits.idle_time(&Hint { timeout, requests: None });
-        assert_eq!(idle(LIMITS, None), Ok(60_000));
-        assert_eq!(idle(LIMITS, Some(5000)), Ok(4000));
-        assert_eq!(idle(LIMITS, Some(1001)), Ok(1));
-        assert_eq!(idle(LIMITS, Some(1000)), Err(Refusal::Hint));
-        assert_eq!(idle(LIMITS, Some(0)), Err(Refusal::Hint));
-        assert_eq!(idle(LIMITS, Some(75_000)), Ok(60_000));
+        let idle = |limits: Limits, timeout| rest(limits, GOOD, timeout, None).map(|(idle, _)| idle);
+        assert_eq!(idle(LIMITS, None), Some(60_000));
+        assert_eq!(idle(LIMITS, Some(5000)), Some(4000));
+        assert_eq!(idle(LIMITS, Some(1001)), Some(1));
+        assert_eq!(idle(LIMITS, Some(1000)), None);
+        assert_eq!(idle(LIMITS, Some(0)), None);
+        assert_eq!(idle(LIMITS, Some(75_000)), Some(60_000));
         let exactly = Limits { margin: Some(0), ..LIMITS };
-        assert_eq!(idle(exactly, Some(1000)), Ok(1000));
-        assert_eq!(idle(exactly, Some(0)), Err(Refusal::Hint));
-        assert_eq!(idle(Limits { margin: None, ..LIMITS }, Some(1000)), Ok(60_000));
+        assert_eq!(idle(exactly, Some(1000)), Some(1000));
+        assert_eq!(idle(exactly, Some(0)), None);
+        let deaf = Limits { margin: None, ..LIMITS };
+        assert_eq!(rest(deaf, GOOD, Some(0), Some(0)), Some((60_000, usize::MAX)));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(super) struct Draining {
     class: Option<ClassRef>,
     proven: bool,
     server: Option<Server>,
-    allowed: u32,
+    allowed: usize,
     timeout: Msec,
     generation: usize,
 }

@@ -24,6 +24,27 @@ impl Headers {
     }
 }
 
+/// Whether a list may have a header whose name has this hash: `false` is certain.
+///
+/// # Safety
+/// The list is live, and does not change meanwhile.
+#[inline]
+pub(crate) unsafe fn may_have(list: *const ngx_list_t, hash: usize) -> bool {
+    // SAFETY: live, says the caller; makes no reference.
+    let mut part = unsafe { &raw const (*list).part };
+    // SAFETY: a part of a live list, or null behind the last one.
+    while let Some(ngx_list_part_t { elts, nelts, next }) = unsafe { part.as_ref() } {
+        let first: NonNull<ngx_table_elt_t> = NonNull::new(elts.cast()).unwrap_or(NonNull::dangling());
+        // SAFETY: a part has so many elements.
+        let headers = unsafe { std::slice::from_raw_parts(first.as_ptr(), *nelts) };
+        if headers.iter().any(|header| header.hash == hash) {
+            return true;
+        }
+        part = *next;
+    }
+    false
+}
+
 impl Iterator for Headers {
     type Item = Header;
 
@@ -58,13 +79,6 @@ impl Header {
     pub(crate) fn is_there(self) -> bool {
         // SAFETY: as above.
         unsafe { (*self.0.as_ptr()).hash != 0 }
-    }
-
-    /// Whether it has this name, given in lower case with its hash.
-    #[inline]
-    pub(crate) fn is(self, hash: usize, name: &[u8]) -> bool {
-        // SAFETY: as above.
-        (unsafe { (*self.0.as_ptr()).hash }) == hash && self.name().eq_ignore_ascii_case(name)
     }
 
     pub(crate) fn as_ptr(self) -> *mut ngx_table_elt_t {

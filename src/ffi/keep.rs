@@ -30,12 +30,11 @@ pub(super) fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, stat
     let is_read = kp.u.is_response_read(r, kp.first_buffer);
     let can_drain = !is_read && upstream.drain.size > 0;
     let unread = if can_drain { kp.u.unread_response(r, kp.first_buffer) } else { None };
-    let mut allowed = attempt.reuse.map_or(u32::MAX, |reuse| reuse.allowed);
-    let mut returned = Returned {
+    let returned = Returned {
         failed: state & NGX_PEER_FAILED as ngx_uint_t != 0,
         broken: read.eof() || read.error() || read.timed_out() || write.error() || write.timed_out(),
         requests: conn.requests(),
-        allowed: allowed as usize,
+        allowed: attempt.reuse.map_or(usize::MAX, |reuse| reuse.allowed),
         opened: conn.start_time(),
         keepalive: is_read || unread.is_some(),
         request_sent: kp.u.is_request_sent(r, kp.first_buffer, conn),
@@ -43,28 +42,21 @@ pub(super) fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, stat
         exiting: upstream.is_ending(),
     };
     let now = now();
-    let mut refusal = limits.refusal(&returned, now);
-    let mut timeout = limits.timeout;
-    if refusal.is_none() && limits.margin.is_some() {
-        if let Some(hint) = kp.u.keepalive_hint(kp.first_buffer) {
-            let more = hint.requests.map_or(usize::MAX, |more| conn.requests().saturating_add(more));
-            allowed = allowed.min(u32::try_from(more).unwrap_or(u32::MAX));
-            returned.allowed = allowed as usize;
-            refusal = limits.refusal(&returned, now);
-            match limits.idle_time(&hint) {
-                Ok(time) => timeout = time,
-                Err(why) => refusal = Some(why),
-            }
-        }
-    }
-    if let Some(refusal) = refusal {
+    if let Some(refusal) = limits.refusal(&returned, now) {
         debug_conn(peer.log(), not_saving(refusal), conn);
         return false;
     }
+    let hint = limits.margin.and_then(|_| kp.u.keepalive_hint(kp.first_buffer)).unwrap_or_default();
+    let rest = match limits.rest(&returned, &hint) {
+        Ok(rest) => rest,
+        Err(refusal) => {
+            debug_conn(peer.log(), not_saving(refusal), conn);
+            return false;
+        }
+    };
     if !read.wait_readable() {
         return false;
     }
-    let Ok(drain) = unread.map_or(Ok(None), |unread| rest(upstream, peer, &unread)) else { return false };
     let server = kp.server.get();
     if upstream.must_yield(server) {
         debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: another worker waits", conn);
@@ -77,36 +69,41 @@ pub(super) fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, stat
     // SAFETY: in the connection's pool.
     let wanted = shape::wanted(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
     let offer = Offer {
-        conn: Idle { conn, identity, server, allowed },
+        conn: Idle { conn, identity, server, allowed: rest.allowed },
         class: attempt.class,
         proven: attempt.reuse.is_some(),
         now,
-        timeout,
+        timeout: rest.idle,
         server,
     };
-    let generation = kp.generation();
-    match drain {
-        None => store(upstream, &wanted, offer, generation, || {
-            debug_conn(peer.log(), c"free keepalive peer: saving connection %p", conn);
-            peer.release_connection();
-        }),
-        Some(drain) => drain::begin(upstream, drain, &wanted, offer, generation, || {
-            debug_conn(peer.log(), c"free keepalive peer: draining connection %p", conn);
-            peer.release_connection();
-        }),
+    match unread {
+        None => save(kp, peer, &wanted, offer),
+        Some(unread) => drain(kp, peer, &unread, &wanted, offer),
     }
 }
 
-/// What is left of a response that came with its header in part, or as a whole.
-fn rest(upstream: &Upstream, peer: Peer, unread: &Unread<'_>) -> Result<Option<Drain>, ()> {
-    let mut drain = Drain::new(unread.framing, upstream.drain.size);
-    let progress = drain.as_mut().map_err(|why| *why).and_then(|drain| drain.read(unread.preread));
-    match progress {
-        Ok(Progress::More) => Ok(drain.ok()),
-        Ok(Progress::Done) => Ok(None),
+#[inline]
+fn save(kp: &PeerData, peer: Peer, wanted: &Wanted<'_>, offer: Offer<Idle>) -> bool {
+    store(kp.upstream(), wanted, offer, kp.generation(), || {
+        debug_conn(peer.log(), c"free keepalive peer: saving connection %p", offer.conn.conn);
+        peer.release_connection();
+    })
+}
+
+/// Reads what is left of a response that came with its header in part, or as a whole.
+#[cold]
+fn drain(kp: &PeerData, peer: Peer, unread: &Unread<'_>, wanted: &Wanted<'_>, offer: Offer<Idle>) -> bool {
+    let upstream = kp.upstream();
+    let drain = Drain::new(unread.framing, upstream.drain.size);
+    match drain.and_then(|mut drain| Ok((drain.read(unread.preread)?, drain))) {
+        Ok((Progress::Done, _)) => save(kp, peer, wanted, offer),
+        Ok((Progress::More, drain)) => drain::begin(upstream, drain, wanted, offer, kp.generation(), || {
+            debug_conn(peer.log(), c"free keepalive peer: draining connection %p", offer.conn.conn);
+            peer.release_connection();
+        }),
         Err(why) => {
             drain::log_refusal(upstream, peer.log(), drain::reason(why));
-            Err(())
+            false
         }
     }
 }

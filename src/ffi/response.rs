@@ -16,7 +16,7 @@ use crate::request_head::{is_http1, may_announce_body, RequestHead};
 
 use super::bits;
 use super::conn::Conn;
-use super::headers::{bytes, hash_of, Headers};
+use super::headers::{bytes, hash_of, may_have, Headers};
 use super::request::{HttpUpstream, Request};
 
 /// A response whose header is complete, and whose body nobody has read.
@@ -26,7 +26,8 @@ pub(super) struct Unread<'a> {
     pub(super) preread: &'a [u8],
 }
 
-const KEEP_ALIVE: (&[u8], usize) = (b"keep-alive", hash_of(b"keep-alive"));
+const KEEP_ALIVE: &[u8] = b"keep-alive";
+const KEEP_ALIVE_HASH: usize = hash_of(KEEP_ALIVE);
 
 /// Where the head of the request is. The chain that begins with it is gone once a body was sent that is not buffered.
 #[derive(Clone, Copy)]
@@ -153,12 +154,16 @@ impl HttpUpstream {
         // SAFETY: live by the type invariant; makes no reference.
         let list = unsafe { &raw const (*self.as_ptr()).headers_in.headers };
         // SAFETY: the list of a live request.
-        let headers = unsafe { Headers::of(list) };
-        let mut all = headers.filter(|header| header.is(KEEP_ALIVE.1, KEEP_ALIVE.0)).peekable();
-        all.peek()?;
+        if !unsafe { may_have(list, KEEP_ALIVE_HASH) } {
+            return None;
+        }
         self.http1_request(request)?;
+        // SAFETY: as above.
+        let headers = unsafe { Headers::of(list) };
         let mut hint = Hint::default();
-        all.for_each(|header| hint.read(bytes(header.value())));
+        headers
+            .filter(|header| header.name().eq_ignore_ascii_case(KEEP_ALIVE))
+            .for_each(|header| hint.read(bytes(header.value())));
         Some(hint)
     }
 

@@ -56,7 +56,7 @@ pub(crate) struct Idle {
     /// The server for which it counts.
     pub(crate) server: Option<Server>,
     /// The number of the last request that the server serves on it, as far as it said.
-    pub(crate) allowed: u32,
+    pub(crate) allowed: usize,
 }
 
 impl Connection for Idle {

@@ -159,11 +159,12 @@ impl LocConf {
             conf.pass_header = conf.pass_header.or(prev.pass_header);
             conf.copy_header = conf.copy_header.or(prev.copy_header);
             conf.set = conf.set.or(prev.set);
-            if conf.uri().is_some() && conf.pass_body > 0 {
-                // SAFETY: nginx passes the configuration being read.
-                if let Some(main) = unsafe { MainConf::of_conf(cf) } {
-                    main.captures.set(true);
-                }
+            // SAFETY: nginx passes the configuration being read.
+            if let Some(main) = unsafe { MainConf::of_conf(cf) } {
+                let asks = conf.uri().is_some();
+                main.asks.set(main.asks.get() || asks);
+                main.captures.set(main.captures.get() || asks && conf.pass_body > 0);
+                main.copies.set(main.copies.get() || !conf.copy_header().is_empty());
             }
             NGX_CONF_OK
         })
@@ -212,8 +213,12 @@ impl Uri {
 
 /// The main configuration.
 pub(super) struct MainConf {
+    /// Some location asks.
+    pub(super) asks: Cell<bool>,
     /// Some location passes the bodies of denials.
     pub(super) captures: Cell<bool>,
+    /// Some location copies headers.
+    pub(super) copies: Cell<bool>,
     /// The numbers of variables that are about the body of a message, or a part or version of a resource: a question has
     /// none of the request's. Empty if nobody asks.
     pub(super) of_message: Cell<Slice<usize>>,
@@ -246,7 +251,9 @@ impl MainConf {
                 place_in_pool(
                     pool,
                     Self {
+                        asks: Cell::new(false),
                         captures: Cell::new(false),
+                        copies: Cell::new(false),
                         of_message: Cell::new(Slice::EMPTY),
                         of_user: Cell::new(Slice::EMPTY),
                     },
@@ -270,7 +277,7 @@ impl MainConf {
     ///
     /// # Safety
     /// `cf` is the configuration being read.
-    pub(super) unsafe fn asks(cf: *mut ngx_conf_t) -> Option<()> {
+    pub(super) unsafe fn note_variables(cf: *mut ngx_conf_t) -> Option<()> {
         // SAFETY: as the caller says.
         let main = unsafe { Self::of_conf(cf) }?;
         if !main.of_message.get().as_slice().is_empty() {
@@ -291,7 +298,7 @@ impl MainConf {
 
     /// # Safety
     /// `cf` is the configuration being read.
-    unsafe fn of_conf<'a>(cf: *mut ngx_conf_t) -> Option<&'a Self> {
+    pub(super) unsafe fn of_conf<'a>(cf: *mut ngx_conf_t) -> Option<&'a Self> {
         // SAFETY: live, says the caller.
         let cf = unsafe { &*cf };
         // SAFETY: what `create` has made.

@@ -146,7 +146,7 @@ unsafe extern "C" fn auth_subrequest(
         let uri = uri.map(|(path, args)| Some(Uri { path: text(path), args: text(args.unwrap_or(&[])) }));
         once(&mut conf.uri, uri)?;
         // SAFETY: the configuration being read.
-        unsafe { MainConf::asks(cf) }.ok_or(Refusal::NoMemory)
+        unsafe { MainConf::note_variables(cf) }.ok_or(Refusal::NoMemory)
     };
     // SAFETY: as nginx passed them.
     unsafe { set(cf, conf, write) }
@@ -222,7 +222,7 @@ unsafe extern "C" fn auth_subrequest_copy_header(
 /// All that is to be known of a header that is copied.
 fn copied(cf: *mut ngx_conf_t, pool: *mut ngx_pool_t, name: ngx_str_t) -> Option<Copied> {
     // SAFETY: the configuration being read.
-    unsafe { MainConf::asks(cf) }?;
+    unsafe { MainConf::note_variables(cf) }?;
     let lowercase = spelt(pool, name, b"", |byte| byte.to_ascii_lowercase())?;
     let mut variable = spelt(pool, name, b"http_", |byte| match byte {
         b'-' => b'_',

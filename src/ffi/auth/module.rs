@@ -48,11 +48,20 @@ unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
     guard(NGX_ERROR as ngx_int_t, || status(variables::add(cf)))
 }
 
-/// Takes its place among the handlers of two phases.
+/// Takes its place among the handlers of two phases, where each of them costs every request something.
 unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
     guard(NGX_ERROR as ngx_int_t, || {
-        let access = add_handler(cf, ACCESS_PHASE as usize, Some(auth_subrequest_handler));
-        status(access.and_then(|()| add_handler(cf, PRECONTENT_PHASE as usize, Some(copy_headers_handler))))
+        // SAFETY: nginx passes the configuration being read.
+        let Some(main) = (unsafe { MainConf::of_conf(cf) }) else { return NGX_ERROR as ngx_int_t };
+        let add = |wanted: bool, phase: u32, handler| {
+            if wanted {
+                add_handler(cf, phase as usize, handler)
+            } else {
+                Some(())
+            }
+        };
+        let access = add(main.asks.get(), ACCESS_PHASE, Some(auth_subrequest_handler));
+        status(access.and_then(|()| add(main.copies.get(), PRECONTENT_PHASE, Some(copy_headers_handler))))
     })
 }
 
