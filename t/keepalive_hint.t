@@ -1,0 +1,142 @@
+# keepalive_hint: how long a connection is idle, and how many requests it serves, is also for the server to say, in its
+# Keep-Alive header.
+
+use strict;
+use warnings;
+
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+use lib 't/lib';
+use Keepalive::Backend;
+use Keepalive::Client;
+use Keepalive::Nginx;
+use Keepalive::Setup;
+
+plan skip_all => 'needs the module' unless is_ours();
+
+my $backend = Keepalive::Backend->start;
+my $fastcgi = Keepalive::Backend->start(protocol => 'fastcgi');
+my $port = free_port();
+my %upstreams = (
+    plain => '',
+    off   => 'keepalive_hint off;',
+    exact => 'keepalive_hint on margin=0;',
+    early => 'keepalive_hint on margin=2500ms;',
+    short => 'keepalive_timeout 400ms;',
+);
+my $blocks = join '', map { "upstream $_ { server @{[ $backend->address ]}; keepalive 4; $upstreams{$_} }\n" } sort keys %upstreams;
+my $locations = join '', map { "location /$_ { proxy_pass http://$_/; }\n" } sort keys %upstreams;
+my $auth = has_feature('with-http_auth_request_module');
+my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
+proxy_http_version 1.1;
+proxy_set_header Connection "";
+$blocks
+upstream fast { server @{[ $fastcgi->address ]}; keepalive 4; }
+server {
+    listen 127.0.0.1:$port;
+    $locations
+    location /hidden { proxy_hide_header Keep-Alive; proxy_pass http://plain/; }
+    location /fast { fastcgi_keep_conn on; fastcgi_pass fast; fastcgi_param QUERY_STRING \$args;
+        fastcgi_param REQUEST_METHOD \$request_method; fastcgi_param REQUEST_URI \$request_uri; }
+    @{[ $auth ? 'location /asked { auth_request /ask; proxy_pass http://off/; } location /ask { proxy_pass http://plain/?\$http_x_script; }' : '' ]}
+}
+END
+
+# A script whose answer has these Keep-Alive headers.
+sub hint { join '&', map { my $value = $_; $value =~ s/([^\w=-])/sprintf '%%%02X', ord $1/ge; "header=Keep-Alive:$value" } @_ }
+
+sub afresh {
+    my ($server) = @_;
+    $server->drop;
+    wait_for { !$server->stats->{open} };
+    $server->reset;
+}
+
+# How long the server sees a connection idle before nginx closes it; undef if it is still open after a while.
+sub idle_time {
+    my ($path, $patience) = @_;
+    my $server = $path =~ m{^/fast} ? $fastcgi : $backend;
+    afresh($server);
+    get($port, $path)->{status} == 200 or return 'no answer';
+    my $begun = time;
+    sleep 0.01 while $server->stats->{open} && time - $begun < $patience;
+    return $server->stats->{open} ? undef : time - $begun;
+}
+
+sub closes_within {
+    my ($path, $from, $to, $title) = @_;
+    my $time = idle_time($path, $to + 1);
+    ok defined $time && $time >= $from && $time <= $to, $title or diag $time // 'not at all';
+}
+
+# A second less than the server says.
+closes_within('/plain?' . hint('timeout=2'), 0.9, 1.6, 'timeout=2: closed after one second');
+closes_within('/plain?' . hint('Timeout = 2 , max=100'), 0.9, 1.6, 'other parameters, blanks and capitals');
+closes_within('/plain?' . hint('max=100', 'timeout=2'), 0.9, 1.6, 'in two headers');
+closes_within('/plain?' . hint('timeout=30, timeout=2'), 0.9, 1.6, 'of two the smaller one counts');
+closes_within('/hidden?' . hint('timeout=2'), 0.9, 1.6, 'hidden from the client');
+closes_within('/plain?framing=chunked&' . hint('timeout=2'), 0.9, 1.6, 'in chunks');
+closes_within('/early?' . hint('timeout=3'), 0.4, 1.0, 'a margin of 2.5 seconds');
+closes_within('/exact?' . hint('timeout=1'), 0.9, 1.6, 'no margin');
+closes_within('/short?' . hint('timeout=60'), 0.3, 0.9, 'keepalive_timeout is shorter');
+
+# Nothing left of its time, or of its requests: not stored at all.
+closes_within('/plain?' . hint($_), 0, 0.5, "$_: closed at once") for 'timeout=1', 'timeout=0', 'max=0', 'timeout=5, max=0';
+closes_within('/early?' . hint('timeout=2'), 0, 0.5, 'timeout=2 within a margin of 2.5 seconds: closed at once');
+closes_within('/exact?' . hint('timeout=0'), 0, 0.5, 'timeout=0 without a margin: closed at once');
+
+# What cannot be understood is ignored, and so is what is not for this connection.
+is idle_time('/plain?' . hint($_), 0.3), undef, "$_: ignored"
+    for 'timeout=-1', 'timeout=1.5', 'timeout=1s', 'timeout=', 'timeout', '1', 'time=1', 'timeout=99999999999999999999', 'max=x', '',
+        'timeout="1"', ',,=,';
+is idle_time('/off?' . hint('timeout=1, max=0'), 0.3), undef, 'keepalive_hint off: ignored';
+is idle_time('/fast?' . hint('timeout=1, max=0'), 0.3), undef, 'a header of a FastCGI application: ignored';
+
+# So many more requests, from the first word on, whatever is said later.
+sub connections { join ' ', map { get($port, $_)->{headers}{'x-connection'} } @_ }
+
+afresh($backend);
+is connections(('/plain?' . hint('max=2')) x 4), '1 1 1 2', 'max=2 each time: the first word counts';
+afresh($backend);
+is connections('/plain?' . hint('max=2'), ('/plain') x 4), '1 1 1 2 2', 'max=2 once: two more requests';
+afresh($backend);
+is connections('/plain?' . hint('max=2'), '/plain?' . hint('max=9'), ('/plain') x 2), '1 1 1 2', 'max=2, then max=9: it is two all the same';
+afresh($backend);
+is connections('/plain?' . hint('max=3'), '/plain?' . hint('max=0'), '/plain'), '1 1 2', 'max=3, then max=0';
+afresh($backend);
+is connections('/plain?' . hint('max=99999999999999999999'), ('/plain') x 3), '1 1 1 1', 'a huge number is no limit';
+
+# Answers that are drained.
+SKIP: {
+    skip 'nginx has no auth_request', 3 unless $auth;
+    afresh($backend);
+    get($port, '/asked', headers => { 'X-Script' => 'len=1000&' . hint('timeout=2') });
+    # The other one is that of the request itself.
+    ok wait_for { $backend->stats->{open} == 2 }, 'a drained answer: its connection is kept';
+    my $begun = time;
+    ok wait_for { $backend->stats->{open} == 1 }, 'and closed';
+    my $took = time - $begun;
+    ok $took > 0.7 && $took < 1.7, 'after a second' or diag $took;
+}
+
+# Servers as they are met. Node.js: five seconds, and says so. nginx never uses a connection of its last second.
+afresh($backend);
+my $node = 'idle=2000&' . hint('timeout=2');
+my @lost;
+for (1 .. 8) {
+    push @lost, grep { $_ != 200 } get($port, "/plain?$node", method => 'POST', body => 'x')->{status};
+    sleep 0.85 + rand 0.3;
+}
+is "@lost", '', 'a server that closes after two seconds, and says so: no POST is lost';
+
+# gunicorn: two seconds, and does not say so.
+@lost = ();
+for (1 .. 3) {
+    push @lost, grep { $_ != 200 } get($port, '/plain?idle=1000', method => 'POST', body => 'x')->{status};
+    sleep 0.98 + rand 0.04;
+}
+is "@lost", '', 'a server that closes after a second, and does not say so: no POST is lost';
+
+$nginx->stop;
+done_testing;

@@ -1,0 +1,90 @@
+# The directives `keepalive_check`, `keepalive_hint`, `keepalive_stale_retry` and `keepalive_stale_fails`: what is refused, with file and
+# line, and what is accepted, at any place in the block.
+
+use strict;
+use warnings;
+
+use Test::More;
+
+use lib 't/lib';
+use Keepalive::Nginx;
+use Keepalive::Setup;
+
+plan skip_all => 'needs the module' unless is_ours();
+
+my $nginx = Keepalive::Nginx->new(http => '');
+my $dir = $nginx->dir;
+
+# What `nginx -t` says about an http block: whether it accepts it, and its messages, the number of the line told as its text.
+sub verdict {
+    my ($http) = @_;
+    $nginx->configure(http => $http);
+    my ($accepted, $output) = $nginx->test;
+    my @messages = $output =~ /^nginx: \[(?:warn|emerg)\] (.*)$/mg;
+    s{\Q$dir\E/}{}, s/ in nginx\.conf:(\d+)/' in "' . line($1) . '"'/e for @messages;
+    return ($accepted, join "\n", @messages);
+}
+
+sub line {
+    my ($number) = @_;
+    open my $in, '<', "$dir/nginx.conf" or die $!;
+    my @lines = <$in>;
+    return ($lines[$number - 1] // '(no such line)') =~ s/^\s+|\s+$//gr;
+}
+
+sub upstream { "upstream u {\n    server 127.0.0.1:1;\n" . join('', map { "    $_\n" } @_) . "}\n" }
+
+my $arguments = sub { qq(invalid number of arguments in "$_[0]" directive) };
+my $value = sub { qq(invalid value "$_[1]" in "$_[0]" directive) };
+my $flag = sub { $value->(@_) . ', it must be "on" or "off"' };
+my @refused = (
+    (map { my $name = $_; (
+        [$arguments->($name), "$name;"],
+        [$arguments->($name), "$name on off;"],
+        (map { [$flag->($name, $_), "$name $_;"] } qw(yes 1 safe On2)),
+        ["\"$name\" directive is duplicate", "$name on;", "$name on;"],
+    ) } qw(keepalive_check keepalive_stale_fails)),
+    [$arguments->('keepalive_stale_retry'), 'keepalive_stale_retry;'],
+    [$arguments->('keepalive_stale_retry'), 'keepalive_stale_retry safe always;'],
+    (map { [$value->('keepalive_stale_retry', $_), "keepalive_stale_retry $_;"] } qw(on yes SAFE safely 1)),
+    [$value->('keepalive_stale_retry', ''), 'keepalive_stale_retry "";'],
+    ['"keepalive_stale_retry" directive is duplicate', 'keepalive_stale_retry off;', 'keepalive_stale_retry safe;'],
+    [$arguments->('keepalive_hint'), 'keepalive_hint;'],
+    [$arguments->('keepalive_hint'), 'keepalive_hint on margin=1s margin=1s;'],
+    (map { [$value->('keepalive_hint', $_), "keepalive_hint $_;"] } qw(yes On 1s margin=1s)),
+    (map { [qq(invalid value "margin=$_"), "keepalive_hint on margin=$_;"] } qw(x -1 1x 1.5s 99999999999999999999)),
+    ['invalid value "margin="', 'keepalive_hint on margin=;'],
+    (map { [qq(invalid parameter "$_"), "keepalive_hint on $_;"] } qw(off 1s Margin=1s timeout=1s margin)),
+    ['invalid parameter "margin=1s"', 'keepalive_hint off margin=1s;'],
+    ['"keepalive_hint" directive is duplicate', 'keepalive_hint on;', 'keepalive_hint off;'],
+);
+for my $case (@refused) {
+    my ($says, @lines) = @$case;
+    my ($accepted, $said) = verdict(upstream(@lines));
+    ok !$accepted, "refused: @lines";
+    is $said, qq($says in "$lines[-1]"), "with its message: @lines";
+}
+
+# Elsewhere than in `upstream`.
+for my $directive ('keepalive_check on;', 'keepalive_hint on;', 'keepalive_stale_retry safe;', 'keepalive_stale_fails on;') {
+    my ($name) = split ' ', $directive;
+    for my $http ("$directive\n", "server {\n$directive\n}\n", "server {\nlocation / {\n$directive\n}\n}\n") {
+        my ($accepted, $said) = verdict($http);
+        ok !$accepted && $said eq qq("$name" directive is not allowed here in "$directive"), "not here: $directive" or diag $said;
+    }
+}
+
+# What is accepted, in every order, with and without a pool.
+for my $lines (
+    (map { ["keepalive_check $_;"] } qw(on off ON)), (map { ["keepalive_stale_fails $_;"] } qw(on off)),
+    (map { ["keepalive_stale_retry $_;"] } qw(off safe always)),
+    (map { ["keepalive_hint $_;"] } 'on', 'off', 'on margin=0', 'on margin=500ms', 'on margin=1m', 'on margin=2'),
+    ['keepalive_check off;', 'keepalive_hint off;', 'keepalive_stale_retry off;', 'keepalive_stale_fails on;'],
+) {
+    for my $order ([@$lines, 'keepalive 4;'], ['keepalive 4;', @$lines], ['least_conn;', @$lines, 'keepalive 4;'], $lines, ['keepalive 0;', @$lines]) {
+        my ($accepted, $said) = verdict(upstream(@$order));
+        ok $accepted && $said eq '', "accepted: @$order" or diag $said;
+    }
+}
+
+done_testing;
