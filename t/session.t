@@ -53,4 +53,37 @@ END
     }
 }
 
+# With `local` and without sessions: a certificate from variables makes nginx shake hands with another configuration than
+# the location's, but the connection is the location's.
+{
+    my ($port, $secure) = map { free_port() } 1 .. 2;
+    my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
+proxy_http_version 1.1;
+proxy_set_header Connection "";
+upstream secure { server 127.0.0.1:$secure; keepalive 4 local; }
+server {
+    listen 127.0.0.1:$secure ssl;
+    ssl_certificate $certificate;
+    ssl_certificate_key $key;
+    ssl_verify_client optional_no_ca;
+    location / { return 200 "request \$connection_requests dn \$ssl_client_s_dn\n"; }
+}
+server {
+    listen 127.0.0.1:$port;
+    proxy_ssl_session_reuse off;
+    proxy_ssl_certificate @{[ work_dir() ]}/\$arg_who.crt;
+    proxy_ssl_certificate_key @{[ work_dir() ]}/\$arg_who.key;
+    location /one { proxy_pass https://secure; }
+    location /two { proxy_pass https://secure; }
+}
+END
+    for my $round (1, 2, 3) {
+        for my $path ('/one?who=alice', '/two?who=alice', '/one?who=bob') {
+            my ($who) = $path =~ /who=(.*)/;
+            is get($port, $path)->{body}, "request $round dn CN=$who\n", "local, no sessions: $path, round $round";
+        }
+    }
+    $nginx->stop;
+}
+
 done_testing;

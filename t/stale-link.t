@@ -61,6 +61,16 @@ sub stale_hits {
     return $hits;
 }
 
+# Nothing fails but what the server had received when it closed, and threw away: its kernel counts that. It is a matter of
+# microseconds in the server, and from afar it looks as if it had acted on the request.
+sub check_failures {
+    my ($link, $title, @failures) = @_;
+    my $unread = $link->closed_unread - ($link->{seen} // 0);
+    $link->{seen} += $unread;
+    cmp_ok scalar @failures, '<=', $unread, "$title: none fails" or diag "@failures";
+    diag "$title: the server closed $unread connections without reading a request that had come" if $unread;
+}
+
 # The server closes what is idle for a second; requests come 0.9 to 1.1 seconds after the last one.
 for my $delay (0.5, 5, 25) {
     my $trip = 2 * $delay . ' ms';
@@ -79,11 +89,12 @@ for my $delay (0.5, 5, 25) {
     for my $method (0, 1) {
         my $name = $method ? 'POST' : 'GET';
         my ($answers, @failures) = $loads[$method]->result;
-        is "$answers, failed: @failures", "$total, failed: ", "$trip: each $name is answered";
+        is $answers, $total, "$trip: each $name is answered";
         my $stats = $backend->stats($method);
-        is $stats->{ids}, $total, "$trip: each $name has come";
+        is $stats->{ids}, $total - @failures, "$trip: each $name has come";
         is $stats->{ids_again}, 0, "$trip: and none came twice" if $method;
     }
+    check_failures($link, $trip, map { my ($answers, @failures) = $_->result; @failures } @loads);
     my $hits = stale_hits($nginx);
     diag "$trip: $hits of " . 2 * $clients * $rounds . ' met a stale connection';
     cmp_ok $hits, '>', 0, "$trip: some of them met a stale connection" if $delay > 5;
@@ -104,9 +115,10 @@ for my $from (1, 10, 100) {
     });
     $load->finish;
     my ($answers, @failures) = $load->result;
-    is "$answers, failed: @failures", "$requests, failed: ", "closed after $from: each POST is answered";
+    is $answers, $requests, "closed after $from: each POST is answered";
+    check_failures($link, "closed after $from", @failures);
     my $stats = $backend->stats;
-    is "$stats->{ids} and $stats->{ids_again} again", "$requests and 0 again", "closed after $from: each came once";
+    is $stats->{ids} + @failures . " and $stats->{ids_again} again", "$requests and 0 again", "closed after $from: each came once";
     diag "closed after $from: $stats->{accepted} connections, " . (stale_hits($nginx) - $before) . ' were stale';
 }
 unlike $nginx->error_log, qr/no live upstreams/, 'no server was taken for failed';

@@ -186,6 +186,7 @@ END
         my $client = Keepalive::Nginx->new(http => <<"END")->start;
 proxy_http_version 1.1;
 proxy_set_header Connection "";
+proxy_ssl_protocols $protocol;
 upstream secure { server $far:$secure; keepalive 4; keepalive_hint off; }
 server { listen 127.0.0.1:$front; location / { proxy_pass https://secure; } }
 END

@@ -67,6 +67,17 @@ sub within { ('nsenter', '-t', $_[0]{far}, '-n') }
 # From now on nothing gets through of the connections that there are, as behind a gateway that has forgotten them.
 sub forget { kill USR1 => $_[0]{forwarder}; select undef, undef, undef, 0.05 }
 
+# How many connections the kernel at the far end has reset because their owner closed them with something unread: a request
+# had come just before, and nobody will ever know of it.
+sub closed_unread {
+    my ($self) = @_;
+    open my $in, '<', "/proc/$self->{far}/net/netstat" or die "$!";
+    my ($names, $values) = map { [split] } grep { /^TcpExt:/ } <$in>;
+    my %counters;
+    @counters{@$names} = @$values;
+    return $counters{TCPAbortOnClose} // 0;
+}
+
 sub tun {
     my ($name) = @_;
     sysopen my $device, '/dev/net/tun', O_RDWR or return;
