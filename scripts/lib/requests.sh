@@ -1,4 +1,4 @@
-# What `scripts/bench queue` and `scripts/bench auth` share: instructions per request of the nginx that runs in FOLDER under
+# What `scripts/bench queue`, `auth` and `stale` share: instructions per request of the nginx that runs in FOLDER under
 # callgrind, at COUNTED_PORT. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
@@ -23,11 +23,14 @@ count_requests() {
     done | median)
 }
 
+# More options of h2load.
+SEND_OPTIONS=()
+
 # send_requests NUMBER URI CLIENTS: sets TOTAL, the instructions, and WAITED, the number of waits that began.
 send_requests() {
     local out=$FOLDER/h2load.out
     rm -f "$FOLDER"/callgrind.out.*
-    h2load --h1 -n "$1" -c "$3" "http://127.0.0.1:$COUNTED_PORT$2" >"$out" 2>&1 </dev/null
+    h2load --h1 -n "$1" -c "$3" "${SEND_OPTIONS[@]}" "http://127.0.0.1:$COUNTED_PORT$2" >"$out" 2>&1 </dev/null
     grep -q "^status codes: $1 2xx" "$out" || die "requests failed: $(cat "$out" "$FOLDER/error.log")"
     control_callgrind --dump
     read -r TOTAL WAITED < <(read_totals "$FOLDER"/callgrind.out.*)
