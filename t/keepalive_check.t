@@ -138,5 +138,34 @@ select undef, undef, undef, 0.2;
 my @statuses = map { get($port, '/on', method => 'POST', body => 'x')->{status} } 1 .. 20;
 is join(' ', @statuses), join(' ', (200) x 20), 'after a restart of the server all requests are answered';
 
+# So does a TLS server.
+SKIP: {
+    skip 'nginx has no TLS', 4 unless $tls;
+    my ($certificate, $key) = self_signed('restarted');
+    my ($there, $here) = map { free_port() } 1, 2;
+    my $server = Keepalive::Nginx->new(http => <<"END")->start;
+server {
+    listen 127.0.0.1:$there ssl;
+    ssl_certificate $certificate;
+    ssl_certificate_key $key;
+    location / { return 200 "request \$connection_requests\n"; }
+}
+END
+    my $client = Keepalive::Nginx->new(http => <<"END")->start;
+proxy_http_version 1.1;
+proxy_set_header Connection "";
+upstream secure { server 127.0.0.1:$there; keepalive 50; }
+server { listen 127.0.0.1:$here; location / { proxy_pass https://secure; } }
+END
+    $_->finish for map { begin($here, '/') } 1 .. 50;
+    $server->stop;
+    $server->start;
+    my @answers = map { get($here, '/', method => 'POST', body => 'x') } 1 .. 20;
+    is join(' ', map { $_->{status} } @answers), join(' ', (200) x 20), 'after a restart of a TLS server all requests are answered';
+    is $answers[-1]{body}, "request 20\n", 'by one new connection';
+    $client->stop;
+    $server->stop;
+}
+
 $nginx->stop;
 done_testing;
