@@ -281,7 +281,7 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
         Stage::Again(held) => {
             stale::resume(peer, held);
             kp.stage.set(Stage::Asking);
-            guard(None, || find(kp, peer, false));
+            guard((), || note_shape(kp, peer));
             return NGX_OK as ngx_int_t;
         }
         stage => match choose(kp, peer, stage) {
@@ -292,7 +292,7 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
         },
     }
     // If the pool fails, a new connection serves as well.
-    if let Some(Idle { conn, server, .. }) = guard(None, || find(kp, peer, true)) {
+    if let Some(Idle { conn, server, .. }) = guard(None, || find(kp, peer, checkout)) {
         debug_conn(peer.log(), c"get keepalive peer: using connection %p", conn);
         upstream.reuse(server, kp.server.get());
         idle::wake(conn, peer.log());
@@ -315,15 +315,24 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
     parked
 }
 
-/// Looks for an idle connection of the shape that the request needs, or, unless it may come from the `pool`, just notes
-/// that shape.
-#[inline]
-fn find(kp: &PeerData, peer: Peer, pool: bool) -> Option<Idle> {
+/// Notes the shape of the new connection that the request gets.
+#[cold]
+fn note_shape(kp: &PeerData, peer: Peer) {
+    find(kp, peer, |_, _, _| (None, None));
+}
+
+/// Looks, by `checkout`, for an idle connection of the shape that the request needs, and notes that shape.
+#[inline(always)]
+fn find(
+    kp: &PeerData,
+    peer: Peer,
+    checkout: impl FnOnce(&PeerData, Peer, &Wanted<'_>) -> (Option<Idle>, Option<ClassRef>),
+) -> Option<Idle> {
     // SAFETY: the request that is asking for a peer.
     let identity = unsafe { shape::identity(kp.r, kp.u) }?;
     // SAFETY: just written into the pool of the live request.
     let wanted = shape::wanted(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
-    let (found, class) = if pool { checkout(kp, peer, &wanted) } else { (None, None) };
+    let (found, class) = checkout(kp, peer, &wanted);
     #[cfg(ngx_feature = "http_ssl")]
     // SAFETY: the request that is asking for a peer.
     if found.is_none() && kp.u.uses_tls() && unsafe { shape::tls::ask_for_handshake(kp.r, kp.u) }.is_some() {
