@@ -63,23 +63,23 @@ impl RequestHead {
 #[inline]
 pub fn may_announce_body(head: &[u8]) -> bool {
     let mut found = [0; LANES];
-    let mut at = 0;
-    while let Some(part) = head.get(at..).and_then(|rest| rest.first_chunk()) {
+    let mut rest = head;
+    while let Some(part) = rest.first_chunk() {
         announcements(part, &mut found);
-        at += LANES;
+        rest = rest.get(LANES..).unwrap_or(&[]);
     }
-    let mut last = [0; PART];
-    for (to, from) in last.iter_mut().zip(head.get(at..).unwrap_or(&[])) {
-        *to = *from;
+    match head.last_chunk() {
+        Some(part) => announcements(part, &mut found),
+        // Too short for either name.
+        None => return false,
     }
-    announcements(&last, &mut found);
     found.iter().fold(0, |any, found| any | found) != 0
 }
 
 /// So many bytes are compared at a time: as the compiler makes vectors of them, at the price of a few.
 const LANES: usize = 16;
 
-/// With what may follow the last of them.
+/// With what follows the last of them.
 const PART: usize = LANES + 9;
 
 #[inline(always)]
