@@ -9,6 +9,8 @@
 //!   nginx   request ------>            the server received the request, and
 //!                     <--X--- ACK FIN  closed then: it may have acted on it
 //! ```
+//!
+//! A server that ends its half of the connection only, and goes on reading, looks like the first; it could not answer.
 #![forbid(unsafe_code)]
 
 /// How a connection ended.
@@ -41,8 +43,8 @@ pub enum StaleRetry {
     /// Those that have not arrived, as TCP proves.
     #[default]
     Safe,
-    /// Those too that have not arrived as far as TCP tells: on a reset it can be wrong, if the server's host has died
-    /// with an acknowledgement in its hands.
+    /// Those too that have not been acknowledged before a reset. That is no proof: a program that closes or dies with the
+    /// request in its hands resets the connection, and an acknowledgement that was not sent by then never comes.
     Always,
 }
 

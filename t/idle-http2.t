@@ -1,6 +1,6 @@
 # An idle HTTP/2 connection (gRPC, and the proxy module from nginx 1.29.4 on) on which the server sends anything, were it only
 # a PING, is closed, as by the stock module: its flow control and its last stream are known to nginx's protocol module alone. No
-# answer that comes meanwhile is ever given to the next request.
+# answer that comes meanwhile is ever given to the next request. A request that meets a closed connection is sent again.
 
 use strict;
 use warnings;
@@ -29,6 +29,7 @@ my %frames = (
     part     => "\0\0",
     garbage  => 'HTTP/1.1 400 Bad Request',
 );
+my $closing = Keepalive::Http2->start(undef);
 my %server = map { $_ => Keepalive::Http2->start($frames{$_}) } sort keys %frames;
 my $port = free_port();
 my %pass = (grpc => 'grpc_pass grpc://');
@@ -39,6 +40,11 @@ for my $name (sort keys %frames) {
         $upstreams .= "upstream $protocol-$name { server 127.0.0.1:$server{$name}{port}; keepalive 4; }\n";
         $locations .= "location /$protocol/$name { $pass{$protocol}$protocol-$name; }\n";
     }
+}
+for my $protocol (sort keys %pass) {
+    my $unchecked = is_ours() ? 'keepalive_check off;' : '';
+    $upstreams .= "upstream $protocol-closing { server 127.0.0.1:$closing->{port}; keepalive 4; $unchecked }\n";
+    $locations .= "location /$protocol/closing { $pass{$protocol}$protocol-closing; }\n";
 }
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
 $upstreams
@@ -57,6 +63,30 @@ for my $protocol (sort keys %pass) {
     # At once after the answer, so that it may be there before the connection is idle.
     my @bodies = map { get($port, "/$protocol/foreign")->{body} } 1 .. 20;
     is scalar(grep { /foreign/ } @bodies), 0, "$protocol: no answer is mixed up with another one";
+}
+
+# A request meets a connection that the server has closed, and is sent again over a new one, with the numbers of a new one. The
+# worker is stopped so that it reads the request first.
+SKIP: {
+    skip 'needs the module', 1 unless is_ours();
+    for my $protocol (sort keys %pass) {
+        for my $request (['GET'], ['POST', body => 'x'], ['POST', body => 'x' x 500], ['POST', chunks => ['x' x 10]]) {
+            my ($method, @body) = @$request;
+            my @earlier = map { get($port, "/$protocol/closing")->{body} } 1, 2;
+            my ($carrier) = $earlier[-1] =~ /connection (\d+) request 2$/ or fail "$protocol: two requests on a connection";
+            my $client = begin($port, '/nowhere', keep_alive => 1);
+            $client->receive;
+            my ($worker) = $nginx->workers;
+            kill STOP => $worker;
+            my $sent = begin($port, "/$protocol/closing", method => $method, @body, over => $client->{socket});
+            sleep 0.3;
+            kill CONT => $worker;
+            my $answer = $sent->finish;
+            is "$answer->{status} $answer->{body}", '200 connection ' . ($carrier + 1) . ' request 1',
+                "$protocol: $method @{[ map { ref ? 'in chunks' : $_ =~ /^x/ ? length : $_ } @body ]} on a stale connection";
+            sleep 0.2;
+        }
+    }
 }
 
 $nginx->stop;

@@ -32,10 +32,18 @@ my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
 proxy_http_version 1.1;
 proxy_set_header Connection "";
 $blocks
+proxy_cache_path @{[ work_dir() ]}/cache keys_zone=hints:1m;
 upstream fast { server @{[ $fastcgi->address ]}; keepalive 4; }
 server {
     listen 127.0.0.1:$port;
     $locations
+    location /cached {
+        proxy_cache hints;
+        proxy_cache_key \$uri;
+        proxy_cache_valid 200 1s;
+        proxy_cache_revalidate on;
+        proxy_pass http://plain/?\$http_x_script;
+    }
     location /hidden { proxy_hide_header Keep-Alive; proxy_pass http://plain/; }
     location /fast { fastcgi_keep_conn on; fastcgi_pass fast; fastcgi_param QUERY_STRING \$args;
         fastcgi_param REQUEST_METHOD \$request_method; fastcgi_param REQUEST_URI \$request_uri; }
@@ -118,6 +126,20 @@ SKIP: {
     ok wait_for { $backend->stats->{open} == 1 }, 'and closed';
     my $took = time - $begun;
     ok $took > 0.7 && $took < 1.7, 'after a second' or diag $took;
+}
+
+# What the cache remembers of another connection says nothing of this one.
+{
+    afresh($backend);
+    my @modified = ('header=Last-Modified:Fri%2c%2020%20Nov%202026%2019:00:00%20GMT');
+    get($port, '/cached', headers => { 'X-Script' => join '&', @modified, hint('timeout=1, max=0') });
+    ok wait_for { !$backend->stats->{open} }, 'cached: the connection of the first answer is closed';
+    for my $round (1, 2) {
+        sleep 2.1;
+        get($port, '/cached', headers => { 'X-Script' => join '&', 'status=304', @modified });
+    }
+    is $backend->stats->{requests}, 3, 'cached: it is asked whether the answer is still good';
+    is $backend->stats->{accepted}, 2, 'cached: the connection of the second answer is kept';
 }
 
 # Servers as they are met. Node.js: five seconds, and says so. nginx never uses a connection of its last second.

@@ -25,6 +25,7 @@ my %upstreams = (
     hashed => 'hash $arg_key;',
     zone   => 'zone both 128k;',
     single => 'keepalive_requests 1000;',
+    tries  => '',
     map { ($_ => '') } qw(part hang stop),
 );
 my $blocks = '';
@@ -33,6 +34,11 @@ for my $name (sort keys %upstreams) {
     $blocks .= "upstream $name { $upstreams{$name} $both keepalive 8; }\n";
 }
 my $locations = join '', map { "location /$_ { proxy_pass http://$_/; }\n" } sort keys %upstreams;
+my $socket = Keepalive::Backend->start(listen => ['unix:' . work_dir() . '/refusing.sock']);
+$blocks .= "upstream refusing { server @{[ $socket->address ]}; server @{[ $backend->address(1) ]}; keepalive 8; keepalive_check off; }\n";
+$blocks .= "upstream revived { server @{[ $backend->address(0) ]} max_fails=1 fail_timeout=1s; server @{[ $backend->address(1) ]} backup; keepalive 8; }\n";
+$locations .= "location /refusing { proxy_pass http://refusing/; }\nlocation /revived { proxy_pass http://revived/; }\n";
+$locations =~ s{(location /tries \{)}{$1 proxy_next_upstream_tries 1;};
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
 proxy_http_version 1.1;
 proxy_set_header Connection "";
@@ -114,6 +120,48 @@ for my $name (sort keys %fault) {
     is outcome(2, "/$name?$fault{$name}&from=2&only=1"), '2 x 200', "$fault{$name}, connection reused: the other server answers";
     is shares(10, "/$name"), '10 x 200 and 10 and 0', "$fault{$name}: the server is taken for failed";
 }
+
+# A server that has failed is tried anew after its fail_timeout. That the try met a stale connection is no success.
+afresh();
+get($port, '/revived');
+my @held = map { begin($port, '/revived?delay=200') } 1, 2;
+$_->finish for @held;
+is $backend->stats(0)->{open}, 2, 'a server and two idle connections to it';
+is outcome(1, '/revived?fault=close&at=header&from=2&only=0'), '1 x 200', 'it fails on one of them';
+is shares(3, '/revived'), '3 x 200 and 0 and 3', 'and is taken for failed';
+select undef, undef, undef, 2.2;
+is outcome(1, '/revived?fault=close&at=start&from=2&only=0', method => 'POST', body => 'x'), '1 x 502', 'the try meets a stale connection';
+my $probe = begin($port, '/revived?delay=300&only=0');
+wait_for { $backend->stats(0)->{busy} };
+is shares(3, '/revived'), '3 x 200 and 0 and 3', 'it is tried by one request, and not used by all';
+is $probe->finish->{status}, 200, 'which finds it well';
+is shares(3, '/revived'), '3 x 200 and 3 and 0', 'and from now on it is used';
+
+# The server is gone altogether. With one try, a request that stock nginx would send to the next server still gets there.
+afresh();
+get($port, '/tries') for 1, 2;
+$backend->refuse(1000, 0);
+is outcome(2, '/tries?fault=close&at=start&from=2&only=0'), '2 x 200', 'one try, a stale connection, then refused: the other server answers';
+ok wait_for { get($port, '/tries')->{status} == 200 }, 'until it is back';
+select undef, undef, undef, 1;
+
+# A POST that has not arrived: its server refuses the new connection at once, and it goes to the next one. The worker is stopped so
+# that it reads the request first, and has a closed connection at hand.
+afresh();
+get($port, '/refusing') for 1, 2;
+my $client = begin($port, '/nowhere', keep_alive => 1);
+$client->receive;
+my ($worker) = $nginx->workers;
+kill STOP => $worker;
+my @posts = map { begin($port, '/refusing', method => 'POST', body => 'x', over => $_) } $client->{socket};
+$socket->refuse(1000);
+$socket->drop;
+wait_for { !$socket->stats->{open} };
+select undef, undef, undef, 0.05;
+my $before = $backend->stats(1)->{requests};
+kill CONT => $worker;
+is $posts[0]->finish->{status}, 200, 'a POST on a stale connection to a server that is gone: another server answers';
+is $backend->stats(1)->{requests}, $before + 1, 'once';
 
 # The only server of an upstream.
 afresh();

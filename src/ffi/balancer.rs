@@ -46,6 +46,26 @@ impl Balancer {
         }
     }
 
+    /// Gives back the server as if the request had not been sent to it. Round robin takes everything but a failure as a
+    /// success, by which a server that was tried anew after a failure is well again: so it is as before the try.
+    #[cold]
+    pub(super) fn free_untried(self, peer: Peer) {
+        if let Some(data) = self.round_robin() {
+            // SAFETY: round robin's part of the request, which is alive.
+            let servers = NonNull::new(unsafe { (*data.as_ptr()).peers }).map(Servers);
+            // SAFETY: as above.
+            let server = NonNull::new(unsafe { (*data.as_ptr()).current });
+            if let (Some(servers), Some(server)) = (servers, server) {
+                servers.lock(true);
+                // SAFETY: the server that the request holds; locked for writing, nobody else changes it.
+                let server = unsafe { &mut *server.as_ptr() };
+                server.checked = server.checked.min(server.accessed);
+                servers.unlock();
+            }
+        }
+        self.free(peer, 0);
+    }
+
     /// Tells the balancer what has happened to the request.
     pub(super) fn notify(self, peer: Peer, event: ngx_uint_t) {
         if let Some(notify) = self.notify {

@@ -78,6 +78,6 @@ fn give_back(kp: &PeerData, peer: Peer) {
         kp.upstream().end(server);
     }
     let tries = peer.tries();
-    kp.balancer.get().free(peer, 0);
+    kp.balancer.get().free_untried(peer);
     peer.set_tries(tries);
 }

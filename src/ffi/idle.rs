@@ -80,15 +80,25 @@ pub(super) fn false_alarm(event: Event) -> bool {
 /// Whether there is nothing to read: neither data, nor the end of the stream, nor an error. TLS may have
 /// decrypted something already, and may have something of its own to read.
 pub(super) fn silent(conn: Conn) -> bool {
-    let mut byte = 0u8;
-    // SAFETY: an open socket, and room for one byte.
-    let n = unsafe { libc::recv(conn.fd(), (&raw mut byte).cast(), 1, libc::MSG_PEEK) };
+    let n = peek(conn);
     let blocks = || std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock;
     #[cfg(ngx_feature = "http_ssl")]
     if !conn.ssl().is_null() {
         return (n > 0 || n == -1 && blocks()) && matches!(conn.receive(&mut [0]), Received::Nothing);
     }
     n == -1 && blocks()
+}
+
+/// Whether there are bytes to read, besides the end of the stream.
+pub(super) fn has_data(conn: Conn) -> bool {
+    peek(conn) > 0
+}
+
+/// The number of bytes there, of at most one; 0 at the end of the stream.
+fn peek(conn: Conn) -> isize {
+    let mut byte = 0u8;
+    // SAFETY: an open socket, and room for one byte.
+    unsafe { libc::recv(conn.fd(), (&raw mut byte).cast(), 1, libc::MSG_PEEK) }
 }
 
 /// Closes a connection that is not in the pool any more. TLS says goodbye to itself only: the

@@ -46,7 +46,7 @@ pub(super) fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, stat
         debug_conn(peer.log(), not_saving(refusal), conn);
         return false;
     }
-    let hint = limits.margin.and_then(|_| kp.u.keepalive_hint(kp.first_buffer)).unwrap_or_default();
+    let hint = limits.margin.and_then(|_| kp.u.keepalive_hint(r, kp.first_buffer)).unwrap_or_default();
     let rest = match limits.rest(&returned, &hint) {
         Ok(rest) => rest,
         Err(refusal) => {

@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 use nginx_sys::{
     ngx_http_request_t, ngx_http_upstream_conf_t, ngx_http_upstream_srv_conf_t, ngx_int_t,
     ngx_peer_connection_t, ngx_pool_t, ngx_uint_t, NGX_AGAIN, NGX_BUSY, NGX_DONE, NGX_ERROR,
-    NGX_HTTP_UPSTREAM_FT_ERROR, NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT, NGX_OK, NGX_PEER_FAILED,
+    NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT, NGX_OK, NGX_PEER_FAILED,
 };
 
 use crate::ledger::Server;
@@ -53,6 +53,8 @@ pub(super) struct PeerData {
     /// The request must not reuse TLS sessions, though the core is made to think so.
     #[cfg(ngx_feature = "http_ssl")]
     pub(super) without_sessions: Cell<bool>,
+    /// The core thinks that a server has got the request, which it has not.
+    pub(super) unsent: Cell<bool>,
     /// The present attempt: what its connection is shaped by, if that is known.
     pub(super) attempt: Cell<Option<Attempt>>,
     /// The server of the present attempt, if it limits its connections: the request is counted there.
@@ -127,13 +129,12 @@ impl PeerData {
         }
     }
 
-    /// Lets the core repeat the request, by a copy of its configuration that holds until then.
+    /// Lets the core repeat the request after these failures, by a copy of its configuration that holds until then.
     #[cold]
-    pub(super) fn allow_repeating(&self) {
+    pub(super) fn allow_repeating(&self, failures: u32) {
         // SAFETY: lives in the cycle of the request.
         let mut conf = unsafe { self.conf.read() };
-        conf.next_upstream |=
-            (NGX_HTTP_UPSTREAM_FT_ERROR | NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT) as ngx_uint_t;
+        conf.next_upstream |= failures as ngx_uint_t;
         // SAFETY: the pool of the live request.
         let Some(memory) = (unsafe { allocate::<ngx_http_upstream_conf_t>(self.pool(), 1) }) else { return };
         let memory = memory.cast::<ngx_http_upstream_conf_t>();
@@ -237,6 +238,7 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
             balancer: Cell::new(balancer),
             #[cfg(ngx_feature = "http_ssl")]
             without_sessions: Cell::new(false),
+            unsent: Cell::new(false),
             attempt: Cell::new(None),
             server: Cell::new(None),
             stage: Cell::new(Stage::Asking),
@@ -377,8 +379,11 @@ unsafe extern "C" fn free_keepalive_peer(
         Stage::Asking => free(kp, peer, state),
         stage => leave(kp, peer, stage, state),
     });
-    if let Some(state) = told {
-        kp.balancer.get().free(peer, state);
+    match told {
+        None => {}
+        // What a stale connection or a wait came to says nothing of the server.
+        Some(0) if state != 0 => kp.balancer.get().free_untried(peer),
+        Some(state) => kp.balancer.get().free(peer, state),
     }
     if kp.upstream().can_wait() {
         guard((), || kp.upstream().changed());
@@ -390,6 +395,7 @@ unsafe extern "C" fn free_keepalive_peer(
 fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Option<ngx_uint_t> {
     let upstream = kp.upstream();
     let mut told = state;
+    let unsent = kp.unsent.take();
     // Without an attempt of ours the connection is from another pool, and its shape is unknown.
     let kept = match (kp.attempt.take(), peer.connection()) {
         (Some(Attempt { reuse: Some(reuse), .. }), Some(conn))
@@ -405,9 +411,15 @@ fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Option<ngx_uint_t> {
             false
         }
         (Some(attempt), Some(conn)) => guard(false, || keep(kp, peer, conn, attempt, state)),
+        (_, None) if unsent => {
+            // The server has refused the connection at once, and has not got the request either.
+            kp.unsent.set(true);
+            kp.allow_repeating(NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT);
+            false
+        }
         _ => false,
     };
-    if state != 0 {
+    if told != 0 {
         kp.note_tried();
     }
     let Some(server) = kp.server.take() else { return Some(told) };

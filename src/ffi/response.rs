@@ -11,6 +11,7 @@ use nginx_sys::{
 };
 
 use crate::drain::Framing;
+use crate::frames::number_as_first;
 use crate::hint::Hint;
 use crate::request_head::{is_http1, may_announce_body, RequestHead};
 
@@ -34,16 +35,36 @@ const KEEP_ALIVE_HASH: usize = hash_of(KEEP_ALIVE);
 pub(super) struct FirstBuffer(Option<NonNull<ngx_buf_t>>);
 
 impl FirstBuffer {
-    /// What is in it, as it was written; the connection may have taken it.
+    /// Where it begins, and how much is in it, as it was written; the connection may have taken it.
     #[inline]
-    fn bytes<'a>(self) -> &'a [u8] {
-        let Some(buf) = self.0 else { return &[] };
+    fn range(self) -> (*mut u8, usize) {
+        let Some(buf) = self.0 else { return (NonNull::dangling().as_ptr(), 0) };
         // SAFETY: lies in the request's pool; reads one field.
         let start = unsafe { (*buf.as_ptr()).start };
         // SAFETY: as above.
         let last = unsafe { (*buf.as_ptr()).last };
-        // SAFETY: written from `start` to `last` by `create_request`; nobody writes it again.
-        unsafe { between(start, last) }
+        match (last as usize).saturating_sub(start as usize) {
+            0 => (NonNull::dangling().as_ptr(), 0),
+            length => (start, length),
+        }
+    }
+
+    /// What is in it.
+    #[inline]
+    fn bytes<'a>(self) -> &'a [u8] {
+        let (start, length) = self.range();
+        // SAFETY: filled by `create_request`, which has allocated it in the request's pool; nobody writes it meanwhile.
+        unsafe { std::slice::from_raw_parts(start, length) }
+    }
+
+    /// What is in it, to be changed.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes it meanwhile.
+    unsafe fn bytes_mut<'a>(self) -> &'a mut [u8] {
+        let (start, length) = self.range();
+        // SAFETY: as above; nobody else has it, says the caller.
+        unsafe { std::slice::from_raw_parts_mut(start, length) }
     }
 }
 
@@ -60,15 +81,20 @@ impl Request {
     /// server has sent. (If it said that the cached one is still good, that has no body.)
     #[cfg(ngx_feature = "http_cache")]
     fn has_cached_response(self, u: HttpUpstream) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        let cached = unsafe { bits::CACHED.is_set(self.as_ptr()) };
         // SAFETY: live by the type invariant; reads some bits.
-        cached && unsafe { ngx_http_upstream_t::cache_status_raw(u.as_ptr()) } != NGX_HTTP_CACHE_REVALIDATED
+        self.is_cached()
+            && unsafe { ngx_http_upstream_t::cache_status_raw(u.as_ptr()) } != NGX_HTTP_CACHE_REVALIDATED
     }
 
     #[cfg(not(ngx_feature = "http_cache"))]
     fn has_cached_response(self, _: HttpUpstream) -> bool {
         false
+    }
+
+    /// Whether the header of the response is that of the cache.
+    fn is_cached(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        unsafe { bits::CACHED.is_set(self.as_ptr()) }
     }
 
     fn is_header_only(self) -> bool {
@@ -150,11 +176,11 @@ impl HttpUpstream {
 
     /// What an HTTP/1 server says of its connection, if it says something.
     #[inline]
-    pub(super) fn keepalive_hint(self, request: FirstBuffer) -> Option<Hint> {
+    pub(super) fn keepalive_hint(self, r: Request, request: FirstBuffer) -> Option<Hint> {
         // SAFETY: live by the type invariant; makes no reference.
         let list = unsafe { &raw const (*self.as_ptr()).headers_in.headers };
         // SAFETY: the list of a live request.
-        if !unsafe { may_have(list, KEEP_ALIVE_HASH) } {
+        if !unsafe { may_have(list, KEEP_ALIVE_HASH) } || r.is_cached() {
             return None;
         }
         self.http1_request(request)?;
@@ -206,6 +232,22 @@ impl HttpUpstream {
         let chain = NonNull::new(unsafe { (*self.as_ptr()).request_bufs });
         // SAFETY: `create_request` has made the chain, in the request's pool.
         FirstBuffer(chain.and_then(|chain| NonNull::new(unsafe { (*chain.as_ptr()).buf })))
+    }
+
+    /// Readies the request to be sent over a new connection. What of it is different from one connection to the other are the
+    /// numbers of HTTP/2; `false` if it is of HTTP/2 and they are not where they should be.
+    pub(super) fn ready_for_new_connection(self, request: FirstBuffer) -> bool {
+        // SAFETY: live by the type invariant; reads one field.
+        let conf = unsafe { (*self.as_ptr()).conf };
+        // SAFETY: the protocol module sets it before it starts the upstream request.
+        let module = unsafe { (*conf).module };
+        let is_http2 = match module.as_bytes() {
+            b"grpc" => true,
+            b"proxy" => self.http1_request(request).is_none(),
+            _ => false,
+        };
+        // SAFETY: the connection for which it was written has failed, and nobody reads it before it is sent again.
+        !is_http2 || number_as_first(unsafe { request.bytes_mut() })
     }
 
     /// The request from its first byte on, as the proxy module has written it, if that is HTTP/1.

@@ -52,7 +52,6 @@ pub(super) struct Held {
     address: *mut sockaddr,
     length: socklen_t,
     name: *mut ngx_str_t,
-    tries: ngx_uint_t,
     is_held: Cell<bool>,
 }
 
@@ -113,9 +112,13 @@ pub(super) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: 
         upstream.distrust(peer.address(), reuse.then, is_silent);
     }
     let proven = upstream.stale_retry.repeats(&failure);
-    let again = !is_silent && upstream.stale_retry != StaleRetry::Off && will_repeat(kp, proven);
+    let again = !is_silent
+        && upstream.stale_retry != StaleRetry::Off
+        && will_repeat(kp, proven)
+        && kp.u.ready_for_new_connection(kp.first_buffer);
     if again && proven {
-        kp.allow_repeating();
+        kp.allow_repeating(NGX_HTTP_UPSTREAM_FT_ERROR | NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT);
+        kp.unsent.set(true);
     }
     if upstream.stale_fails {
         return Verdict::Tell(state);
@@ -148,7 +151,7 @@ fn examine(conn: Conn, reuse: Reuse) -> Failure {
     let closed = match now.received.wrapping_sub(before.received) {
         _ if before.has_fin => true,
         0 => false,
-        1 => true,
+        1 => !idle::has_data(conn),
         _ => says_goodbye(conn),
     };
     Failure {
@@ -191,22 +194,20 @@ fn hold(kp: &PeerData, peer: Peer) -> Option<NonNull<Held>> {
     let (address, length, name) = peer.server();
     let request = NonNull::from(kp);
     // SAFETY: as above, and aligned as all memory of nginx's pools.
-    unsafe {
-        held.write(Held { request, address, length, name, tries: peer.tries(), is_held: Cell::new(true) })
-    };
+    unsafe { held.write(Held { request, address, length, name, is_held: Cell::new(true) }) };
     // SAFETY: a new cleanup record of the pool.
     unsafe { (*cleanup.as_ptr()).handler = Some(give_back) };
     Some(held)
 }
 
-/// The core asks again: the request has the server that it had, and no connection.
+/// The core asks again: the request has the server that it had, and no connection. (It also has the try that the core gives
+/// back for a connection that came from the pool: should the server fail now, the next one is asked as ever.)
 pub(super) fn resume(peer: Peer, held: NonNull<Held>) {
     // SAFETY: in the pool of the request that is asking.
     let held = unsafe { held.as_ref() };
     held.is_held.set(false);
     peer.set_connection(std::ptr::null_mut());
     peer.set_server(held.address, held.length, held.name);
-    peer.set_tries(held.tries);
 }
 
 /// The request has ended without asking again: its server goes back to the balancer.
@@ -219,7 +220,7 @@ unsafe extern "C" fn give_back(data: *mut c_void) {
     // SAFETY: in the same pool.
     let kp = unsafe { held.request.as_ref() };
     let server = kp.server.take();
-    kp.balancer.get().free(kp.u.peer(), 0);
+    kp.balancer.get().free_untried(kp.u.peer());
     guard((), || {
         let upstream = kp.upstream();
         if let Some(server) = server {

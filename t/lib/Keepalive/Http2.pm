@@ -32,7 +32,7 @@ sub answer {
         . frame(HEADERS, END_HEADERS | END_STREAM, $stream, field('grpc-status', '0'));
 }
 
-# Keepalive::Http2->start($bytes): sends them 100 ms after each answer.
+# Keepalive::Http2->start($bytes): sends them 100 ms after each answer; undef stands for closing the connection.
 sub start {
     my ($class, $bytes) = @_;
     my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => free_port(), Listen => 50, ReuseAddr => 1)
@@ -67,10 +67,12 @@ sub serve {
                 close $socket;
                 next;
             }
-            $state->{speak} = [time + 0.1, $socket] if read_frames($socket, $state) && $bytes ne '';
+            my $speaks = !defined $bytes || $bytes ne '';
+            $state->{speak} = [time + 0.1, $socket] if read_frames($socket, $state) && $speaks;
         }
         for my $state (grep { $_->{speak} && $_->{speak}[0] <= time } values %state) {
-            syswrite +(delete $state->{speak})->[1], $bytes;
+            my (undef, $socket) = @{ delete $state->{speak} };
+            defined $bytes ? syswrite $socket, $bytes : shutdown $socket, 2;
         }
     }
 }
@@ -86,7 +88,15 @@ sub read_frames {
         last if length $state->{buffer} < 9 + $length;
         substr $state->{buffer}, 0, 9 + $length, '';
         syswrite $socket, frame(SETTINGS, ACK, 0, '') if $type == SETTINGS && !($flags & ACK);
+        # Streams are opened by the client with odd numbers, in order; only what is open can have data (RFC 9113, section 5.1).
+        my $is_new = $type == HEADERS && $stream % 2 && $stream > ($state->{last} // 0);
+        $state->{last} = $state->{open} = $stream if $is_new;
+        if ($type == HEADERS && !$is_new || $type == DATA && $stream != ($state->{open} // 0)) {
+            shutdown $socket, 2;
+            return 0;
+        }
         next unless ($type == HEADERS || $type == DATA) && $flags & END_STREAM;
+        delete $state->{open};
         my $number = ++$state->{requests};
         syswrite $socket, answer($stream, "connection $state->{number} request $number");
         $answered = 1;
