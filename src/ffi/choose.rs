@@ -3,8 +3,8 @@
 use nginx_sys::{ngx_int_t, NGX_BUSY, NGX_ERROR, NGX_OK};
 
 use super::balancer::Balancer;
-use super::peer::{PeerData, Stage};
 use super::peer_connection::Peer;
+use super::peer_data::{PeerData, Stage};
 use super::wait::is_worth_it;
 
 /// What the balancer said.

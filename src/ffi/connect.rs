@@ -3,7 +3,7 @@
 
 use super::conn::Conn;
 use super::fail::error;
-use super::peer::PeerData;
+use super::peer_data::PeerData;
 use super::waiter::Waiter;
 
 /// The peer has its connection; it may still be `connecting`.

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use nginx_sys::{ngx_int_t, NGX_HTTP_INTERNAL_SERVER_ERROR};
 
-use super::peer::{PeerData, Stage};
+use super::peer_data::{PeerData, Stage};
 use super::wait::{put_aside, waited};
 use super::waiter::Waiter;
 

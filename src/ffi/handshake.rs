@@ -5,8 +5,8 @@ use std::ffi::c_void;
 use nginx_sys::{ngx_int_t, ngx_peer_connection_t, NGX_ERROR, NGX_OK};
 
 use super::guard::guard;
-use super::peer::{Attempt, PeerData};
 use super::peer_connection::Peer;
+use super::peer_data::{Attempt, PeerData};
 use super::shape;
 
 /// What the handshake was to be given was evaluated before it. If a variable has changed in between,

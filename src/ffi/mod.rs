@@ -2,10 +2,10 @@
 //!
 //! In the order of a worker's life: the module table and what `load_module` looks for (`module`),
 //! directives (`directives`, `conf`, `configured`), what happens once the configuration is read (`setup`, `abi`,
-//! `stock`, `workers`), a request (`peer`, `choose`, `balancer`, `tried`, `shape`, `handshake`, `session`, `keep`, `response`, `drain`, `upstream`),
+//! `stock`, `workers`), a request (`peer`, `peer_data`, `choose`, `balancer`, `tried`, `shape`, `handshake`, `session`, `keep`, `response`, `drain`, `stale`, `upstream`),
 //! one that has to wait (`wait`, `waiter`, `turn`, `connect`, `fail`), limits (`counts`, `linger`), an idle connection
 //! (`idle`), servers that come and go (`resolve`), what can be logged (`variables`). Beneath them: pointers
-//! with a type (`conn`, `peer_connection`, `request`, `attempt`, `bits`), events of our own (`alarm`), the panic
+//! with a type (`conn`, `peer_connection`, `request`, `attempt`, `headers`, `bits`), what the kernel tells (`tcp`), events of our own (`alarm`), the panic
 //! boundary (`guard`), debug lines (`log`).
 
 mod abi;
@@ -34,6 +34,7 @@ mod log;
 mod module;
 mod peer;
 mod peer_connection;
+mod peer_data;
 mod request;
 #[cfg(nginx_resolve)]
 mod resolve;

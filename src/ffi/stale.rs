@@ -31,8 +31,8 @@ use super::conn::Conn;
 use super::guard::guard;
 use super::idle;
 use super::log::debug_conn;
-use super::peer::PeerData;
 use super::peer_connection::Peer;
+use super::peer_data::PeerData;
 use super::tcp::{unacknowledged, Counts};
 use super::upstream::Idle;
 

@@ -13,7 +13,7 @@ use super::balancer::Outlook;
 use super::connect::take_up;
 use super::fail::{declined, error, fail, Failure};
 use super::guard::guard;
-use super::peer::{PeerData, Stage};
+use super::peer_data::{PeerData, Stage};
 use super::upstream::Upstream;
 use super::wait::{is_worth_it, outlook, put_aside, wait_for_room, waited};
 use super::waiter::Waiter;

@@ -17,7 +17,7 @@ use crate::lifetime::Msec;
 use super::alarm::Alarm;
 use super::conf::allocate;
 use super::conn::Event;
-use super::peer::PeerData;
+use super::peer_data::PeerData;
 
 /// Lies in the request's pool, and is used again when the request waits again.
 pub(super) struct Waiter {

@@ -17,16 +17,18 @@ mod limit;
 mod model;
 mod ring;
 mod servers;
+mod slot;
 #[cfg(test)]
 mod tests;
 
 use std::collections::TryReserveError;
 
 use crate::lifetime::Msec;
-use crate::list::{Link, List, Neighbours, Node, NONE};
+use crate::list::{Link, List, NONE};
 use classes::Classes;
-use ring::{Aging, InRing, Ring, Seat};
+use ring::{Ring, Seat};
 use servers::{ServerRef, Servers};
+use slot::{InClass, InLimited, Slot};
 
 pub use classes::ClassRef;
 pub use limit::{Limit, MAX_CAPACITY, MAX_OF_ALL_SERVERS, MAX_SERVERS};
@@ -99,55 +101,6 @@ pub struct IdlePool<C> {
     /// For each server that limits its connections those to it.
     limited: Vec<List<InLimited>>,
     len: usize,
-}
-
-#[derive(Debug)]
-struct Slot<C> {
-    conn: Option<C>,
-    /// When it was stored.
-    since: Msec,
-    /// When the last eighth of the idle timeout begins.
-    ripe: Msec,
-    /// In a slot without a connection the next such one.
-    class: Link,
-    in_class: Neighbours,
-    in_ring: Neighbours,
-    /// The list among `limited` in which it is, or `NONE`.
-    server: Link,
-    in_limited: Neighbours,
-}
-
-/// The kind of the lists by class.
-#[derive(Debug)]
-struct InClass;
-
-impl<C> Node<InClass> for Slot<C> {
-    fn links(&mut self) -> &mut Neighbours {
-        &mut self.in_class
-    }
-}
-
-/// The kind of the lists by limited server.
-#[derive(Debug)]
-struct InLimited;
-
-impl<C> Node<InLimited> for Slot<C> {
-    fn links(&mut self) -> &mut Neighbours {
-        &mut self.in_limited
-    }
-}
-
-impl<C> Node<InRing> for Slot<C> {
-    fn links(&mut self) -> &mut Neighbours {
-        &mut self.in_ring
-    }
-}
-
-impl<C> Aging for Slot<C> {
-    fn about_to_expire(&self, now: Msec) -> bool {
-        // The clock wraps around, so the sign of the difference tells which comes first.
-        now.wrapping_sub(self.ripe) as isize >= 0
-    }
 }
 
 impl<C: Connection> IdlePool<C> {
@@ -400,12 +353,5 @@ impl<C: Connection> IdlePool<C> {
                 self.servers.vacated(server);
             }
         }
-    }
-}
-
-impl<C> Default for Slot<C> {
-    fn default() -> Self {
-        let (in_class, in_ring, in_limited) = Default::default();
-        Self { conn: None, since: 0, ripe: 0, class: NONE, in_class, in_ring, server: NONE, in_limited }
     }
 }

@@ -1,0 +1,167 @@
+//! What a request carries along from get to free.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+use nginx_sys::{ngx_http_request_t, ngx_http_upstream_conf_t, ngx_pool_t, ngx_uint_t};
+
+use crate::ledger::Server;
+use crate::lifetime::Msec;
+use crate::pool::ClassRef;
+use crate::queue::Ticket;
+
+use super::balancer::Balancer;
+use super::conf::allocate;
+use super::fail::Failure;
+use super::request::{HttpUpstream, Request};
+use super::response::FirstBuffer;
+use super::stale::{Held, Reuse};
+use super::tried::Tried;
+use super::upstream::{Bytes, Upstream};
+use super::wait::waited;
+use super::waiter::Waiter;
+
+/// What a request carries along: the way to the pool, and the hooks that were there before ours.
+pub(super) struct PeerData {
+    /// Lives in the request's cycle, which outlives the request.
+    pub(super) upstream: NonNull<Upstream>,
+    pub(super) r: NonNull<ngx_http_request_t>,
+    pub(super) u: HttpUpstream,
+    /// That of the location, which the upstream request has but for a while.
+    pub(super) conf: NonNull<ngx_http_upstream_conf_t>,
+    pub(super) first_buffer: FirstBuffer,
+    pub(super) balancer: Cell<Balancer>,
+    /// The request must not reuse TLS sessions, though the core is made to think so.
+    #[cfg(ngx_feature = "http_ssl")]
+    pub(super) without_sessions: Cell<bool>,
+    /// The core thinks that a server has got the request, which it has not.
+    pub(super) unsent: Cell<bool>,
+    /// The present attempt: what its connection is shaped by, if that is known.
+    pub(super) attempt: Cell<Option<Attempt>>,
+    /// The server of the present attempt, if it limits its connections: the request is counted there.
+    pub(super) server: Cell<Option<Server>>,
+    pub(super) stage: Cell<Stage>,
+    /// The servers that have failed, for a request that may come to wait.
+    pub(super) tried: Cell<Option<NonNull<Tried>>>,
+    /// Once the request has waited.
+    pub(super) waiter: Cell<Option<NonNull<Waiter>>>,
+    #[cfg(nginx_resolve)]
+    pub(super) generation: Cell<usize>,
+}
+
+/// How far an attempt is.
+///
+/// ```text
+///   Asking --- no server has room ---> Queued ---> Granting: it asks again, or Failing
+///     |                                               |
+///     +----- the server's connections are idle in other workers ---> Parked ---> Resuming
+///     |
+///     +--> a connection from the pool that is stale ---> Again: it asks for another one
+/// ```
+///
+/// An attempt that asks may have its connection by now, which is the end of the matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Asking,
+    Queued(Ticket),
+    Granting(Ticket),
+    /// It has a server.
+    Parked(Ticket),
+    Resuming(Ticket),
+    /// It has a server, which refused the connection after the wait.
+    Declined,
+    Failing(Failure),
+    /// It has a server, and a place for a connection to it, but needs another connection.
+    Again(NonNull<Held>),
+}
+
+/// One connection of the request; `get_keepalive_peer` begins it.
+#[derive(Clone, Copy)]
+pub(super) struct Attempt {
+    /// In the request's pool, or in the connection's if it is a reused one.
+    pub(super) identity: Bytes,
+    /// The identity was told by the handshake; before, it is what the handshake should be given.
+    #[cfg(ngx_feature = "http_ssl")]
+    pub(super) from_handshake: bool,
+    pub(super) class: Option<ClassRef>,
+    /// If it came from the pool.
+    pub(super) reuse: Option<Reuse>,
+}
+
+impl PeerData {
+    /// # Safety
+    /// `data` is what the core passes to a hook that `init_keepalive_peer` has set.
+    pub(super) unsafe fn from_ptr<'a>(data: *mut c_void) -> &'a Self {
+        // SAFETY: `init_keepalive_peer` wrote it, only its cells change, and it lies in the request's pool.
+        unsafe { &*data.cast() }
+    }
+
+    pub(super) fn upstream(&self) -> &Upstream {
+        // SAFETY: see the field; an upstream is only ever shared.
+        unsafe { self.upstream.as_ref() }
+    }
+
+    /// With `local` a number for the location, otherwise 0.
+    pub(super) fn location(&self) -> usize {
+        if self.upstream().local {
+            self.conf.as_ptr() as usize
+        } else {
+            0
+        }
+    }
+
+    /// Lets the core repeat the request after these failures, by a copy of its configuration that holds until then.
+    #[cold]
+    pub(super) fn allow_repeating(&self, failures: u32) {
+        // SAFETY: lives in the cycle of the request.
+        let mut conf = unsafe { self.conf.read() };
+        conf.next_upstream |= failures as ngx_uint_t;
+        // SAFETY: the pool of the live request.
+        let Some(memory) = (unsafe { allocate::<ngx_http_upstream_conf_t>(self.pool(), 1) }) else { return };
+        let memory = memory.cast::<ngx_http_upstream_conf_t>();
+        // SAFETY: allocated above.
+        unsafe { memory.write(conf) };
+        // SAFETY: a copy, in the request's pool.
+        unsafe { self.u.set_conf(memory) };
+    }
+
+    /// How long the request has waited, if it has, in milliseconds.
+    pub(super) fn waited(&self) -> Option<Msec> {
+        // SAFETY: in the pool of the live request.
+        self.waiter.get().map(|waiter| waited(unsafe { waiter.as_ref() }.since.get()))
+    }
+
+    /// Which set of servers its peer was chosen from, if servers come and go.
+    pub(super) fn generation(&self) -> usize {
+        #[cfg(nginx_resolve)]
+        return self.generation.get();
+        #[cfg(not(nginx_resolve))]
+        0
+    }
+
+    /// The servers that have failed for the request.
+    pub(super) fn tried(&self) -> Option<&Tried> {
+        // SAFETY: `note_tried` has put it into the pool of the request, which is alive.
+        self.tried.get().map(|tried| unsafe { tried.as_ref() })
+    }
+
+    pub(super) fn request(&self) -> Request {
+        // SAFETY: this lies in the pool of the request, which is alive as long as its hooks are called.
+        unsafe { Request::from_ptr(self.r) }
+    }
+
+    /// Remembers what the balancer has tried for this request; after a wait it would not know.
+    #[cold]
+    pub(super) fn note_tried(&self) {
+        if self.upstream().waits.directive.is_some() {
+            // SAFETY: the upstream's cycle is alive while it is used, and the request alive.
+            let tried = unsafe { Tried::of(self.upstream().us, self.balancer.get(), self.pool()) };
+            self.tried.set(tried.or(self.tried.get()));
+        }
+    }
+
+    pub(super) fn pool(&self) -> *mut ngx_pool_t {
+        self.request().pool()
+    }
+}

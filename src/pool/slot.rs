@@ -1,0 +1,61 @@
+//! A slot: the place of a connection in the pool, and in the lists.
+
+use super::ring::{Aging, InRing};
+use crate::lifetime::Msec;
+use crate::list::{Link, Neighbours, Node, NONE};
+
+#[derive(Debug)]
+pub(super) struct Slot<C> {
+    pub(super) conn: Option<C>,
+    /// When it was stored.
+    pub(super) since: Msec,
+    /// When the last eighth of the idle timeout begins.
+    pub(super) ripe: Msec,
+    /// In a slot without a connection the next such one.
+    pub(super) class: Link,
+    pub(super) in_class: Neighbours,
+    pub(super) in_ring: Neighbours,
+    /// The list among `limited` in which it is, or `NONE`.
+    pub(super) server: Link,
+    pub(super) in_limited: Neighbours,
+}
+
+/// The kind of the lists by class.
+#[derive(Debug)]
+pub(super) struct InClass;
+
+impl<C> Node<InClass> for Slot<C> {
+    fn links(&mut self) -> &mut Neighbours {
+        &mut self.in_class
+    }
+}
+
+/// The kind of the lists by limited server.
+#[derive(Debug)]
+pub(super) struct InLimited;
+
+impl<C> Node<InLimited> for Slot<C> {
+    fn links(&mut self) -> &mut Neighbours {
+        &mut self.in_limited
+    }
+}
+
+impl<C> Node<InRing> for Slot<C> {
+    fn links(&mut self) -> &mut Neighbours {
+        &mut self.in_ring
+    }
+}
+
+impl<C> Aging for Slot<C> {
+    fn about_to_expire(&self, now: Msec) -> bool {
+        // The clock wraps around, so the sign of the difference tells which comes first.
+        now.wrapping_sub(self.ripe) as isize >= 0
+    }
+}
+
+impl<C> Default for Slot<C> {
+    fn default() -> Self {
+        let (in_class, in_ring, in_limited) = Default::default();
+        Self { conn: None, since: 0, ripe: 0, class: NONE, in_class, in_ring, server: NONE, in_limited }
+    }
+}
