@@ -64,10 +64,14 @@ sub stale_hits {
 # Nothing fails but what the server had received when it closed, and threw away: its kernel counts that. It is a matter of
 # microseconds in the server, and from afar it looks as if it had acted on the request.
 sub check_failures {
-    my ($link, $title, @failures) = @_;
+    my ($link, $nginx, $title, @failures) = @_;
     my $unread = $link->closed_unread - ($link->{seen} // 0);
     $link->{seen} += $unread;
-    cmp_ok scalar @failures, '<=', $unread, "$title: none fails" or diag "@failures";
+    is $link->lost, 0, "$title: the link has lost no packet";
+    cmp_ok scalar @failures, '<=', $unread, "$title: none fails";
+    for my $id (map { /id=([\d.]+)/ } @failures) {
+        diag $_ for grep { /id=\Q$id\E / } split /\n/, $nginx->error_log;
+    }
     diag "$title: the server closed $unread connections without reading a request that had come" if $unread;
 }
 
@@ -94,7 +98,7 @@ for my $delay (0.5, 5, 25) {
         is $stats->{ids}, $total - @failures, "$trip: each $name has come";
         is $stats->{ids_again}, 0, "$trip: and none came twice" if $method;
     }
-    check_failures($link, $trip, map { my ($answers, @failures) = $_->result; @failures } @loads);
+    check_failures($link, $nginx, $trip, map { my ($answers, @failures) = $_->result; @failures } @loads);
     my $hits = stale_hits($nginx);
     diag "$trip: $hits of " . 2 * $clients * $rounds . ' met a stale connection';
     cmp_ok $hits, '>', 0, "$trip: some of them met a stale connection" if $delay > 5;
@@ -116,7 +120,7 @@ for my $from (1, 10, 100) {
     $load->finish;
     my ($answers, @failures) = $load->result;
     is $answers, $requests, "closed after $from: each POST is answered";
-    check_failures($link, "closed after $from", @failures);
+    check_failures($link, $nginx, "closed after $from", @failures);
     my $stats = $backend->stats;
     is $stats->{ids} + @failures . " and $stats->{ids_again} again", "$requests and 0 again", "closed after $from: each came once";
     diag "closed after $from: $stats->{accepted} connections, " . (stale_hits($nginx) - $before) . ' were stale';

@@ -50,10 +50,10 @@ sub start {
         ['ip', 'link', 'set', 'far0', 'netns', $self->{far}],
         ['ip', 'link', 'set', 'lo', 'up'],
         ['ip', 'address', 'add', "$NEAR/30", 'dev', 'near0'],
-        ['ip', 'link', 'set', 'near0', 'up'],
+        ['ip', 'link', 'set', 'near0', 'txqueuelen', 10_000, 'up'],
         [@far, 'ip', 'link', 'set', 'lo', 'up'],
         [@far, 'ip', 'address', 'add', "$FAR/30", 'dev', 'far0'],
-        [@far, 'ip', 'link', 'set', 'far0', 'up'],
+        [@far, 'ip', 'link', 'set', 'far0', 'txqueuelen', 10_000, 'up'],
     ) {
         system(@$command) == 0 or die "@$command failed\n";
     }
@@ -76,6 +76,17 @@ sub closed_unread {
     my %counters;
     @counters{@$names} = @$values;
     return $counters{TCPAbortOnClose} // 0;
+}
+
+# How many packets were lost at both ends, as their queues were full: the process that forwards them had no time.
+sub lost {
+    my ($self) = @_;
+    my $lost = 0;
+    for my $pid ('self', $self->{far}) {
+        open my $in, '<', "/proc/$pid/net/dev" or die "$!";
+        $lost += (split)[12] for grep { /^\s*(?:near|far)0:/ } <$in>;
+    }
+    return $lost;
 }
 
 sub tun {
