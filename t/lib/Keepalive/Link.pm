@@ -78,13 +78,16 @@ sub closed_unread {
     return $counters{TCPAbortOnClose} // 0;
 }
 
-# How many packets were lost at both ends, as their queues were full: the process that forwards them had no time.
+# How many packets the kernel has dropped at both ends, in both directions, as it does when the machine is overloaded.
 sub lost {
     my ($self) = @_;
     my $lost = 0;
     for my $pid ('self', $self->{far}) {
         open my $in, '<', "/proc/$pid/net/dev" or die "$!";
-        $lost += (split)[12] for grep { /^\s*(?:near|far)0:/ } <$in>;
+        for my $line (grep { /^\s*(?:near|far)0:/ } <$in>) {
+            my (undef, @received_then_sent) = split ' ', $line;
+            $lost += $_ for @received_then_sent[3, 11];
+        }
     }
     return $lost;
 }
