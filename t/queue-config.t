@@ -15,27 +15,8 @@ use Keepalive::Setup;
 plan skip_all => 'needs the module' unless is_ours();
 
 my $nginx = Keepalive::Nginx->new(http => '');
-my $dir = $nginx->dir;
 
-# What `nginx -t` says about an http block: whether it accepts it, and its messages of one level, the folder left out
-# and the number of the line told as the text of that line.
-sub verdict {
-    my ($http, $level) = @_;
-    $nginx->configure(http => $http);
-    my ($accepted, $output) = $nginx->test;
-    my @messages = $output =~ /^nginx: \[$level\] (.*)$/mg;
-    s{\Q$dir\E/}{}, s/ in nginx\.conf:(\d+)/' in "' . line($1) . '"'/e for @messages;
-    return ($accepted, join "\n", @messages);
-}
-
-sub line {
-    my ($number) = @_;
-    open my $in, '<', "$dir/nginx.conf" or die $!;
-    my @lines = <$in>;
-    my $line = $lines[$number - 1] // '(no such line)';
-    $line =~ s/^\s+|\s+$//g;
-    return $line;
-}
+sub verdict { $nginx->verdict(@_) }
 
 sub upstream { "upstream u {\n    server 127.0.0.1:1 max_conns=1;\n" . join('', map { "    $_\n" } @_) . "}\n" }
 

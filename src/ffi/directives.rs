@@ -100,17 +100,8 @@ unsafe extern "C" fn keepalive(
 
 /// Sets `queue`.
 unsafe extern "C" fn queue(cf: *mut ngx_conf_t, _cmd: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char {
-    guard(NGX_CONF_ERROR, || {
-        // SAFETY: nginx passes what `SrvConf::create` made for this upstream, and nobody else has it now.
-        let conf = unsafe { &mut *conf.cast::<SrvConf>() };
-        if conf.queue.is_some() {
-            return IS_DUPLICATE.as_ptr().cast_mut();
-        }
-        // SAFETY: nginx passes the configuration being read.
-        let words = unsafe { words(cf) };
-        let parsed = Queue::parse(words[1].as_bytes(), words[2..].iter().map(ngx_str_t::as_bytes), time);
-        report(cf, parsed.map(|value| conf.queue = Some(value)))
-    })
+    // SAFETY: as nginx passed them.
+    unsafe { set(cf, conf, |conf| &mut conf.queue, |first, others| Queue::parse(first, others, time)) }
 }
 
 /// Sets `keepalive_drain`.
@@ -119,18 +110,9 @@ unsafe extern "C" fn keepalive_drain(
     _cmd: *mut ngx_command_t,
     conf: *mut c_void,
 ) -> *mut c_char {
-    guard(NGX_CONF_ERROR, || {
-        // SAFETY: nginx passes what `SrvConf::create` made for this upstream, and nobody else has it now.
-        let conf = unsafe { &mut *conf.cast::<SrvConf>() };
-        if conf.drain.is_some() {
-            return IS_DUPLICATE.as_ptr().cast_mut();
-        }
-        // SAFETY: nginx passes the configuration being read.
-        let words = unsafe { words(cf) };
-        let parameters = words[2..].iter().map(ngx_str_t::as_bytes);
-        let parsed = KeepaliveDrain::parse(words[1].as_bytes(), parameters, size, time);
-        report(cf, parsed.map(|value| conf.drain = Some(value)))
-    })
+    let parse = |first, others: Others| KeepaliveDrain::parse(first, others, size, time);
+    // SAFETY: as nginx passed them.
+    unsafe { set(cf, conf, |conf| &mut conf.drain, parse) }
 }
 
 /// Sets `keepalive_hint`.
@@ -139,18 +121,9 @@ unsafe extern "C" fn keepalive_hint(
     _cmd: *mut ngx_command_t,
     conf: *mut c_void,
 ) -> *mut c_char {
-    guard(NGX_CONF_ERROR, || {
-        // SAFETY: nginx passes what `SrvConf::create` made for this upstream, and nobody else has it now.
-        let conf = unsafe { &mut *conf.cast::<SrvConf>() };
-        if conf.hint.is_some() {
-            return IS_DUPLICATE.as_ptr().cast_mut();
-        }
-        // SAFETY: nginx passes the configuration being read.
-        let words = unsafe { words(cf) };
-        let parameters = words[2..].iter().map(ngx_str_t::as_bytes);
-        let parsed = KeepaliveHint::parse(words[1].as_bytes(), parameters, time);
-        report(cf, parsed.map(|value| conf.hint = Some(value)))
-    })
+    let parse = |first, others: Others| KeepaliveHint::parse(first, others, time);
+    // SAFETY: as nginx passed them.
+    unsafe { set(cf, conf, |conf| &mut conf.hint, parse) }
 }
 
 /// Sets `keepalive_stale_retry`.
@@ -159,16 +132,35 @@ unsafe extern "C" fn keepalive_stale_retry(
     _cmd: *mut ngx_command_t,
     conf: *mut c_void,
 ) -> *mut c_char {
+    let parse =
+        |word, _: Others| StaleRetry::parse(word).ok_or(Invalid::Argument("keepalive_stale_retry", word));
+    // SAFETY: as nginx passed them.
+    unsafe { set(cf, conf, |conf| &mut conf.stale_retry, parse) }
+}
+
+/// The words of a directive behind the first one.
+type Others = std::iter::Map<std::slice::Iter<'static, ngx_str_t>, fn(&'static ngx_str_t) -> &'static [u8]>;
+
+/// Sets a value that can be written once; `parse` reads it from the first word behind the name, and the others.
+///
+/// # Safety
+/// `cf` and `conf` are what nginx passes to the setter of a directive of `upstream {}`.
+unsafe fn set<T>(
+    cf: *mut ngx_conf_t,
+    conf: *mut c_void,
+    place: impl FnOnce(&mut SrvConf) -> &mut Option<T>,
+    parse: impl FnOnce(&'static [u8], Others) -> Result<T, Invalid<'static>>,
+) -> *mut c_char {
     guard(NGX_CONF_ERROR, || {
-        // SAFETY: nginx passes what `SrvConf::create` made for this upstream, and nobody else has it now.
-        let conf = unsafe { &mut *conf.cast::<SrvConf>() };
-        if conf.stale_retry.is_some() {
+        // SAFETY: what `SrvConf::create` made for this upstream, and nobody else has it now.
+        let place = place(unsafe { &mut *conf.cast::<SrvConf>() });
+        if place.is_some() {
             return IS_DUPLICATE.as_ptr().cast_mut();
         }
-        // SAFETY: nginx passes the configuration being read.
-        let word = unsafe { words(cf) }[1].as_bytes();
-        let parsed = StaleRetry::parse(word).ok_or(Invalid::Argument("keepalive_stale_retry", word));
-        report(cf, parsed.map(|value| conf.stale_retry = Some(value)))
+        // SAFETY: the configuration being read.
+        let words = unsafe { words(cf) };
+        let others: Others = words[2..].iter().map(ngx_str_t::as_bytes);
+        report(cf, parse(words[1].as_bytes(), others).map(|value| *place = Some(value)))
     })
 }
 

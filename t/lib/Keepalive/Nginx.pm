@@ -78,6 +78,27 @@ sub test {
     return ($? == 0, $output);
 }
 
+# What `nginx -t` says about an http block: whether it accepts it, and its messages of these levels, the folder left out and
+# the number of a line told as its text.
+sub verdict {
+    my ($self, $http, $levels) = @_;
+    my $dir = $self->dir;
+    $self->configure(http => $http);
+    my ($accepted, $output) = $self->test;
+    $levels ||= 'warn|emerg';
+    my @messages = $output =~ /^nginx: \[(?:$levels)\] (.*)$/mg;
+    s{\Q$dir\E/}{}, s/ in nginx\.conf:(\d+)/' in "' . $self->line($1) . '"'/e for @messages;
+    return ($accepted, join "\n", @messages);
+}
+
+# A line of the configuration file, without the blanks around it.
+sub line {
+    my ($self, $number) = @_;
+    open my $in, '<', "$self->{dir}/nginx.conf" or die "$self->{dir}/nginx.conf: $!";
+    my @lines = <$in>;
+    return ($lines[$number - 1] // '(no such line)') =~ s/^\s+|\s+$//gr;
+}
+
 sub command {
     my ($self, $log) = @_;
     $log ||= 'error.log';
