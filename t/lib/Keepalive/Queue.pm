@@ -127,13 +127,14 @@ sub established {
     my %own = $pid ? map { $_ => 1 } socket_inodes($pid) : ();
     my $remote = sprintf ':%04X', $port;
     open my $in, '<', '/proc/net/tcp' or die "/proc/net/tcp: $!";
-    my $number = 0;
+    # The kernel may tell of one twice while others come and go.
+    my %found;
     while (my $line = <$in>) {
-        my (undef, undef, $to, $state, undef, undef, undef, undef, undef, $inode) = split ' ', $line;
+        my (undef, $from, $to, $state, undef, undef, undef, undef, undef, $inode) = split ' ', $line;
         next if $to !~ /7F\Q$remote\E$/ || $state ne '01';
-        $number++ if !$pid || $own{$inode};
+        $found{"$from $to"} = 1 if !$pid || $own{$inode};
     }
-    return $number;
+    return scalar keys %found;
 }
 
 # The inodes of the sockets that a process has open.
