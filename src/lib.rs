@@ -20,10 +20,12 @@ pub mod identity;
 pub mod ledger;
 pub mod lifetime;
 mod list;
+pub mod metrics;
 pub mod pool;
 pub mod queue;
 pub mod request_head;
 pub mod stale;
+pub mod status;
 pub mod times;
 
 // A unit test cannot link a function of nginx, so tests are built without the shell.

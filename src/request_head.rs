@@ -92,6 +92,34 @@ fn announcements(part: &[u8; PART], found: &mut [u8; LANES]) {
     }
 }
 
+/// What in a request makes the server close the connection behind the response (RFC 9112, section 9.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AsksToClose {
+    /// It is HTTP/1.0.
+    Version,
+    /// It says `Connection: close`.
+    Header,
+}
+
+/// Whether a request wants its connection to be closed.
+pub fn asks_to_close(head: &[u8]) -> Option<AsksToClose> {
+    let mut lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
+    if lines.next()?.ends_with(b" HTTP/1.0") {
+        return Some(AsksToClose::Version);
+    }
+    let close = |line: &[u8]| {
+        let (name, value) = line.split_at_checked("connection".len())?;
+        let options = value.strip_prefix(b":").filter(|_| name.eq_ignore_ascii_case(b"connection"))?;
+        says_close(options).then_some(AsksToClose::Header)
+    };
+    lines.take_while(|line| !line.is_empty()).find_map(close)
+}
+
+/// Whether the value of a header `Connection` has the option `close` (RFC 9110, section 7.6.1).
+pub fn says_close(options: &[u8]) -> bool {
+    options.split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+}
+
 /// Whether the first line of a request says HTTP/1.
 pub fn is_http1(line: &[u8]) -> bool {
     line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0")
@@ -101,6 +129,17 @@ pub fn is_http1(line: &[u8]) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_request_may_want_its_connection_to_be_closed() {
+        let asks = |head: &str| asks_to_close(head.replace('\n', "\r\n").as_bytes());
+        assert_eq!(asks("GET / HTTP/1.0\nHost: a\n\n"), Some(AsksToClose::Version));
+        assert_eq!(asks("GET / HTTP/1.1\nHost: a\nconnection:  Close\n\n"), Some(AsksToClose::Header));
+        assert_eq!(asks("GET / HTTP/1.1\nConnection: TE, close\n\n"), Some(AsksToClose::Header));
+        assert_eq!(asks("GET / HTTP/1.1\nConnection: \nX: close\n\nConnection: close\n"), None);
+        assert_eq!(asks("GET / HTTP/1.1\nConnection: closed\nConnection-Id: close\n\n"), None);
+        assert_eq!(asks(""), None);
+    }
 
     fn all_sent(head: &str, body: u64, chunks: bool) -> Option<bool> {
         let text = head.replace('\n', "\r\n");

@@ -1,4 +1,4 @@
-//! Times of the attempts of a request, as nginx's `$upstream_*_time` variables write them.
+//! What is to be told of the attempts of a request, as nginx's `$upstream_*` variables write it.
 #![forbid(unsafe_code)]
 
 use std::fmt::{self, Write};
@@ -7,19 +7,23 @@ use crate::lifetime::Msec;
 
 /// An element of `r->upstream_states`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attempt {
+pub struct Attempt<T> {
     /// A server was asked. Without one the element says that another group of servers follows.
     pub peer: bool,
-    /// In milliseconds.
-    pub time: Msec,
+    /// What is to be told.
+    pub what: T,
 }
 
-/// Writes seconds with three decimals, separated as `ngx_http_upstream_response_time_variable()`
-/// does: `, ` between servers and ` : ` between groups.
+/// Writes each attempt by `one`, separated as `ngx_http_upstream_response_time_variable()` does: `, ` between servers
+/// and ` : ` between groups.
 ///
 /// # Errors
 /// Those of `to`.
-pub fn write(to: &mut impl Write, attempts: impl IntoIterator<Item = Attempt>) -> fmt::Result {
+pub fn write<T, W: Write>(
+    to: &mut W,
+    attempts: impl IntoIterator<Item = Attempt<T>>,
+    mut one: impl FnMut(&mut W, T) -> fmt::Result,
+) -> fmt::Result {
     let mut attempts = attempts.into_iter();
     let mut separator = "";
     while let Some(mut attempt) = attempts.next() {
@@ -31,7 +35,7 @@ pub fn write(to: &mut impl Write, attempts: impl IntoIterator<Item = Attempt>) -
             }
         }
         to.write_str(separator)?;
-        write_time(to, attempt.time)?;
+        one(to, attempt.what)?;
         separator = ", ";
     }
     Ok(())
@@ -55,15 +59,15 @@ pub fn write_time(to: &mut impl Write, time: Msec) -> fmt::Result {
 mod tests {
     use super::*;
 
-    const GROUP: Attempt = Attempt { peer: false, time: 0 };
+    const GROUP: Attempt<Msec> = Attempt { peer: false, what: 0 };
 
-    fn peer(time: Msec) -> Attempt {
-        Attempt { peer: true, time }
+    fn peer(what: Msec) -> Attempt<Msec> {
+        Attempt { peer: true, what }
     }
 
-    fn written(attempts: &[Attempt]) -> String {
+    fn written(attempts: &[Attempt<Msec>]) -> String {
         let mut text = String::new();
-        write(&mut text, attempts.iter().copied()).unwrap();
+        write(&mut text, attempts.iter().copied(), write_time).unwrap();
         text
     }
 

@@ -11,6 +11,7 @@ use crate::lifetime::Msec;
 use super::alarm::now;
 use super::conf::allocate;
 use super::conn::Conn;
+use super::headers::bytes;
 use super::request::{HttpUpstream, Request};
 
 impl HttpUpstream {
@@ -94,6 +95,22 @@ impl HttpUpstream {
         // SAFETY: the protocol module sets it before it starts the upstream request.
         let module = unsafe { (*conf).module };
         module.as_bytes() == b"tunnel"
+    }
+
+    /// Whether the connection was established, as `ngx_http_upstream_send_request()` finds out.
+    pub(super) fn is_connected(self) -> bool {
+        const NOT_MEASURED: ngx_msec_t = ngx_msec_t::MAX;
+        // SAFETY: the present state of a live request, in its pool.
+        self.state().is_some_and(|state| unsafe { (*state.as_ptr()).connect_time } != NOT_MEASURED)
+    }
+
+    /// The protocol module.
+    pub(super) fn module<'a>(self) -> &'a [u8] {
+        // SAFETY: live by the type invariant; reads one field.
+        let conf = unsafe { (*self.as_ptr()).conf };
+        // SAFETY: the protocol module sets it before it starts the upstream request, to a constant.
+        let module = unsafe { (*conf).module };
+        bytes(module)
     }
 
     /// Whether a byte of the response has come.

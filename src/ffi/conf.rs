@@ -15,7 +15,7 @@ use crate::lifetime::Limits;
 use crate::stale::StaleRetry;
 
 use super::constants;
-use super::module::ngx_http_upstream_keepalive_rs_module;
+use super::module::module;
 use super::upstream::Upstream;
 
 /// nginx's slot setters write the numbers by their offset, so the layout is C's.
@@ -75,13 +75,10 @@ impl SrvConf {
     /// # Safety
     /// `us` is live, and so is its cycle.
     pub(super) unsafe fn of(us: *mut ngx_http_upstream_srv_conf_t) -> Option<NonNull<SrvConf>> {
-        let module = &raw const ngx_http_upstream_keepalive_rs_module;
-        // SAFETY: nginx writes to the module's static only before it creates any configuration.
-        let module = unsafe { &*module };
         // SAFETY: live, says the caller.
         let us = unsafe { &*us };
         // SAFETY: `create` made what lies at this module's index.
-        unsafe { us.http_server_conf_unchecked(module) }
+        unsafe { us.http_server_conf_unchecked(module()) }
     }
 
     /// The value of `keepalive`, if it was written.

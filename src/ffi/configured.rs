@@ -5,12 +5,17 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t};
 
+use crate::metrics::Server;
 use crate::pool::MAX_SERVERS;
+
+use super::headers::bytes;
 
 /// What is to be known of the `server` lines of one upstream.
 pub(super) struct Configured<'a> {
     /// Each address, and how many connections all servers there allow together, 0 for any number.
     pub(super) addresses: HashMap<&'a [u8], u64>,
+    /// Each address once, in the order of the configuration.
+    pub(super) servers: Vec<Server>,
     /// Whether a server has `max_conns`.
     pub(super) any_limited: bool,
     /// Whether the upstream has a `zone`.
@@ -31,7 +36,9 @@ impl Configured<'_> {
             Some(servers) => unsafe { servers.as_slice() },
             None => &[],
         };
+        let text = |text| String::from_utf8_lossy(bytes(text)).into_owned();
         let mut addresses = HashMap::new();
+        let mut listed = Vec::new();
         for server in servers.iter().filter(|server| server.down == 0) {
             // SAFETY: nginx has resolved the name of the server to so many addresses.
             for address in unsafe { slice(server.addrs, server.naddrs) } {
@@ -40,11 +47,24 @@ impl Configured<'_> {
                 let max_conns = server.max_conns as u64;
                 let sum =
                     |sum: u64| if sum == 0 || max_conns == 0 { 0 } else { sum.saturating_add(max_conns) };
-                addresses.entry(bytes).and_modify(|limit| *limit = sum(*limit)).or_insert(max_conns);
+                addresses.entry(bytes).and_modify(|limit| *limit = sum(*limit)).or_insert_with(|| {
+                    listed.push(Server {
+                        address: bytes.to_vec(),
+                        text: text(address.name),
+                        name: text(server.name),
+                        backup: server.backup() != 0,
+                        max_conns: 0,
+                    });
+                    max_conns
+                });
             }
+        }
+        for server in &mut listed {
+            server.max_conns = addresses.get(server.address.as_slice()).copied().unwrap_or(0);
         }
         Self {
             addresses,
+            servers: listed,
             any_limited: servers.iter().any(|server| server.max_conns > 0),
             #[cfg(ngx_feature = "http_upstream_zone")]
             zone: !conf.shm_zone.is_null(),

@@ -175,6 +175,12 @@ impl Conn {
         unsafe { ngx_connection_t::error_raw(self.as_ptr()) != 0 }
     }
 
+    /// The client took too long.
+    pub(crate) fn set_timed_out(self) {
+        // SAFETY: open by the type invariant; writes one bit.
+        unsafe { ngx_connection_t::set_timedout_raw(self.as_ptr(), 1) };
+    }
+
     pub(crate) fn pool(self) -> *mut nginx_sys::ngx_pool_t {
         // SAFETY: open by the type invariant; reads one field.
         unsafe { (*self.as_ptr()).pool }

@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 
 use crate::ledger::{Ledger, Server, Table};
 use crate::lifetime::Msec;
+use crate::metrics::{End, Phase};
 
 use super::alarm::now;
 #[cfg(nginx_resolve)]
@@ -165,7 +166,7 @@ impl Upstream {
                 return Room::Wait;
             }
             let Some(idle) = self.take_oldest_of(server) else { return Room::Wait };
-            if !self.close(idle) {
+            if !self.close(idle, End::Evicted) {
                 return Room::Wait;
             }
         }
@@ -180,7 +181,10 @@ impl Upstream {
     }
 
     /// Closes a connection that was in the pool. Returns whether its place is free at once.
-    pub(super) fn close(&self, idle: Idle) -> bool {
+    pub(super) fn close(&self, idle: Idle, why: End) -> bool {
+        if let Some(meter) = idle.meter {
+            meter.end(Phase::Idle, why);
+        }
         self.remove_idle(idle.server);
         self.close_counted(idle.conn, idle.server)
     }

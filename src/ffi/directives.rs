@@ -6,8 +6,9 @@ use std::ptr;
 
 use nginx_sys::{
     ngx_command_t, ngx_conf_set_flag_slot, ngx_conf_set_msec_slot, ngx_conf_set_num_slot, ngx_conf_t,
-    ngx_parse_offset, ngx_parse_time, ngx_str_t, ngx_uint_t, NGX_CONF_FLAG, NGX_CONF_TAKE1, NGX_CONF_TAKE12,
-    NGX_CONF_TAKE123, NGX_HTTP_SRV_CONF_OFFSET, NGX_HTTP_UPS_CONF, NGX_LOG_EMERG,
+    ngx_parse_offset, ngx_parse_time, ngx_str_t, ngx_uint_t, NGX_CONF_FLAG, NGX_CONF_NOARGS, NGX_CONF_TAKE1,
+    NGX_CONF_TAKE12, NGX_CONF_TAKE123, NGX_HTTP_LOC_CONF, NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET,
+    NGX_HTTP_SRV_CONF_OFFSET, NGX_HTTP_UPS_CONF, NGX_LOG_EMERG,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::{ngx_conf_log_error, ngx_string};
@@ -18,12 +19,14 @@ use crate::stale::StaleRetry;
 
 use super::conf::SrvConf;
 use super::guard::guard;
+use super::status::keepalive_status;
+use super::zone::keepalive_zone;
 
 pub(super) type Setter =
     unsafe extern "C" fn(cf: *mut ngx_conf_t, cmd: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char;
 
 /// The command table; an empty name ends it.
-pub(super) static mut COMMANDS: [ngx_command_t; 11] = [
+pub(super) static mut COMMANDS: [ngx_command_t; 13] = [
     // keepalive connections [local] [per_server];
     command(ngx_string!("keepalive"), NGX_CONF_TAKE123, keepalive, 0),
     // queue number [timeout=time] [status=code];
@@ -64,6 +67,24 @@ pub(super) static mut COMMANDS: [ngx_command_t; 11] = [
         ngx_conf_set_num_slot,
         offset_of!(SrvConf, requests),
     ),
+    // keepalive_status;
+    ngx_command_t {
+        name: ngx_string!("keepalive_status"),
+        type_: (NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS) as ngx_uint_t,
+        set: Some(keepalive_status),
+        conf: 0,
+        offset: 0,
+        post: ptr::null_mut(),
+    },
+    // keepalive_zone size;
+    ngx_command_t {
+        name: ngx_string!("keepalive_zone"),
+        type_: (NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE1) as ngx_uint_t,
+        set: Some(keepalive_zone),
+        conf: NGX_HTTP_MAIN_CONF_OFFSET,
+        offset: 0,
+        post: ptr::null_mut(),
+    },
     ngx_command_t::empty(),
 ];
 

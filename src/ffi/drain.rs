@@ -11,6 +11,7 @@ use nginx_sys::{ngx_event_t, ngx_log_error_core, ngx_log_t, ngx_pfree, ngx_str_t
 use crate::drain::{Drain, Progress, Refusal};
 use crate::ledger::Server;
 use crate::lifetime::Msec;
+use crate::metrics::{End, Meter, Phase};
 use crate::pool::{ClassRef, Offer, Wanted, MAX_ADDRESS};
 
 use super::alarm::now;
@@ -35,13 +36,18 @@ pub(super) struct Draining {
     class: Option<ClassRef>,
     proven: bool,
     server: Option<Server>,
+    meter: Option<Meter>,
+    hinted: bool,
     allowed: usize,
     timeout: Msec,
     generation: usize,
 }
 
-/// Begins to read the rest of a response, `false` if it cannot; `taken` is called before. The connection may
-/// be stored or closed when this returns.
+/// Begins to read the rest of a response; `taken` is called before. The connection may be stored or closed when this
+/// returns.
+///
+/// # Errors
+/// If there is no memory.
 pub(super) fn begin(
     upstream: &Upstream,
     drain: Drain,
@@ -49,13 +55,13 @@ pub(super) fn begin(
     offer: Offer<Idle>,
     generation: usize,
     taken: impl FnOnce(),
-) -> bool {
-    let Idle { conn, identity, server, allowed } = offer.conn;
+) -> Result<(), End> {
+    let Idle { conn, identity, server, meter, hinted, allowed } = offer.conn;
     let mut address = [0; MAX_ADDRESS];
-    let Some(to) = address.get_mut(..wanted.address.len()) else { return false };
+    let Some(to) = address.get_mut(..wanted.address.len()) else { return Err(End::Error) };
     to.copy_from_slice(wanted.address);
     // SAFETY: the connection is open, and so is its pool.
-    let Some(mut memory) = (unsafe { allocate::<Draining>(conn.pool(), 1) }) else { return false };
+    let Some(mut memory) = (unsafe { allocate::<Draining>(conn.pool(), 1) }) else { return Err(End::Error) };
     // SAFETY: allocated above.
     let data = unsafe { memory.as_mut() }.write(Draining {
         upstream: NonNull::from(upstream),
@@ -68,10 +74,15 @@ pub(super) fn begin(
         class: offer.class,
         proven: offer.proven,
         server,
+        meter,
+        hinted,
         allowed,
         timeout: offer.timeout,
         generation,
     });
+    if let Some(meter) = meter {
+        meter.pass(Phase::Active, Phase::Draining);
+    }
     taken();
     conn.set_data(NonNull::from(data).as_ptr().cast());
     conn.set_logs(cycle_log());
@@ -88,7 +99,7 @@ pub(super) fn begin(
         // SAFETY: the read event of an open connection, which was readied just now.
         unsafe { drain_handler(read.as_ptr()) };
     }
-    true
+    Ok(())
 }
 
 /// There is more of the response, or its time is over.
@@ -100,27 +111,27 @@ unsafe extern "C" fn drain_handler(event: *mut ngx_event_t) {
         let conn = event.conn();
         match go_on(event, conn) {
             Ok(Progress::More) => {}
-            Ok(Progress::Done) => finish(conn, None),
-            Err(why) => finish(conn, Some(why)),
+            Ok(Progress::Done) => finish(conn, Ok(())),
+            Err(why) => finish(conn, Err(why)),
         }
     });
 }
 
 /// Reads what there is. An error says why the connection is of no use any more.
-fn go_on(event: Event, conn: Conn) -> Result<Progress, &'static CStr> {
+fn go_on(event: Event, conn: Conn) -> Result<Progress, Reason> {
     if conn.close_requested() {
-        return Err(c"the worker exits or needs the connection");
+        return Err((c"the worker exits or needs the connection", End::Exiting));
     }
     if event.timed_out() {
-        return Err(c"the response is not complete in time");
+        return Err((c"the response is not complete in time", End::DrainLimit));
     }
     let draining = conn.data().cast::<Draining>();
     let mut buffer = [0; 4096];
     loop {
         match conn.receive(&mut buffer) {
-            Received::End => return Err(c"the server has closed the connection"),
+            Received::End => return Err((c"the server has closed the connection", End::ServerClosed)),
             Received::Nothing if event.wait_readable() => return Ok(Progress::More),
-            Received::Nothing => return Err(c"no event can be added"),
+            Received::Nothing => return Err((c"no event can be added", End::Error)),
             Received::Bytes(n) => {
                 // SAFETY: `begin` has put it there, and nobody else has it now; nginx is not called meanwhile.
                 let drain = unsafe { &mut (*draining).drain };
@@ -133,7 +144,7 @@ fn go_on(event: Event, conn: Conn) -> Result<Progress, &'static CStr> {
 }
 
 /// Stores the connection, or closes it for a reason.
-fn finish(conn: Conn, refusal: Option<&'static CStr>) {
+fn finish(conn: Conn, drained: Result<(), Reason>) {
     let data = conn.data().cast::<Draining>();
     // SAFETY: `begin` has put it there.
     let draining = unsafe { data.read() };
@@ -144,14 +155,17 @@ fn finish(conn: Conn, refusal: Option<&'static CStr>) {
     conn.set_idle(false);
     conn.set_reusable(false);
     conn.read().clear_timer();
-    let stored = match refusal {
-        Some(why) => {
+    let stored = match drained {
+        Ok(()) => put(upstream, conn, &draining),
+        Err((why, end)) => {
             log_refusal(upstream, cycle_log(), why);
-            false
+            Err(end)
         }
-        None => put(upstream, conn, &draining),
     };
-    if !stored {
+    if let Err(end) = stored {
+        if let Some(meter) = draining.meter {
+            meter.end(Phase::Draining, end);
+        }
         upstream.close_counted(conn, draining.server);
     }
     if upstream.can_wait() {
@@ -159,9 +173,12 @@ fn finish(conn: Conn, refusal: Option<&'static CStr>) {
     }
 }
 
-fn put(upstream: &Upstream, conn: Conn, draining: &Draining) -> bool {
-    if upstream.is_ending() || upstream.must_yield(draining.server) {
-        return false;
+fn put(upstream: &Upstream, conn: Conn, draining: &Draining) -> Result<(), End> {
+    if upstream.is_ending() {
+        return Err(End::Exiting);
+    }
+    if upstream.must_yield(draining.server) {
+        return Err(End::Evicted);
     }
     let wanted = Wanted {
         address: draining.address.get(..draining.address_length).unwrap_or(&[]),
@@ -171,21 +188,31 @@ fn put(upstream: &Upstream, conn: Conn, draining: &Draining) -> bool {
         identity: unsafe { draining.identity.as_slice() },
     };
     let offer = Offer {
-        conn: Idle { conn, identity: draining.identity, server: draining.server, allowed: draining.allowed },
+        conn: Idle {
+            conn,
+            identity: draining.identity,
+            server: draining.server,
+            meter: draining.meter,
+            hinted: draining.hinted,
+            allowed: draining.allowed,
+        },
         class: draining.class,
         proven: draining.proven,
         now: now(),
         timeout: draining.timeout,
         server: draining.server,
     };
-    store(upstream, &wanted, offer, draining.generation, || {})
+    store(upstream, &wanted, offer, Phase::Draining, draining.generation, || {})
 }
 
-pub(super) fn reason(refusal: Refusal) -> &'static CStr {
+/// Why a connection is closed, to be read and to be counted.
+type Reason = (&'static CStr, End);
+
+pub(super) fn reason(refusal: Refusal) -> Reason {
     match refusal {
-        Refusal::TooLarge => c"the response is larger than \"keepalive_drain\"",
-        Refusal::Malformed => c"the chunked response is invalid",
-        Refusal::Surplus => c"something follows the response",
+        Refusal::TooLarge => (c"the response is larger than \"keepalive_drain\"", End::DrainLimit),
+        Refusal::Malformed => (c"the chunked response is invalid", End::Error),
+        Refusal::Surplus => (c"something follows the response", End::UnexpectedData),
     }
 }
 

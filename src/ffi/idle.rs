@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 use nginx_sys::{ngx_close_connection, ngx_cycle, ngx_destroy_pool, ngx_event_t, ngx_log_t};
 
 use crate::lifetime::Msec;
+use crate::metrics::End;
 
 #[cfg(ngx_feature = "http_ssl")]
 use super::conn::Received;
@@ -55,38 +56,58 @@ unsafe extern "C" fn close_handler(event: *mut ngx_event_t) {
     let event = unsafe { Event::from_ptr(event) };
     debug(event.log(), c"keepalive close handler");
 
-    if false_alarm(event) {
-        return;
-    }
+    let Some(why) = ended(event) else { return };
     let conn = event.conn();
     match NonNull::new(conn.data().cast::<Place>()) {
         // SAFETY: `sleep` has put the connection's place there, and the connection is still open.
-        Some(place) => guard((), || unsafe { Place::close(place, conn) }),
+        Some(place) => guard((), || unsafe { Place::close(place, conn, why) }),
         None => close(conn),
     }
 }
 
-/// Whether nothing has happened to a connection that has nothing but its end to wait for, and it goes on
-/// waiting.
-pub(super) fn false_alarm(event: Event) -> bool {
+/// What has ended a connection that has nothing but its end to wait for; `None` if nothing has happened, and it
+/// goes on waiting.
+pub(super) fn ended(event: Event) -> Option<End> {
     let conn = event.conn();
-    if conn.close_requested() || event.timed_out() || !silent(conn) {
-        return false;
+    if conn.close_requested() {
+        return Some(End::Exiting);
+    }
+    if event.timed_out() {
+        return Some(End::Timeout);
+    }
+    if let Some(end) = heard(conn) {
+        return Some(end);
     }
     event.clear_ready();
-    event.wait_readable()
+    (!event.wait_readable()).then_some(End::Error)
 }
 
-/// Whether there is nothing to read: neither data, nor the end of the stream, nor an error. TLS may have
-/// decrypted something already, and may have something of its own to read.
+/// Whether there is nothing to read: neither data, nor the end of the stream, nor an error.
+#[inline]
 pub(super) fn silent(conn: Conn) -> bool {
+    heard(conn).is_none()
+}
+
+/// What there is to read. TLS may have decrypted something already, and may have something of its own to read.
+#[inline]
+fn heard(conn: Conn) -> Option<End> {
     let n = peek(conn);
+    if n == 0 {
+        return Some(End::ServerClosed);
+    }
     let blocks = || std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock;
+    if n == -1 && !blocks() {
+        return Some(End::Error);
+    }
     #[cfg(ngx_feature = "http_ssl")]
     if !conn.ssl().is_null() {
-        return (n > 0 || n == -1 && blocks()) && matches!(conn.receive(&mut [0]), Received::Nothing);
+        return match conn.receive(&mut [0]) {
+            Received::Nothing => None,
+            Received::Bytes(_) => Some(End::UnexpectedData),
+            Received::End => Some(End::ServerClosed),
+        };
     }
-    n == -1 && blocks()
+    (n > 0).then_some(End::UnexpectedData)
 }
 
 /// Whether there are bytes to read, besides the end of the stream.

@@ -4,6 +4,7 @@ use nginx_sys::{ngx_uint_t, NGX_PEER_FAILED};
 
 use crate::drain::{Drain, Progress};
 use crate::lifetime::{Refusal, Returned};
+use crate::metrics::{End, Phase};
 use crate::pool::{Offer, Wanted};
 
 use super::alarm::now;
@@ -18,13 +19,20 @@ use super::peer_data::{Attempt, PeerData};
 use super::response::Unread;
 use super::shape;
 use super::upstream::{Bytes, Idle, Stored, Upstream};
+use super::why::{why_failed, why_not};
 
 /// Takes the connection from the request, into the pool or to be drained before, unless there is a reason
-/// against it. Returns whether it did.
-#[inline]
-pub(super) fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, state: ngx_uint_t) -> bool {
+/// against it: that is what it returns then.
+#[inline(always)]
+pub(super) fn keep(
+    kp: &PeerData,
+    peer: Peer,
+    conn: Conn,
+    attempt: Attempt,
+    state: ngx_uint_t,
+) -> Result<(), End> {
     let upstream = kp.upstream();
-    let Some(limits) = upstream.limits else { return false };
+    let Some(limits) = upstream.limits else { return Err(why_failed(kp, state).unwrap_or(End::Disabled)) };
     let (read, write) = (conn.read(), conn.write());
     let r = kp.request();
     let is_read = kp.u.is_response_read(r, kp.first_buffer);
@@ -44,32 +52,42 @@ pub(super) fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, stat
     let now = now();
     if let Some(refusal) = limits.refusal(&returned, now) {
         debug_conn(peer.log(), not_saving(refusal), conn);
-        return false;
+        return Err(why_not(kp, conn, refusal, state));
     }
-    let hint = limits.margin.and_then(|_| kp.u.keepalive_hint(r, kp.first_buffer)).unwrap_or_default();
+    let hint = kp.u.keepalive_hint(r, kp.first_buffer).unwrap_or_default();
+    if let Some(announced) = hint.timeout.filter(|timeout| *timeout < limits.timeout) {
+        kp.warn_of_hint(limits.timeout, announced);
+    }
     let rest = match limits.rest(&returned, &hint) {
         Ok(rest) => rest,
         Err(refusal) => {
             debug_conn(peer.log(), not_saving(refusal), conn);
-            return false;
+            return Err(End::Hint);
         }
     };
     if !read.wait_readable() {
-        return false;
+        return Err(End::Error);
     }
     let server = kp.server.get();
     if upstream.must_yield(server) {
         debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: another worker waits", conn);
-        return false;
+        return Err(End::Evicted);
     }
     let Some(identity) = identity_to_keep(kp, attempt, conn) else {
         debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: identity unknown", conn);
-        return false;
+        return Err(End::Identity);
     };
     // SAFETY: in the connection's pool.
     let wanted = shape::wanted(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
     let offer = Offer {
-        conn: Idle { conn, identity, server, allowed: rest.allowed },
+        conn: Idle {
+            conn,
+            identity,
+            server,
+            meter: kp.meter.get(),
+            hinted: rest.idle < limits.timeout,
+            allowed: rest.allowed,
+        },
         class: attempt.class,
         proven: attempt.reuse.is_some(),
         now,
@@ -83,8 +101,8 @@ pub(super) fn keep(kp: &PeerData, peer: Peer, conn: Conn, attempt: Attempt, stat
 }
 
 #[inline]
-fn save(kp: &PeerData, peer: Peer, wanted: &Wanted<'_>, offer: Offer<Idle>) -> bool {
-    store(kp.upstream(), wanted, offer, kp.generation(), || {
+fn save(kp: &PeerData, peer: Peer, wanted: &Wanted<'_>, offer: Offer<Idle>) -> Result<(), End> {
+    store(kp.upstream(), wanted, offer, Phase::Active, kp.generation(), || {
         debug_conn(peer.log(), c"free keepalive peer: saving connection %p", offer.conn.conn);
         peer.release_connection();
     })
@@ -92,7 +110,13 @@ fn save(kp: &PeerData, peer: Peer, wanted: &Wanted<'_>, offer: Offer<Idle>) -> b
 
 /// Reads what is left of a response that came with its header in part, or as a whole.
 #[cold]
-fn drain(kp: &PeerData, peer: Peer, unread: &Unread<'_>, wanted: &Wanted<'_>, offer: Offer<Idle>) -> bool {
+fn drain(
+    kp: &PeerData,
+    peer: Peer,
+    unread: &Unread<'_>,
+    wanted: &Wanted<'_>,
+    offer: Offer<Idle>,
+) -> Result<(), End> {
     let upstream = kp.upstream();
     let drain = Drain::new(unread.framing, upstream.drain.size);
     match drain.and_then(|mut drain| Ok((drain.read(unread.preread)?, drain))) {
@@ -102,28 +126,36 @@ fn drain(kp: &PeerData, peer: Peer, unread: &Unread<'_>, wanted: &Wanted<'_>, of
             peer.release_connection();
         }),
         Err(why) => {
-            drain::log_refusal(upstream, peer.log(), drain::reason(why));
-            false
+            let (text, end) = drain::reason(why);
+            drain::log_refusal(upstream, peer.log(), text);
+            Err(end)
         }
     }
 }
 
 /// Puts a connection to sleep in the pool, if there is room; `taken` is called before. It may be closed
-/// when this returns. Returns whether the pool has taken it.
+/// when this returns.
+///
+/// # Errors
+/// If there is no room.
 #[inline]
 pub(super) fn store(
     upstream: &Upstream,
     wanted: &Wanted<'_>,
     offer: Offer<Idle>,
+    from: Phase,
     generation: usize,
     taken: impl FnOnce(),
-) -> bool {
-    let Idle { conn, server, .. } = offer.conn;
+) -> Result<(), End> {
+    let Idle { conn, server, meter, .. } = offer.conn;
     let timeout = offer.timeout;
     let Stored { place, evicted } = upstream.store(wanted, offer);
     if let Some(place) = place {
         taken();
         upstream.add_idle(server);
+        if let Some(meter) = meter {
+            meter.pass(from, Phase::Idle);
+        }
         idle::sleep(conn, place, timeout);
         #[cfg(nginx_resolve)]
         if let Some(watch) = &upstream.watch {
@@ -133,9 +165,9 @@ pub(super) fn store(
         let _ = generation;
     }
     if let Some(evicted) = evicted {
-        upstream.close(evicted);
+        upstream.close(evicted, End::Evicted);
     }
-    place.is_some()
+    place.map(|_| ()).ok_or(End::Evicted)
 }
 
 /// The identity under which a connection is stored: that with which it was opened.

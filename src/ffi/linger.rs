@@ -69,7 +69,7 @@ unsafe extern "C" fn linger_handler(event: *mut ngx_event_t) {
 }
 
 fn close_unless_silent(event: Event) {
-    if idle::false_alarm(event) {
+    if idle::ended(event).is_none() {
         return;
     }
     let conn = event.conn();

@@ -31,7 +31,10 @@ mod idle;
 mod keep;
 mod linger;
 mod log;
+mod main_conf;
+mod mapping;
 mod module;
+mod notes;
 mod peer;
 mod peer_connection;
 mod peer_data;
@@ -44,6 +47,7 @@ mod session;
 mod setup;
 mod shape;
 mod stale;
+mod status;
 mod stock;
 mod tcp;
 mod tried;
@@ -52,7 +56,10 @@ mod upstream;
 mod variables;
 mod wait;
 mod waiter;
+mod warnings;
+mod why;
 mod workers;
+mod zone;
 
 /// What nginx-sys lacks; made by build.rs.
 mod constants {

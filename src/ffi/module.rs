@@ -6,13 +6,13 @@ use nginx_sys::{ngx_http_module_t, ngx_module_t, NGX_HTTP_MODULE};
 
 use super::conf::SrvConf;
 use super::directives::COMMANDS;
+use super::main_conf::{self, MainConf};
 use super::setup;
-use super::workers::{self, Workers};
 
 static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     preconfiguration: Some(setup::preconfiguration),
     postconfiguration: Some(setup::postconfiguration),
-    create_main_conf: Some(Workers::create),
+    create_main_conf: Some(MainConf::create),
     init_main_conf: Some(setup::init_main_conf),
     create_srv_conf: Some(SrvConf::create),
     merge_srv_conf: None,
@@ -26,10 +26,17 @@ pub(crate) static mut ngx_http_upstream_keepalive_rs_module: ngx_module_t = ngx_
     ctx: (&raw const CONTEXT).cast_mut().cast(),
     commands: (&raw mut COMMANDS).cast(),
     type_: NGX_HTTP_MODULE as _,
-    init_module: Some(workers::init_module),
-    init_process: Some(workers::init_process),
+    init_module: Some(main_conf::init_module),
+    init_process: Some(main_conf::init_process),
     ..ngx_module_t::default()
 };
+
+/// The module's static; nginx writes to it only before it creates any configuration.
+pub(super) fn module() -> &'static ngx_module_t {
+    let module = &raw const ngx_http_upstream_keepalive_rs_module;
+    // SAFETY: see above.
+    unsafe { &*module }
+}
 
 /// What nginx's own build generates for a dynamic module. `ngx_modules!` of the crate `ngx` is no
 /// use here, as it leaves the order empty: we must come before the stock module to be given its

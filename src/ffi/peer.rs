@@ -12,6 +12,8 @@ use nginx_sys::{
     NGX_AGAIN, NGX_BUSY, NGX_DONE, NGX_ERROR, NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT, NGX_OK, NGX_PEER_FAILED,
 };
 
+use crate::ledger::Server;
+use crate::metrics::{Count, End, Phase};
 use crate::pool::{ClassRef, Wanted};
 
 use super::balancer::Balancer;
@@ -25,6 +27,7 @@ use super::handshake::{save_session, set_session};
 use super::idle;
 use super::keep::keep;
 use super::log::{debug, debug_conn};
+use super::notes::{keep_notes, Notes, Status};
 use super::peer_connection::{Hooks, Peer};
 use super::peer_data::{Attempt, PeerData, Stage};
 use super::request::HttpUpstream;
@@ -32,6 +35,7 @@ use super::shape;
 use super::stale::{self, Held, Reuse, Verdict};
 use super::upstream::Idle;
 use super::wait::{enqueue, leave, park};
+use super::why::why_failed;
 
 /// Puts our hooks before those that the balancer sets for this request.
 pub(super) unsafe extern "C" fn init_keepalive_peer(
@@ -90,6 +94,8 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
             unsent: Cell::new(false),
             attempt: Cell::new(None),
             server: Cell::new(None),
+            meter: Cell::new(None),
+            notes: Notes::new(),
             stage: Cell::new(Stage::Asking),
             tried: Cell::new(None),
             waiter: Cell::new(None),
@@ -112,7 +118,10 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
 
 /// Asks the balancer for a peer, then the pool for a connection to it: `NGX_DONE` with one,
 /// `NGX_AGAIN` if the request has to wait, else what the balancer said.
-unsafe extern "C" fn get_keepalive_peer(pc: *mut ngx_peer_connection_t, data: *mut c_void) -> ngx_int_t {
+pub(super) unsafe extern "C" fn get_keepalive_peer(
+    pc: *mut ngx_peer_connection_t,
+    data: *mut c_void,
+) -> ngx_int_t {
     // SAFETY: the core passes the peer of a live request.
     let peer = unsafe { Peer::from_ptr(pc) };
     // SAFETY: the core passes the `data` that `init_keepalive_peer` has set.
@@ -133,6 +142,10 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
             stale::resume(peer, held);
             kp.stage.set(Stage::Asking);
             guard((), || note_shape(kp, peer));
+            guard((), || open(kp, peer, Status::Miss));
+            if let Some(meter) = kp.meter.get() {
+                meter.count(Count::Repeats);
+            }
             return NGX_OK as ngx_int_t;
         }
         stage => match choose(kp, peer, stage) {
@@ -142,21 +155,31 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
             Choice::Not(rc) => return rc,
         },
     }
+    let waited = !matches!(kp.stage.get(), Stage::Asking);
     // If the pool fails, a new connection serves as well.
-    if let Some(Idle { conn, server, .. }) = guard(None, || find(kp, peer, checkout)) {
+    if let Some(Idle { conn, server, meter, .. }) = guard(None, || find(kp, peer, checkout)) {
         debug_conn(peer.log(), c"get keepalive peer: using connection %p", conn);
         upstream.reuse(server, kp.server.get());
+        if let Some(meter) = meter {
+            meter.reuse();
+        }
+        kp.meter.set(meter);
+        kp.note(if waited { Status::Queued } else { Status::Hit }, conn.requests() + 1);
         idle::wake(conn, peer.log());
         peer.use_cached(conn);
         return NGX_DONE as ngx_int_t;
     }
-    let Some(server) = kp.server.get() else { return NGX_OK as ngx_int_t };
+    let new = || {
+        guard((), || open(kp, peer, if waited { Status::Queued } else { Status::Miss }));
+        NGX_OK as ngx_int_t
+    };
+    let Some(server) = kp.server.get() else { return new() };
     let parked = match kp.stage.get() {
         Stage::Resuming(_) => kp.waited(),
         _ => None,
     };
     if upstream.room(server, within, parked) == Room::Yes {
-        return NGX_OK as ngx_int_t;
+        return new();
     }
     let parked = park(kp, peer, server);
     if parked != NGX_AGAIN as ngx_int_t {
@@ -164,6 +187,19 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
         upstream.end(server);
     }
     parked
+}
+
+/// The request gets a new connection.
+#[inline(never)]
+fn open(kp: &PeerData, peer: Peer, status: Status) {
+    let upstream = kp.upstream();
+    let meter = upstream.meter(peer.address());
+    if let Some(meter) = meter {
+        meter.open();
+    }
+    kp.meter.set(meter);
+    let bypasses = upstream.limits.is_none() || kp.attempt.get().is_none();
+    kp.note(if bypasses && status == Status::Miss { Status::Bypass } else { status }, 1);
 }
 
 /// Notes the shape of the new connection that the request gets.
@@ -224,10 +260,14 @@ unsafe extern "C" fn free_keepalive_peer(
     let kp = unsafe { PeerData::from_ptr(data) };
     debug(peer.log(), c"free keepalive peer");
 
-    let told = guard(Some(state), || match kp.stage.replace(Stage::Asking) {
+    if !kp.u.is_header_sent() || !kp.is_data_of(peer) {
+        keep_notes(kp);
+    }
+    let (told, kept) = guard((Some(state), Err(End::Error)), || match kp.stage.replace(Stage::Asking) {
         Stage::Asking => free(kp, peer, state),
-        stage => leave(kp, peer, stage, state),
+        stage => (leave(kp, peer, stage, state), Ok(())),
     });
+    guard((), || settle(kp, peer, told, kept));
     match told {
         None => {}
         // What a stale connection or a wait came to says nothing of the server.
@@ -239,39 +279,78 @@ unsafe extern "C" fn free_keepalive_peer(
     }
 }
 
-/// The end of an attempt that had a server. Returns what the balancer is to be told, unless it keeps the server.
-#[inline]
-fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Option<ngx_uint_t> {
-    let upstream = kp.upstream();
-    let mut told = state;
+/// What the balancer is to be told, unless the request keeps its server; and what has ended the connection, unless the pool
+/// keeps it.
+type Outcome = (Option<ngx_uint_t>, Result<(), End>);
+
+/// The end of an attempt that had a server.
+#[inline(always)]
+fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Outcome {
+    let failed = state & NGX_PEER_FAILED as ngx_uint_t != 0;
     let unsent = kp.unsent.take();
-    // Without an attempt of ours the connection is from another pool, and its shape is unknown.
-    let kept = match (kp.attempt.take(), peer.connection()) {
-        (Some(Attempt { reuse: Some(reuse), .. }), Some(conn))
-            if state & NGX_PEER_FAILED as ngx_uint_t != 0 =>
-        {
-            match guard(Verdict::Tell(state), || stale::judge(kp, peer, conn, reuse, state)) {
-                Verdict::Tell(state) => told = state,
-                Verdict::Again(held) => {
-                    again(kp, peer, conn, held);
-                    return None;
-                }
+    match (kp.attempt.take(), peer.connection()) {
+        (Some(attempt), Some(conn)) if !failed || attempt.reuse.is_none() => {
+            (Some(state), keep(kp, peer, conn, attempt, state))
+        }
+        (attempt, conn) => match lose(kp, peer, attempt, conn, state, unsent) {
+            Verdict::Tell(state, end) => (Some(state), Err(end)),
+            Verdict::Again(held, end) => {
+                again(kp, peer, held);
+                (None, Err(end))
             }
-            false
-        }
-        (Some(attempt), Some(conn)) => guard(false, || keep(kp, peer, conn, attempt, state)),
-        (_, None) if unsent => {
-            // The server has refused the connection at once, and has not got the request either.
-            kp.unsent.set(true);
-            kp.allow_repeating(NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT);
-            false
-        }
-        _ => false,
-    };
+        },
+    }
+}
+
+/// Counts what has become of the connection.
+#[inline(always)]
+fn settle(kp: &PeerData, peer: Peer, told: Option<ngx_uint_t>, kept: Result<(), End>) {
+    match kept {
+        Ok(()) => kp.meter.set(None),
+        Err(end) => ended(kp, end),
+    }
+    let Some(told) = told else { return };
     if told != 0 {
         kp.note_tried();
     }
-    let Some(server) = kp.server.take() else { return Some(told) };
+    if let Some(server) = kp.server.take() {
+        leave_server(kp, peer, server, kept.is_ok());
+    }
+}
+
+/// The end of an attempt that leaves nothing to keep: its connection came from the pool and has failed, or there is none, or
+/// it is from another pool.
+#[cold]
+fn lose(
+    kp: &PeerData,
+    peer: Peer,
+    attempt: Option<Attempt>,
+    conn: Option<Conn>,
+    state: ngx_uint_t,
+    unsent: bool,
+) -> Verdict {
+    let reuse = attempt.and_then(|attempt| attempt.reuse);
+    match (reuse, conn) {
+        (Some(reuse), Some(conn)) => {
+            guard(Verdict::Tell(state, End::Error), || stale::judge(kp, peer, conn, reuse, state))
+        }
+        // Its shape is unknown.
+        (None, Some(_)) => Verdict::Tell(state, why_failed(kp, state).unwrap_or(End::Identity)),
+        (_, None) => {
+            if unsent {
+                // The server has refused the connection at once, and has not got the request either.
+                kp.unsent.set(true);
+                kp.allow_repeating(NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT);
+            }
+            Verdict::Tell(state, End::Connect)
+        }
+    }
+}
+
+/// A request has stopped using a server that limits its connections.
+#[inline(never)]
+fn leave_server(kp: &PeerData, peer: Peer, server: Server, kept: bool) {
+    let upstream = kp.upstream();
     upstream.end(server);
     match peer.connection() {
         _ if kept => {}
@@ -282,14 +361,21 @@ fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Option<ngx_uint_t> {
         }
         None => upstream.closed(server),
     }
-    Some(told)
+}
+
+/// The connection of the request has come to its end.
+#[cold]
+fn ended(kp: &PeerData, why: End) {
+    if let Some(meter) = kp.meter.take() {
+        meter.end(Phase::Active, why);
+    }
 }
 
 /// The request keeps its server. If connections are counted there, the place of this one is for the next.
 #[cold]
-fn again(kp: &PeerData, peer: Peer, conn: Conn, held: NonNull<Held>) {
+fn again(kp: &PeerData, peer: Peer, held: NonNull<Held>) {
     kp.stage.set(Stage::Again(held));
-    if kp.server.get().is_some() {
+    if let (Some(_), Some(conn)) = (kp.server.get(), peer.connection()) {
         peer.release_connection();
         idle::close(conn);
     }

@@ -57,6 +57,13 @@ impl Peer {
         unsafe { Conn::from_ptr(conn) }
     }
 
+    /// What the core passes to the hooks.
+    #[inline]
+    pub(crate) fn data(self) -> *mut libc::c_void {
+        // SAFETY: live by the type invariant; reads one field.
+        unsafe { (*self.0.as_ptr()).data }
+    }
+
     pub(crate) fn hooks(self) -> Hooks {
         // SAFETY: live by the type invariant; the reference ends before nginx is called.
         let pc = unsafe { self.0.as_ref() };

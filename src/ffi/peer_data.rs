@@ -8,12 +8,15 @@ use nginx_sys::{ngx_http_request_t, ngx_http_upstream_conf_t, ngx_pool_t, ngx_ui
 
 use crate::ledger::Server;
 use crate::lifetime::Msec;
+use crate::metrics::Meter;
 use crate::pool::ClassRef;
 use crate::queue::Ticket;
 
 use super::balancer::Balancer;
 use super::conf::allocate;
 use super::fail::Failure;
+use super::notes::{Notes, Status};
+use super::peer_connection::Peer;
 use super::request::{HttpUpstream, Request};
 use super::response::FirstBuffer;
 use super::stale::{Held, Reuse};
@@ -41,6 +44,10 @@ pub(super) struct PeerData {
     pub(super) attempt: Cell<Option<Attempt>>,
     /// The server of the present attempt, if it limits its connections: the request is counted there.
     pub(super) server: Cell<Option<Server>>,
+    /// What counts the connection of the present attempt.
+    pub(super) meter: Cell<Option<Meter>>,
+    /// What can be logged.
+    pub(super) notes: Notes,
     pub(super) stage: Cell<Stage>,
     /// The servers that have failed, for a request that may come to wait.
     pub(super) tried: Cell<Option<NonNull<Tried>>>,
@@ -109,6 +116,18 @@ impl PeerData {
         } else {
             0
         }
+    }
+
+    /// Whether the core calls the hooks of the peer with this, and no other module stands before them.
+    #[inline]
+    pub(super) fn is_data_of(&self, peer: Peer) -> bool {
+        std::ptr::eq(peer.data().cast(), self)
+    }
+
+    /// Notes what the present attempt has got, for the log.
+    #[inline]
+    pub(super) fn note(&self, status: Status, requests: usize) {
+        self.notes.note(self.request(), status, requests);
     }
 
     /// Lets the core repeat the request after these failures, by a copy of its configuration that holds until then.

@@ -1,13 +1,13 @@
 //! A request and its upstream part: copyable handles that read and write one field at a time, as those
 //! of [`super::conn`].
 
-use std::ffi::CStr;
+use std::ffi::{c_void, CStr};
 use std::ptr::NonNull;
 
 use nginx_sys::{
     ngx_http_finalize_request, ngx_http_log_ctx_t, ngx_http_request_t, ngx_http_run_posted_requests,
-    ngx_http_upstream_conf_t, ngx_http_upstream_t, ngx_int_t, ngx_log_error_core, ngx_log_t, ngx_pool_t,
-    ngx_uint_t, NGX_LOG_ERR, NGX_LOG_INFO,
+    ngx_http_upstream_conf_t, ngx_http_upstream_t, ngx_int_t, ngx_log_error_core, ngx_log_t, ngx_module_t,
+    ngx_pool_t, ngx_uint_t, NGX_LOG_ERR, NGX_LOG_INFO,
 };
 
 use super::bits;
@@ -56,11 +56,56 @@ impl Request {
         unsafe { (*self.as_ptr()).method }
     }
 
+    /// The length of `r->upstream_states`.
+    #[inline]
+    pub(super) fn attempts(self) -> u32 {
+        // SAFETY: live by the type invariant; reads one field.
+        let states = unsafe { (*self.as_ptr()).upstream_states };
+        // SAFETY: null, or an array in the request's pool.
+        unsafe { states.as_ref() }.map_or(0, |states| states.nelts as u32)
+    }
+
     /// The body is sent while it comes, and is not there to be sent again.
     #[inline]
     pub(super) fn is_unbuffered(self) -> bool {
         // SAFETY: live by the type invariant; reads one bit.
         unsafe { bits::REQUEST_BODY_NO_BUFFERING.is_set(self.as_ptr()) }
+    }
+
+    /// The request of the client, of which this one may be a part.
+    pub(super) fn main(self) -> Self {
+        // SAFETY: live by the type invariant; reads one field.
+        let main = unsafe { (*self.as_ptr()).main };
+        // SAFETY: the main request lives as long as its parts, and is its own main request.
+        unsafe { Self::from_raw(main) }.unwrap_or(self)
+    }
+
+    /// Refers to it once more, so that it lives on when a part of it ends.
+    pub(super) fn retain(self) {
+        let main = self.main();
+        // SAFETY: live by the type invariant; reads some bits.
+        let count = unsafe { ngx_http_request_t::count_raw(main.as_ptr()) };
+        // SAFETY: as above; writes some bits.
+        unsafe { ngx_http_request_t::set_count_raw(main.as_ptr(), count + 1) };
+    }
+
+    /// What a module has attached to it.
+    pub(super) fn context_of(self, module: &ngx_module_t) -> Option<NonNull<c_void>> {
+        // SAFETY: live by the type invariant; reads one field.
+        let contexts = unsafe { (*self.as_ptr()).ctx };
+        // SAFETY: it has a place for each module.
+        let place = unsafe { contexts.add(module.ctx_index) };
+        // SAFETY: as above.
+        NonNull::new(unsafe { *place })
+    }
+
+    pub(super) fn set_context_of(self, module: &ngx_module_t, context: *mut c_void) {
+        // SAFETY: live by the type invariant; reads one field.
+        let contexts = unsafe { (*self.as_ptr()).ctx };
+        // SAFETY: it has a place for each module.
+        let place = unsafe { contexts.add(module.ctx_index) };
+        // SAFETY: as above.
+        unsafe { *place = context };
     }
 
     /// The connection to the client.

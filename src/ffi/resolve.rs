@@ -8,6 +8,8 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_event_t, ngx_http_upstream_srv_conf_t, ngx_msec_t, ngx_sockaddr_t};
 
+use crate::metrics::End;
+
 use super::alarm::Alarm;
 use super::balancer::{address_of, Servers};
 use super::guard::guard;
@@ -85,7 +87,7 @@ impl Watch {
             if let Some(here) = self.addresses() {
                 self.compared.set(generation);
                 if upstream.mark_removed(|address| here.binary_search(&Address::from(address)).is_ok()) {
-                    upstream.close_removed();
+                    upstream.close_removed(End::Removed);
                 }
             }
         }

@@ -51,7 +51,7 @@ impl FirstBuffer {
 
     /// What is in it.
     #[inline]
-    fn bytes<'a>(self) -> &'a [u8] {
+    pub(super) fn bytes<'a>(self) -> &'a [u8] {
         let (start, length) = self.range();
         // SAFETY: filled by `create_request`, which has allocated it in the request's pool; nobody writes it meanwhile.
         unsafe { std::slice::from_raw_parts(start, length) }
@@ -80,14 +80,14 @@ impl Request {
     /// Whether the response comes from the cache, although a server was asked: then nothing tells of what the
     /// server has sent. (If it said that the cached one is still good, that has no body.)
     #[cfg(ngx_feature = "http_cache")]
-    fn has_cached_response(self, u: HttpUpstream) -> bool {
+    pub(super) fn has_cached_response(self, u: HttpUpstream) -> bool {
         // SAFETY: live by the type invariant; reads some bits.
         self.is_cached()
             && unsafe { ngx_http_upstream_t::cache_status_raw(u.as_ptr()) } != NGX_HTTP_CACHE_REVALIDATED
     }
 
     #[cfg(not(ngx_feature = "http_cache"))]
-    fn has_cached_response(self, _: HttpUpstream) -> bool {
+    pub(super) fn has_cached_response(self, _: HttpUpstream) -> bool {
         false
     }
 
@@ -201,11 +201,16 @@ impl HttpUpstream {
         unsafe { (*state.as_ptr()).header_time != NOT_MEASURED }
     }
 
+    /// Whether the client has got the header of the response.
+    #[inline]
+    pub(super) fn is_header_sent(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        unsafe { ngx_http_upstream_t::header_sent_raw(self.as_ptr()) != 0 }
+    }
+
     /// Whether the core has begun to pass on the body, or to store it.
     fn is_body_read(self, r: Request) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        let sent = unsafe { ngx_http_upstream_t::header_sent_raw(self.as_ptr()) != 0 };
-        if sent && !r.is_header_only() {
+        if self.is_header_sent() && !r.is_header_only() {
             return true;
         }
         // SAFETY: live by the type invariant; reads one field.
@@ -251,7 +256,7 @@ impl HttpUpstream {
     }
 
     /// The request from its first byte on, as the proxy module has written it, if that is HTTP/1.
-    fn http1_request<'a>(self, request: FirstBuffer) -> Option<&'a [u8]> {
+    pub(super) fn http1_request<'a>(self, request: FirstBuffer) -> Option<&'a [u8]> {
         // SAFETY: live by the type invariant; reads one field.
         let conf = unsafe { (*self.as_ptr()).conf };
         // SAFETY: the protocol module sets it before it starts the upstream request.

@@ -1,10 +1,12 @@
 //! Once the configuration is read: gives each explicit upstream its pool and its hook.
 
+use std::cell::{Cell, OnceCell};
 use std::ffi::{c_char, c_void};
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_conf_t, ngx_http_upstream_srv_conf_t, ngx_int_t, NGX_ERROR, NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK,
+    ngx_conf_t, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_log_error_core, ngx_uint_t, NGX_ERROR,
+    NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::http::{HttpModuleMainConf, NgxHttpUpstreamModule};
@@ -12,6 +14,7 @@ use ngx::ngx_conf_log_error;
 
 use crate::directive::Keepalive;
 use crate::ledger::Ledger;
+use crate::metrics;
 use crate::pool::{IdlePool, Limit};
 
 use super::abi;
@@ -19,6 +22,8 @@ use super::conf::{allocate, place_in_pool, SrvConf};
 use super::configured::Configured;
 use super::counts::Counts;
 use super::guard::{guard, log_panics, Guarded};
+use super::headers::bytes;
+use super::main_conf::MainConf;
 use super::peer::init_keepalive_peer;
 #[cfg(nginx_resolve)]
 use super::resolve::Watch;
@@ -28,7 +33,6 @@ use super::stock::{InTheWay, Stock};
 use super::upstream::Upstream;
 use super::variables;
 use super::wait::Waits;
-use super::workers::Workers;
 
 /// Before anything is read: refuses an nginx that this module was not built for.
 pub(super) unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
@@ -97,7 +101,11 @@ pub(super) unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_in
                 );
             }
         }
-        NGX_OK as ngx_int_t
+        // SAFETY: nginx passes the configuration being read.
+        let zone = unsafe { MainConf::of_conf(cf) }.map(|main| &main.zone);
+        // SAFETY: as above.
+        let completed = zone.and_then(|zone| unsafe { zone.complete(cf) });
+        completed.map_or(NGX_ERROR as ngx_int_t, |()| NGX_OK as ngx_int_t)
     })
 }
 
@@ -118,7 +126,8 @@ unsafe fn enable(
     let conf = unsafe { conf.as_mut() };
     let keepalive = conf.keepalive().or(default);
     let limit = keepalive.and_then(|keepalive| keepalive.limit());
-    if limit.is_none() && conf.queue.is_none() {
+    // Of an upstream with `keepalive 0` it is only counted what becomes of its connections.
+    if limit.is_none() && conf.queue.is_none() && conf.keepalive().is_none() {
         return Ok(());
     }
     // SAFETY: explicit, says the caller.
@@ -131,6 +140,13 @@ unsafe fn enable(
             cf,
             "\"queue\" in upstream \"{name}\" will never be used: none of its servers has \"max_conns\""
         );
+    }
+    if let Some(Limit::Total(connections)) = limit {
+        let number = servers.servers.iter().filter(|server| !server.backup).count();
+        if connections < number {
+            // SAFETY: live, says the caller.
+            unsafe { warn_of_small_pool(cf, us, connections, number) };
+        }
     }
     let Some(waits) = Waits::new(conf.queue, servers.max_requests()) else {
         let number = conf.queue.map_or(0, |queue| queue.number);
@@ -149,10 +165,62 @@ unsafe fn enable(
     conf.upstream = upstream.as_ptr();
     // SAFETY: placed there just now; only ever shared from here on.
     count(cf, unsafe { upstream.as_ref() }, &servers).ok_or(NoMemory)?;
+    // SAFETY: the configuration being read.
+    let main = unsafe { MainConf::of_conf(cf) }.ok_or(NoMemory)?;
+    // SAFETY: live, says the caller.
+    let name = unsafe { us.as_ref() }.host;
+    main.zone.add(
+        upstream,
+        metrics::Upstream {
+            name: String::from_utf8_lossy(bytes(name)).into_owned(),
+            servers: servers.servers,
+            changing: servers.changing,
+            limit: keepalive.map_or(0, |keepalive| keepalive.connections),
+            per_server: keepalive.is_some_and(|keepalive| keepalive.per_server),
+            queue: conf.queue.map(|queue| queue.number),
+        },
+    );
 
     // SAFETY: live, says the caller.
     unsafe { (*us.as_ptr()).peer.init = Some(init_keepalive_peer) };
     Ok(())
+}
+
+/// # Safety
+/// `us` is an explicit upstream of the configuration `cf` being read.
+unsafe fn warn_of_small_pool(
+    cf: *mut ngx_conf_t,
+    us: NonNull<ngx_http_upstream_srv_conf_t>,
+    connections: usize,
+    servers: usize,
+) {
+    let format =
+        c"keepalive is on for upstream \"%V\", but its pool of %ui is smaller than the %ui servers; \
+        set keepalive %ui or more, or keepalive %ui per_server in %s:%ui";
+    // SAFETY: live, says the caller; makes no reference.
+    let name = unsafe { &raw const (*us.as_ptr()).host };
+    // SAFETY: live, says the caller; nginx notes where an explicit upstream is written.
+    let file = unsafe { (*us.as_ptr()).file_name };
+    // SAFETY: as above.
+    let line = unsafe { (*us.as_ptr()).line };
+    // SAFETY: live, says the caller.
+    let log = unsafe { (*cf).log };
+    // SAFETY: `%V` takes a string of nginx, `%ui` a number, `%s` a string that ends with a null byte.
+    unsafe {
+        ngx_log_error_core(
+            NGX_LOG_WARN as usize,
+            log,
+            0,
+            format.as_ptr(),
+            name,
+            connections,
+            servers,
+            servers,
+            connections,
+            file,
+            ngx_uint_t::from(line),
+        );
+    }
 }
 
 fn make(
@@ -190,6 +258,8 @@ fn make(
         places: unsafe { allocate(pool, size.capacity()) }?,
         counts: Counts::new(),
         waits,
+        number: Cell::new(0),
+        records: OnceCell::new(),
     })
 }
 
@@ -199,8 +269,8 @@ fn count(cf: *mut ngx_conf_t, upstream: &Upstream, servers: &Configured<'_>) -> 
     let Some(size) = servers.ledger_size() else { return Some(()) };
     if servers.zone {
         // SAFETY: our callers pass the configuration being read.
-        let workers = unsafe { Workers::of_conf(cf) }?;
-        workers.add(NonNull::from(upstream), size, servers.changing);
+        let main = unsafe { MainConf::of_conf(cf) }?;
+        main.workers.add(NonNull::from(upstream), size, servers.changing);
         return Some(());
     }
     upstream.count_alone(size, false);

@@ -23,7 +23,8 @@ use nginx_sys::{
 use nginx_sys::{SSL_get_shutdown, SSL_RECEIVED_SHUTDOWN};
 
 use crate::lifetime::Msec;
-use crate::stale::{End, Failure, StaleRetry};
+use crate::metrics::{Count, End};
+use crate::stale::{End as FailureEnd, Failure, StaleRetry};
 
 use super::alarm::now;
 use super::conf::allocate;
@@ -58,9 +59,9 @@ pub(super) struct Held {
 /// What becomes of a request whose connection has failed.
 pub(super) enum Verdict {
     /// The balancer gets its server back, and hears this.
-    Tell(ngx_uint_t),
+    Tell(ngx_uint_t, End),
     /// The core asks for a connection again.
-    Again(NonNull<Held>),
+    Again(NonNull<Held>, End),
 }
 
 impl Reuse {
@@ -99,14 +100,19 @@ fn failure_of(kp: &PeerData, sent: bool) -> ngx_uint_t {
 #[cold]
 pub(super) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: ngx_uint_t) -> Verdict {
     if kp.u.has_response() {
-        return Verdict::Tell(state);
+        return Verdict::Tell(state, End::Failed);
     }
     let failure = examine(conn, reuse);
     if !failure.is_of_the_connection() {
-        return Verdict::Tell(state);
+        return Verdict::Tell(state, End::Failed);
     }
+    if let Some(meter) = kp.meter.get() {
+        meter.count(Count::Stale);
+    }
+    kp.notes.was_stale();
+    let end = if failure.end == FailureEnd::Closed { End::ServerClosed } else { End::Error };
     let upstream = kp.upstream();
-    let is_silent = failure.end == End::TimedOut;
+    let is_silent = failure.end == FailureEnd::TimedOut;
     // Otherwise each is looked at when it is taken. One that is silent would not tell.
     if is_silent || !upstream.check {
         upstream.distrust(peer.address(), reuse.then, is_silent);
@@ -121,7 +127,7 @@ pub(super) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: 
         kp.unsent.set(true);
     }
     if upstream.stale_fails {
-        return Verdict::Tell(state);
+        return Verdict::Tell(state, end);
     }
     match again.then(|| hold(kp, peer)).flatten() {
         Some(held) => {
@@ -130,9 +136,9 @@ pub(super) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: 
                 c"free keepalive peer: connection %p was stale, another one is used",
                 conn,
             );
-            Verdict::Again(held)
+            Verdict::Again(held, end)
         }
-        None => Verdict::Tell(state & !(NGX_PEER_FAILED as ngx_uint_t)),
+        None => Verdict::Tell(state & !(NGX_PEER_FAILED as ngx_uint_t), end),
     }
 }
 
@@ -141,12 +147,12 @@ fn examine(conn: Conn, reuse: Reuse) -> Failure {
     let written = sent > 0;
     if conn.read().timed_out() || conn.write().timed_out() {
         let acknowledged = unacknowledged(conn).map(|bytes| bytes < sent);
-        return Failure { end: End::TimedOut, written, acknowledged };
+        return Failure { end: FailureEnd::TimedOut, written, acknowledged };
     }
     // SAFETY: `note_counts` has put them into the pool of the live request.
     let before = reuse.counts.map(|counts| unsafe { counts.read() });
     let Some((before, now)) = before.and_then(|before| Some((before, Counts::of(conn)?))) else {
-        return Failure { end: End::Reset, written, acknowledged: None };
+        return Failure { end: FailureEnd::Reset, written, acknowledged: None };
     };
     let closed = match now.received.wrapping_sub(before.received) {
         _ if before.has_fin => true,
@@ -155,7 +161,7 @@ fn examine(conn: Conn, reuse: Reuse) -> Failure {
         _ => says_goodbye(conn),
     };
     Failure {
-        end: if closed { End::Closed } else { End::Reset },
+        end: if closed { FailureEnd::Closed } else { FailureEnd::Reset },
         written,
         acknowledged: Some(now.acknowledged != before.acknowledged),
     }
@@ -240,6 +246,6 @@ pub(super) fn is_fresh(kp: &PeerData, peer: Peer, idle: &Idle) -> bool {
         return true;
     }
     debug_conn(peer.log(), c"get keepalive peer: connection %p was closed by the server", idle.conn);
-    kp.upstream().close(*idle);
+    kp.upstream().close(*idle, End::Check);
     false
 }

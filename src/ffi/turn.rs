@@ -6,6 +6,7 @@ use nginx_sys::{
     ngx_event_connect_peer, ngx_event_t, ngx_int_t, NGX_AGAIN, NGX_BUSY, NGX_DECLINED, NGX_DONE, NGX_OK,
 };
 
+use crate::metrics::End;
 use crate::queue;
 
 use super::alarm::now;
@@ -64,7 +65,7 @@ impl Upstream {
         let Some(ledger) = self.counts.shared() else { return };
         let close = |server| {
             if let Some(idle) = self.take_oldest_of(server) {
-                self.close(idle);
+                self.close(idle, End::Evicted);
             }
         };
         ledger.each_asked(close, |server| ledger.parked(server).for_each(|worker| self.ring(worker)));
@@ -139,12 +140,15 @@ impl Upstream {
             }
         };
         self.remove(kp, waiting);
+        if let (Failure::TimedOut, Some(meter)) = (failure, self.queue_meter()) {
+            meter.time_out();
+        }
         fail(kp, waiter, failure);
         true
     }
 
     fn remove(&self, kp: &PeerData, waiting: Waiting) {
-        self.waits.line(kp).with(|line| line.remove(waiting.ticket));
+        self.unqueue(kp, waiting.ticket);
         self.queue_changed();
     }
 }

@@ -1,5 +1,6 @@
 //! The pool of one `upstream` in one worker, between the hooks and the core.
 
+use std::cell::{Cell, OnceCell};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
@@ -8,6 +9,7 @@ use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t};
 use crate::directive::KeepaliveDrain;
 use crate::ledger::Server;
 use crate::lifetime::{Limits, Msec};
+use crate::metrics::{End, Meter, QueueMeter, Records};
 use crate::pool::{ClassRef, Connection, IdlePool, Offer, Wanted};
 use crate::stale::StaleRetry;
 
@@ -46,6 +48,10 @@ pub(crate) struct Upstream {
     pub(super) places: NonNull<MaybeUninit<Place>>,
     pub(super) counts: Counts,
     pub(super) waits: Waits,
+    /// Its number among those that are counted.
+    pub(super) number: Cell<usize>,
+    /// In a worker: where its numbers are.
+    pub(super) records: OnceCell<Records>,
 }
 
 /// A connection in the pool.
@@ -55,6 +61,10 @@ pub(crate) struct Idle {
     pub(crate) identity: Bytes,
     /// The server for which it counts.
     pub(crate) server: Option<Server>,
+    /// What counts it.
+    pub(crate) meter: Option<Meter>,
+    /// It is closed sooner than `keepalive_timeout` says, because the server would close it.
+    pub(crate) hinted: bool,
     /// The number of the last request that the server serves on it, as far as it said.
     pub(crate) allowed: usize,
 }
@@ -89,6 +99,16 @@ pub(crate) struct Stored {
 }
 
 impl Upstream {
+    /// What counts the connections to an address.
+    pub(super) fn meter(&self, address: &[u8]) -> Option<Meter> {
+        self.records.get()?.meter(address)
+    }
+
+    /// What counts those who wait.
+    pub(super) fn queue_meter(&self) -> Option<QueueMeter> {
+        self.records.get()?.queue()
+    }
+
     /// Takes an idle connection that is as wanted.
     #[inline]
     pub(crate) fn checkout(&self, wanted: &Wanted<'_>) -> (Option<Idle>, Option<ClassRef>) {
@@ -123,7 +143,7 @@ impl Upstream {
         while let Some((slot, Idle { conn, .. })) = next() {
             if all || !idle::silent(conn) {
                 let idle = self.idle.with(|pool| pool.remove(slot, |idle| idle.conn == conn)).flatten();
-                idle.map(|idle| self.close(idle));
+                idle.map(|idle| self.close(idle, End::Check));
             }
         }
     }
@@ -131,7 +151,7 @@ impl Upstream {
     /// Closes all idle connections.
     pub(super) fn close_all(&self) {
         if self.mark_removed(|_| false) {
-            self.close_removed();
+            self.close_removed(End::Exiting);
         }
     }
 
@@ -142,10 +162,10 @@ impl Upstream {
 
     /// Closes each connection to a marked server; one by one, so that the pool is not borrowed while
     /// nginx closes it.
-    pub(crate) fn close_removed(&self) {
+    pub(crate) fn close_removed(&self, why: End) {
         let mut from = 0;
         while let Some(idle) = self.idle.with(|idle| idle.take_removed(&mut from)).flatten() {
-            self.close(idle);
+            self.close(idle, why);
         }
     }
 
@@ -170,7 +190,7 @@ impl Place {
     /// # Safety
     /// `place` was given out by [`Upstream::store`], and the connection was open ever since: so
     /// nginx kept the cycle in whose pool the upstream lies.
-    pub(crate) unsafe fn close(place: NonNull<Place>, conn: Conn) {
+    pub(crate) unsafe fn close(place: NonNull<Place>, conn: Conn, why: End) {
         // SAFETY: see above; initialised by `store`.
         let Place { upstream, slot } = unsafe { place.read() };
         // SAFETY: see above; the upstream is only ever shared.
@@ -178,7 +198,7 @@ impl Place {
         let removed = upstream.idle.with(|idle| idle.remove(slot, |idle| idle.conn == conn)).flatten();
         match removed {
             Some(idle) => {
-                upstream.close(idle);
+                upstream.close(idle, if idle.hinted && why == End::Timeout { End::Hint } else { why });
             }
             None => idle::close(conn),
         }

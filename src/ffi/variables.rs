@@ -1,10 +1,12 @@
-//! `$upstream_queue_time`: how long each attempt of the request has waited.
+//! What can be logged of the attempts of a request: `$upstream_connection_reused`, `$upstream_connection_requests`,
+//! `$upstream_keepalive_status`, `$upstream_queue_time`.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use nginx_sys::{
-    ngx_conf_t, ngx_http_add_variable, ngx_http_request_t, ngx_http_upstream_state_t,
-    ngx_http_variable_value_t, ngx_int_t, ngx_pool_t, NGX_ERROR, NGX_HTTP_VAR_NOCACHEABLE, NGX_OK,
+    ngx_conf_t, ngx_http_add_variable, ngx_http_get_variable_pt, ngx_http_request_t,
+    ngx_http_upstream_state_t, ngx_http_variable_value_t, ngx_int_t, ngx_pool_t, ngx_str_t, NGX_ERROR,
+    NGX_HTTP_VAR_NOCACHEABLE, NGX_OK,
 };
 use ngx::ngx_string;
 
@@ -12,42 +14,118 @@ use crate::times::{self, Attempt};
 
 use super::conf::allocate;
 use super::guard::guard;
+use super::notes::{note_of, Note, Status};
+use super::request::Request;
 
-/// Adds the variable to the configuration being read; `None` if there is no memory.
+/// Adds the variables to the configuration being read; `None` if there is no memory.
 pub(super) fn add(cf: *mut ngx_conf_t) -> Option<()> {
-    let mut name = ngx_string!("upstream_queue_time");
+    add_one(cf, ngx_string!("upstream_connection_reused"), Some(upstream_connection_reused))?;
+    add_one(cf, ngx_string!("upstream_connection_requests"), Some(upstream_connection_requests))?;
+    add_one(cf, ngx_string!("upstream_keepalive_status"), Some(upstream_keepalive_status))?;
+    add_one(cf, ngx_string!("upstream_queue_time"), Some(upstream_queue_time))
+}
+
+/// Adds a variable to the configuration being read; `None` if there is no memory.
+pub(super) fn add_one(
+    cf: *mut ngx_conf_t,
+    mut name: ngx_str_t,
+    handler: ngx_http_get_variable_pt,
+) -> Option<()> {
     // SAFETY: the configuration being read; nginx copies the name.
     let variable = unsafe { ngx_http_add_variable(cf, &raw mut name, NGX_HTTP_VAR_NOCACHEABLE as usize) };
     // SAFETY: nginx's answer, null if there is no memory.
-    unsafe { variable.as_mut() }?.get_handler = Some(upstream_queue_time);
+    unsafe { variable.as_mut() }?.get_handler = handler;
     Some(())
 }
 
+/// Whether the connection came from the pool: 1 or 0.
+unsafe extern "C" fn upstream_connection_reused(
+    r: *mut ngx_http_request_t,
+    value: *mut ngx_http_variable_value_t,
+    _: usize,
+) -> ngx_int_t {
+    let reused = |note: Note| match note.requests {
+        0 => None,
+        requests => Some(u32::from(requests > 1)),
+    };
+    // SAFETY: as nginx passed them.
+    unsafe { list(r, value, |to, _, note| write_or_none(to, note.and_then(reused))) }
+}
+
+/// The number of the request on its connection.
+unsafe extern "C" fn upstream_connection_requests(
+    r: *mut ngx_http_request_t,
+    value: *mut ngx_http_variable_value_t,
+    _: usize,
+) -> ngx_int_t {
+    let requests = |note: Note| Some(note.requests).filter(|requests| *requests > 0);
+    // SAFETY: as nginx passed them.
+    unsafe { list(r, value, |to, _, note| write_or_none(to, note.and_then(requests))) }
+}
+
+/// How the request got its connection.
+unsafe extern "C" fn upstream_keepalive_status(
+    r: *mut ngx_http_request_t,
+    value: *mut ngx_http_variable_value_t,
+    _: usize,
+) -> ngx_int_t {
+    // Without a note there is no pool, or the queue was full.
+    let status = |state: &ngx_http_upstream_state_t, note: Option<Note>| match note {
+        Some(note) => Some(note.status.name()),
+        None if state.connect_time == usize::MAX => None,
+        None => Some(Status::Bypass.name()),
+    };
+    // SAFETY: as nginx passed them.
+    unsafe { list(r, value, |to, state, note| write_or_none(to, status(state, note))) }
+}
+
+/// How long the request has waited for its connection, in seconds with milliseconds.
 unsafe extern "C" fn upstream_queue_time(
     r: *mut ngx_http_request_t,
     value: *mut ngx_http_variable_value_t,
-    _data: usize,
+    _: usize,
+) -> ngx_int_t {
+    // SAFETY: as nginx passed them.
+    unsafe { list(r, value, |to, state, _| times::write_time(to, state.queue_time)) }
+}
+
+fn write_or_none(to: &mut Text, what: Option<impl fmt::Display>) -> fmt::Result {
+    match what {
+        Some(what) => write!(to, "{what}"),
+        None => to.write_char('-'),
+    }
+}
+
+/// Writes what `one` has to say about each attempt.
+///
+/// # Safety
+/// `r` is a live request, and `value` to be set.
+unsafe fn list(
+    r: *mut ngx_http_request_t,
+    value: *mut ngx_http_variable_value_t,
+    one: impl Fn(&mut Text, &ngx_http_upstream_state_t, Option<Note>) -> fmt::Result,
 ) -> ngx_int_t {
     guard(NGX_ERROR as ngx_int_t, || {
-        // SAFETY: nginx passes a live request.
+        // SAFETY: live, says the caller.
+        let Some(request) = (unsafe { Request::from_raw(r) }) else { return NGX_ERROR as ngx_int_t };
+        // SAFETY: live, says the caller.
         let states = unsafe { (*r).upstream_states };
         // SAFETY: null, or an array in the request's pool.
         let states: &[ngx_http_upstream_state_t] = unsafe { states.as_ref() }.map_or(&[], |states| {
             // SAFETY: what the array holds.
             unsafe { states.as_slice() }
         });
-        // SAFETY: nginx passes a value to be set, and nobody else has it now.
+        // SAFETY: to be set, says the caller, and nobody else has it now.
         let value = unsafe { &mut *value };
-        // SAFETY: a live request has its pool.
-        let pool = unsafe { (*r).pool };
-        let attempts =
-            states.iter().map(|state| Attempt { peer: !state.peer.is_null(), time: state.queue_time });
-        // What nginx reserves for such a value: the time, and a separator.
-        // SAFETY: as above.
-        let Some(mut text) = (unsafe { Text::new(pool, states.len() * (times::MAX_TIME + 3)) }) else {
-            return NGX_ERROR as ngx_int_t;
-        };
-        if times::write(&mut text, attempts).is_err() {
+        let attempts = states.iter().enumerate();
+        let attempts = attempts.map(|(at, state)| Attempt { peer: !state.peer.is_null(), what: (at, state) });
+        // As nginx reserves it for such a value: the longest, and a separator.
+        // SAFETY: the pool of a live request.
+        let text = unsafe { Text::new(request.pool(), states.len() * (times::MAX_TIME + 3)) };
+        let Some(mut text) = text else { return NGX_ERROR as ngx_int_t };
+        let written =
+            times::write(&mut text, attempts, |to, (at, state)| one(to, state, note_of(request, at)));
+        if written.is_err() {
             return NGX_ERROR as ngx_int_t;
         }
         text.give(value);

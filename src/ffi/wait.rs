@@ -10,13 +10,15 @@ use nginx_sys::{ngx_event_t, ngx_int_t, ngx_msec_t, ngx_uint_t, NGX_AGAIN, NGX_E
 use crate::directive::Queue;
 use crate::ledger::{self, Server};
 use crate::lifetime::Msec;
-use crate::queue::WaitQueue;
+use crate::metrics::{End, Phase};
+use crate::queue::{Ticket, WaitQueue};
 
 use super::alarm::{now, Alarm};
 use super::balancer::{Outlook, Servers};
 use super::fail::{fail, Failure};
 use super::guard::{guard, Guarded};
 use super::linger;
+use super::notes::Status;
 use super::peer::worker_is_exiting;
 use super::peer_connection::Peer;
 use super::peer_data::{PeerData, Stage};
@@ -132,6 +134,15 @@ impl Upstream {
         self.waits.alarm.post();
     }
 
+    /// A request does not wait in the queue any more.
+    pub(super) fn unqueue(&self, kp: &PeerData, ticket: Ticket) {
+        let waiter = self.waits.line(kp).with(|line| line.remove(ticket)).flatten();
+        if let (Some(waiter), Some(meter)) = (waiter, self.queue_meter()) {
+            // SAFETY: in the pool of the live request.
+            meter.end(waited(unsafe { waiter.as_ref() }.since.get()));
+        }
+    }
+
     pub(super) fn as_data(&self) -> *mut libc::c_void {
         NonNull::from(self).as_ptr().cast()
     }
@@ -184,6 +195,14 @@ pub(super) fn enqueue(kp: &PeerData, peer: Peer) -> ngx_int_t {
     let waits = &upstream.waits;
     let push = || waits.line(kp).with(|line| line.push(waiter, this.since.get())).flatten();
     let queued = (!waits.is_full()).then(push).flatten();
+    match (upstream.queue_meter(), queued) {
+        (Some(meter), Some(_)) => meter.begin(),
+        (Some(meter), None) => meter.overflow(),
+        (None, _) => {}
+    }
+    if queued.is_some() {
+        kp.note(Status::Queued, 0);
+    }
     kp.stage.set(queued.map_or(Stage::Failing(Failure::Full), Stage::Queued));
     upstream.queue_changed();
     this.turn.prepare(core_has_returned, waiter.as_ptr().cast(), false);
@@ -211,6 +230,7 @@ pub(super) fn park(kp: &PeerData, peer: Peer, server: Server) -> ngx_int_t {
     };
     let Some(ticket) = ticket else { return NGX_ERROR as ngx_int_t };
     peer.set_connection(this.conn());
+    kp.note(Status::Queued, 0);
     if kp.stage.replace(Stage::Parked(ticket)) == Stage::Asking {
         this.turn.prepare(core_has_returned, waiter.as_ptr().cast(), false);
         this.turn.post();
@@ -299,9 +319,12 @@ pub(super) fn leave(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uint_t) 
         }
     }
     peer.release_connection();
+    if let Some(meter) = kp.meter.take() {
+        meter.end(Phase::Active, End::Connect);
+    }
     let told = match stage {
         Stage::Queued(ticket) | Stage::Granting(ticket) => {
-            upstream.waits.line(kp).with(|line| line.remove(ticket));
+            upstream.unqueue(kp, ticket);
             None
         }
         Stage::Parked(ticket) | Stage::Resuming(ticket) => {

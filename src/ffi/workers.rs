@@ -5,26 +5,21 @@
 //! as nginx does with its zones.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::c_void;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::ptr::{self, NonNull};
-use std::sync::atomic::AtomicU64;
+use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_conf_t, ngx_connection_t, ngx_core_conf_t, ngx_core_module, ngx_cycle_t, ngx_event_handler_pt,
-    ngx_event_t, ngx_fd_t, ngx_http_conf_ctx_t, ngx_http_module, ngx_int_t, ngx_log_error_core, ngx_process,
-    ngx_worker, NGX_ERROR, NGX_LOG_CRIT, NGX_OK, NGX_PROCESS_SINGLE, NGX_PROCESS_WORKER,
+    ngx_connection_t, ngx_cycle_t, ngx_event_handler_pt, ngx_event_t, ngx_fd_t, ngx_int_t,
+    ngx_log_error_core, NGX_LOG_CRIT,
 };
 
 use crate::ledger::{Ledger, Left, Table};
 
-use ngx::http::HttpModuleConfExt;
-
 use super::balancer::Servers;
-use super::conf::place_in_pool;
 use super::constants;
 use super::guard::guard;
-use super::module::ngx_http_upstream_keepalive_rs_module;
+use super::main_conf::MainConf;
+use super::mapping::Mapping;
 use super::upstream::Upstream;
 
 extern "C" {
@@ -37,7 +32,7 @@ extern "C" {
     ) -> ngx_int_t;
 }
 
-/// The main configuration.
+/// Of one configuration.
 #[derive(Default)]
 pub(super) struct Workers {
     upstreams: RefCell<Vec<Sharing>>,
@@ -54,40 +49,7 @@ struct Sharing {
     changing: bool,
 }
 
-/// Memory that is inherited by child processes, and shared with them.
-struct Mapping {
-    start: NonNull<AtomicU64>,
-    length: usize,
-}
-
 impl Workers {
-    /// nginx's `create_main_conf`.
-    pub(super) unsafe extern "C" fn create(cf: *mut ngx_conf_t) -> *mut c_void {
-        guard(ptr::null_mut(), || {
-            // SAFETY: nginx passes the configuration being read.
-            let pool = unsafe { (*cf).pool };
-            // SAFETY: the new cycle's pool.
-            let workers = unsafe { place_in_pool(pool, Self::default()) };
-            workers.map_or(ptr::null_mut(), |workers| workers.as_ptr().cast())
-        })
-    }
-
-    /// The main configuration of the configuration being read.
-    ///
-    /// # Safety
-    /// `cf` is it.
-    pub(super) unsafe fn of_conf<'a>(cf: *mut ngx_conf_t) -> Option<&'a Self> {
-        // SAFETY: live, says the caller.
-        let cf = unsafe { &*cf };
-        let module = &raw const ngx_http_upstream_keepalive_rs_module;
-        // SAFETY: nginx writes to the module's static only before it creates any configuration.
-        let module = unsafe { &*module };
-        // SAFETY: what `create` has made.
-        let workers: Option<NonNull<Self>> = unsafe { cf.http_main_conf_unchecked(module) };
-        // SAFETY: only ever shared.
-        workers.map(|workers| unsafe { workers.as_ref() })
-    }
-
     /// Notes an upstream whose workers share a ledger.
     pub(super) fn add(&self, upstream: NonNull<Upstream>, servers: usize, changing: bool) {
         self.upstreams.borrow_mut().push(Sharing { upstream, servers, changing });
@@ -103,8 +65,25 @@ impl Workers {
         }
     }
 
-    /// Makes memory and bells for so many workers.
-    fn open(&self, workers: usize) -> std::io::Result<()> {
+    /// Makes memory and bells for so many workers. Without memory each worker counts for itself.
+    ///
+    /// # Safety
+    /// `cycle` is the one to which they belong.
+    pub(super) unsafe fn open(&self, cycle: *mut ngx_cycle_t, workers: usize) {
+        let Err(err) = self.share(workers) else { return };
+        let errno = err.raw_os_error().unwrap_or(0);
+        // SAFETY: live, says the caller.
+        let log = unsafe { (*cycle).log };
+        let line = c"keepalive: workers share no \"max_conns\", each has its own";
+        // SAFETY: the line has no formats.
+        unsafe { ngx_log_error_core(NGX_LOG_CRIT as usize, log, errno, line.as_ptr()) };
+        for sharing in self.upstreams.borrow().iter() {
+            // SAFETY: in the same cycle, which is alive.
+            unsafe { sharing.upstream.as_ref() }.count_alone(sharing.servers, sharing.changing);
+        }
+    }
+
+    fn share(&self, workers: usize) -> std::io::Result<()> {
         let upstreams = self.upstreams.borrow();
         if upstreams.is_empty() {
             return Ok(());
@@ -133,7 +112,10 @@ impl Workers {
     }
 
     /// This process is a worker now.
-    fn enter(&self, cycle: *mut ngx_cycle_t, me: usize) -> ngx_int_t {
+    ///
+    /// # Safety
+    /// `cycle` is the one to which they belong.
+    pub(super) unsafe fn enter(&self, cycle: *mut ngx_cycle_t, me: usize) {
         for sharing in self.upstreams.borrow().iter() {
             // SAFETY: in the same cycle, which is alive.
             let upstream = unsafe { sharing.upstream.as_ref() };
@@ -143,14 +125,11 @@ impl Workers {
                 upstream.take_back(&left);
             }
         }
-        let Some(bell) = self.bells.borrow().get(me).map(AsRawFd::as_raw_fd) else {
-            return NGX_OK as ngx_int_t;
-        };
+        let Some(bell) = self.bells.borrow().get(me).map(AsRawFd::as_raw_fd) else { return };
         let read = constants::READ_EVENT as ngx_int_t;
         // If it fails, nginx says so; then those who wait are looked after from time to time only.
         // SAFETY: the worker's cycle, and a descriptor that lives as long as it.
         unsafe { ngx_add_channel_event(cycle, bell, read, Some(rung)) };
-        NGX_OK as ngx_int_t
     }
 }
 
@@ -177,11 +156,11 @@ impl Upstream {
     }
 }
 
-fn this_process() -> u64 {
+pub(super) fn this_process() -> u64 {
     u64::from(std::process::id())
 }
 
-fn is_alive(pid: u64) -> bool {
+pub(super) fn is_alive(pid: u64) -> bool {
     let Ok(pid) = libc::pid_t::try_from(pid) else { return false };
     // SAFETY: no signal is sent.
     let answer = unsafe { libc::kill(pid, 0) };
@@ -196,121 +175,6 @@ fn new_bell() -> std::io::Result<OwnedFd> {
     }
     // SAFETY: a new descriptor that nobody else has.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-impl Mapping {
-    fn new(words: usize) -> std::io::Result<Self> {
-        let length = words.max(1) * size_of::<AtomicU64>();
-        // SAFETY: new memory at an address of the system's choice.
-        let start = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                length,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_ANONYMOUS | libc::MAP_SHARED,
-                -1,
-                0,
-            )
-        };
-        match NonNull::new(start) {
-            Some(start) if start.as_ptr() != libc::MAP_FAILED => Ok(Self { start: start.cast(), length }),
-            _ => Err(std::io::Error::last_os_error()),
-        }
-    }
-
-    /// The memory as numbers, zero at first. Whoever has them is gone before the mapping: ledgers and
-    /// mapping belong to one cycle, and dropping a ledger does not touch its table.
-    fn words(&self) -> &'static [AtomicU64] {
-        // SAFETY: mapped by `new`, page-aligned, zeroed by the system, changed as atomic numbers only.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length / size_of::<AtomicU64>()) }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `new`; see `words` for who could still use it.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
-    }
-}
-
-/// The main configuration in a cycle; `None` without `http {}`.
-///
-/// # Safety
-/// `cycle` is alive and its configuration has been read.
-unsafe fn of_cycle<'a>(cycle: *mut ngx_cycle_t) -> Option<&'a Workers> {
-    // SAFETY: live, says the caller.
-    let confs = unsafe { (*cycle).conf_ctx };
-    // SAFETY: nginx sets it before it reads any configuration.
-    let index = unsafe { ngx_http_module.index };
-    // SAFETY: a cycle has an element for each module.
-    let conf = unsafe { confs.add(index) };
-    // SAFETY: as above.
-    let http: *mut ngx_http_conf_ctx_t = unsafe { *conf }.cast();
-    // SAFETY: null, or what ngx_http_module has put there.
-    let http = unsafe { http.as_ref() }?;
-    // SAFETY: nginx sets it before it reads any configuration.
-    let index = unsafe { ngx_http_upstream_keepalive_rs_module.ctx_index };
-    // SAFETY: it has an element for each HTTP module.
-    let workers = unsafe { http.main_conf.add(index) };
-    // SAFETY: as above.
-    let workers: *mut Workers = unsafe { *workers }.cast();
-    // SAFETY: what `Workers::create` has made; only ever shared.
-    unsafe { workers.as_ref() }
-}
-
-/// In the master, when the configuration has been read.
-pub(super) unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
-    guard(NGX_OK as ngx_int_t, || {
-        // SAFETY: nginx passes the new cycle.
-        let Some(workers) = (unsafe { of_cycle(cycle) }) else { return NGX_OK as ngx_int_t };
-        // SAFETY: as above; the core module has its configuration at its index.
-        let number = unsafe { worker_processes(cycle) };
-        if let Err(err) = workers.open(number) {
-            // An error would end the master, and with it the workers of the configuration before.
-            let errno = err.raw_os_error().unwrap_or(0);
-            // SAFETY: as above.
-            let log = unsafe { (*cycle).log };
-            let line = c"keepalive: workers share no \"max_conns\", each has its own";
-            // SAFETY: the line has no formats.
-            unsafe { ngx_log_error_core(NGX_LOG_CRIT as usize, log, errno, line.as_ptr()) };
-            for sharing in workers.upstreams.borrow().iter() {
-                // SAFETY: in the same cycle, which is alive.
-                unsafe { sharing.upstream.as_ref() }.count_alone(sharing.servers, sharing.changing);
-            }
-        }
-        NGX_OK as ngx_int_t
-    })
-}
-
-/// # Safety
-/// `cycle` is alive and its configuration has been read.
-unsafe fn worker_processes(cycle: *mut ngx_cycle_t) -> usize {
-    // SAFETY: live, says the caller.
-    let confs = unsafe { (*cycle).conf_ctx };
-    // SAFETY: nginx sets it before it reads any configuration.
-    let index = unsafe { ngx_core_module.index };
-    // SAFETY: a cycle has an element for each module.
-    let conf = unsafe { confs.add(index) };
-    // SAFETY: as above.
-    let core: *mut ngx_core_conf_t = unsafe { *conf }.cast();
-    // SAFETY: what the core module has put there.
-    let number = unsafe { (*core).worker_processes };
-    usize::try_from(number).unwrap_or(1).max(1)
-}
-
-/// In each process that nginx starts.
-pub(super) unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
-    guard(NGX_ERROR as ngx_int_t, || {
-        // SAFETY: set by this thread.
-        let process = unsafe { ngx_process };
-        if process != NGX_PROCESS_WORKER as usize && process != NGX_PROCESS_SINGLE as usize {
-            return NGX_OK as ngx_int_t;
-        }
-        // SAFETY: set by this thread.
-        let me = unsafe { ngx_worker };
-        // SAFETY: nginx passes the worker's cycle.
-        unsafe { of_cycle(cycle) }.map_or(NGX_OK as ngx_int_t, |workers| workers.enter(cycle, me))
-    })
 }
 
 /// Another worker has rung: something has changed for those who wait here, or others wait for us.
@@ -334,8 +198,8 @@ unsafe fn answer(event: *mut ngx_event_t) {
     // SAFETY: the worker's cycle, set before any event.
     let cycle = unsafe { nginx_sys::ngx_cycle };
     // SAFETY: as above.
-    let Some(workers) = (unsafe { of_cycle(cycle) }) else { return };
-    for sharing in workers.upstreams.borrow().iter() {
+    let Some(main) = (unsafe { MainConf::of_cycle(cycle) }) else { return };
+    for sharing in main.workers.upstreams.borrow().iter() {
         // SAFETY: in the same cycle, which is alive.
         let upstream = unsafe { sharing.upstream.as_ref() };
         if upstream.counts.shared().is_some_and(Ledger::is_rung) {

@@ -11,6 +11,7 @@ use nginx_sys::{
 use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 
 use crate::auth::{OnError, Verdict};
+use crate::metrics::Decision;
 
 use super::super::bits;
 use super::super::guard::guard;
@@ -109,6 +110,13 @@ fn conclude(r: Request, auth: &Auth, conf: &LocConf) -> ngx_int_t {
     if verdict != Verdict::Allow && copy(r, conf.copy_header()).is_none() {
         return NGX_ERROR as ngx_int_t;
     }
+    auth.count(match (&verdict, conf.on_error()) {
+        (Verdict::Allow, _) => Decision::Allowed,
+        (Verdict::Deny(_), _) => Decision::Denied,
+        (Verdict::Failure(_), OnError::Allow) => Decision::FailedOpen,
+        (Verdict::Failure(_), _) if auth.timed_out.get() => Decision::TimedOut,
+        (Verdict::Failure(_) | Verdict::Unexpected(_), _) => Decision::Failed,
+    });
     match verdict {
         Verdict::Allow => NGX_OK as ngx_int_t,
         Verdict::Deny(status) => deny(r, auth, conf, status),

@@ -8,13 +8,14 @@ use nginx_sys::{ngx_http_request_t, ngx_pool_cleanup_add};
 
 use crate::auth::{Answer, Verdict};
 use crate::lifetime::Msec;
+use crate::metrics::Decision;
 
 use super::super::alarm::{now, Alarm};
 use super::super::conf::allocate;
 use super::super::request::Request;
 use super::ask::is_ours;
 use super::capture::Capture;
-use super::conf::{LocConf, Uri};
+use super::conf::{LocConf, MainConf, Uri};
 
 /// Lies in the request's pool. It is remembered over internal redirects, which take from a request what modules
 /// have attached to it: then it is found among what the pool cleans up.
@@ -32,6 +33,7 @@ pub(super) struct Auth {
     pub(super) denied: Cell<bool>,
     /// The error log tells of it already.
     pub(super) logged: Cell<bool>,
+    counted: Cell<bool>,
     pub(super) capture: Capture,
     /// Calls `stop`.
     pub(super) alarm: Alarm,
@@ -81,6 +83,7 @@ impl Auth {
             took: Cell::new(0),
             denied: Cell::new(false),
             logged: Cell::new(false),
+            counted: Cell::new(false),
             capture: Capture::new(conf),
             alarm: Alarm::new(),
         };
@@ -133,6 +136,16 @@ impl Auth {
             Stage::Done => Some(self.took.get()),
             Stage::Asking => Some(now().wrapping_sub(self.since.get())),
             Stage::New | Stage::Reading | Stage::Read => None,
+        }
+    }
+
+    /// Counts what was decided; once, though the request may be redirected.
+    pub(super) fn count(&self, decision: Decision) {
+        let meters = MainConf::of(self.r).and_then(|main| main.meters.get());
+        if let Some(meter) = meters.and_then(|meters| meters.get(self.uri.number)) {
+            if !self.counted.replace(true) {
+                meter.decide(decision, self.took.get());
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! The location configuration: what the directives wrote.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::{c_char, c_void};
 use std::ptr::{self, NonNull};
 
@@ -13,6 +13,7 @@ use ngx::http::HttpModuleConfExt;
 use ngx::ngx_string;
 
 use crate::auth::{OnError, PASS_STATUS};
+use crate::metrics::AuthMeter;
 
 use super::super::conf::{allocate, place_in_pool};
 use super::super::constants;
@@ -44,6 +45,8 @@ pub(super) struct Uri {
     pub(super) path: ngx_str_t,
     /// Without a start if there are none.
     pub(super) args: ngx_str_t,
+    /// Its place among those that the configuration names.
+    pub(super) number: usize,
 }
 
 /// A header that is copied from the answer to the request.
@@ -212,7 +215,7 @@ impl Uri {
 }
 
 /// The main configuration.
-pub(super) struct MainConf {
+pub(in super::super) struct MainConf {
     /// Some location asks.
     pub(super) asks: Cell<bool>,
     /// Some location passes the bodies of denials.
@@ -224,6 +227,10 @@ pub(super) struct MainConf {
     pub(super) of_message: Cell<Slice<usize>>,
     /// The number of the variable that is about the user; as above.
     pub(super) of_user: Cell<Slice<usize>>,
+    /// What `auth_subrequest` names anywhere, each once.
+    uris: RefCell<Vec<&'static [u8]>>,
+    /// In a worker: what it counts for each of them.
+    pub(in super::super) meters: OnceCell<Vec<AuthMeter>>,
 }
 
 const OF_MESSAGE: [ngx_str_t; 11] = [
@@ -256,6 +263,8 @@ impl MainConf {
                         copies: Cell::new(false),
                         of_message: Cell::new(Slice::EMPTY),
                         of_user: Cell::new(Slice::EMPTY),
+                        uris: RefCell::default(),
+                        meters: OnceCell::new(),
                     },
                 )
             };
@@ -271,6 +280,20 @@ impl MainConf {
         let main: Option<NonNull<Self>> = unsafe { r.http_main_conf_unchecked(module()) };
         // SAFETY: only ever shared; its cycle outlives the request.
         main.map(|main| unsafe { main.as_ref() })
+    }
+
+    /// The number of what `auth_subrequest` names.
+    pub(super) fn number(&self, uri: &'static [u8]) -> usize {
+        let mut uris = self.uris.borrow_mut();
+        uris.iter().position(|known| *known == uri).unwrap_or_else(|| {
+            uris.push(uri);
+            uris.len() - 1
+        })
+    }
+
+    /// What `auth_subrequest` names anywhere, each once.
+    pub(in super::super) fn uris(&self) -> Vec<String> {
+        self.uris.borrow().iter().map(|uri| String::from_utf8_lossy(uri).into_owned()).collect()
     }
 
     /// Notes the variables that matter as soon as some location asks. `None` if there is no memory.
@@ -298,7 +321,7 @@ impl MainConf {
 
     /// # Safety
     /// `cf` is the configuration being read.
-    pub(super) unsafe fn of_conf<'a>(cf: *mut ngx_conf_t) -> Option<&'a Self> {
+    pub(in super::super) unsafe fn of_conf<'a>(cf: *mut ngx_conf_t) -> Option<&'a Self> {
         // SAFETY: live, says the caller.
         let cf = unsafe { &*cf };
         // SAFETY: what `create` has made.
@@ -311,7 +334,7 @@ impl MainConf {
     ///
     /// # Safety
     /// `cycle` is live.
-    pub(super) unsafe fn of_cycle<'a>(cycle: *mut ngx_cycle_t) -> Option<&'a Self> {
+    pub(in super::super) unsafe fn of_cycle<'a>(cycle: *mut ngx_cycle_t) -> Option<&'a Self> {
         // SAFETY: live, says the caller.
         let cycle = unsafe { &*cycle };
         // SAFETY: what `create` has made.

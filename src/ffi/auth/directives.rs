@@ -142,8 +142,11 @@ unsafe extern "C" fn auth_subrequest(
         if word == b"off" {
             return once(&mut conf.uri, Ok(None));
         }
-        let uri = parse_uri(word);
-        let uri = uri.map(|(path, args)| Some(Uri { path: text(path), args: text(args.unwrap_or(&[])) }));
+        // SAFETY: the configuration being read.
+        let main = unsafe { MainConf::of_conf(cf) }.ok_or(Refusal::NoMemory)?;
+        let uri = parse_uri(word).map(|(path, args)| {
+            Some(Uri { path: text(path), args: text(args.unwrap_or(&[])), number: main.number(word) })
+        });
         once(&mut conf.uri, uri)?;
         // SAFETY: the configuration being read.
         unsafe { MainConf::note_variables(cf) }.ok_or(Refusal::NoMemory)

@@ -9,7 +9,7 @@ mod access;
 mod answer;
 mod ask;
 mod capture;
-mod conf;
+pub(super) mod conf;
 mod copy;
 mod deny;
 mod directives;

@@ -13,14 +13,6 @@ use super::super::request::{HttpUpstream, Request};
 use super::module::module;
 
 impl Request {
-    /// The request of the client, of which this one may be a part.
-    pub(super) fn main(self) -> Self {
-        // SAFETY: live by the type invariant; reads one field.
-        let main = unsafe { (*self.as_ptr()).main };
-        // SAFETY: the main request lives as long as its parts, and is its own main request.
-        unsafe { Self::from_raw(main) }.unwrap_or(self)
-    }
-
     /// The request for which this one is a part.
     pub(super) fn parent(self) -> Option<Self> {
         // SAFETY: live by the type invariant; reads one field.
@@ -57,21 +49,11 @@ impl Request {
 
     /// What this module has attached to it.
     pub(super) fn context(self) -> Option<NonNull<c_void>> {
-        // SAFETY: live by the type invariant; reads one field.
-        let contexts = unsafe { (*self.as_ptr()).ctx };
-        // SAFETY: nginx has made room for each module.
-        let place = unsafe { contexts.add(module().ctx_index) };
-        // SAFETY: as above.
-        NonNull::new(unsafe { *place })
+        self.context_of(module())
     }
 
     pub(super) fn set_context(self, context: *mut c_void) {
-        // SAFETY: live by the type invariant; reads one field.
-        let contexts = unsafe { (*self.as_ptr()).ctx };
-        // SAFETY: nginx has made room for each module.
-        let place = unsafe { contexts.add(module().ctx_index) };
-        // SAFETY: as above.
-        unsafe { *place = context };
+        self.set_context_of(module(), context);
     }
 
     /// Whether it was redirected, and has lost what modules have attached to it.
@@ -110,15 +92,6 @@ impl Request {
         let blocked = unsafe { ngx_http_request_t::blocked_raw(self.as_ptr()) };
         // SAFETY: as above; writes some bits.
         unsafe { ngx_http_request_t::set_blocked_raw(self.as_ptr(), blocked.saturating_sub(1)) };
-    }
-
-    /// Refers to it once more, so that it lives on when a part of it ends.
-    pub(super) fn retain(self) {
-        let main = self.main();
-        // SAFETY: live by the type invariant; reads some bits.
-        let count = unsafe { ngx_http_request_t::count_raw(main.as_ptr()) };
-        // SAFETY: as above; writes some bits.
-        unsafe { ngx_http_request_t::set_count_raw(main.as_ptr(), count + 1) };
     }
 }
 

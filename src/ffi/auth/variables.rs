@@ -2,31 +2,20 @@
 
 use std::fmt::Write;
 
-use nginx_sys::{
-    ngx_conf_t, ngx_http_add_variable, ngx_http_get_variable_pt, ngx_http_request_t,
-    ngx_http_variable_value_t, ngx_int_t, ngx_str_t, NGX_ERROR, NGX_HTTP_VAR_NOCACHEABLE, NGX_OK,
-};
+use nginx_sys::{ngx_conf_t, ngx_http_request_t, ngx_http_variable_value_t, ngx_int_t, NGX_ERROR, NGX_OK};
 use ngx::ngx_string;
 
 use crate::times;
 
 use super::super::guard::guard;
 use super::super::request::Request;
-use super::super::variables::Text;
+use super::super::variables::{add_one, Text};
 use super::answer::{Auth, Stage};
 
 /// Adds the variables to the configuration being read; `None` if there is no memory.
 pub(super) fn add(cf: *mut ngx_conf_t) -> Option<()> {
     add_one(cf, ngx_string!("auth_subrequest_status"), Some(auth_subrequest_status))?;
     add_one(cf, ngx_string!("auth_subrequest_time"), Some(auth_subrequest_time))
-}
-
-fn add_one(cf: *mut ngx_conf_t, mut name: ngx_str_t, handler: ngx_http_get_variable_pt) -> Option<()> {
-    // SAFETY: the configuration being read; nginx copies the name.
-    let variable = unsafe { ngx_http_add_variable(cf, &raw mut name, NGX_HTTP_VAR_NOCACHEABLE as usize) };
-    // SAFETY: nginx's answer, null if there is no memory.
-    unsafe { variable.as_mut() }?.get_handler = handler;
-    Some(())
 }
 
 /// The status of the answer; there is none before it.

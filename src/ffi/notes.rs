@@ -1,0 +1,171 @@
+//! What a request notes about its attempts, for `$upstream_connection_reused` and its like.
+//!
+//! The notes are found by the hooks of `r->upstream`. If they might be replaced, because no response was sent and a
+//! redirect may follow, what was noted is put among what the request's pool cleans up: a redirect makes nginx forget
+//! everything else.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+use nginx_sys::ngx_pool_cleanup_add;
+
+use super::conf::allocate;
+use super::peer::get_keepalive_peer;
+use super::peer_data::PeerData;
+use super::request::{HttpUpstream, Request};
+
+/// How an attempt got its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    /// From the pool.
+    Hit,
+    /// The pool had none.
+    Miss,
+    /// From the pool, and it turned out to be closed.
+    Stale,
+    /// It had to wait for it.
+    Queued,
+    /// The pool was not asked.
+    Bypass,
+}
+
+impl Status {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Hit => "HIT",
+            Self::Miss => "MISS",
+            Self::Stale => "STALE",
+            Self::Queued => "QUEUED",
+            Self::Bypass => "BYPASS",
+        }
+    }
+}
+
+/// About one attempt.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Note {
+    /// Its place in `r->upstream_states`.
+    attempt: u32,
+    /// Requests on its connection, this one included; 0 if it has none.
+    pub(super) requests: u32,
+    pub(super) status: Status,
+}
+
+/// About the attempts at one upstream.
+pub(super) struct Notes {
+    last: Cell<Option<Note>>,
+    before: Cell<Option<NonNull<Before>>>,
+    is_kept: Cell<bool>,
+}
+
+struct Before {
+    note: Note,
+    before: Option<NonNull<Before>>,
+}
+
+impl Notes {
+    pub(super) fn new() -> Self {
+        Self { last: Cell::new(None), before: Cell::new(None), is_kept: Cell::new(false) }
+    }
+
+    /// Notes what the present attempt of a request has got.
+    #[inline]
+    pub(super) fn note(&self, r: Request, status: Status, requests: usize) {
+        let note = Note { attempt: r.attempts().saturating_sub(1), requests: requests as u32, status };
+        if let Some(last) = self.last.replace(Some(note)) {
+            if last.attempt != note.attempt {
+                self.remember(r, last);
+            }
+        }
+    }
+
+    /// The connection of the last attempt was closed when it got it.
+    pub(super) fn was_stale(&self) {
+        if let Some(note) = self.last.get() {
+            self.last.set(Some(Note { status: Status::Stale, ..note }));
+        }
+    }
+
+    #[cold]
+    fn remember(&self, r: Request, note: Note) {
+        // SAFETY: the pool of the live request.
+        if let Some(memory) = unsafe { allocate::<Before>(r.pool(), 1) } {
+            let memory = memory.cast::<Before>();
+            // SAFETY: allocated above.
+            unsafe { memory.write(Before { note, before: self.before.get() }) };
+            self.before.set(Some(memory));
+        }
+    }
+
+    fn of(&self, attempt: u32) -> Option<Note> {
+        let mut before = self.before.get();
+        let mut note = self.last.get();
+        while let Some(found) = note {
+            if found.attempt == attempt {
+                return note;
+            }
+            // SAFETY: in the pool of the live request.
+            let next = before.map(|next| unsafe { next.as_ref() });
+            note = next.map(|next| next.note);
+            before = next.and_then(|next| next.before);
+        }
+        None
+    }
+}
+
+/// Sees to it that the notes are found when `r->upstream` is that of another attempt, or the hooks are not ours.
+#[cold]
+pub(super) fn keep_notes(kp: &PeerData) {
+    if kp.notes.is_kept.replace(true) {
+        return;
+    }
+    // SAFETY: the pool of a live request; no memory of nginx's choosing is asked for.
+    let Some(cleanup) = NonNull::new(unsafe { ngx_pool_cleanup_add(kp.pool(), 0) }) else { return };
+    // SAFETY: a new cleanup record of the pool.
+    unsafe { (*cleanup.as_ptr()).data = NonNull::from(kp).as_ptr().cast() };
+    // SAFETY: as above.
+    unsafe { (*cleanup.as_ptr()).handler = Some(forget) };
+}
+
+/// There is nothing to be done: it tells our records from those of other modules.
+unsafe extern "C" fn forget(_: *mut c_void) {}
+
+/// That of the last attempt.
+fn peer_data<'a>(r: Request) -> Option<&'a PeerData> {
+    // SAFETY: live by the type invariant; reads one field.
+    let u = NonNull::new(unsafe { (*r.as_ptr()).upstream })?;
+    // SAFETY: that of a live request.
+    let hooks = unsafe { HttpUpstream::from_ptr(u.as_ptr()) }.peer().hooks();
+    let is_ours = hooks.get.map(|get| get as usize) == Some(get_keepalive_peer as *const () as usize);
+    // SAFETY: `init_keepalive_peer` has set it with this hook, and it lies in the request's pool.
+    is_ours.then(|| unsafe { PeerData::from_ptr(hooks.data) })
+}
+
+/// What was noted about an attempt of a request.
+pub(super) fn note_of(r: Request, attempt: usize) -> Option<Note> {
+    let attempt = u32::try_from(attempt).ok()?;
+    let of_upstream = peer_data(r).and_then(|kp| kp.notes.of(attempt));
+    if of_upstream.is_some() {
+        return of_upstream;
+    }
+    // SAFETY: the pool of a live request.
+    let mut next = unsafe { (*r.pool()).cleanup };
+    while let Some(cleanup) = NonNull::new(next) {
+        // SAFETY: a record of the pool; reads one field.
+        let handler = unsafe { (*cleanup.as_ptr()).handler };
+        if handler.map(|handler| handler as usize) == Some(forget as *const () as usize) {
+            // SAFETY: as above; reads one field.
+            let data = unsafe { (*cleanup.as_ptr()).data };
+            // SAFETY: `keep_notes` has put it there.
+            let kp = unsafe { PeerData::from_ptr(data) };
+            // Parts of a request share its pool.
+            if let Some(note) = (kp.r.as_ptr() == r.as_ptr()).then(|| kp.notes.of(attempt)).flatten() {
+                return Some(note);
+            }
+        }
+        // SAFETY: as above.
+        next = unsafe { (*cleanup.as_ptr()).next };
+    }
+    None
+}

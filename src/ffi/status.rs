@@ -1,0 +1,325 @@
+//! `keepalive_status`: the handler of a location that shows the numbers of all pools.
+//!
+//! ```text
+//!   keepalive_status_handler --> header --> go_on: fill the buffer, pass it to the filters --+--> finalize
+//!                                             ^                                              |
+//!                                             +--- the client takes its time: write event ---+
+//!                                             +--- others want the worker too: alarm --------+
+//! ```
+
+use std::cell::RefCell;
+use std::ffi::{c_char, c_void};
+use std::mem::zeroed;
+use std::ptr::{self, NonNull};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nginx_sys::{
+    ngx_buf_t, ngx_chain_t, ngx_command_t, ngx_conf_t, ngx_event_t, ngx_handle_write_event, ngx_http_arg,
+    ngx_http_core_loc_conf_t, ngx_http_discard_request_body, ngx_http_finalize_request,
+    ngx_http_output_filter, ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_send_header,
+    ngx_int_t, ngx_list_push, ngx_sock_ntop, ngx_str_t, ngx_table_elt_t, sockaddr, NGX_DONE, NGX_ERROR,
+    NGX_HTTP_GET, NGX_HTTP_HEAD, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_NOT_ALLOWED, NGX_HTTP_OK,
+    NGX_HTTP_REQUEST_TIME_OUT, NGX_OK,
+};
+use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
+use ngx::http::{HttpModuleLocationConf, NgxHttpCoreModule};
+use ngx::ngx_string;
+
+use crate::pool::MAX_ADDRESS;
+use crate::status::{choose, Format, Writer};
+
+use super::alarm::Alarm;
+use super::bits;
+use super::conf::place_in_pool;
+use super::guard::guard;
+use super::headers::{bytes, Headers};
+use super::main_conf::MainConf;
+use super::module::module;
+use super::request::Request;
+use super::workers::is_alive;
+
+/// About as much is given to the filters at a time, in bytes.
+const PIECE: usize = 32 * 1024;
+
+/// After so many pieces others have their turn.
+const PIECES: usize = 4;
+
+const NOT_ACCEPTABLE: ngx_int_t = 406;
+
+/// A response that is being sent; in the request's pool.
+struct Page {
+    r: Request,
+    writer: RefCell<Writer>,
+    /// What the buffer points at; not touched until that is empty.
+    text: RefCell<Vec<u8>>,
+    buffer: NonNull<ngx_buf_t>,
+    /// Calls `go_on`.
+    alarm: Alarm,
+}
+
+/// Sets `keepalive_status`.
+pub(super) unsafe extern "C" fn keepalive_status(
+    cf: *mut ngx_conf_t,
+    _: *mut ngx_command_t,
+    _: *mut c_void,
+) -> *mut c_char {
+    guard(NGX_CONF_ERROR, || {
+        // SAFETY: nginx passes the configuration being read.
+        let cf = unsafe { &*cf };
+        let Some(location) = NgxHttpCoreModule::location_conf_mut(cf) else { return NGX_CONF_ERROR };
+        location.handler = Some(keepalive_status_handler);
+        NGX_CONF_OK
+    })
+}
+
+unsafe extern "C" fn keepalive_status_handler(r: *mut ngx_http_request_t) -> ngx_int_t {
+    guard(NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t, || {
+        // SAFETY: nginx passes a live request.
+        let Some(r) = (unsafe { Request::from_raw(r) }) else { return NGX_ERROR as ngx_int_t };
+        if r.method() & (NGX_HTTP_GET | NGX_HTTP_HEAD) as usize == 0 {
+            return NGX_HTTP_NOT_ALLOWED as ngx_int_t;
+        }
+        // SAFETY: as above.
+        let rc = unsafe { ngx_http_discard_request_body(r.as_ptr()) };
+        if rc != NGX_OK as ngx_int_t {
+            return rc;
+        }
+        match format(r) {
+            Some(format) => begin(r, format),
+            None => NOT_ACCEPTABLE,
+        }
+    })
+}
+
+/// The format that the client wants.
+fn format(r: Request) -> Option<Format> {
+    let mut value = ngx_str_t::empty();
+    let mut name = *b"format";
+    // SAFETY: a live request; the name is only read.
+    let rc = unsafe { ngx_http_arg(r.as_ptr(), name.as_mut_ptr(), name.len(), &raw mut value) };
+    let argument = (rc == NGX_OK as ngx_int_t).then(|| bytes(value));
+    // SAFETY: live by the type invariant; makes no reference.
+    let list = unsafe { &raw const (*r.as_ptr()).headers_in.headers };
+    // SAFETY: the list of a live request.
+    let headers = unsafe { Headers::of(list) };
+    let accept = headers.filter(|header| header.name().eq_ignore_ascii_case(b"accept"));
+    choose(argument, accept.map(|header| bytes(header.value())))
+}
+
+/// Sends the header, and the first piece.
+fn begin(r: Request, format: Format) -> ngx_int_t {
+    const FAILED: ngx_int_t = NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
+    if send_head(r, format).is_none() {
+        return FAILED;
+    }
+    // SAFETY: a live request with its headers set.
+    let rc = unsafe { ngx_http_send_header(r.as_ptr()) };
+    // SAFETY: live by the type invariant; reads one bit.
+    let header_only = unsafe { bits::HEADER_ONLY.is_set(r.as_ptr()) };
+    if rc == NGX_ERROR as ngx_int_t || rc > NGX_OK as ngx_int_t || header_only {
+        return rc;
+    }
+    let Some(page) = Page::new(r, format) else { return NGX_ERROR as ngx_int_t };
+    // SAFETY: live by the type invariant; writes one field.
+    unsafe { (*r.as_ptr()).write_event_handler = Some(write_event_handler) };
+    r.set_context_of(module(), page.as_ptr().cast());
+    r.main().retain();
+    // SAFETY: in the pool of the live request.
+    go_on(unsafe { page.as_ref() });
+    NGX_DONE as ngx_int_t
+}
+
+/// Sets the header of the response; `None` if there is no memory.
+fn send_head(r: Request, format: Format) -> Option<()> {
+    let content_type = text(format.content_type());
+    // SAFETY: live by the type invariant; makes no reference.
+    let out = unsafe { &raw mut (*r.as_ptr()).headers_out };
+    // SAFETY: as above; writes one field each.
+    unsafe { (*out).status = NGX_HTTP_OK as usize };
+    // SAFETY: as above.
+    unsafe { (*out).content_length_n = -1 };
+    // SAFETY: as above.
+    unsafe { (*out).content_type = content_type };
+    // SAFETY: as above; what is compared with `gzip_types` has no parameters.
+    unsafe { (*out).content_type_len = format.content_type().split(';').next()?.len() };
+    add_header(r, ngx_string!("Cache-Control"), ngx_string!("no-store"))?;
+    add_header(r, ngx_string!("X-Content-Type-Options"), ngx_string!("nosniff"))?;
+    if format == Format::Html {
+        add_header(r, ngx_string!("Content-Security-Policy"), text(POLICY))?;
+    }
+    Some(())
+}
+
+/// The page gets its numbers from where it came from, and nothing else from anywhere.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+                      connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'";
+
+fn add_header(r: Request, name: ngx_str_t, value: ngx_str_t) -> Option<()> {
+    // SAFETY: live by the type invariant; makes no reference.
+    let list = unsafe { &raw mut (*r.as_ptr()).headers_out.headers };
+    // SAFETY: the list of a live request.
+    let header = NonNull::new(unsafe { ngx_list_push(list) }.cast::<ngx_table_elt_t>())?;
+    // SAFETY: for a C structure of numbers and pointers zero is a valid value.
+    let mut fresh: ngx_table_elt_t = unsafe { zeroed() };
+    fresh.hash = 1;
+    fresh.key = name;
+    fresh.value = value;
+    // SAFETY: a new element of the list.
+    unsafe { header.write(fresh) };
+    Some(())
+}
+
+fn text(text: &'static str) -> ngx_str_t {
+    ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() }
+}
+
+impl Page {
+    fn new(r: Request, format: Format) -> Option<NonNull<Self>> {
+        let generation = MainConf::of(r)?.zone.generation()?;
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let writer = Writer::new(format, generation.view(is_alive, address_text), time.as_secs_f64());
+        // SAFETY: for a C structure of numbers, bit-fields and pointers zero is a valid value.
+        let buffer: ngx_buf_t = unsafe { zeroed() };
+        // SAFETY: the pool of a live request.
+        let buffer = unsafe { place_in_pool(r.pool(), buffer) }?;
+        let page = Self {
+            r,
+            writer: RefCell::new(writer),
+            text: RefCell::new(Vec::with_capacity(PIECE + PIECE / 2)),
+            buffer,
+            alarm: Alarm::new(),
+        };
+        // SAFETY: as above.
+        unsafe { place_in_pool(r.pool(), page) }
+    }
+
+    /// Whether the filters have taken all of the last piece.
+    fn is_taken(&self) -> bool {
+        // SAFETY: in the pool of the live request; reads one field each.
+        let pos = unsafe { (*self.buffer.as_ptr()).pos };
+        // SAFETY: as above.
+        pos == unsafe { (*self.buffer.as_ptr()).last }
+    }
+
+    /// Gives the next piece to the filters. Returns what they say, and whether it was the last one.
+    fn send(&self) -> (ngx_int_t, bool) {
+        let mut text = self.text.borrow_mut();
+        let mut writer = self.writer.borrow_mut();
+        text.clear();
+        let mut is_last = false;
+        while text.len() < PIECE && !is_last {
+            is_last = !writer.write(&mut text);
+        }
+        let bytes = text.as_mut_ptr_range();
+        drop((text, writer));
+        let is_main = self.r.main() == self.r;
+        // SAFETY: for a C structure of numbers, bit-fields and pointers zero is a valid value.
+        let mut fresh: ngx_buf_t = unsafe { zeroed() };
+        (fresh.start, fresh.pos, fresh.last, fresh.end) = (bytes.start, bytes.start, bytes.end, bytes.end);
+        fresh.set_memory(u32::from(bytes.start != bytes.end));
+        fresh.set_flush(u32::from(!is_last));
+        fresh.set_last_buf(u32::from(is_last && is_main));
+        fresh.set_last_in_chain(u32::from(is_last));
+        fresh.set_sync(u32::from(bytes.start == bytes.end && !is_main));
+        // SAFETY: in the pool of the live request, and the filters have done with what was there.
+        unsafe { self.buffer.write(fresh) };
+        let mut link = ngx_chain_t { buf: self.buffer.as_ptr(), next: ptr::null_mut() };
+        // SAFETY: a live request whose header was sent; filters keep the buffer, but not the link.
+        (unsafe { ngx_http_output_filter(self.r.as_ptr(), &raw mut link) }, is_last)
+    }
+}
+
+/// Sends as much as the client takes, but not so much at a time that others wait for it.
+fn go_on(page: &Page) {
+    for _ in 0..PIECES {
+        if !page.is_taken() {
+            return wait(page);
+        }
+        let (rc, is_last) = page.send();
+        if is_last || rc == NGX_ERROR as ngx_int_t {
+            return finalize(page.r, rc);
+        }
+    }
+    page.alarm.prepare(alarm_handler, ptr::from_ref(page).cast_mut().cast(), false);
+    page.alarm.post();
+}
+
+/// Waits until the client takes more, as `ngx_http_writer()`.
+fn wait(page: &Page) {
+    let write = page.r.client().write();
+    let conf = core_conf(page.r);
+    if !write.delayed() {
+        write.set_timer(conf.send_timeout);
+    }
+    // SAFETY: as above.
+    if unsafe { ngx_handle_write_event(write.as_ptr(), conf.send_lowat) } != NGX_OK as ngx_int_t {
+        finalize(page.r, NGX_ERROR as ngx_int_t);
+    }
+}
+
+fn core_conf<'a>(r: Request) -> &'a ngx_http_core_loc_conf_t {
+    // SAFETY: a live request.
+    let r = unsafe { &*r.as_ptr() };
+    NgxHttpCoreModule::location_conf(r).expect("nginx has one of the core module for each location")
+}
+
+/// The client has taken something, or has not for too long.
+unsafe extern "C" fn write_event_handler(r: *mut ngx_http_request_t) {
+    guard((), || {
+        // SAFETY: nginx passes a live request.
+        let Some(r) = (unsafe { Request::from_raw(r) }) else { return };
+        let Some(page) = r.context_of(module()) else { return };
+        // SAFETY: `begin` has put it there; in the pool of the live request.
+        let page = unsafe { page.cast::<Page>().as_ref() };
+        let write = r.client().write();
+        if write.timed_out() {
+            r.client().set_timed_out();
+            return finalize(r, NGX_HTTP_REQUEST_TIME_OUT as ngx_int_t);
+        }
+        if write.delayed() {
+            // `limit_rate`.
+            return wait(page);
+        }
+        write.clear_timer();
+        // SAFETY: a live request.
+        if unsafe { ngx_http_output_filter(r.as_ptr(), ptr::null_mut()) } == NGX_ERROR as ngx_int_t {
+            return finalize(r, NGX_ERROR as ngx_int_t);
+        }
+        go_on(page);
+    });
+}
+
+/// Others have had their turn.
+unsafe extern "C" fn alarm_handler(event: *mut ngx_event_t) {
+    // SAFETY: the alarm of a page, which ends before the page does.
+    let page = unsafe { (*event).data }.cast::<Page>();
+    guard((), || {
+        // SAFETY: put there when the alarm was prepared.
+        let page = unsafe { &*page };
+        let client = page.r.client();
+        go_on(page);
+        // SAFETY: as nginx's own handlers, which end with this whatever has become of the request.
+        unsafe { ngx_http_run_posted_requests(client.as_ptr()) };
+    });
+}
+
+fn finalize(r: Request, rc: ngx_int_t) {
+    // SAFETY: alive, as `begin` has counted it once more.
+    unsafe { ngx_http_finalize_request(r.as_ptr(), rc) };
+}
+
+/// A socket address as nginx writes it.
+fn address_text(address: &[u8]) -> String {
+    let mut room = [0u64; MAX_ADDRESS / 8];
+    let mut text = [0u8; 128];
+    // SAFETY: as many bytes as both have.
+    unsafe {
+        room.as_mut_ptr()
+            .cast::<u8>()
+            .copy_from_nonoverlapping(address.as_ptr(), address.len().min(MAX_ADDRESS));
+    }
+    let socket: *mut sockaddr = room.as_mut_ptr().cast();
+    // SAFETY: a socket address, aligned, in memory as large as the largest; and room for so many bytes.
+    let length = unsafe { ngx_sock_ntop(socket, address.len() as _, text.as_mut_ptr(), text.len(), 1) };
+    String::from_utf8_lossy(text.get(..length).unwrap_or(&[])).into_owned()
+}

@@ -1,0 +1,90 @@
+//! Warnings about a pool that does not do what it seems to do: each is written once for an upstream and a configuration.
+
+use std::ffi::CStr;
+
+use nginx_sys::{ngx_log_error_core, ngx_str_t, ngx_uint_t, NGX_LOG_WARN};
+
+use crate::lifetime::Msec;
+use crate::metrics::End;
+
+use super::main_conf::MainConf;
+use super::peer_data::PeerData;
+
+/// What there is to be warned of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Warning {
+    Http10,
+    RequestClose,
+    ServerHttp10,
+    ServerCloses,
+    FastcgiClose,
+    HintIsShorter,
+}
+
+impl Warning {
+    /// The line, behind the name of the upstream.
+    fn text(self) -> &'static CStr {
+        match self {
+            Self::Http10 => c"keepalive is on for upstream \"%V\", but requests are sent with HTTP/1.0; set proxy_http_version 1.1 and proxy_set_header Connection \"\"",
+            Self::RequestClose => c"keepalive is on for upstream \"%V\", but requests are sent with \"Connection: close\"; set proxy_set_header Connection \"\"",
+            Self::ServerHttp10 => c"keepalive is on for upstream \"%V\", but the server answers with HTTP/1.0",
+            Self::ServerCloses => c"keepalive is on for upstream \"%V\", but the server answers \"Connection: close\"",
+            Self::FastcgiClose => c"keepalive is on for upstream \"%V\", but requests ask the server to close; set fastcgi_keep_conn on",
+            Self::HintIsShorter => {
+                c"keepalive_timeout %uis of upstream \"%V\" is longer than the %uis that the server announces"
+            }
+        }
+    }
+}
+
+impl PeerData {
+    /// Writes the warning if it is the first time. Returns `end`.
+    #[cold]
+    pub(super) fn warn(&self, warning: Warning, end: End) -> End {
+        if self.is_first(warning) {
+            let name = self.upstream_name();
+            // SAFETY: a live log; `%V` takes a string of nginx.
+            unsafe {
+                ngx_log_error_core(
+                    NGX_LOG_WARN as usize,
+                    self.request().log(),
+                    0,
+                    warning.text().as_ptr(),
+                    name,
+                );
+            }
+        }
+        end
+    }
+
+    /// Warns that the server closes idle connections before `keepalive_timeout`, both in milliseconds.
+    #[cold]
+    pub(super) fn warn_of_hint(&self, timeout: Msec, announced: Msec) {
+        if self.is_first(Warning::HintIsShorter) {
+            let name = self.upstream_name();
+            let seconds = |time: Msec| (time / 1000) as ngx_uint_t;
+            // SAFETY: a live log; `%ui` takes a number, `%V` a string of nginx.
+            unsafe {
+                ngx_log_error_core(
+                    NGX_LOG_WARN as usize,
+                    self.request().log(),
+                    0,
+                    Warning::HintIsShorter.text().as_ptr(),
+                    seconds(timeout),
+                    name,
+                    seconds(announced),
+                );
+            }
+        }
+    }
+
+    fn is_first(&self, warning: Warning) -> bool {
+        let generation = MainConf::of(self.request()).and_then(|main| main.zone.generation());
+        generation.is_some_and(|it| it.warns(self.upstream().number.get(), warning as u32))
+    }
+
+    fn upstream_name(&self) -> *const ngx_str_t {
+        // SAFETY: the upstream's cycle is alive while it is used; makes no reference.
+        unsafe { &raw const (*self.upstream().us.as_ptr()).host }
+    }
+}

@@ -1,0 +1,109 @@
+//! Why a connection that a request gives back is not kept, to be counted; and a warning if it looks as if nobody had
+//! meant that.
+
+use nginx_sys::{ngx_http_upstream_headers_in_t, ngx_http_upstream_t, ngx_uint_t, NGX_PEER_FAILED};
+
+use crate::lifetime::Refusal;
+use crate::metrics::End;
+use crate::request_head::{asks_to_close, says_close, AsksToClose};
+
+use super::conn::Conn;
+use super::headers::{bytes, Headers};
+use super::peer_data::PeerData;
+use super::request::HttpUpstream;
+use super::warnings::Warning;
+
+/// Why, if the request has failed.
+#[cold]
+pub(super) fn why_failed(kp: &PeerData, state: ngx_uint_t) -> Option<End> {
+    if !kp.u.is_connected() {
+        return Some(End::Connect);
+    }
+    (state & NGX_PEER_FAILED as ngx_uint_t != 0).then_some(End::Failed)
+}
+
+/// Why, if `refusal` was the first thing that was found against it.
+#[cold]
+pub(super) fn why_not(kp: &PeerData, conn: Conn, refusal: Refusal, state: ngx_uint_t) -> End {
+    if let Some(end) = why_failed(kp, state) {
+        return end;
+    }
+    match refusal {
+        Refusal::Failed => End::Failed,
+        Refusal::Broken if conn.read().eof() && kp.u.keepalive() => End::ServerClosed,
+        Refusal::Broken if conn.read().eof() => not_keepalive(kp, conn),
+        Refusal::Broken => End::Failed,
+        Refusal::Requests => End::Requests,
+        Refusal::Time => End::Time,
+        Refusal::Hint => End::Hint,
+        Refusal::NotKeepalive => not_keepalive(kp, conn),
+        Refusal::RequestUnsent => End::BodyUnsent,
+        Refusal::Exiting => End::Exiting,
+    }
+}
+
+/// The protocol module does not allow another request on the connection, or the response is in doubt.
+fn not_keepalive(kp: &PeerData, conn: Conn) -> End {
+    let (u, r) = (kp.u, kp.request());
+    if u.keepalive() {
+        return if r.has_cached_response(u) { End::BodyUnread } else { End::UnexpectedData };
+    }
+    if u.is_upgraded() {
+        return End::Upgraded;
+    }
+    let Some(head) = u.http1_request(kp.first_buffer) else { return of_another_protocol(kp) };
+    // A server may close for a reason of its own, and the first response tells whether it always does.
+    let is_first = conn.requests() <= 1;
+    match (asks_to_close(head), u.closes()) {
+        (Some(AsksToClose::Version), _) => kp.warn(Warning::Http10, End::Http10),
+        (Some(AsksToClose::Header), _) => kp.warn(Warning::RequestClose, End::RequestClose),
+        (None, Some(Closes::Version)) => kp.warn(Warning::ServerHttp10, End::Http10),
+        (None, Some(Closes::Header)) if is_first => kp.warn(Warning::ServerCloses, End::ConnectionClose),
+        (None, Some(Closes::Header)) => End::ConnectionClose,
+        (None, None) => End::BodyUnread,
+    }
+}
+
+fn of_another_protocol(kp: &PeerData) -> End {
+    // The head of a FastCGI request: a record of 8 bytes for its beginning, then the role, and what is to become of the
+    // connection (FastCGI 1.0, section 5.1).
+    const FLAGS: usize = 10;
+    const KEEP_CONN: u8 = 1;
+    match kp.u.module() {
+        b"fastcgi" if kp.first_buffer.bytes().get(FLAGS).is_some_and(|flags| flags & KEEP_CONN == 0) => {
+            kp.warn(Warning::FastcgiClose, End::RequestClose)
+        }
+        b"uwsgi" | b"scgi" => End::Protocol,
+        _ => End::BodyUnread,
+    }
+}
+
+/// What in an HTTP/1 response says that the server closes the connection.
+enum Closes {
+    Version,
+    Header,
+}
+
+impl HttpUpstream {
+    fn closes(self) -> Option<Closes> {
+        // SAFETY: live by the type invariant; makes no reference.
+        let headers = unsafe { &raw const (*self.as_ptr()).headers_in };
+        // SAFETY: as above; reads one bit.
+        if unsafe { ngx_http_upstream_headers_in_t::connection_close_raw(headers) == 0 } {
+            return None;
+        }
+        // SAFETY: as above; makes no reference.
+        let list = unsafe { &raw const (*headers).headers };
+        // SAFETY: the list of a live request.
+        let mut headers = unsafe { Headers::of(list) };
+        let says = headers.any(|header| {
+            header.name().eq_ignore_ascii_case(b"connection") && says_close(bytes(header.value()))
+        });
+        Some(if says { Closes::Header } else { Closes::Version })
+    }
+
+    fn is_upgraded(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        unsafe { ngx_http_upstream_t::upgrade_raw(self.as_ptr()) != 0 }
+    }
+}

@@ -1,0 +1,130 @@
+//! What there is to be counted, as the configuration says, and where it lies in a column.
+
+use super::records::OF_RECORD;
+use super::{OF_AUTH, OF_QUEUE, OF_SERVER};
+
+/// What a configuration has.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// The upstreams that have a pool or a queue.
+    pub upstreams: Vec<Upstream>,
+    /// What `auth_subrequest` names, each once.
+    pub auth: Vec<String>,
+    /// How many servers of an upstream can have numbers of their own besides those of the configuration.
+    pub room: usize,
+}
+
+/// An upstream of the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Upstream {
+    /// Its name.
+    pub name: String,
+    /// Its servers, by their addresses.
+    pub servers: Vec<Server>,
+    /// Whether servers come and go.
+    pub changing: bool,
+    /// Idle connections that a worker may keep.
+    pub limit: usize,
+    /// They are for each server.
+    pub per_server: bool,
+    /// The number of `queue`.
+    pub queue: Option<usize>,
+}
+
+/// A server of the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Server {
+    /// Its socket address, byte for byte.
+    pub address: Vec<u8>,
+    /// Its socket address, to be read.
+    pub text: String,
+    /// Its name in the configuration.
+    pub name: String,
+    /// It is asked only if all others are down.
+    pub backup: bool,
+    /// `max_conns`, 0 for any number.
+    pub max_conns: u64,
+}
+
+/// Where the numbers of an upstream lie, from its beginning.
+pub(super) const QUEUE: usize = 0;
+pub(super) const OTHER: usize = OF_QUEUE;
+pub(super) const SERVERS: usize = OTHER + OF_SERVER;
+
+/// A line of a cache, in words.
+const LINE: usize = 8;
+
+/// How many servers that come and go have numbers of their own, if nothing else is said.
+const ROOM: usize = 64;
+
+impl Plan {
+    /// A plan with the room for servers that come and go for which no more memory is asked.
+    pub fn new(upstreams: Vec<Upstream>, auth: Vec<String>) -> Self {
+        Self { upstreams, auth, room: ROOM }
+    }
+
+    /// The memory for so many workers, in words of 8 bytes.
+    pub fn size(&self, workers: usize) -> usize {
+        self.first_column(workers) + (workers + 1) * self.column()
+    }
+
+    /// Uses memory of so many words: the more there is, the more servers that come and go have numbers of
+    /// their own.
+    ///
+    /// # Errors
+    /// The size that is needed, in words.
+    pub fn use_all(&mut self, size: usize, workers: usize) -> Result<(), usize> {
+        let needed = self.size(workers);
+        let more = size.checked_sub(needed).ok_or(needed)?;
+        let changing = self.upstreams.iter().filter(|upstream| upstream.changing).count();
+        self.room += more
+            .saturating_sub(LINE * (workers + 1))
+            .checked_div(changing * (workers + 1) * OF_RECORD)
+            .unwrap_or(0);
+        Ok(())
+    }
+
+    /// Where the processes of the workers are noted.
+    pub(super) fn process(&self, worker: usize) -> usize {
+        worker
+    }
+
+    /// Where the warnings of an upstream are noted.
+    pub(super) fn warnings(&self, workers: usize, upstream: usize) -> usize {
+        workers + upstream
+    }
+
+    /// Where the column of a worker begins.
+    pub(super) fn column_of(&self, worker: usize, workers: usize) -> usize {
+        self.first_column(workers) + worker * self.column()
+    }
+
+    /// Where each upstream begins in a column, and how long it is.
+    pub(super) fn places(&self) -> Vec<(usize, usize)> {
+        let mut at = 0;
+        let mut place = |upstream| {
+            let size = self.size_of(upstream);
+            at += size;
+            (at - size, size)
+        };
+        self.upstreams.iter().map(&mut place).collect()
+    }
+
+    /// Where the numbers of `auth_subrequest` begin in a column.
+    pub(super) fn first_auth(&self) -> usize {
+        self.upstreams.iter().map(|upstream| self.size_of(upstream)).sum()
+    }
+
+    fn size_of(&self, upstream: &Upstream) -> usize {
+        let room = if upstream.changing { self.room } else { 0 };
+        SERVERS + upstream.servers.len() * OF_SERVER + room * OF_RECORD
+    }
+
+    fn first_column(&self, workers: usize) -> usize {
+        (workers + self.upstreams.len()).next_multiple_of(LINE)
+    }
+
+    fn column(&self) -> usize {
+        (self.first_auth() + self.auth.len() * OF_AUTH).next_multiple_of(LINE)
+    }
+}

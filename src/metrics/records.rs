@@ -1,0 +1,164 @@
+//! The numbers of one upstream in one worker: those of servers of the configuration have fixed places, others get one
+//! when they are met.
+//!
+//! A place that another server gets carries a number that is odd while it changes hands, so that readers in other
+//! processes notice.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::atomic::{
+    fence, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+use crate::pool::MAX_ADDRESS;
+
+use super::plan::{Upstream, OTHER, QUEUE, SERVERS};
+use super::{add, Meter, QueueMeter, FIRST_END, OF_QUEUE, OF_SERVER, USED};
+
+const CHANGES: usize = 0;
+const LENGTH: usize = 1;
+const ADDRESS: usize = 2;
+const NUMBERS: usize = ADDRESS + MAX_ADDRESS / 8;
+/// Words of a server that is not of the configuration.
+pub(super) const OF_RECORD: usize = NUMBERS + OF_SERVER;
+
+/// Finds the numbers of servers.
+#[derive(Debug)]
+pub struct Records {
+    words: &'static [AtomicU64],
+    fixed: HashMap<Vec<u8>, Meter>,
+    /// Places of servers that are not of the configuration, and how many are taken.
+    places: &'static [AtomicU64],
+    taken: Cell<usize>,
+}
+
+impl Records {
+    /// `words` are those of the upstream in the worker's column.
+    pub(super) fn new(upstream: &Upstream, words: &'static [AtomicU64]) -> Self {
+        let meter = |at: usize| meter(words, SERVERS + at * OF_SERVER);
+        let fixed = upstream.servers.iter().enumerate();
+        let fixed = fixed.filter_map(|(at, server)| Some((server.address.clone(), meter(at)?))).collect();
+        let places = words.get(SERVERS + upstream.servers.len() * OF_SERVER..).unwrap_or(&[]);
+        let used = |place: &&[AtomicU64]| place[LENGTH].load(Relaxed) > 0;
+        let taken = Cell::new(places.chunks_exact(OF_RECORD).take_while(used).count());
+        Self { words, fixed, places, taken }
+    }
+
+    /// The numbers of the server at an address.
+    pub fn meter(&self, address: &[u8]) -> Option<Meter> {
+        match self.fixed.get(address) {
+            Some(meter) => Some(*meter),
+            None if self.places.is_empty() => self.other(),
+            None => self.changing(address).or_else(|| self.other()),
+        }
+    }
+
+    /// The numbers of the queue.
+    pub fn queue(&self) -> Option<QueueMeter> {
+        let words = self.words.get(QUEUE..)?.first_chunk::<OF_QUEUE>();
+        words.map(QueueMeter)
+    }
+
+    /// The numbers of all servers that have none of their own.
+    fn other(&self) -> Option<Meter> {
+        meter(self.words, OTHER)
+    }
+
+    fn changing(&self, address: &[u8]) -> Option<Meter> {
+        let mut places = self.places.chunks_exact(OF_RECORD);
+        let mut taken = places.by_ref().take(self.taken.get());
+        if let Some(place) = taken.find(|place| has_address(place, address)) {
+            return meter(place, NUMBERS);
+        }
+        if address.is_empty() || address.len() > MAX_ADDRESS {
+            return None;
+        }
+        let place = match self.places.chunks_exact(OF_RECORD).nth(self.taken.get()) {
+            Some(place) => {
+                self.taken.set(self.taken.get() + 1);
+                place
+            }
+            None => self.places.chunks_exact(OF_RECORD).find(|place| is_vacant(place))?,
+        };
+        self.give(place, address);
+        meter(place, NUMBERS)
+    }
+
+    /// Another server gets the place; what was counted there goes to the others.
+    fn give(&self, place: &[AtomicU64], address: &[u8]) {
+        add(&place[CHANGES], 1);
+        fence(Release);
+        if let Some(Meter(other)) = self.other() {
+            for (to, from) in other.iter().zip(&place[NUMBERS..]) {
+                add(to, from.swap(0, Relaxed));
+            }
+        }
+        for (to, word) in place[ADDRESS..NUMBERS].iter().zip(words_of(address)) {
+            to.store(word, Relaxed);
+        }
+        place[LENGTH].store(address.len() as u64, Relaxed);
+        place[CHANGES].store(place[CHANGES].load(Relaxed).wrapping_add(1), Release);
+    }
+}
+
+fn meter(words: &'static [AtomicU64], at: usize) -> Option<Meter> {
+    words.get(at..)?.first_chunk::<OF_SERVER>().map(Meter)
+}
+
+fn has_address(place: &[AtomicU64], address: &[u8]) -> bool {
+    place[LENGTH].load(Relaxed) == address.len() as u64
+        && place[ADDRESS..].iter().zip(words_of(address)).all(|(word, of)| word.load(Relaxed) == of)
+}
+
+/// Whether the server has no connection.
+fn is_vacant(place: &[AtomicU64]) -> bool {
+    place[NUMBERS..].iter().take(3).all(|phase| phase.load(Relaxed) == 0)
+}
+
+fn words_of(address: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    address.chunks(8).map(|chunk| {
+        let mut bytes = [0; 8];
+        for (to, from) in bytes.iter_mut().zip(chunk) {
+            *to = *from;
+        }
+        u64::from_ne_bytes(bytes)
+    })
+}
+
+/// Reads the places of another worker: calls `each` with the address and the numbers of each server.
+pub(super) fn read(places: &[AtomicU64], mut each: impl FnMut(&[u8], &[u64; OF_SERVER])) {
+    for place in places.chunks_exact(OF_RECORD) {
+        // It changes hands at most now and then.
+        for _ in 0..100 {
+            let before = place[CHANGES].load(Acquire);
+            let words: Vec<u64> = place.iter().map(|word| word.load(Relaxed)).collect();
+            fence(Acquire);
+            if before % 2 == 1 || place[CHANGES].load(Relaxed) != before {
+                std::hint::spin_loop();
+                continue;
+            }
+            let length = words[LENGTH] as usize;
+            if length == 0 {
+                return;
+            }
+            let address: Vec<u8> =
+                words[ADDRESS..NUMBERS].iter().flat_map(|word| word.to_ne_bytes()).collect();
+            if let (Some(address), Some(numbers)) = (address.get(..length), words[NUMBERS..].first_chunk()) {
+                each(address, numbers);
+            }
+            break;
+        }
+    }
+}
+
+/// Nothing is in a phase any more: the worker to which it belonged is gone.
+pub(super) fn clear_phases(upstream: &Upstream, words: &[AtomicU64]) {
+    words[QUEUE].store(0, Relaxed);
+    let clear = |numbers: &[AtomicU64]| numbers.iter().take(3).for_each(|phase| phase.store(0, Relaxed));
+    let places = SERVERS + upstream.servers.len() * OF_SERVER;
+    words[OTHER..places].chunks_exact(OF_SERVER).for_each(clear);
+    words[places..].chunks_exact(OF_RECORD).for_each(|place| clear(&place[NUMBERS..]));
+}
+
+const _: () = assert!(FIRST_END > 3 && USED <= OF_SERVER);

@@ -1,0 +1,213 @@
+//! The rules of the numbers, one by one.
+
+use std::sync::Arc;
+
+use super::*;
+
+const A: &[u8] = b"server a, 16 b..";
+const B: &[u8] = b"server b, 16 b..";
+const C: &[u8] = b"another";
+
+fn server(address: &[u8]) -> Server {
+    Server { address: address.to_vec(), text: String::from_utf8_lossy(address).into(), ..Server::default() }
+}
+
+fn upstream(name: &str, servers: &[&[u8]], changing: bool) -> Upstream {
+    let servers = servers.iter().map(|address| server(address)).collect();
+    Upstream { name: name.into(), servers, changing, queue: Some(1), ..Upstream::default() }
+}
+
+fn generation(
+    upstreams: Vec<Upstream>,
+    workers: usize,
+    last: Option<&Arc<Generation>>,
+    alive: &[u64],
+) -> Arc<Generation> {
+    let mut plan = Plan::new(upstreams, vec!["/auth".into()]);
+    plan.room = 2;
+    let words: Vec<AtomicU64> = (0..plan.size(workers)).map(|_| AtomicU64::new(0)).collect();
+    let is_alive = |process| alive.contains(&process);
+    Arc::new(Generation::new(plan, workers, words.leak(), Box::new(()), last, is_alive).unwrap())
+}
+
+/// Opened, idle and timed out, by server.
+fn seen(generation: &Arc<Generation>, upstream: usize, alive: &[u64]) -> Vec<(String, u64, u64, u64)> {
+    let alive = alive.to_vec();
+    let view =
+        generation.view(move |process| alive.contains(&process), |it| String::from_utf8_lossy(it).into());
+    let row = |row: Row| {
+        let timeouts = row.numbers.closed().find(|(name, _)| *name == "timeout").unwrap().1;
+        (row.text, row.numbers.count(Count::Opened), row.numbers.phase(Phase::Idle), timeouts)
+    };
+    view.rows(upstream).into_iter().map(row).collect()
+}
+
+/// A connection that was opened, used and is idle.
+fn keep(meter: Meter) {
+    meter.open();
+    meter.pass(Phase::Active, Phase::Idle);
+}
+
+fn text(address: &[u8]) -> String {
+    String::from_utf8_lossy(address).into()
+}
+
+#[test]
+fn adds_up_what_each_worker_has_counted() {
+    let it = generation(vec![upstream("u", &[A, B], false), upstream("v", &[A], false)], 2, None, &[]);
+    let workers = [it.enter(0, 10).unwrap(), it.enter(1, 11).unwrap()];
+    assert!(it.enter(2, 12).is_none());
+    keep(workers[0].upstreams[0].meter(A).unwrap());
+    keep(workers[1].upstreams[0].meter(A).unwrap());
+    keep(workers[1].upstreams[0].meter(B).unwrap());
+    workers[1].upstreams[0].meter(B).unwrap().end(Phase::Idle, End::Timeout);
+    keep(workers[1].upstreams[1].meter(A).unwrap());
+    assert_eq!(seen(&it, 0, &[10, 11]), [(text(A), 2, 2, 0), (text(B), 1, 0, 1)]);
+    assert_eq!(seen(&it, 1, &[10, 11]), [(text(A), 1, 1, 0)]);
+}
+
+#[test]
+fn a_connection_is_in_one_phase_or_has_one_end() {
+    let it = generation(vec![upstream("u", &[A], false)], 1, None, &[]);
+    let meter = it.enter(0, 10).unwrap().upstreams[0].meter(A).unwrap();
+    for end in 0..5 {
+        meter.open();
+        if end > 0 {
+            meter.pass(Phase::Active, Phase::Draining);
+        }
+        if end > 1 {
+            meter.pass(Phase::Draining, Phase::Idle);
+        }
+        if end > 2 {
+            meter.reuse();
+        }
+    }
+    meter.end(Phase::Draining, End::DrainLimit);
+    meter.end(Phase::Active, End::Protocol);
+    let numbers = &it.view(|_| true, text).rows(0)[0].numbers;
+    let phases = [Phase::Idle, Phase::Active, Phase::Draining].map(|phase| numbers.phase(phase));
+    assert_eq!(phases, [1, 2, 0]);
+    let ends = |ends: Vec<(&'static str, u64)>| ends.into_iter().filter(|end| end.1 > 0).collect::<Vec<_>>();
+    assert_eq!(ends(numbers.closed().collect()), [("drain_limit", 1)]);
+    assert_eq!(ends(numbers.not_stored().collect()), [("protocol", 1)]);
+    assert_eq!((numbers.count(Count::Opened), numbers.requests()), (5, 7));
+}
+
+#[test]
+fn the_phases_of_a_dead_worker_vanish_but_not_its_counts() {
+    let it = generation(vec![upstream("u", &[A], true)], 2, None, &[]);
+    let workers = [it.enter(0, 10).unwrap(), it.enter(1, 11).unwrap()];
+    for worker in &workers {
+        keep(worker.upstreams[0].meter(A).unwrap());
+        keep(worker.upstreams[0].meter(C).unwrap());
+        worker.upstreams[0].queue().unwrap().begin();
+    }
+    assert_eq!(seen(&it, 0, &[11]), [(text(A), 2, 1, 0), (text(C), 2, 1, 0)]);
+    let view = it.view(|process| process == 11, text);
+    assert_eq!((view.queue(0).0(OfQueue::Size), view.queue(0).0(OfQueue::Requests)), (1, 2));
+    // Another one in its place begins with nothing but the counts.
+    it.enter(0, 12).unwrap();
+    assert_eq!(seen(&it, 0, &[11, 12]), [(text(A), 2, 1, 0), (text(C), 2, 1, 0)]);
+    assert_eq!(it.view(|_| true, text).queue(0).0(OfQueue::Size), 1);
+}
+
+#[test]
+fn servers_that_come_and_go_get_places_as_long_as_there_are_some() {
+    let it = generation(vec![upstream("u", &[A], true)], 1, None, &[]);
+    let records = &it.enter(0, 10).unwrap().upstreams[0];
+    keep(records.meter(b"x").unwrap());
+    keep(records.meter(b"y").unwrap());
+    keep(records.meter(b"z").unwrap());
+    keep(records.meter(b"x").unwrap());
+    assert_eq!(
+        seen(&it, 0, &[10])[1..],
+        [("x".into(), 2, 2, 0), ("y".into(), 1, 1, 0), ("other".into(), 1, 1, 0)]
+    );
+    // One without connections makes room, and what was counted of it is not lost.
+    records.meter(b"y").unwrap().end(Phase::Idle, End::Timeout);
+    keep(records.meter(b"new").unwrap());
+    assert_eq!(
+        seen(&it, 0, &[10])[1..],
+        [("new".into(), 1, 1, 0), ("x".into(), 2, 2, 0), ("other".into(), 2, 1, 1)]
+    );
+    keep(records.meter(&[1; 113]).unwrap());
+    assert_eq!(seen(&it, 0, &[10])[3], ("other".into(), 3, 2, 1));
+}
+
+#[test]
+fn unknown_servers_of_a_fixed_upstream_are_others() {
+    let it = generation(vec![upstream("u", &[A], false)], 1, None, &[]);
+    keep(it.enter(0, 10).unwrap().upstreams[0].meter(B).unwrap());
+    assert_eq!(seen(&it, 0, &[10]), [(text(A), 0, 0, 0), ("other".into(), 1, 1, 0)]);
+}
+
+#[test]
+fn counts_go_on_after_a_reload_while_old_workers_run_and_when_they_are_gone() {
+    let first = generation(vec![upstream("gone", &[A], false), upstream("u", &[A, B], false)], 2, None, &[]);
+    let old = [first.enter(0, 10).unwrap(), first.enter(1, 11).unwrap()];
+    old.iter().for_each(|worker| {
+        keep(worker.upstreams[1].meter(A).unwrap());
+        keep(worker.upstreams[1].meter(B).unwrap());
+        worker.auth[0].decide(Decision::Denied, 3);
+        worker.upstreams[1].queue().unwrap().begin();
+        worker.upstreams[1].queue().unwrap().end(7);
+    });
+    // B is no longer there.
+    let second = generation(
+        vec![upstream("u", &[C, A], false), upstream("new", &[A], false)],
+        1,
+        Some(&first),
+        &[10, 11],
+    );
+    let new = second.enter(0, 20).unwrap();
+    keep(new.upstreams[0].meter(A).unwrap());
+    // An old worker goes on counting.
+    old[1].upstreams[1].meter(A).unwrap().end(Phase::Idle, End::Timeout);
+    let expected = |idle, others_idle| {
+        [(text(C), 0, 0, 0), (text(A), 3, idle, 1), ("other".to_owned(), 2, others_idle, 0)]
+    };
+    assert_eq!(seen(&second, 0, &[10, 11, 20]), expected(2, 2));
+    assert_eq!(seen(&second, 0, &[20]), expected(1, 0));
+    assert_eq!(seen(&second, 1, &[10, 11, 20]), [(text(A), 0, 0, 0)]);
+    // At the next reload they are gone, or one of them is not.
+    for alive in [&[20][..], &[11, 20], &[]] {
+        let third = generation(second.plan.upstreams.clone(), 3, Some(&second), alive);
+        let alive: Vec<u64> = alive.iter().copied().filter(|process| *process == 20).collect();
+        assert_eq!(seen(&third, 0, &alive), expected(u64::from(!alive.is_empty()), 0));
+        let view = third.view(|_| false, text);
+        assert_eq!(view.auth(0).0.collect::<Vec<_>>()[1], ("denied", 2));
+        assert_eq!((view.auth(0).1.count, view.auth(0).1.sum), (2, 6));
+        let (queue, times) = view.queue(0);
+        assert_eq!((queue(OfQueue::Size), queue(OfQueue::Requests)), (0, 2));
+        assert_eq!((times.count, times.sum, times.at_most[1], times.at_most[2]), (2, 14, 0, 2));
+    }
+}
+
+#[test]
+fn a_generation_whose_workers_have_not_begun_yet_is_not_given_up() {
+    let first = generation(vec![upstream("u", &[A], false)], 1, None, &[]);
+    let second = generation(vec![upstream("u", &[A], false)], 1, Some(&first), &[]);
+    keep(first.enter(0, 10).unwrap().upstreams[0].meter(A).unwrap());
+    assert_eq!(seen(&second, 0, &[10]), [(text(A), 1, 1, 0)]);
+}
+
+#[test]
+fn warns_once_in_all_workers() {
+    let it = generation(vec![upstream("u", &[A], false), upstream("v", &[A], false)], 2, None, &[]);
+    assert!(it.warns(0, 1) && it.warns(0, 2) && it.warns(1, 1));
+    assert!(!it.warns(0, 1) && !it.warns(1, 1));
+}
+
+#[test]
+fn memory_is_as_large_as_said_and_more_of_it_is_room() {
+    let mut plan = Plan::new(vec![upstream("u", &[A], true)], Vec::new());
+    let needed = plan.size(4);
+    assert_eq!(plan.use_all(needed - 1, 4), Err(needed));
+    let room = plan.room;
+    assert_eq!(plan.use_all(2 * needed, 4), Ok(()));
+    assert!(plan.room > room && plan.size(4) <= 2 * needed);
+    let mut fixed = Plan::new(vec![upstream("u", &[A], false)], Vec::new());
+    assert_eq!(fixed.use_all(1 << 20, 4), Ok(()));
+    let words: Vec<AtomicU64> = (0..3).map(|_| AtomicU64::new(0)).collect();
+    assert!(Generation::new(fixed, 1, words.leak(), Box::new(()), None, |_| true).is_none());
+}

@@ -1,0 +1,216 @@
+//! The numbers as JSON. README describes the schema; a change of what is there already makes it a new one.
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use crate::metrics::{Count, Numbers, OfQueue, Phase, Row, View};
+
+use super::buckets;
+
+/// The number of the schema.
+const SCHEMA: u32 = 1;
+
+/// Writes the numbers upstream by upstream and server by server.
+pub struct Writer {
+    view: View,
+    time: f64,
+    at: At,
+}
+
+/// What is to be written next.
+enum At {
+    Head,
+    Upstream(usize),
+    /// The rows of an upstream, and the next one.
+    Peers(usize, Vec<Row>, usize),
+    Auth(usize),
+    End,
+}
+
+impl Writer {
+    pub(super) fn new(view: View, time: f64) -> Self {
+        Self { view, time, at: At::Head }
+    }
+
+    pub(super) fn write(&mut self, to: &mut Vec<u8>) -> bool {
+        self.at = match std::mem::replace(&mut self.at, At::End) {
+            At::Head => {
+                to.extend_from_slice(b"{\"schema\":");
+                value(to, &SCHEMA);
+                to.extend_from_slice(b",\"timestamp\":");
+                value(to, &self.time);
+                to.extend_from_slice(b",\"workers\":");
+                value(to, &self.view.workers());
+                to.extend_from_slice(b",\"upstreams\":{");
+                At::Upstream(0)
+            }
+            At::Upstream(number) if number < self.view.plan().upstreams.len() => self.upstream(to, number),
+            At::Upstream(_) => {
+                to.extend_from_slice(b"},\"auth\":{");
+                At::Auth(0)
+            }
+            At::Peers(number, rows, next) => match rows.get(next) {
+                Some(row) => {
+                    comma(to, next);
+                    value(to, &Peer { view: &self.view, upstream: number, number: next, row });
+                    At::Peers(number, rows, next + 1)
+                }
+                None => {
+                    to.extend_from_slice(b"]}");
+                    At::Upstream(number + 1)
+                }
+            },
+            At::Auth(number) => match self.view.plan().auth.get(number) {
+                Some(uri) => {
+                    comma(to, number);
+                    value(to, uri);
+                    to.push(b':');
+                    value(to, &Auth(&self.view, number));
+                    At::Auth(number + 1)
+                }
+                None => {
+                    to.extend_from_slice(b"}}\n");
+                    At::End
+                }
+            },
+            At::End => return false,
+        };
+        true
+    }
+
+    fn upstream(&self, to: &mut Vec<u8>, number: usize) -> At {
+        let rows = self.view.rows(number);
+        let mut sum = Numbers::default();
+        rows.iter().for_each(|row| sum.add(&row.numbers));
+        comma(to, number);
+        value(to, &self.view.plan().upstreams[number].name);
+        to.push(b':');
+        value(to, &Upstream { view: &self.view, number, sum });
+        // The servers follow in the same object.
+        to.pop();
+        to.extend_from_slice(b",\"peers\":[");
+        At::Peers(number, rows, 0)
+    }
+}
+
+fn comma(to: &mut Vec<u8>, before: usize) {
+    if before > 0 {
+        to.push(b',');
+    }
+}
+
+fn value(to: &mut Vec<u8>, value: &impl Serialize) {
+    // Memory can be written, and what is written here has strings for keys.
+    let _ = serde_json::to_writer(to, value);
+}
+
+struct Upstream<'a> {
+    view: &'a View,
+    number: usize,
+    sum: Numbers,
+}
+
+impl Serialize for Upstream<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let plan = &self.view.plan().upstreams[self.number];
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("keepalive", &self.sum.phase(Phase::Idle))?;
+        map.serialize_entry("limit", &plan.limit)?;
+        map.serialize_entry("per_server", &plan.per_server)?;
+        numbers(&mut map, &self.sum)?;
+        if let Some(max_size) = plan.queue {
+            let (view, number) = (self.view, self.number);
+            map.serialize_entry("queue", &Queue { view, number, max_size })?;
+        }
+        map.end()
+    }
+}
+
+struct Peer<'a> {
+    view: &'a View,
+    upstream: usize,
+    number: usize,
+    row: &'a Row,
+}
+
+impl Serialize for Peer<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let server = self.view.server(self.upstream, self.row);
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("id", &self.number)?;
+        map.serialize_entry("server", &self.row.text)?;
+        map.serialize_entry("name", server.map_or("", |server| &server.name))?;
+        map.serialize_entry("backup", &server.is_some_and(|server| server.backup))?;
+        map.serialize_entry("max_conns", &server.map_or(0, |server| server.max_conns))?;
+        map.serialize_entry("idle", &self.row.numbers.phase(Phase::Idle))?;
+        numbers(&mut map, &self.row.numbers)?;
+        map.end()
+    }
+}
+
+/// What an upstream and its servers have alike.
+fn numbers<M: SerializeMap>(map: &mut M, numbers: &Numbers) -> Result<(), M::Error> {
+    map.serialize_entry("active", &numbers.phase(Phase::Active))?;
+    map.serialize_entry("draining", &numbers.phase(Phase::Draining))?;
+    map.serialize_entry("requests", &numbers.requests())?;
+    map.serialize_entry("opened", &numbers.count(Count::Opened))?;
+    map.serialize_entry("reused", &numbers.count(Count::Reused))?;
+    map.serialize_entry("stale", &numbers.count(Count::Stale))?;
+    map.serialize_entry("repeats", &numbers.count(Count::Repeats))?;
+    map.serialize_entry("closed", &Map(|| numbers.closed()))?;
+    map.serialize_entry("not_stored", &Map(|| numbers.not_stored()))
+}
+
+struct Queue<'a> {
+    view: &'a View,
+    number: usize,
+    max_size: usize,
+}
+
+impl Serialize for Queue<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let (of, times) = self.view.queue(self.number);
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("size", &of(OfQueue::Size))?;
+        map.serialize_entry("max_size", &self.max_size)?;
+        map.serialize_entry("requests", &of(OfQueue::Requests))?;
+        map.serialize_entry("overflows", &of(OfQueue::Overflows))?;
+        map.serialize_entry("timeouts", &of(OfQueue::Timeouts))?;
+        map.serialize_entry("wait", &Times(times))?;
+        map.end()
+    }
+}
+
+struct Auth<'a>(&'a View, usize);
+
+impl Serialize for Auth<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let (decisions, times) = self.0.auth(self.1);
+        let mut map = to.serialize_map(None)?;
+        for (name, number) in decisions {
+            map.serialize_entry(name, &number)?;
+        }
+        map.serialize_entry("time", &Times(times))?;
+        map.end()
+    }
+}
+
+struct Times(crate::metrics::Histogram);
+
+impl Serialize for Times {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("buckets", &Map(|| buckets(&self.0)))?;
+        map.serialize_entry("count", &self.0.count)?;
+        map.serialize_entry("sum", &(self.0.sum as f64 / 1000.0))?;
+        map.end()
+    }
+}
+
+/// An object of what a function yields.
+struct Map<F>(F);
+
+impl<K: Serialize, V: Serialize, I: Iterator<Item = (K, V)>, F: Fn() -> I> Serialize for Map<F> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0())
+    }
+}

@@ -1,0 +1,154 @@
+//! What a client gets, and in which form.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
+
+use super::*;
+use crate::metrics::{Decision, End, Generation, Phase, Plan, Server, Upstream};
+
+fn chosen(argument: Option<&str>, accept: &[&str]) -> Option<Format> {
+    choose(argument.map(str::as_bytes), accept.iter().map(|value| value.as_bytes()))
+}
+
+#[test]
+fn the_argument_names_the_format() {
+    assert_eq!(chosen(Some("json"), &["text/html"]), Some(Format::Json));
+    assert_eq!(chosen(Some("prometheus"), &[]), Some(Format::Prometheus));
+    assert_eq!(chosen(Some("html"), &[]), Some(Format::Html));
+    for unknown in ["", "xml", "JSON", "json2"] {
+        assert_eq!(chosen(Some(unknown), &["*/*"]), None, "{unknown}");
+    }
+}
+
+#[test]
+fn the_client_gets_what_it_likes_best() {
+    assert_eq!(chosen(None, &[]), Some(Format::Html));
+    assert_eq!(chosen(None, &["*/*"]), Some(Format::Html));
+    assert_eq!(chosen(None, &[""]), Some(Format::Html));
+    assert_eq!(chosen(None, &["text/html,application/xhtml+xml,*/*;q=0.8"]), Some(Format::Html));
+    assert_eq!(chosen(None, &["application/json"]), Some(Format::Json));
+    assert_eq!(chosen(None, &["Application/JSON ; q=0.5 , text/html;Q=0.4"]), Some(Format::Json));
+    assert_eq!(chosen(None, &["text/html;q=0.1", "text/plain"]), Some(Format::Prometheus));
+    let scraper = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";
+    assert_eq!(chosen(None, &[scraper]), Some(Format::Prometheus));
+    // What is named counts, not what would also fit.
+    assert_eq!(chosen(None, &["text/html;q=0,*/*"]), Some(Format::Json));
+    assert_eq!(chosen(None, &["text/*"]), Some(Format::Html));
+    assert_eq!(chosen(None, &["image/png"]), None);
+    assert_eq!(chosen(None, &["application/json;q=0"]), None);
+    assert_eq!(chosen(None, &["application/json;q=0.000, text/plain;q=0.001"]), Some(Format::Prometheus));
+    for odd in
+        ["application/json;q=2", "application/json;q=x", "application/json;q=", "application/json;q=0.0001"]
+    {
+        assert_eq!(chosen(None, &[odd]), Some(Format::Json), "{odd}");
+    }
+    assert_eq!(chosen(None, &["nonsense"]), Some(Format::Html));
+}
+
+const ODD: &str = "a\"b\\c\nd<e>&é";
+
+fn numbers() -> View {
+    let server = |address: &[u8], text: &str| Server {
+        address: address.to_vec(),
+        text: text.into(),
+        name: ODD.into(),
+        backup: true,
+        max_conns: 7,
+    };
+    let first = Upstream {
+        name: "a".into(),
+        servers: vec![server(b"1", "10.0.0.1:80"), server(b"2", ODD)],
+        limit: 32,
+        queue: Some(9),
+        ..Upstream::default()
+    };
+    let second = Upstream { name: ODD.into(), per_server: true, changing: true, ..Upstream::default() };
+    let plan = Plan::new(vec![first, second], vec!["/auth".into(), ODD.into()]);
+    let words: Vec<AtomicU64> = (0..plan.size(1)).map(|_| AtomicU64::new(0)).collect();
+    let generation = Generation::new(plan, 1, words.leak(), Box::new(()), None, |_| true).unwrap();
+    let worker = generation.enter(0, 1).unwrap();
+    let meter = worker.upstreams[0].meter(b"1").unwrap();
+    meter.open();
+    meter.open();
+    meter.pass(Phase::Active, Phase::Idle);
+    meter.reuse();
+    meter.end(Phase::Active, End::ServerClosed);
+    worker.upstreams[1].meter(b"new").unwrap().open();
+    let queue = worker.upstreams[0].queue().unwrap();
+    queue.begin();
+    queue.begin();
+    queue.end(1500);
+    queue.overflow();
+    worker.auth[1].decide(Decision::FailedOpen, 70_000);
+    Arc::new(generation).view(|_| true, |address| String::from_utf8_lossy(address).into())
+}
+
+fn written(format: Format) -> String {
+    let mut writer = Writer::new(format, numbers(), 1.5);
+    let mut text = Vec::new();
+    while writer.write(&mut text) {}
+    assert!(!writer.write(&mut text));
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn writes_json() {
+    let text = written(Format::Json);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&json["schema"], &json["timestamp"], &json["workers"]), (&1.into(), &1.5.into(), &1.into()));
+    let upstream = &json["upstreams"]["a"];
+    for (name, value) in [("keepalive", 0), ("limit", 32), ("active", 1), ("requests", 3), ("opened", 2)] {
+        assert_eq!(upstream[name], value, "{name}");
+    }
+    assert_eq!(upstream["queue"]["size"], 1);
+    assert_eq!(upstream["queue"]["max_size"], 9);
+    assert_eq!(upstream["queue"]["overflows"], 1);
+    assert_eq!(upstream["queue"]["wait"]["buckets"]["1"], 0);
+    assert_eq!(upstream["queue"]["wait"]["buckets"]["2.5"], 1);
+    assert_eq!(upstream["queue"]["wait"]["sum"], 1.5);
+    let peer = &upstream["peers"][0];
+    assert_eq!((&peer["server"], &peer["name"]), (&"10.0.0.1:80".into(), &ODD.into()));
+    assert_eq!((&peer["backup"], &peer["max_conns"], &peer["id"]), (&true.into(), &7.into(), &0.into()));
+    assert_eq!((&peer["reused"], &peer["closed"]["server_closed"]), (&1.into(), &1.into()));
+    assert_eq!(upstream["peers"].as_array().unwrap().len(), 2);
+    assert_eq!(json["upstreams"][ODD]["peers"][0]["server"], "new");
+    assert!(json["upstreams"][ODD].get("queue").is_none());
+    assert_eq!(json["auth"][ODD]["failed_open"], 1);
+    assert_eq!(json["auth"][ODD]["time"]["buckets"]["60"], 0);
+    assert_eq!(json["auth"][ODD]["time"]["buckets"]["+Inf"], 1);
+}
+
+#[test]
+fn writes_for_prometheus() {
+    let text = written(Format::Prometheus);
+    let odd = r#"a\"b\\c\nd<e>&é"#;
+    for line in [
+        "nginx_upstream_keepalive_workers 1".into(),
+        "nginx_upstream_keepalive_limit{upstream=\"a\"} 32".into(),
+        "nginx_upstream_keepalive_connections{upstream=\"a\",server=\"10.0.0.1:80\",state=\"active\"} 1".into(),
+        format!("nginx_upstream_keepalive_opened_total{{upstream=\"a\",server=\"{odd}\"}} 0"),
+        format!("nginx_upstream_keepalive_opened_total{{upstream=\"{odd}\",server=\"new\"}} 1"),
+        "nginx_upstream_keepalive_closed_total{upstream=\"a\",server=\"10.0.0.1:80\",reason=\"server_closed\"} 1".into(),
+        "nginx_upstream_queue_wait_seconds_bucket{upstream=\"a\",le=\"2.5\"} 1".into(),
+        "nginx_upstream_queue_wait_seconds_sum{upstream=\"a\"} 1.5".into(),
+        format!("nginx_auth_subrequest_decisions_total{{uri=\"{odd}\",outcome=\"failed_open\"}} 1"),
+        format!("nginx_auth_subrequest_duration_seconds_sum{{uri=\"{odd}\"}} 70"),
+    ] {
+        assert!(text.lines().any(|it| it == line), "{line}\n{text}");
+    }
+    assert_eq!(text.matches("# TYPE nginx_upstream_keepalive_connections gauge\n").count(), 1);
+    assert_eq!(text.matches("# TYPE ").count(), 18);
+    assert!(!text.contains("reason=\"timeout\""));
+    assert!(!text.contains(&format!("queue_size{{upstream=\"{odd}\"}}")));
+}
+
+#[test]
+fn pieces_are_small() {
+    for format in [Format::Json, Format::Prometheus] {
+        let (mut writer, mut text) = (Writer::new(format, numbers(), 1.5), Vec::new());
+        while writer.write(&mut text) {
+            assert!(text.len() < 4096, "{}", text.len());
+            text.clear();
+        }
+    }
+}
