@@ -32,7 +32,9 @@ pub(super) fn keep(
     state: ngx_uint_t,
 ) -> Result<(), End> {
     let upstream = kp.upstream();
-    let Some(limits) = upstream.limits else { return Err(why_failed(kp, state).unwrap_or(End::Disabled)) };
+    let Some(limits) = upstream.limits else {
+        return Err(why_failed(kp, state, false).unwrap_or(End::Disabled));
+    };
     let (read, write) = (conn.read(), conn.write());
     let r = kp.request();
     let is_read = kp.u.is_response_read(r, kp.first_buffer);
@@ -52,7 +54,7 @@ pub(super) fn keep(
     let now = now();
     if let Some(refusal) = limits.refusal(&returned, now) {
         debug_conn(peer.log(), not_saving(refusal), conn);
-        return Err(why_not(kp, conn, refusal, state));
+        return Err(why_not(kp, conn, refusal, state, attempt.reuse.is_some()));
     }
     let hint = kp.u.keepalive_hint(r, kp.first_buffer).unwrap_or_default();
     if let Some(announced) = hint.timeout.filter(|timeout| *timeout < limits.timeout) {

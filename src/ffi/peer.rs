@@ -335,7 +335,7 @@ fn lose(
             guard(Verdict::Tell(state, End::Error), || stale::judge(kp, peer, conn, reuse, state))
         }
         // Its shape is unknown.
-        (None, Some(_)) => Verdict::Tell(state, why_failed(kp, state).unwrap_or(End::Identity)),
+        (None, Some(_)) => Verdict::Tell(state, why_failed(kp, state, false).unwrap_or(End::Identity)),
         (_, None) => {
             if unsent {
                 // The server has refused the connection at once, and has not got the request either.

@@ -13,19 +13,19 @@ use super::peer_data::PeerData;
 use super::request::HttpUpstream;
 use super::warnings::Warning;
 
-/// Why, if the request has failed.
+/// Why, if the request has failed; `reused` says that the connection came from the pool.
 #[cold]
-pub(super) fn why_failed(kp: &PeerData, state: ngx_uint_t) -> Option<End> {
-    if !kp.u.is_connected() {
+pub(super) fn why_failed(kp: &PeerData, state: ngx_uint_t, reused: bool) -> Option<End> {
+    if !reused && !kp.u.is_connected() {
         return Some(End::Connect);
     }
     (state & NGX_PEER_FAILED as ngx_uint_t != 0).then_some(End::Failed)
 }
 
-/// Why, if `refusal` was the first thing that was found against it.
+/// Why, if `refusal` was the first thing that was found against it; `reused` as above.
 #[cold]
-pub(super) fn why_not(kp: &PeerData, conn: Conn, refusal: Refusal, state: ngx_uint_t) -> End {
-    if let Some(end) = why_failed(kp, state) {
+pub(super) fn why_not(kp: &PeerData, conn: Conn, refusal: Refusal, state: ngx_uint_t, reused: bool) -> End {
+    if let Some(end) = why_failed(kp, state, reused) {
         return end;
     }
     match refusal {
