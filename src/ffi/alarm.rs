@@ -7,7 +7,7 @@ use std::mem::zeroed;
 
 use nginx_sys::{
     ngx_add_timer, ngx_current_msec, ngx_del_timer, ngx_delete_posted_event, ngx_event_t, ngx_msec_t,
-    ngx_post_event, ngx_posted_accept_events, ngx_posted_events,
+    ngx_post_event, ngx_posted_accept_events, ngx_posted_events, ngx_posted_next_events,
 };
 
 use crate::lifetime::Msec;
@@ -67,6 +67,13 @@ impl Alarm {
     pub(super) fn post(&self) {
         let queue = &raw mut ngx_posted_events;
         // SAFETY: prepared by the caller before; `Drop` takes it out of the queue, which is nginx's.
+        unsafe { ngx_post_event(self.0.get(), queue) };
+    }
+
+    /// Calls the handler when nginx has looked after other events.
+    pub(super) fn post_next(&self) {
+        let queue = &raw mut ngx_posted_next_events;
+        // SAFETY: as above.
         unsafe { ngx_post_event(self.0.get(), queue) };
     }
 

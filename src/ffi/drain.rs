@@ -38,7 +38,7 @@ pub(super) struct Draining {
     server: Option<Server>,
     meter: Option<Meter>,
     hinted: bool,
-    allowed: usize,
+    allowed: u32,
     timeout: Msec,
     generation: usize,
 }

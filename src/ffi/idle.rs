@@ -95,7 +95,6 @@ fn heard(conn: Conn) -> Option<End> {
     if n == 0 {
         return Some(End::ServerClosed);
     }
-    let blocks = || std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock;
     if n == -1 && !blocks() {
         return Some(End::Error);
     }
@@ -108,6 +107,14 @@ fn heard(conn: Conn) -> Option<End> {
         };
     }
     (n > 0).then_some(End::UnexpectedData)
+}
+
+/// Whether the last call of the system has found nothing.
+fn blocks() -> bool {
+    // SAFETY: asks for the calling thread's own.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    unsafe { *errno == libc::EAGAIN }
 }
 
 /// Whether there are bytes to read, besides the end of the stream.

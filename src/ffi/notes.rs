@@ -45,18 +45,19 @@ impl Status {
 /// About one attempt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Note {
-    /// Its place in `r->upstream_states`.
-    attempt: u32,
     /// Requests on its connection, this one included; 0 if it has none.
     pub(super) requests: u32,
+    /// Its place in `r->upstream_states`.
+    attempt: u16,
     pub(super) status: Status,
+    /// See [`keep_notes`].
+    is_kept: bool,
 }
 
 /// About the attempts at one upstream.
 pub(super) struct Notes {
     last: Cell<Option<Note>>,
     before: Cell<Option<NonNull<Before>>>,
-    is_kept: Cell<bool>,
 }
 
 struct Before {
@@ -66,18 +67,21 @@ struct Before {
 
 impl Notes {
     pub(super) fn new() -> Self {
-        Self { last: Cell::new(None), before: Cell::new(None), is_kept: Cell::new(false) }
+        Self { last: Cell::new(None), before: Cell::new(None) }
     }
 
     /// Notes what the present attempt of a request has got.
     #[inline]
     pub(super) fn note(&self, r: Request, status: Status, requests: usize) {
-        let note = Note { attempt: r.attempts().saturating_sub(1), requests: requests as u32, status };
-        if let Some(last) = self.last.replace(Some(note)) {
+        let attempt = r.attempts().wrapping_sub(1) as u16;
+        let mut note = Note { requests: requests as u32, attempt, status, is_kept: false };
+        if let Some(last) = self.last.get() {
+            note.is_kept = last.is_kept;
             if last.attempt != note.attempt {
                 self.remember(r, last);
             }
         }
+        self.last.set(Some(note));
     }
 
     /// The connection of the last attempt was closed when it got it.
@@ -98,7 +102,7 @@ impl Notes {
         }
     }
 
-    fn of(&self, attempt: u32) -> Option<Note> {
+    fn of(&self, attempt: u16) -> Option<Note> {
         let mut before = self.before.get();
         let mut note = self.last.get();
         while let Some(found) = note {
@@ -117,9 +121,8 @@ impl Notes {
 /// Sees to it that the notes are found when `r->upstream` is that of another attempt, or the hooks are not ours.
 #[cold]
 pub(super) fn keep_notes(kp: &PeerData) {
-    if kp.notes.is_kept.replace(true) {
-        return;
-    }
+    let Some(note) = kp.notes.last.get().filter(|note| !note.is_kept) else { return };
+    kp.notes.last.set(Some(Note { is_kept: true, ..note }));
     // SAFETY: the pool of a live request; no memory of nginx's choosing is asked for.
     let Some(cleanup) = NonNull::new(unsafe { ngx_pool_cleanup_add(kp.pool(), 0) }) else { return };
     // SAFETY: a new cleanup record of the pool.
@@ -144,7 +147,7 @@ fn peer_data<'a>(r: Request) -> Option<&'a PeerData> {
 
 /// What was noted about an attempt of a request.
 pub(super) fn note_of(r: Request, attempt: usize) -> Option<Note> {
-    let attempt = u32::try_from(attempt).ok()?;
+    let attempt = u16::try_from(attempt).ok()?;
     let of_upstream = peer_data(r).and_then(|kp| kp.notes.of(attempt));
     if of_upstream.is_some() {
         return of_upstream;

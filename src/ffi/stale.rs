@@ -42,7 +42,7 @@ use super::upstream::Idle;
 pub(super) struct Reuse {
     then: Msec,
     /// The number of the last request that the server serves on it, as far as it said.
-    pub(super) allowed: usize,
+    pub(super) allowed: u32,
     /// To prove later that a request has not arrived; in the request's pool.
     counts: Option<NonNull<Counts>>,
 }

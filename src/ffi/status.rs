@@ -241,7 +241,7 @@ fn go_on(page: &Page) {
         }
     }
     page.alarm.prepare(alarm_handler, ptr::from_ref(page).cast_mut().cast(), false);
-    page.alarm.post();
+    page.alarm.post_next();
 }
 
 /// Waits until the client takes more, as `ngx_http_writer()`.

@@ -66,7 +66,7 @@ pub(crate) struct Idle {
     /// It is closed sooner than `keepalive_timeout` says, because the server would close it.
     pub(crate) hinted: bool,
     /// The number of the last request that the server serves on it, as far as it said.
-    pub(crate) allowed: usize,
+    pub(crate) allowed: u32,
 }
 
 impl Connection for Idle {

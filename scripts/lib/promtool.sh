@@ -1,0 +1,24 @@
+# Prometheus' own checker of metrics and alert rules, for t/metrics-files.t. Sourced, not run.
+# shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
+
+# provide_promtool: the one in PATH, or the program alone out of Debian's package, which would bring a service and eleven
+# other packages along. Without it the test skips what it is for.
+provide_promtool() {
+    local promtool=$CACHE/promtool
+    have promtool && return
+    if [[ ! -x $promtool ]] && have apt-get && have dpkg-deb; then
+        step "fetching promtool, out of Debian's package prometheus"
+        fetch_promtool "$promtool" || step "there is no promtool: t/metrics-files.t skips what it is for"
+    fi
+    [[ ! -x $promtool ]] || export TEST_NGINX_PROMTOOL=$promtool
+}
+
+# In a folder where the user that apt uses for downloads may write, if it is root that asks.
+fetch_promtool() {
+    local folder=$TEMP/promtool
+    mkdir -p "$folder"
+    chmod 1777 "$folder"
+    (cd "$folder" && quietly "$CACHE/log/promtool" apt-get -q download prometheus) || return 1
+    dpkg-deb --fsys-tarfile "$folder"/prometheus_*.deb | tar -x -C "$folder" ./usr/bin/promtool || return 1
+    mv "$folder/usr/bin/promtool" "$1"
+}
