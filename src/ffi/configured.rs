@@ -1,6 +1,6 @@
 //! The servers of an upstream as the configuration has them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ptr::NonNull;
 
 use nginx_sys::{ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t};
@@ -38,29 +38,34 @@ impl Configured<'_> {
         };
         let text = |text| String::from_utf8_lossy(bytes(text)).into_owned();
         let mut addresses = HashMap::new();
-        let mut listed = Vec::new();
-        for server in servers.iter().filter(|server| server.down == 0) {
+        let (mut listed, mut seen) = (Vec::new(), HashSet::new());
+        for server in servers {
             // SAFETY: nginx has resolved the name of the server to so many addresses.
             for address in unsafe { slice(server.addrs, server.naddrs) } {
                 // SAFETY: nginx fills `socklen` with `sockaddr`.
                 let bytes = unsafe { slice(address.sockaddr.cast::<u8>(), address.socklen as usize) };
-                let max_conns = server.max_conns as u64;
-                let sum =
-                    |sum: u64| if sum == 0 || max_conns == 0 { 0 } else { sum.saturating_add(max_conns) };
-                addresses.entry(bytes).and_modify(|limit| *limit = sum(*limit)).or_insert_with(|| {
+                if seen.insert(bytes) {
                     listed.push(Server {
                         address: bytes.to_vec(),
                         text: text(address.name),
                         name: text(server.name),
                         backup: server.backup() != 0,
+                        down: true,
                         max_conns: 0,
                     });
-                    max_conns
-                });
+                }
+                if server.down != 0 {
+                    continue;
+                }
+                let max_conns = server.max_conns as u64;
+                let sum =
+                    |sum: u64| if sum == 0 || max_conns == 0 { 0 } else { sum.saturating_add(max_conns) };
+                addresses.entry(bytes).and_modify(|limit| *limit = sum(*limit)).or_insert(max_conns);
             }
         }
         for server in &mut listed {
-            server.max_conns = addresses.get(server.address.as_slice()).copied().unwrap_or(0);
+            let limit = addresses.get(server.address.as_slice()).copied();
+            (server.max_conns, server.down) = (limit.unwrap_or(0), limit.is_none());
         }
         Self {
             addresses,

@@ -18,7 +18,7 @@ use super::alarm::now;
 use super::conf::allocate;
 use super::conn::{Conn, Event, Received};
 use super::guard::guard;
-use super::idle::{cycle_log, dummy_handler};
+use super::idle::{asked_to_close, cycle_log, dummy_handler};
 use super::keep::store;
 use super::log::debug;
 use super::upstream::{Bytes, Idle, Upstream};
@@ -120,7 +120,7 @@ unsafe extern "C" fn drain_handler(event: *mut ngx_event_t) {
 /// Reads what there is. An error says why the connection is of no use any more.
 fn go_on(event: Event, conn: Conn) -> Result<Progress, Reason> {
     if conn.close_requested() {
-        return Err((c"the worker exits or needs the connection", End::Exiting));
+        return Err((c"the worker exits or needs the connection", asked_to_close()));
     }
     if event.timed_out() {
         return Err((c"the response is not complete in time", End::DrainLimit));

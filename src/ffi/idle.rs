@@ -12,6 +12,7 @@ use super::conn::Received;
 use super::conn::{Conn, Event};
 use super::guard::guard;
 use super::log::debug;
+use super::peer::worker_is_exiting;
 use super::upstream::Place;
 
 /// Leaves a stored connection to `close_handler`. It may be closed when this returns: whatever the
@@ -65,12 +66,21 @@ unsafe extern "C" fn close_handler(event: *mut ngx_event_t) {
     }
 }
 
+/// Why nginx asks an idle connection to be closed: at the end of a worker, or because it has run out of connections.
+pub(super) fn asked_to_close() -> End {
+    if worker_is_exiting() {
+        End::Exiting
+    } else {
+        End::Evicted
+    }
+}
+
 /// What has ended a connection that has nothing but its end to wait for; `None` if nothing has happened, and it
 /// goes on waiting.
 pub(super) fn ended(event: Event) -> Option<End> {
     let conn = event.conn();
     if conn.close_requested() {
-        return Some(End::Exiting);
+        return Some(asked_to_close());
     }
     if event.timed_out() {
         return Some(End::Timeout);

@@ -36,8 +36,9 @@ impl Mapping {
         }
     }
 
-    /// The memory as numbers, zero at first. Whoever has them is gone before the mapping: ledgers and
-    /// mapping belong to one cycle, and dropping a ledger does not touch its table.
+    /// The memory as numbers, zero at first. Whoever has them is gone before the mapping: a ledger belongs to the same
+    /// cycle, and its end does not touch its table; a generation owns its mapping, and in a worker, where requests and
+    /// connections point at their numbers, no cycle ends before them.
     pub(super) fn words(&self) -> &'static [AtomicU64] {
         // SAFETY: mapped by `new`, page-aligned, zeroed by the system, changed as atomic numbers only.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length / size_of::<AtomicU64>()) }

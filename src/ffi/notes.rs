@@ -73,6 +73,7 @@ impl Notes {
     /// Notes what the present attempt of a request has got.
     #[inline]
     pub(super) fn note(&self, r: Request, status: Status, requests: usize) {
+        // They serve to tell apart the attempts of one request, and to be read: to wrap around does no harm.
         let attempt = r.attempts().wrapping_sub(1) as u16;
         let mut note = Note { requests: requests as u32, attempt, status, is_kept: false };
         if let Some(last) = self.last.get() {
@@ -131,8 +132,12 @@ pub(super) fn keep_notes(kp: &PeerData) {
     unsafe { (*cleanup.as_ptr()).handler = Some(forget) };
 }
 
-/// There is nothing to be done: it tells our records from those of other modules.
-unsafe extern "C" fn forget(_: *mut c_void) {}
+/// Called by nginx when the request ends. It tells our records from those of others, and so has to have a body that no
+/// other function has: those that do the same can come to have the same address.
+unsafe extern "C" fn forget(data: *mut c_void) {
+    // SAFETY: `keep_notes` has put it there; it lies in the pool that is being destroyed.
+    unsafe { PeerData::from_ptr(data) }.notes.last.set(None);
+}
 
 /// That of the last attempt.
 fn peer_data<'a>(r: Request) -> Option<&'a PeerData> {

@@ -142,7 +142,7 @@ unsafe fn enable(
         );
     }
     if let Some(Limit::Total(connections)) = limit {
-        let number = servers.servers.iter().filter(|server| !server.backup).count();
+        let number = servers.servers.iter().filter(|server| !server.backup && !server.down).count();
         if connections < number {
             // SAFETY: live, says the caller.
             unsafe { warn_of_small_pool(cf, us, connections, number) };

@@ -17,9 +17,9 @@ use nginx_sys::{
     ngx_buf_t, ngx_chain_t, ngx_command_t, ngx_conf_t, ngx_event_t, ngx_handle_write_event, ngx_http_arg,
     ngx_http_core_loc_conf_t, ngx_http_discard_request_body, ngx_http_finalize_request,
     ngx_http_output_filter, ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_send_header,
-    ngx_int_t, ngx_list_push, ngx_sock_ntop, ngx_str_t, ngx_table_elt_t, sockaddr, NGX_DONE, NGX_ERROR,
-    NGX_HTTP_GET, NGX_HTTP_HEAD, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_NOT_ALLOWED, NGX_HTTP_OK,
-    NGX_HTTP_REQUEST_TIME_OUT, NGX_OK,
+    ngx_http_test_reading, ngx_int_t, ngx_list_push, ngx_sock_ntop, ngx_str_t, ngx_table_elt_t, sockaddr,
+    NGX_DONE, NGX_ERROR, NGX_HTTP_GET, NGX_HTTP_HEAD, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_NOT_ALLOWED,
+    NGX_HTTP_OK, NGX_HTTP_REQUEST_TIME_OUT, NGX_HTTP_SERVICE_UNAVAILABLE, NGX_OK,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::http::{HttpModuleLocationConf, NgxHttpCoreModule};
@@ -30,7 +30,7 @@ use crate::status::{choose, Format, Writer};
 
 use super::alarm::Alarm;
 use super::bits;
-use super::conf::place_in_pool;
+use super::conf::{allocate, place_in_pool};
 use super::guard::guard;
 use super::headers::{bytes, Headers};
 use super::main_conf::MainConf;
@@ -46,6 +46,9 @@ const PIECES: usize = 4;
 
 const NOT_ACCEPTABLE: ngx_int_t = 406;
 
+/// There is nothing to show: the master had no memory to count in.
+const UNAVAILABLE: ngx_int_t = NGX_HTTP_SERVICE_UNAVAILABLE as ngx_int_t;
+
 /// A response that is being sent; in the request's pool.
 struct Page {
     r: Request,
@@ -53,7 +56,7 @@ struct Page {
     /// What the buffer points at; not touched until that is empty.
     text: RefCell<Vec<u8>>,
     buffer: NonNull<ngx_buf_t>,
-    /// Calls `go_on`.
+    /// Calls `go_on`, unless the last piece was sent before.
     alarm: Alarm,
 }
 
@@ -85,7 +88,7 @@ unsafe extern "C" fn keepalive_status_handler(r: *mut ngx_http_request_t) -> ngx
             return rc;
         }
         match format(r) {
-            Some(format) => begin(r, format),
+            Some(format) => answer(r, format),
             None => NOT_ACCEPTABLE,
         }
     })
@@ -107,10 +110,10 @@ fn format(r: Request) -> Option<Format> {
 }
 
 /// Sends the header, and the first piece.
-fn begin(r: Request, format: Format) -> ngx_int_t {
-    const FAILED: ngx_int_t = NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
-    if send_head(r, format).is_none() {
-        return FAILED;
+fn answer(r: Request, format: Format) -> ngx_int_t {
+    let Some(page) = Page::new(r, format) else { return UNAVAILABLE };
+    if set_header(r, format).is_none() {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
     }
     // SAFETY: a live request with its headers set.
     let rc = unsafe { ngx_http_send_header(r.as_ptr()) };
@@ -119,9 +122,14 @@ fn begin(r: Request, format: Format) -> ngx_int_t {
     if rc == NGX_ERROR as ngx_int_t || rc > NGX_OK as ngx_int_t || header_only {
         return rc;
     }
-    let Some(page) = Page::new(r, format) else { return NGX_ERROR as ngx_int_t };
     // SAFETY: live by the type invariant; writes one field.
     unsafe { (*r.as_ptr()).write_event_handler = Some(write_event_handler) };
+    // What is left of a body is read by its own handler, which notices as well when the client has gone.
+    // SAFETY: live by the type invariant; reads one bit.
+    if unsafe { ngx_http_request_t::discard_body_raw(r.as_ptr()) } == 0 {
+        // SAFETY: live by the type invariant; writes one field.
+        unsafe { (*r.as_ptr()).read_event_handler = Some(ngx_http_test_reading) };
+    }
     r.set_context_of(module(), page.as_ptr().cast());
     r.main().retain();
     // SAFETY: in the pool of the live request.
@@ -130,7 +138,7 @@ fn begin(r: Request, format: Format) -> ngx_int_t {
 }
 
 /// Sets the header of the response; `None` if there is no memory.
-fn send_head(r: Request, format: Format) -> Option<()> {
+fn set_header(r: Request, format: Format) -> Option<()> {
     let content_type = text(format.content_type());
     // SAFETY: live by the type invariant; makes no reference.
     let out = unsafe { &raw mut (*r.as_ptr()).headers_out };
@@ -178,10 +186,12 @@ impl Page {
         let generation = MainConf::of(r)?.zone.generation()?;
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let writer = Writer::new(format, generation.view(is_alive, address_text), time.as_secs_f64());
-        // SAFETY: for a C structure of numbers, bit-fields and pointers zero is a valid value.
-        let buffer: ngx_buf_t = unsafe { zeroed() };
         // SAFETY: the pool of a live request.
-        let buffer = unsafe { place_in_pool(r.pool(), buffer) }?;
+        let buffer = unsafe { allocate::<ngx_buf_t>(r.pool(), 1) }?.cast::<ngx_buf_t>();
+        // SAFETY: for a C structure of numbers, bit-fields and pointers zero is a valid value.
+        let empty: ngx_buf_t = unsafe { zeroed() };
+        // SAFETY: allocated above.
+        unsafe { buffer.write(empty) };
         let page = Self {
             r,
             writer: RefCell::new(writer),
@@ -195,7 +205,7 @@ impl Page {
 
     /// Whether the filters have taken all of the last piece.
     fn is_taken(&self) -> bool {
-        // SAFETY: in the pool of the live request; reads one field each.
+        // SAFETY: in the pool of the live request; reads one field.
         let pos = unsafe { (*self.buffer.as_ptr()).pos };
         // SAFETY: as above.
         pos == unsafe { (*self.buffer.as_ptr()).last }
@@ -237,7 +247,7 @@ fn go_on(page: &Page) {
         }
         let (rc, is_last) = page.send();
         if is_last || rc == NGX_ERROR as ngx_int_t {
-            return finalize(page.r, rc);
+            return finalize(page, rc);
         }
     }
     page.alarm.prepare(alarm_handler, ptr::from_ref(page).cast_mut().cast(), false);
@@ -251,9 +261,9 @@ fn wait(page: &Page) {
     if !write.delayed() {
         write.set_timer(conf.send_timeout);
     }
-    // SAFETY: as above.
+    // SAFETY: the write event of an open connection.
     if unsafe { ngx_handle_write_event(write.as_ptr(), conf.send_lowat) } != NGX_OK as ngx_int_t {
-        finalize(page.r, NGX_ERROR as ngx_int_t);
+        finalize(page, NGX_ERROR as ngx_int_t);
     }
 }
 
@@ -269,12 +279,12 @@ unsafe extern "C" fn write_event_handler(r: *mut ngx_http_request_t) {
         // SAFETY: nginx passes a live request.
         let Some(r) = (unsafe { Request::from_raw(r) }) else { return };
         let Some(page) = r.context_of(module()) else { return };
-        // SAFETY: `begin` has put it there; in the pool of the live request.
+        // SAFETY: `answer` has put it there; in the pool of the live request.
         let page = unsafe { page.cast::<Page>().as_ref() };
         let write = r.client().write();
         if write.timed_out() {
             r.client().set_timed_out();
-            return finalize(r, NGX_HTTP_REQUEST_TIME_OUT as ngx_int_t);
+            return finalize(page, NGX_HTTP_REQUEST_TIME_OUT as ngx_int_t);
         }
         if write.delayed() {
             // `limit_rate`.
@@ -283,7 +293,7 @@ unsafe extern "C" fn write_event_handler(r: *mut ngx_http_request_t) {
         write.clear_timer();
         // SAFETY: a live request.
         if unsafe { ngx_http_output_filter(r.as_ptr(), ptr::null_mut()) } == NGX_ERROR as ngx_int_t {
-            return finalize(r, NGX_ERROR as ngx_int_t);
+            return finalize(page, NGX_ERROR as ngx_int_t);
         }
         go_on(page);
     });
@@ -303,9 +313,11 @@ unsafe extern "C" fn alarm_handler(event: *mut ngx_event_t) {
     });
 }
 
-fn finalize(r: Request, rc: ngx_int_t) {
-    // SAFETY: alive, as `begin` has counted it once more.
-    unsafe { ngx_http_finalize_request(r.as_ptr(), rc) };
+/// The end of our part: the request may live on for what is buffered, or for a body that is not read yet.
+fn finalize(page: &Page, rc: ngx_int_t) {
+    page.alarm.cancel();
+    // SAFETY: alive, as `answer` has counted it once more.
+    unsafe { ngx_http_finalize_request(page.r.as_ptr(), rc) };
 }
 
 /// A socket address as nginx writes it.

@@ -156,15 +156,42 @@ impl Upstream {
     }
 }
 
+/// Bits of a process that are its number; those above them are the time of its start, as numbers are used again.
+const PID_BITS: u32 = 24;
+
+/// Bits of that time, in ticks of the system's clock.
+const START_BITS: u32 = 38;
+
+/// What tells this process from all others.
 pub(super) fn this_process() -> u64 {
-    u64::from(std::process::id())
+    let pid = u64::from(std::process::id());
+    let start = start_of(pid).filter(|start| *start != GONE).unwrap_or(0);
+    start << PID_BITS | pid
 }
 
-pub(super) fn is_alive(pid: u64) -> bool {
-    let Ok(pid) = libc::pid_t::try_from(pid) else { return false };
+pub(super) fn is_alive(process: u64) -> bool {
+    let (pid, start) = (process & ((1 << PID_BITS) - 1), process >> PID_BITS);
+    let Ok(number) = libc::pid_t::try_from(pid) else { return false };
     // SAFETY: no signal is sent.
-    let answer = unsafe { libc::kill(pid, 0) };
-    answer == 0 || std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
+    let answer = unsafe { libc::kill(number, 0) };
+    let exists = answer == 0 || std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM);
+    // Without a time to compare the number has to do.
+    exists && (start == 0 || start_of(pid).is_none_or(|now| now == start))
+}
+
+/// In place of a time: the process has ended, and waits for its parent to notice.
+const GONE: u64 = u64::MAX;
+
+/// When a process was started, as proc(5) has it; `None` if that cannot be read.
+fn start_of(pid: u64) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name of the program, in parentheses, can contain anything.
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return Some(GONE);
+    }
+    let start: u64 = fields.nth(18)?.parse().ok()?;
+    Some(start & ((1 << START_BITS) - 1))
 }
 
 fn new_bell() -> std::io::Result<OwnedFd> {

@@ -14,6 +14,7 @@ use nginx_sys::{
     NGX_LOG_CRIT, NGX_LOG_EMERG, NGX_LOG_WARN,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
+use ngx::ngx_conf_log_error;
 
 use crate::directive::Invalid;
 use crate::metrics::{self, Generation, Plan};
@@ -79,6 +80,18 @@ pub(super) unsafe extern "C" fn keepalive_zone(
     })
 }
 
+/// A configuration without the module ends all that was counted.
+impl Drop for Zone {
+    fn drop(&mut self) {
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_last =
+            |last: &Arc<Generation>| self.generation.get().is_some_and(|own| Arc::ptr_eq(own, last));
+        if last.as_ref().is_some_and(is_last) {
+            *last = None;
+        }
+    }
+}
+
 impl Zone {
     /// Notes an upstream that is to be counted.
     pub(super) fn add(&self, upstream: NonNull<Upstream>, plan: metrics::Upstream) {
@@ -105,7 +118,13 @@ impl Zone {
         let workers = unsafe { worker_processes(cycle) };
         let needed = self.plan.borrow().size(workers) * size_of::<AtomicU64>();
         if needed <= directive.size {
-            return Some(());
+            return match Mapping::new(directive.size / size_of::<AtomicU64>()) {
+                Ok(_) => Some(()),
+                Err(err) => {
+                    ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for \"keepalive_zone\": {err}");
+                    None
+                }
+            };
         }
         let format =
             c"\"keepalive_zone\" of %uz bytes is too small, %uzk are needed for %uz workers in %V:%ui";
@@ -157,7 +176,7 @@ impl Zone {
         };
         let words = mapping.words();
         let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-        let generation = Generation::new(plan, workers, words, Box::new(mapping), last.as_ref(), is_alive);
+        let generation = Generation::new(plan, workers, words, Box::new(mapping), last.as_deref(), is_alive);
         *last = generation.map(Arc::new);
         if let Some(generation) = last.as_ref() {
             // It was empty until now.

@@ -7,27 +7,32 @@ use std::sync::atomic::{
 };
 use std::sync::Arc;
 
-use super::plan::{Plan, OTHER, QUEUE, SERVERS};
-use super::records::{clear_phases, Records};
-use super::view::{Target, View};
-use super::{add, AuthMeter, FIRST_END, OF_AUTH, OF_QUEUE, OF_SERVER};
+use super::plan::{Plan, Server, Upstream, GONE, OTHER, QUEUE, SERVERS};
+use super::records::{settle, Records};
+use super::view::{add_auth, add_queue, each_server, Target, View};
+use super::{add, AuthMeter, OF_AUTH, OF_QUEUE, OF_SERVER};
 
-/// The memory of one configuration. The master makes it, its workers inherit it.
+/// What one configuration counts, and what those before it have counted. The master makes it, its workers inherit it.
 pub struct Generation {
+    pub(super) own: Arc<Memory>,
+    /// Those before, whose workers may still run.
+    pub(super) past: Vec<Past>,
+}
+
+/// The memory of one configuration.
+pub(super) struct Memory {
     pub(super) plan: Plan,
     pub(super) places: Vec<(usize, usize)>,
     pub(super) workers: usize,
-    pub(super) words: &'static [AtomicU64],
-    /// Those before, whose workers may still run.
-    pub(super) past: Vec<Past>,
+    words: &'static [AtomicU64],
     /// Owns the words.
-    _memory: Box<dyn Send + Sync>,
+    _owner: Box<dyn Send + Sync>,
 }
 
-/// A generation before another one.
+/// The memory of a former configuration, as a later one sees it.
 pub(super) struct Past {
-    pub(super) generation: Arc<Generation>,
-    /// For each upstream of the later generation which one it was, and what has become of its servers.
+    pub(super) memory: Arc<Memory>,
+    /// For each upstream which one it was, and what has become of its servers.
     pub(super) upstreams: Vec<Option<(usize, Vec<Target>)>>,
     pub(super) auth: Vec<Option<usize>>,
 }
@@ -41,14 +46,14 @@ pub struct Worker {
 }
 
 impl Generation {
-    /// A generation behind `last`. The words, as many zeros as [`Plan::size`] says, are the `memory`'s, and
+    /// A generation behind `last`. The words, as many zeros as [`Plan::size`] says, are the `owner`'s, and
     /// readable as long as it. `None` if there are too few.
     pub fn new(
         plan: Plan,
         workers: usize,
         words: &'static [AtomicU64],
-        memory: Box<dyn Send + Sync>,
-        last: Option<&Arc<Self>>,
+        owner: Box<dyn Send + Sync>,
+        last: Option<&Self>,
         is_alive: impl Fn(u64) -> bool,
     ) -> Option<Self> {
         let workers = workers.max(1);
@@ -56,41 +61,43 @@ impl Generation {
             return None;
         }
         let places = plan.places();
-        let mut this = Self { plan, places, workers, words, past: Vec::new(), _memory: memory };
-        let before = last.map_or(&[][..], |last| &last.past[..]).iter().map(|past| &past.generation);
-        for generation in last.into_iter().chain(before) {
-            let past = Past::new(generation, &this.plan);
-            // A process that was not there yet may come.
-            let is_over = |process: u64| process != 0 && !is_alive(process);
-            if generation.processes().all(is_over) {
-                this.fold(&past);
+        let own = Memory { plan, places, workers, words, _owner: owner };
+        let mut past = Vec::new();
+        let before = last.into_iter().flat_map(|last| last.past.iter().map(|past| (&past.memory, false)));
+        for (memory, is_last) in last.map(|last| (&last.own, true)).into_iter().chain(before) {
+            let former = Past::new(memory, &own.plan);
+            // A process of the last one that was not there yet may come.
+            let is_over = |process| if process == 0 { !is_last } else { !is_alive(process) };
+            if memory.processes().all(is_over) {
+                own.fold(&former);
             } else {
-                this.past.push(past);
+                past.push(former);
             }
         }
-        Some(this)
+        Some(Self { own: Arc::new(own), past })
     }
 
     /// This process is a worker now, perhaps in place of one that was killed.
     pub fn enter(&self, worker: usize, process: u64) -> Option<Worker> {
-        if worker >= self.workers {
+        let own = &self.own;
+        if worker >= own.workers {
             return None;
         }
-        self.words[self.plan.process(worker)].store(process, SeqCst);
-        let column = self.column(worker);
-        let upstreams = self.plan.upstreams.iter().zip(&self.places).map(|(upstream, (at, size))| {
+        own.words[own.plan.process(worker)].store(process, SeqCst);
+        let column = own.column(worker);
+        let upstreams = own.plan.upstreams.iter().zip(&own.places).map(|(upstream, (at, size))| {
             let words = &column[*at..at + size];
-            clear_phases(upstream, words);
+            settle(upstream, words);
             Records::new(upstream, words)
         });
-        let auth = column[self.plan.first_auth()..].chunks_exact(OF_AUTH).take(self.plan.auth.len());
+        let auth = column[own.plan.first_auth()..].chunks_exact(OF_AUTH).take(own.plan.auth.len());
         let auth = auth.filter_map(|words| words.first_chunk().map(AuthMeter));
         Some(Worker { upstreams: upstreams.collect(), auth: auth.collect() })
     }
 
     /// Whether a warning about an upstream, one of 64, was not written before, in any worker.
     pub fn warns(&self, upstream: usize, warning: u32) -> bool {
-        let written = &self.words[self.plan.warnings(self.workers, upstream)];
+        let written = &self.own.words[self.own.plan.warnings(self.own.workers, upstream)];
         let bit = 1 << (warning % 64);
         written.load(Relaxed) & bit == 0 && written.fetch_or(bit, Relaxed) & bit == 0
     }
@@ -103,7 +110,9 @@ impl Generation {
     ) -> View {
         View::new(self.clone(), is_alive, text)
     }
+}
 
+impl Memory {
     /// The processes of the workers; 0 is none yet.
     pub(super) fn processes(&self) -> impl Iterator<Item = u64> + '_ {
         (0..self.workers).map(|worker| self.words[self.plan.process(worker)].load(SeqCst))
@@ -114,72 +123,67 @@ impl Generation {
         &self.words[self.plan.column_of(worker, self.workers)..self.plan.column_of(worker + 1, self.workers)]
     }
 
-    /// What the workers of a past generation have counted is counted here from now on.
+    /// What the workers of a former generation have counted is counted here from now on.
     fn fold(&self, past: &Past) {
-        let view = |from: &Arc<Self>| View::of_past(from.clone());
-        let folded = self.column(self.workers);
-        let old = view(&past.generation);
-        for (number, upstream) in past.upstreams.iter().enumerate() {
-            let Some((from, targets)) = upstream else { continue };
-            let (at, size) = self.places[number];
-            let words = &folded[at..at + size];
-            let records = Records::new(&self.plan.upstreams[number], words);
-            let add_counts = |to: &[AtomicU64], from: &[u64]| {
-                to.iter().zip(from).for_each(|(to, from)| add(to, *from));
-            };
-            let mut add_to = |target: &Target, address: &[u8], numbers: &[u64; OF_SERVER]| {
-                let mut counts = *numbers;
-                counts[..3].fill(0);
-                let other = &words[OTHER..SERVERS];
-                match target {
-                    Target::Server(at) => {
-                        add_counts(&words[SERVERS + at * OF_SERVER..][..OF_SERVER], &counts)
-                    }
+        let column = self.column(self.workers);
+        for ((upstream, (at, size)), former) in
+            self.plan.upstreams.iter().zip(&self.places).zip(&past.upstreams)
+        {
+            let Some((number, targets)) = former else { continue };
+            let words = &column[*at..at + size];
+            let records = Records::new(upstream, words);
+            let mut each = |target: &Target, address: &[u8], numbers: &[u64; OF_SERVER]| {
+                let to = match target {
+                    Target::Server(at) => &words[SERVERS + at * OF_SERVER..],
                     Target::Changing => match records.meter(address) {
-                        Some(meter) => add_counts(meter.0, &counts),
-                        None => add_counts(other, &counts),
+                        Some(meter) => &meter.0[..],
+                        None => &words[OTHER..],
                     },
-                    Target::Other => add_counts(other, &counts),
-                }
+                    Target::Other => &words[OTHER..],
+                    Target::Gone => &words[GONE..],
+                };
+                to.iter().zip(numbers).for_each(|(to, from)| add(to, *from));
             };
-            old.each_server(*from, targets, &self.plan.upstreams[number], &mut add_to);
-            let mut queue = old.queue_cells(*from);
-            queue[0] = 0;
-            add_counts(&words[QUEUE..OF_QUEUE], &queue);
+            each_server(&past.memory, &[], *number, targets, upstream, &mut each);
+            let mut queue = [0; OF_QUEUE];
+            add_queue(&past.memory, &[], *number, &mut queue);
+            words[QUEUE..].iter().zip(queue).for_each(|(to, from)| add(to, from));
         }
-        let auth = &folded[self.plan.first_auth()..];
-        for (words, from) in auth.chunks_exact(OF_AUTH).zip(&past.auth) {
-            let counts = from.map_or([0; OF_AUTH], |from| old.auth_cells(from));
+        let auth = column[self.plan.first_auth()..].chunks_exact(OF_AUTH);
+        for (words, number) in auth.zip(&past.auth) {
+            let mut counts = [0; OF_AUTH];
+            number.iter().for_each(|number| add_auth(&past.memory, *number, &mut counts));
             words.iter().zip(counts).for_each(|(to, from)| add(to, from));
         }
     }
 }
 
 impl Past {
-    fn new(generation: &Arc<Generation>, plan: &Plan) -> Self {
-        let old = &generation.plan;
+    fn new(memory: &Arc<Memory>, plan: &Plan) -> Self {
+        let old = &memory.plan;
         let upstreams = plan.upstreams.iter().map(|upstream| {
             let number = old.upstreams.iter().position(|old| old.name == upstream.name)?;
-            let at = |address: &[u8]| upstream.servers.iter().position(|server| server.address == address);
-            let target = |server: &super::plan::Server| match at(&server.address) {
-                Some(at) => Target::Server(at),
-                None if upstream.changing => Target::Changing,
-                None => Target::Other,
-            };
+            let target = |server: &Server| Target::of(&server.address, upstream);
             Some((number, old.upstreams[number].servers.iter().map(target).collect()))
         });
         let auth = plan.auth.iter().map(|uri| old.auth.iter().position(|old| old == uri));
-        Self { generation: generation.clone(), upstreams: upstreams.collect(), auth: auth.collect() }
+        Self { memory: memory.clone(), upstreams: upstreams.collect(), auth: auth.collect() }
+    }
+}
+
+impl Target {
+    /// That of a server with numbers of its own, in an upstream as it is now.
+    pub(super) fn of(address: &[u8], upstream: &Upstream) -> Self {
+        match upstream.servers.iter().position(|server| server.address == address) {
+            Some(at) => Self::Server(at),
+            None if upstream.changing => Self::Changing,
+            None => Self::Gone,
+        }
     }
 }
 
 impl fmt::Debug for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Generation")
-            .field("workers", &self.workers)
-            .field("plan", &self.plan)
-            .finish_non_exhaustive()
+        f.debug_struct("Generation").field("plan", &self.own.plan).finish_non_exhaustive()
     }
 }
-
-const _: () = assert!(FIRST_END > 3);

@@ -5,7 +5,7 @@
 //!   a generation: the memory of one configuration, shared by its workers
 //!
 //!   head | process of worker 0, 1, ..  | for each upstream: the warnings that were written
-//!   worker 0 | upstream a: queue, other servers, server 1, 2, .. | upstream b: ..  | auth /a, /b, ..
+//!   worker 0 | upstream a: queue, others, gone ones, server 1, 2, .. | upstream b: ..  | auth /a, /b, ..
 //!   worker 1 | the same
 //!   folded   | the same: what the workers of former generations have counted, once all of them are gone
 //! ```
@@ -29,7 +29,7 @@ pub use generation::{Generation, Worker};
 pub use histogram::{Histogram, BOUNDS};
 pub use plan::{Plan, Server, Upstream};
 pub use records::Records;
-pub use view::{Row, View};
+pub use view::{Row, View, LEFT, OTHERS};
 
 /// Where a connection is. The number of those that are there goes up and down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub enum End {
     Check,
     /// The rest of a response was larger than `keepalive_drain`, or took longer.
     DrainLimit,
-    /// The worker exits.
+    /// The worker exits, or was killed.
     Exiting,
     /// Its server was removed from the upstream.
     Removed,
@@ -174,14 +174,13 @@ pub const PHASES: [&str; 3] = ["idle", "active", "draining"];
 // Cells of a server, in this order, and of the others.
 const FIRST_END: usize = Count::Repeats as usize + 1;
 const FIRST_NOT_STORED: usize = FIRST_END + CLOSED.len();
-const USED: usize = FIRST_NOT_STORED + NOT_STORED.len();
 /// Four lines of a cache: a worker shares none with another one.
 const OF_SERVER: usize = 32;
 const QUEUE_TIMES: usize = OfQueue::Timeouts as usize + 1;
 const AUTH_TIMES: usize = DECISIONS.len();
 const OF_QUEUE: usize = 24;
 const OF_AUTH: usize = 24;
-const _: () = assert!(USED <= OF_SERVER);
+const _: () = assert!(FIRST_NOT_STORED + NOT_STORED.len() <= OF_SERVER);
 const _: () = assert!(QUEUE_TIMES + histogram::CELLS <= OF_QUEUE && AUTH_TIMES + histogram::CELLS <= OF_AUTH);
 
 /// The numbers of the connections to one server, or a sum of them.

@@ -42,6 +42,8 @@ pub struct Server {
     pub name: String,
     /// It is asked only if all others are down.
     pub backup: bool,
+    /// It is not asked at all.
+    pub down: bool,
     /// `max_conns`, 0 for any number.
     pub max_conns: u64,
 }
@@ -49,7 +51,8 @@ pub struct Server {
 /// Where the numbers of an upstream lie, from its beginning.
 pub(super) const QUEUE: usize = 0;
 pub(super) const OTHER: usize = OF_QUEUE;
-pub(super) const SERVERS: usize = OTHER + OF_SERVER;
+pub(super) const GONE: usize = OTHER + OF_SERVER;
+pub(super) const SERVERS: usize = GONE + OF_SERVER;
 
 /// A line of a cache, in words.
 const LINE: usize = 8;

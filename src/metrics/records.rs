@@ -13,12 +13,13 @@ use std::sync::atomic::{
 
 use crate::pool::MAX_ADDRESS;
 
-use super::plan::{Upstream, OTHER, QUEUE, SERVERS};
-use super::{add, Meter, QueueMeter, FIRST_END, OF_QUEUE, OF_SERVER, USED};
+use super::plan::{Upstream, GONE, OTHER, QUEUE, SERVERS};
+use super::{add, End, Meter, QueueMeter, FIRST_END, OF_QUEUE, OF_SERVER};
 
 const CHANGES: usize = 0;
 const LENGTH: usize = 1;
-const ADDRESS: usize = 2;
+const LOOKED_UP: usize = 2;
+const ADDRESS: usize = 3;
 const NUMBERS: usize = ADDRESS + MAX_ADDRESS / 8;
 /// Words of a server that is not of the configuration.
 pub(super) const OF_RECORD: usize = NUMBERS + OF_SERVER;
@@ -31,6 +32,8 @@ pub struct Records {
     /// Places of servers that are not of the configuration, and how many are taken.
     places: &'static [AtomicU64],
     taken: Cell<usize>,
+    /// How often one of these was looked for.
+    time: Cell<u64>,
 }
 
 impl Records {
@@ -42,7 +45,7 @@ impl Records {
         let places = words.get(SERVERS + upstream.servers.len() * OF_SERVER..).unwrap_or(&[]);
         let used = |place: &&[AtomicU64]| place[LENGTH].load(Relaxed) > 0;
         let taken = Cell::new(places.chunks_exact(OF_RECORD).take_while(used).count());
-        Self { words, fixed, places, taken }
+        Self { words, fixed, places, taken, time: Cell::new(0) }
     }
 
     /// The numbers of the server at an address.
@@ -66,31 +69,49 @@ impl Records {
     }
 
     fn changing(&self, address: &[u8]) -> Option<Meter> {
-        let mut places = self.places.chunks_exact(OF_RECORD);
-        let mut taken = places.by_ref().take(self.taken.get());
-        if let Some(place) = taken.find(|place| has_address(place, address)) {
-            return meter(place, NUMBERS);
-        }
+        self.time.set(self.time.get() + 1);
+        let places = || self.places.chunks_exact(OF_RECORD);
+        let known = places().take(self.taken.get()).find(|place| has_address(place, address));
+        let place = match known {
+            Some(place) => place,
+            None => self.place_for(address)?,
+        };
+        place[LOOKED_UP].store(self.time.get(), Relaxed);
+        meter(place, NUMBERS)
+    }
+
+    /// A place for a server that has none: a new one, or that of the server that has no connection and was not
+    /// looked for for longest. One that was looked for not so long ago keeps it: with more servers than places they would
+    /// take it from each other all the time.
+    fn place_for(&self, address: &[u8]) -> Option<&'static [AtomicU64]> {
         if address.is_empty() || address.len() > MAX_ADDRESS {
             return None;
         }
-        let place = match self.places.chunks_exact(OF_RECORD).nth(self.taken.get()) {
+        let mut places = self.places.chunks_exact(OF_RECORD);
+        let room = places.len() as u64;
+        let place = match places.nth(self.taken.get()) {
             Some(place) => {
                 self.taken.set(self.taken.get() + 1);
                 place
             }
-            None => self.places.chunks_exact(OF_RECORD).find(|place| is_vacant(place))?,
+            None => {
+                let looked_up = |place: &&[AtomicU64]| place[LOOKED_UP].load(Relaxed);
+                let vacant = self.places.chunks_exact(OF_RECORD).filter(|place| is_vacant(place));
+                let oldest = vacant.min_by_key(looked_up)?;
+                let since = self.time.get().wrapping_sub(looked_up(&oldest));
+                (since > 2 * room).then_some(oldest)?
+            }
         };
         self.give(place, address);
-        meter(place, NUMBERS)
+        Some(place)
     }
 
-    /// Another server gets the place; what was counted there goes to the others.
+    /// Another server gets the place; what was counted there is that of a server that is gone.
     fn give(&self, place: &[AtomicU64], address: &[u8]) {
         add(&place[CHANGES], 1);
         fence(Release);
-        if let Some(Meter(other)) = self.other() {
-            for (to, from) in other.iter().zip(&place[NUMBERS..]) {
+        if let Some(Meter(gone)) = meter(self.words, GONE) {
+            for (to, from) in gone.iter().zip(&place[NUMBERS..]) {
                 add(to, from.swap(0, Relaxed));
             }
         }
@@ -152,13 +173,30 @@ pub(super) fn read(places: &[AtomicU64], mut each: impl FnMut(&[u8], &[u64; OF_S
     }
 }
 
-/// Nothing is in a phase any more: the worker to which it belonged is gone.
-pub(super) fn clear_phases(upstream: &Upstream, words: &[AtomicU64]) {
+/// The worker to which these belonged is gone: its connections have ended, nobody waits, and no place is just given away.
+pub(super) fn settle(upstream: &Upstream, words: &[AtomicU64]) {
     words[QUEUE].store(0, Relaxed);
-    let clear = |numbers: &[AtomicU64]| numbers.iter().take(3).for_each(|phase| phase.store(0, Relaxed));
+    let end = |numbers: &[AtomicU64]| {
+        let connections =
+            numbers.iter().take(3).fold(0, |sum: u64, phase| sum.wrapping_add(phase.swap(0, Relaxed)));
+        add(&numbers[FIRST_END + End::Exiting as usize], connections);
+    };
     let places = SERVERS + upstream.servers.len() * OF_SERVER;
-    words[OTHER..places].chunks_exact(OF_SERVER).for_each(clear);
-    words[places..].chunks_exact(OF_RECORD).for_each(|place| clear(&place[NUMBERS..]));
+    words[OTHER..places].chunks_exact(OF_SERVER).for_each(end);
+    let taken = words[places..].chunks_exact(OF_RECORD).take_while(|place| place[LENGTH].load(Relaxed) > 0);
+    taken.for_each(|place| {
+        end(&place[NUMBERS..]);
+        place[LOOKED_UP].store(0, Relaxed);
+        let changes = &place[CHANGES];
+        changes.store(changes.load(Relaxed).next_multiple_of(2), Relaxed);
+    });
 }
 
-const _: () = assert!(FIRST_END > 3 && USED <= OF_SERVER);
+/// The same in numbers that were read.
+pub(super) fn settled(mut numbers: [u64; OF_SERVER]) -> [u64; OF_SERVER] {
+    let connections = numbers[..3].iter().fold(0, |sum: u64, phase| sum.wrapping_add(*phase));
+    numbers[..3].fill(0);
+    let end = &mut numbers[FIRST_END + End::Exiting as usize];
+    *end = end.wrapping_add(connections);
+    numbers
+}

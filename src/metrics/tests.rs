@@ -27,7 +27,9 @@ fn generation(
     plan.room = 2;
     let words: Vec<AtomicU64> = (0..plan.size(workers)).map(|_| AtomicU64::new(0)).collect();
     let is_alive = |process| alive.contains(&process);
-    Arc::new(Generation::new(plan, workers, words.leak(), Box::new(()), last, is_alive).unwrap())
+    Arc::new(
+        Generation::new(plan, workers, words.leak(), Box::new(()), last.map(Arc::as_ref), is_alive).unwrap(),
+    )
 }
 
 /// Opened, idle and timed out, by server.
@@ -119,19 +121,68 @@ fn servers_that_come_and_go_get_places_as_long_as_there_are_some() {
     keep(records.meter(b"y").unwrap());
     keep(records.meter(b"z").unwrap());
     keep(records.meter(b"x").unwrap());
-    assert_eq!(
-        seen(&it, 0, &[10])[1..],
-        [("x".into(), 2, 2, 0), ("y".into(), 1, 1, 0), ("other".into(), 1, 1, 0)]
-    );
-    // One without connections makes room, and what was counted of it is not lost.
+    let expected = [("x".into(), 2, 2, 0), ("y".into(), 1, 1, 0), ("other".into(), 1, 1, 0)];
+    assert_eq!(seen(&it, 0, &[10])[1..], expected);
+    // One that has no connection, and was not asked for for a while, makes room; what was counted of it is not lost.
     records.meter(b"y").unwrap().end(Phase::Idle, End::Timeout);
+    for _ in 0..4 {
+        keep(records.meter(b"new").unwrap());
+    }
+    let expected = [("x".into(), 2, 2, 0), ("y".into(), 1, 0, 1), ("other".into(), 5, 5, 0)];
+    assert_eq!(seen(&it, 0, &[10])[1..], expected);
     keep(records.meter(b"new").unwrap());
-    assert_eq!(
-        seen(&it, 0, &[10])[1..],
-        [("new".into(), 1, 1, 0), ("x".into(), 2, 2, 0), ("other".into(), 2, 1, 1)]
-    );
+    let expected =
+        [("new".into(), 1, 1, 0), ("x".into(), 2, 2, 0), ("other".into(), 5, 5, 0), ("gone".into(), 1, 0, 1)];
+    assert_eq!(seen(&it, 0, &[10])[1..], expected);
     keep(records.meter(&[1; 113]).unwrap());
-    assert_eq!(seen(&it, 0, &[10])[3], ("other".into(), 3, 2, 1));
+    assert_eq!(seen(&it, 0, &[10])[3], ("other".into(), 6, 6, 0));
+}
+
+#[test]
+fn a_worker_that_is_killed_while_a_place_changes_hands_leaves_it_readable() {
+    let it = generation(vec![upstream("u", &[A], true)], 1, None, &[]);
+    keep(it.enter(0, 10).unwrap().upstreams[0].meter(b"x").unwrap());
+    let place = it.own.places[0].0 + plan::SERVERS + OF_SERVER;
+    it.own.column(0)[place].fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    let records = &it.enter(0, 11).unwrap().upstreams[0];
+    assert_eq!(seen(&it, 0, &[11])[1], ("x".into(), 1, 0, 0));
+    keep(records.meter(b"y").unwrap());
+    for _ in 0..5 {
+        keep(records.meter(b"z").unwrap());
+    }
+    assert_eq!(seen(&it, 0, &[11]).iter().map(|row| row.1).sum::<u64>(), 7);
+}
+
+#[test]
+fn connections_of_a_killed_worker_have_ended() {
+    let it = generation(vec![upstream("u", &[A], true)], 1, None, &[]);
+    let records = &it.enter(0, 10).unwrap().upstreams[0];
+    [A, b"x"].into_iter().for_each(|address| keep(records.meter(address).unwrap()));
+    records.meter(A).unwrap().open();
+    let exited = |alive: bool| {
+        let rows = it.view(move |_| alive, text).rows(0);
+        let exiting = |row: &Row| row.numbers.closed().find(|end| end.0 == "exiting").unwrap().1;
+        rows.iter().map(exiting).collect::<Vec<_>>()
+    };
+    assert_eq!(exited(true), [0, 0]);
+    assert_eq!(exited(false), [2, 1]);
+    it.enter(0, 11).unwrap();
+    assert_eq!(exited(true), [2, 1]);
+}
+
+#[test]
+fn a_former_generation_is_given_up_when_nobody_writes_it_any_more() {
+    let first = generation(vec![upstream("u", &[A], false)], 1, None, &[]);
+    first.enter(0, 10).unwrap();
+    let memory = Arc::downgrade(&first.own);
+    let second = generation(vec![upstream("u", &[A], false)], 1, Some(&first), &[10]);
+    second.enter(0, 20).unwrap();
+    drop(first);
+    assert!(memory.upgrade().is_some());
+    let third = generation(vec![upstream("u", &[A], false)], 1, Some(&second), &[20]);
+    drop(second);
+    assert_eq!(third.past.len(), 1);
+    assert!(memory.upgrade().is_none());
 }
 
 #[test]
@@ -164,14 +215,14 @@ fn counts_go_on_after_a_reload_while_old_workers_run_and_when_they_are_gone() {
     // An old worker goes on counting.
     old[1].upstreams[1].meter(A).unwrap().end(Phase::Idle, End::Timeout);
     let expected = |idle, others_idle| {
-        [(text(C), 0, 0, 0), (text(A), 3, idle, 1), ("other".to_owned(), 2, others_idle, 0)]
+        [(text(C), 0, 0, 0), (text(A), 3, idle, 1), ("gone".to_owned(), 2, others_idle, 0)]
     };
     assert_eq!(seen(&second, 0, &[10, 11, 20]), expected(2, 2));
     assert_eq!(seen(&second, 0, &[20]), expected(1, 0));
     assert_eq!(seen(&second, 1, &[10, 11, 20]), [(text(A), 0, 0, 0)]);
     // At the next reload they are gone, or one of them is not.
     for alive in [&[20][..], &[11, 20], &[]] {
-        let third = generation(second.plan.upstreams.clone(), 3, Some(&second), alive);
+        let third = generation(second.own.plan.upstreams.clone(), 3, Some(&second), alive);
         let alive: Vec<u64> = alive.iter().copied().filter(|process| *process == 20).collect();
         assert_eq!(seen(&third, 0, &alive), expected(u64::from(!alive.is_empty()), 0));
         let view = third.view(|_| false, text);

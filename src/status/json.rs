@@ -140,6 +140,7 @@ impl Serialize for Peer<'_> {
         map.serialize_entry("server", &self.row.text)?;
         map.serialize_entry("name", server.map_or("", |server| &server.name))?;
         map.serialize_entry("backup", &server.is_some_and(|server| server.backup))?;
+        map.serialize_entry("down", &server.is_some_and(|server| server.down))?;
         map.serialize_entry("max_conns", &server.map_or(0, |server| server.max_conns))?;
         map.serialize_entry("idle", &self.row.numbers.phase(Phase::Idle))?;
         numbers(&mut map, &self.row.numbers)?;

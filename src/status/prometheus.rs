@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::metrics::{Count, Histogram, Numbers, OfQueue, Phase, View, PHASES};
+use crate::metrics::{Count, Histogram, Numbers, OfQueue, Phase, View, LEFT, PHASES};
 
 use super::{buckets, seconds};
 
@@ -218,7 +218,8 @@ impl Writer {
 
     fn read_servers(&self) -> Vec<(String, Numbers)> {
         let upstream = self.upstream_label();
-        let rows = self.view.rows(self.next).into_iter();
+        // Of what is gone Prometheus remembers what it has been told.
+        let rows = self.view.rows(self.next).into_iter().filter(|row| row.text != LEFT);
         rows.map(|row| (format!("{upstream},{}", label("server", &row.text)), row.numbers)).collect()
     }
 

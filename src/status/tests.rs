@@ -43,6 +43,17 @@ fn the_client_gets_what_it_likes_best() {
         assert_eq!(chosen(None, &[odd]), Some(Format::Json), "{odd}");
     }
     assert_eq!(chosen(None, &["nonsense"]), Some(Format::Html));
+    // Parameters that we do not have do not fit; those that we have are more exact than none.
+    let level = "text/html;level=1, text/html;q=0.1, application/json;q=0.5";
+    assert_eq!(chosen(None, &[level]), Some(Format::Json));
+    let newer =
+        "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.4,*/*;q=0.2";
+    assert_eq!(chosen(None, &[newer]), Some(Format::Prometheus));
+    let not_this = "text/plain;version=0.0.4;q=0, text/plain, text/html;q=0.1";
+    assert_eq!(chosen(None, &[not_this]), Some(Format::Html));
+    let quoted = r#"application/json;x=",text/html,\"";q=0.9, text/plain;q=0.1"#;
+    assert_eq!(chosen(None, &[quoted]), Some(Format::Prometheus));
+    assert_eq!(chosen(None, &["application/json;", ",, ,"]), Some(Format::Json));
 }
 
 const ODD: &str = "a\"b\\c\nd<e>&é";
@@ -53,6 +64,7 @@ fn numbers() -> View {
         text: text.into(),
         name: ODD.into(),
         backup: true,
+        down: false,
         max_conns: 7,
     };
     let first = Upstream {
@@ -108,6 +120,7 @@ fn writes_json() {
     assert_eq!(upstream["queue"]["wait"]["sum"], 1.5);
     let peer = &upstream["peers"][0];
     assert_eq!((&peer["server"], &peer["name"]), (&"10.0.0.1:80".into(), &ODD.into()));
+    assert_eq!(peer["down"], false);
     assert_eq!((&peer["backup"], &peer["max_conns"], &peer["id"]), (&true.into(), &7.into(), &0.into()));
     assert_eq!((&peer["reused"], &peer["closed"]["server_closed"]), (&1.into(), &1.into()));
     assert_eq!(upstream["peers"].as_array().unwrap().len(), 2);

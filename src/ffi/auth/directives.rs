@@ -145,7 +145,7 @@ unsafe extern "C" fn auth_subrequest(
         // SAFETY: the configuration being read.
         let main = unsafe { MainConf::of_conf(cf) }.ok_or(Refusal::NoMemory)?;
         let uri = parse_uri(word).map(|(path, args)| {
-            Some(Uri { path: text(path), args: text(args.unwrap_or(&[])), number: main.number(word) })
+            Some(Uri { path: text(path), args: text(args.unwrap_or(&[])), number: main.number(path) })
         });
         once(&mut conf.uri, uri)?;
         // SAFETY: the configuration being read.
