@@ -1,5 +1,6 @@
 //! The numbers of one configuration, and of those before it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{
     AtomicU64,
@@ -7,7 +8,8 @@ use std::sync::atomic::{
 };
 use std::sync::Arc;
 
-use super::plan::{Plan, Server, Upstream, GONE, OTHER, QUEUE, SERVERS};
+use super::index::Index;
+use super::plan::{Plan, Server, GONE, OTHER, QUEUE, SERVERS};
 use super::records::{settle, Records};
 use super::view::{add_auth, add_queue, each_server, Target, View};
 use super::{add, AuthMeter, OF_AUTH, OF_QUEUE, OF_SERVER};
@@ -23,6 +25,8 @@ pub struct Generation {
 pub(super) struct Memory {
     pub(super) plan: Plan,
     pub(super) places: Vec<(usize, usize)>,
+    /// One for each upstream.
+    pub(super) indexes: Vec<Index>,
     pub(super) workers: usize,
     words: &'static [AtomicU64],
     /// Owns the words.
@@ -61,11 +65,12 @@ impl Generation {
             return None;
         }
         let places = plan.places();
-        let own = Memory { plan, places, workers, words, _owner: owner };
+        let indexes = plan.upstreams.iter().map(|upstream| Index::new(&upstream.servers)).collect();
+        let own = Arc::new(Memory { plan, places, indexes, workers, words, _owner: owner });
         let mut past = Vec::new();
         let before = last.into_iter().flat_map(|last| last.past.iter().map(|past| (&past.memory, false)));
         for (memory, is_last) in last.map(|last| (&last.own, true)).into_iter().chain(before) {
-            let former = Past::new(memory, &own.plan);
+            let former = Past::new(memory, &own);
             // A process of the last one that was not there yet may come.
             let is_over = |process| if process == 0 { !is_last } else { !is_alive(process) };
             if memory.processes().all(is_over) {
@@ -74,7 +79,7 @@ impl Generation {
                 past.push(former);
             }
         }
-        Some(Self { own: Arc::new(own), past })
+        Some(Self { own, past })
     }
 
     /// This process is a worker now, perhaps in place of one that was killed.
@@ -83,12 +88,16 @@ impl Generation {
         if worker >= own.workers {
             return None;
         }
-        own.words[own.plan.process(worker)].store(process, SeqCst);
+        let before = own.words[own.plan.process(worker)].swap(process, SeqCst);
         let column = own.column(worker);
-        let upstreams = own.plan.upstreams.iter().zip(&own.places).map(|(upstream, (at, size))| {
+        let upstreams = own.plan.upstreams.iter().zip(&own.places).enumerate();
+        let upstreams = upstreams.map(|(number, (upstream, (at, size)))| {
             let words = &column[*at..at + size];
-            settle(upstream, words);
-            Records::new(upstream, words)
+            // Memory that nobody has touched costs nothing.
+            if before != 0 {
+                settle(upstream, words);
+            }
+            Records::new(own.clone(), number, words)
         });
         let auth = column[own.plan.first_auth()..].chunks_exact(OF_AUTH).take(own.plan.auth.len());
         let auth = auth.filter_map(|words| words.first_chunk().map(AuthMeter));
@@ -123,15 +132,27 @@ impl Memory {
         &self.words[self.plan.column_of(worker, self.workers)..self.plan.column_of(worker + 1, self.workers)]
     }
 
+    /// The place of a server of the configuration.
+    pub(super) fn find(&self, upstream: usize, address: &[u8]) -> Option<usize> {
+        self.indexes.get(upstream)?.find(&self.plan.upstreams.get(upstream)?.servers, address)
+    }
+
+    /// Where the numbers of a server go that had its own, in an upstream as it is now.
+    pub(super) fn target(&self, upstream: usize, address: &[u8]) -> Target {
+        match self.find(upstream, address) {
+            Some(at) => Target::Server(at),
+            None if self.plan.upstreams.get(upstream).is_some_and(|it| it.changing) => Target::Changing,
+            None => Target::Gone,
+        }
+    }
+
     /// What the workers of a former generation have counted is counted here from now on.
-    fn fold(&self, past: &Past) {
+    fn fold(self: &Arc<Self>, past: &Past) {
         let column = self.column(self.workers);
-        for ((upstream, (at, size)), former) in
-            self.plan.upstreams.iter().zip(&self.places).zip(&past.upstreams)
-        {
+        for (this, ((at, size), former)) in self.places.iter().zip(&past.upstreams).enumerate() {
             let Some((number, targets)) = former else { continue };
             let words = &column[*at..at + size];
-            let records = Records::new(upstream, words);
+            let records = Records::new(self.clone(), this, words);
             let mut each = |target: &Target, address: &[u8], numbers: &[u64; OF_SERVER]| {
                 let to = match target {
                     Target::Server(at) => &words[SERVERS + at * OF_SERVER..],
@@ -144,7 +165,7 @@ impl Memory {
                 };
                 to.iter().zip(numbers).for_each(|(to, from)| add(to, *from));
             };
-            each_server(&past.memory, &[], *number, targets, upstream, &mut each);
+            each_server(&past.memory, &[], *number, targets, (self, this), &mut each);
             let mut queue = [0; OF_QUEUE];
             add_queue(&past.memory, &[], *number, &mut queue);
             words[QUEUE..].iter().zip(queue).for_each(|(to, from)| add(to, from));
@@ -159,26 +180,16 @@ impl Memory {
 }
 
 impl Past {
-    fn new(memory: &Arc<Memory>, plan: &Plan) -> Self {
+    fn new(memory: &Arc<Memory>, own: &Memory) -> Self {
         let old = &memory.plan;
-        let upstreams = plan.upstreams.iter().map(|upstream| {
-            let number = old.upstreams.iter().position(|old| old.name == upstream.name)?;
-            let target = |server: &Server| Target::of(&server.address, upstream);
+        let names: HashMap<&str, usize> = old.upstreams.iter().map(|it| it.name.as_str()).zip(0..).collect();
+        let upstreams = own.plan.upstreams.iter().enumerate().map(|(this, upstream)| {
+            let number = *names.get(upstream.name.as_str())?;
+            let target = |server: &Server| own.target(this, &server.address);
             Some((number, old.upstreams[number].servers.iter().map(target).collect()))
         });
-        let auth = plan.auth.iter().map(|uri| old.auth.iter().position(|old| old == uri));
+        let auth = own.plan.auth.iter().map(|uri| old.auth.iter().position(|old| old == uri));
         Self { memory: memory.clone(), upstreams: upstreams.collect(), auth: auth.collect() }
-    }
-}
-
-impl Target {
-    /// That of a server with numbers of its own, in an upstream as it is now.
-    pub(super) fn of(address: &[u8], upstream: &Upstream) -> Self {
-        match upstream.servers.iter().position(|server| server.address == address) {
-            Some(at) => Self::Server(at),
-            None if upstream.changing => Self::Changing,
-            None => Self::Gone,
-        }
     }
 }
 

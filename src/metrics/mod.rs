@@ -17,6 +17,7 @@
 
 mod generation;
 mod histogram;
+mod index;
 mod plan;
 mod records;
 #[cfg(test)]

@@ -5,14 +5,15 @@
 //! processes notice.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::sync::atomic::{
     fence, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
+use std::sync::Arc;
 
 use crate::pool::MAX_ADDRESS;
 
+use super::generation::Memory;
 use super::plan::{Upstream, GONE, OTHER, QUEUE, SERVERS};
 use super::{add, End, Meter, QueueMeter, FIRST_END, OF_QUEUE, OF_SERVER};
 
@@ -25,10 +26,11 @@ const NUMBERS: usize = ADDRESS + MAX_ADDRESS / 8;
 pub(super) const OF_RECORD: usize = NUMBERS + OF_SERVER;
 
 /// Finds the numbers of servers.
-#[derive(Debug)]
 pub struct Records {
+    /// That of which the words are, and the number of the upstream in it.
+    memory: Arc<Memory>,
+    number: usize,
     words: &'static [AtomicU64],
-    fixed: HashMap<Vec<u8>, Meter>,
     /// Places of servers that are not of the configuration, and how many are taken.
     places: &'static [AtomicU64],
     taken: Cell<usize>,
@@ -38,20 +40,18 @@ pub struct Records {
 
 impl Records {
     /// `words` are those of the upstream in the worker's column.
-    pub(super) fn new(upstream: &Upstream, words: &'static [AtomicU64]) -> Self {
-        let meter = |at: usize| meter(words, SERVERS + at * OF_SERVER);
-        let fixed = upstream.servers.iter().enumerate();
-        let fixed = fixed.filter_map(|(at, server)| Some((server.address.clone(), meter(at)?))).collect();
-        let places = words.get(SERVERS + upstream.servers.len() * OF_SERVER..).unwrap_or(&[]);
+    pub(super) fn new(memory: Arc<Memory>, number: usize, words: &'static [AtomicU64]) -> Self {
+        let places = SERVERS + memory.plan.upstreams[number].servers.len() * OF_SERVER;
+        let places = words.get(places..).unwrap_or(&[]);
         let used = |place: &&[AtomicU64]| place[LENGTH].load(Relaxed) > 0;
         let taken = Cell::new(places.chunks_exact(OF_RECORD).take_while(used).count());
-        Self { words, fixed, places, taken, time: Cell::new(0) }
+        Self { memory, number, words, places, taken, time: Cell::new(0) }
     }
 
     /// The numbers of the server at an address.
     pub fn meter(&self, address: &[u8]) -> Option<Meter> {
-        match self.fixed.get(address) {
-            Some(meter) => Some(*meter),
+        match self.memory.find(self.number, address) {
+            Some(at) => meter(self.words, SERVERS + at * OF_SERVER),
             None if self.places.is_empty() => self.other(),
             None => self.changing(address).or_else(|| self.other()),
         }

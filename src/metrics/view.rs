@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::generation::{Generation, Memory, Past};
 use super::histogram::Histogram;
-use super::plan::{Plan, Server, Upstream, GONE, OTHER, QUEUE, SERVERS};
+use super::plan::{Plan, Server, GONE, OTHER, QUEUE, SERVERS};
 use super::records::{read, settled};
 use super::{Numbers, OfQueue, AUTH_TIMES, DECISIONS, OF_AUTH, OF_QUEUE, OF_SERVER, QUEUE_TIMES};
 
@@ -93,10 +93,11 @@ impl View {
             to.unwrap_or(&mut other).add(&Numbers(*numbers));
         };
         let own: Vec<Target> = (0..plan.servers.len()).map(Target::Server).collect();
-        each_server(&self.generation.own, self.alive(), upstream, &own, plan, &mut each);
+        let to = (&*self.generation.own, upstream);
+        each_server(&self.generation.own, self.alive(), upstream, &own, to, &mut each);
         for (past, alive) in self.past() {
             if let Some(Some((number, targets))) = past.upstreams.get(upstream) {
-                each_server(&past.memory, alive, *number, targets, plan, &mut each);
+                each_server(&past.memory, alive, *number, targets, to, &mut each);
             }
         }
         let row = |text: &str, numbers| Row { server: None, text: text.to_owned(), numbers };
@@ -151,14 +152,14 @@ impl View {
     }
 }
 
-/// Passes on what each column has; `alive` says which workers still run, `targets` are those of the servers, and `to` is
+/// Passes on what each column has; `alive` says which workers still run, `targets` are those of the servers, and `to` has
 /// the upstream to which others may belong.
 pub(super) fn each_server(
     from: &Memory,
     alive: &[bool],
     upstream: usize,
     targets: &[Target],
-    to: &Upstream,
+    (to, this): (&Memory, usize),
     each: Each<'_>,
 ) {
     let (Some((at, size)), Some(plan)) = (from.places.get(upstream), from.plan.upstreams.get(upstream))
@@ -181,7 +182,9 @@ pub(super) fn each_server(
         for ((server, target), words) in plan.servers.iter().zip(targets).zip(servers) {
             each(target, &server.address, &numbers(words));
         }
-        read(&words[places..], |address, numbers| each(&Target::of(address, to), address, &counts(*numbers)));
+        read(&words[places..], |address, numbers| {
+            each(&to.target(this, address), address, &counts(*numbers))
+        });
     }
 }
 

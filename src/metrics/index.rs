@@ -1,0 +1,50 @@
+//! Finds a server of the configuration by its address.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::hash::hash_bytes;
+
+use super::plan::Server;
+
+/// Made by the master, and shared by its workers as long as nobody writes it.
+#[derive(Debug, Default)]
+pub(super) struct Index(HashMap<u64, u32, BuildHasherDefault<Same>>);
+
+impl Index {
+    pub(super) fn new(servers: &[Server]) -> Self {
+        let mut index = HashMap::default();
+        for (at, server) in (0..).zip(servers) {
+            index.entry(hash_bytes(0, &server.address)).or_insert(at);
+        }
+        Self(index)
+    }
+
+    /// The place of the server among those of which the index is.
+    pub(super) fn find(&self, servers: &[Server], address: &[u8]) -> Option<usize> {
+        let at = *self.0.get(&hash_bytes(0, address))? as usize;
+        match servers.get(at) {
+            Some(server) if server.address == address => Some(at),
+            // Two addresses with the same number.
+            _ => servers.iter().position(|server| server.address == address),
+        }
+    }
+}
+
+/// The numbers are hashes already.
+#[derive(Debug, Default)]
+struct Same(u64);
+
+impl Hasher for Same {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = hash_bytes(self.0, bytes);
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
