@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t};
 
-use crate::metrics::Server;
+use crate::metrics::{readable, Server};
 use crate::pool::MAX_SERVERS;
 
 use super::headers::bytes;
@@ -36,7 +36,7 @@ impl Configured<'_> {
             Some(servers) => unsafe { servers.as_slice() },
             None => &[],
         };
-        let text = |text| String::from_utf8_lossy(bytes(text)).into_owned();
+        let text = |text| readable(bytes(text));
         let mut addresses = HashMap::new();
         let (mut listed, mut seen) = (Vec::new(), HashSet::new());
         for server in servers {

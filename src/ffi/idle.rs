@@ -113,6 +113,7 @@ fn heard(conn: Conn) -> Option<End> {
         return match conn.receive(&mut [0]) {
             Received::Nothing => None,
             Received::Bytes(_) => Some(End::UnexpectedData),
+            Received::End if conn.read().error() => Some(End::Error),
             Received::End => Some(End::ServerClosed),
         };
     }

@@ -57,8 +57,7 @@ pub(super) fn keep(
         return Err(why_not(kp, conn, refusal, state, attempt.reuse.is_some()));
     }
     let hint = kp.u.keepalive_hint(r, kp.first_buffer).unwrap_or_default();
-    // Both are written in seconds.
-    if let Some(announced) = hint.timeout.filter(|timeout| *timeout / 1000 < limits.timeout / 1000) {
+    if let Some(announced) = hint.timeout.filter(|timeout| *timeout < limits.timeout) {
         kp.warn_of_hint(limits.timeout, announced);
     }
     let rest = match limits.rest(&returned, &hint) {

@@ -28,6 +28,8 @@ pub(super) enum Status {
     Queued,
     /// The pool was not asked.
     Bypass,
+    /// There was no server for it.
+    None,
 }
 
 impl Status {
@@ -38,6 +40,7 @@ impl Status {
             Self::Stale => "STALE",
             Self::Queued => "QUEUED",
             Self::Bypass => "BYPASS",
+            Self::None => "-",
         }
     }
 }

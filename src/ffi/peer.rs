@@ -152,7 +152,12 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
             Choice::Server(keeps_to_limit) => within = keeps_to_limit,
             Choice::Busy if stage == Stage::Asking => return enqueue(kp, peer),
             Choice::Busy => return NGX_BUSY as ngx_int_t,
-            Choice::Not(rc) => return rc,
+            Choice::Not(rc) => {
+                if rc != NGX_DONE as ngx_int_t {
+                    kp.note(Status::None, 0);
+                }
+                return rc;
+            }
         },
     }
     let waited = !matches!(kp.stage.get(), Stage::Asking);
@@ -260,7 +265,7 @@ unsafe extern "C" fn free_keepalive_peer(
     let kp = unsafe { PeerData::from_ptr(data) };
     debug(peer.log(), c"free keepalive peer");
 
-    if !kp.u.is_header_sent() || !kp.is_data_of(peer) {
+    if !kp.u.is_header_sent() || !kp.is_data_of(peer) || kp.request().has_post_action() {
         keep_notes(kp);
     }
     let (told, kept) = guard((Some(state), Err(End::Error)), || match kp.stage.replace(Stage::Asking) {

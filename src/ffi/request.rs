@@ -10,6 +10,8 @@ use nginx_sys::{
     ngx_pool_t, ngx_uint_t, NGX_LOG_ERR, NGX_LOG_INFO,
 };
 
+use ngx::http::{HttpModuleLocationConf, NgxHttpCoreModule};
+
 use super::bits;
 use super::conn::Conn;
 use super::peer_connection::Peer;
@@ -54,6 +56,14 @@ impl Request {
     pub(super) fn method(self) -> ngx_uint_t {
         // SAFETY: live by the type invariant; reads one field.
         unsafe { (*self.as_ptr()).method }
+    }
+
+    /// Whether another location follows when the response is sent.
+    #[inline]
+    pub(super) fn has_post_action(self) -> bool {
+        // SAFETY: a live request.
+        let conf = NgxHttpCoreModule::location_conf(unsafe { &*self.as_ptr() });
+        conf.is_some_and(|conf| conf.post_action.len > 0)
     }
 
     /// The length of `r->upstream_states`.

@@ -193,7 +193,7 @@ impl HttpUpstream {
         Some(hint)
     }
 
-    fn has_response_header(self) -> bool {
+    pub(super) fn has_response_header(self) -> bool {
         const NOT_MEASURED: ngx_msec_t = ngx_msec_t::MAX;
         // SAFETY: live by the type invariant; reads one field.
         let Some(state) = NonNull::new(unsafe { (*self.as_ptr()).state }) else { return false };
@@ -209,7 +209,7 @@ impl HttpUpstream {
     }
 
     /// Whether the core has begun to pass on the body, or to store it.
-    fn is_body_read(self, r: Request) -> bool {
+    pub(super) fn is_body_read(self, r: Request) -> bool {
         if self.is_header_sent() && !r.is_header_only() {
             return true;
         }

@@ -172,7 +172,7 @@ unsafe fn enable(
     main.zone.add(
         upstream,
         metrics::Upstream {
-            name: String::from_utf8_lossy(bytes(name)).into_owned(),
+            name: metrics::readable(bytes(name)),
             servers: servers.servers,
             changing: servers.changing,
             limit: keepalive.map_or(0, |keepalive| keepalive.connections),

@@ -110,7 +110,8 @@ pub(super) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: 
         meter.count(Count::Stale);
     }
     kp.notes.was_stale();
-    let end = if failure.end == FailureEnd::Closed { End::ServerClosed } else { End::Error };
+    let is_closed = failure.end == FailureEnd::Closed || conn.read().eof();
+    let end = if is_closed { End::ServerClosed } else { End::Error };
     let upstream = kp.upstream();
     let is_silent = failure.end == FailureEnd::TimedOut;
     // Otherwise each is looked at when it is taken. One that is silent would not tell.

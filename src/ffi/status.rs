@@ -250,6 +250,8 @@ fn go_on(page: &Page) {
             return finalize(page, rc);
         }
     }
+    // A worker that exits goes as soon as no timer is set, whatever is posted.
+    set_timer(page);
     page.alarm.prepare(alarm_handler, ptr::from_ref(page).cast_mut().cast(), false);
     page.alarm.post_next();
 }
@@ -257,13 +259,19 @@ fn go_on(page: &Page) {
 /// Waits until the client takes more, as `ngx_http_writer()`.
 fn wait(page: &Page) {
     let write = page.r.client().write();
-    let conf = core_conf(page.r);
-    if !write.delayed() {
-        write.set_timer(conf.send_timeout);
-    }
+    set_timer(page);
     // SAFETY: the write event of an open connection.
-    if unsafe { ngx_handle_write_event(write.as_ptr(), conf.send_lowat) } != NGX_OK as ngx_int_t {
+    let rc = unsafe { ngx_handle_write_event(write.as_ptr(), core_conf(page.r).send_lowat) };
+    if rc != NGX_OK as ngx_int_t {
         finalize(page, NGX_ERROR as ngx_int_t);
+    }
+}
+
+/// From now on the client has `send_timeout`, unless `limit_rate` has set the timer.
+fn set_timer(page: &Page) {
+    let write = page.r.client().write();
+    if !write.delayed() {
+        write.set_timer(core_conf(page.r).send_timeout);
     }
 }
 
@@ -316,6 +324,10 @@ unsafe extern "C" fn alarm_handler(event: *mut ngx_event_t) {
 /// The end of our part: the request may live on for what is buffered, or for a body that is not read yet.
 fn finalize(page: &Page, rc: ngx_int_t) {
     page.alarm.cancel();
+    let write = page.r.client().write();
+    if !write.delayed() {
+        write.clear_timer();
+    }
     // SAFETY: alive, as `answer` has counted it once more.
     unsafe { ngx_http_finalize_request(page.r.as_ptr(), rc) };
 }

@@ -69,14 +69,10 @@ unsafe extern "C" fn upstream_keepalive_status(
     value: *mut ngx_http_variable_value_t,
     _: usize,
 ) -> ngx_int_t {
-    // Without a note there is no pool, or the queue was full.
-    let status = |state: &ngx_http_upstream_state_t, note: Option<Note>| match note {
-        Some(note) => Some(note.status.name()),
-        None if state.connect_time == usize::MAX => None,
-        None => Some(Status::Bypass.name()),
-    };
+    // Without a note there is no pool.
+    let status = |note: Option<Note>| note.map_or(Status::Bypass, |note| note.status);
     // SAFETY: as nginx passed them.
-    unsafe { list(r, value, |to, state, note| write_or_none(to, status(state, note))) }
+    unsafe { list(r, value, |to, _, note| to.write_str(status(note).name())) }
 }
 
 /// How long the request has waited for its connection, in seconds with milliseconds.

@@ -200,9 +200,7 @@ pub(super) fn enqueue(kp: &PeerData, peer: Peer) -> ngx_int_t {
         (Some(meter), None) => meter.overflow(),
         (None, _) => {}
     }
-    if queued.is_some() {
-        kp.note(Status::Queued, 0);
-    }
+    kp.note(if queued.is_some() { Status::Queued } else { Status::None }, 0);
     kp.stage.set(queued.map_or(Stage::Failing(Failure::Full), Stage::Queued));
     upstream.queue_changed();
     this.turn.prepare(core_has_returned, waiter.as_ptr().cast(), false);

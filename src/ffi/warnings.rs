@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 
-use nginx_sys::{ngx_log_error_core, ngx_str_t, ngx_uint_t, NGX_LOG_WARN};
+use nginx_sys::{ngx_log_error_core, ngx_str_t, NGX_LOG_WARN};
 
 use crate::lifetime::Msec;
 use crate::metrics::End;
@@ -31,7 +31,7 @@ impl Warning {
             Self::ServerCloses => c"keepalive is on for upstream \"%V\", but the server answers \"Connection: close\"",
             Self::FastcgiClose => c"keepalive is on for upstream \"%V\", but requests ask the server to close; set fastcgi_keep_conn on",
             Self::HintIsShorter => {
-                c"keepalive_timeout %uis of upstream \"%V\" is longer than the %uis that the server announces"
+                c"keepalive_timeout %*s of upstream \"%V\" is longer than the %*s that the server announces"
             }
         }
     }
@@ -62,17 +62,19 @@ impl PeerData {
     pub(super) fn warn_of_hint(&self, timeout: Msec, announced: Msec) {
         if self.is_first(Warning::HintIsShorter) {
             let name = self.upstream_name();
-            let seconds = |time: Msec| (time / 1000) as ngx_uint_t;
-            // SAFETY: a live log; `%ui` takes a number, `%V` a string of nginx.
+            let (timeout, announced) = (text_of(timeout), text_of(announced));
+            // SAFETY: a live log; `%*s` takes a length and a pointer, both of one string, `%V` a string of nginx.
             unsafe {
                 ngx_log_error_core(
                     NGX_LOG_WARN as usize,
                     self.request().log(),
                     0,
                     Warning::HintIsShorter.text().as_ptr(),
-                    seconds(timeout),
+                    timeout.len(),
+                    timeout.as_ptr(),
                     name,
-                    seconds(announced),
+                    announced.len(),
+                    announced.as_ptr(),
                 );
             }
         }
@@ -86,5 +88,13 @@ impl PeerData {
     fn upstream_name(&self) -> *const ngx_str_t {
         // SAFETY: the upstream's cycle is alive while it is used; makes no reference.
         unsafe { &raw const (*self.upstream().us.as_ptr()).host }
+    }
+}
+
+/// A time as the configuration has it.
+fn text_of(time: Msec) -> String {
+    match (time / 1000, time % 1000) {
+        (seconds, 0) => format!("{seconds}s"),
+        _ => format!("{time}ms"),
     }
 }

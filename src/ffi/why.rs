@@ -1,7 +1,12 @@
 //! Why a connection that a request gives back is not kept, to be counted; and a warning if it looks as if nobody had
 //! meant that.
 
-use nginx_sys::{ngx_http_upstream_headers_in_t, ngx_http_upstream_t, ngx_uint_t, NGX_PEER_FAILED};
+use std::ptr::NonNull;
+
+use nginx_sys::{
+    ngx_event_pipe_t, ngx_http_upstream_headers_in_t, ngx_http_upstream_t, ngx_uint_t, NGX_HTTP_BAD_REQUEST,
+    NGX_PEER_FAILED,
+};
 
 use crate::lifetime::Refusal;
 use crate::metrics::End;
@@ -31,7 +36,12 @@ pub(super) fn why_not(kp: &PeerData, conn: Conn, refusal: Refusal, state: ngx_ui
     match refusal {
         Refusal::Failed => End::Failed,
         Refusal::Broken if conn.read().eof() && kp.u.keepalive() => End::ServerClosed,
-        Refusal::Broken if conn.read().eof() => not_keepalive(kp, conn),
+        Refusal::Broken if conn.read().eof() => match not_keepalive(kp, conn) {
+            // It had not said how much would come, or has not sent so much.
+            End::BodyUnread if kp.u.ends_with_connection() => End::ServerClosed,
+            End::BodyUnread => End::Failed,
+            end => end,
+        },
         Refusal::Broken => End::Failed,
         Refusal::Requests => End::Requests,
         Refusal::Time => End::Time,
@@ -52,14 +62,16 @@ fn not_keepalive(kp: &PeerData, conn: Conn) -> End {
         return End::Upgraded;
     }
     let Some(head) = u.http1_request(kp.first_buffer) else { return of_another_protocol(kp) };
-    // A server may close for a reason of its own, and the first response tells whether it always does.
-    let is_first = conn.requests() <= 1;
+    // A server may close for a reason of its own, as after an error; the first response tells whether it always does.
+    let is_first = conn.requests() <= 1 && u.response_status() < NGX_HTTP_BAD_REQUEST as usize;
     match (asks_to_close(head), u.closes()) {
         (Some(AsksToClose::Version), _) => kp.warn(Warning::Http10, End::Http10),
         (Some(AsksToClose::Header), _) => kp.warn(Warning::RequestClose, End::RequestClose),
         (None, Some(Closes::Version)) => kp.warn(Warning::ServerHttp10, End::Http10),
         (None, Some(Closes::Header)) if is_first => kp.warn(Warning::ServerCloses, End::ConnectionClose),
         (None, Some(Closes::Header)) => End::ConnectionClose,
+        // Something was behind the response.
+        (None, None) if u.is_body_read(r) && u.is_body_complete() => End::UnexpectedData,
         (None, None) => End::BodyUnread,
     }
 }
@@ -100,6 +112,29 @@ impl HttpUpstream {
             header.name().eq_ignore_ascii_case(b"connection") && says_close(bytes(header.value()))
         });
         Some(if says { Closes::Header } else { Closes::Version })
+    }
+
+    /// Whether only the end of the connection tells that of the response.
+    fn ends_with_connection(self) -> bool {
+        // SAFETY: live by the type invariant; makes no reference.
+        let headers = unsafe { &raw const (*self.as_ptr()).headers_in };
+        // SAFETY: as above; reads one bit.
+        let chunked = unsafe { ngx_http_upstream_headers_in_t::chunked_raw(headers) != 0 };
+        // SAFETY: as above; reads one field.
+        !chunked && self.has_response_header() && unsafe { (*headers).content_length_n } < 0
+    }
+
+    /// Whether the core has found the end of the body that it began to read.
+    fn is_body_complete(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        if unsafe { ngx_http_upstream_t::buffering_raw(self.as_ptr()) } == 0 {
+            // SAFETY: live by the type invariant; reads one field.
+            return unsafe { (*self.as_ptr()).length } == 0;
+        }
+        // SAFETY: live by the type invariant; reads one field.
+        let pipe = NonNull::new(unsafe { (*self.as_ptr()).pipe });
+        // SAFETY: in the pool of the live request; reads one bit.
+        pipe.is_some_and(|pipe| unsafe { ngx_event_pipe_t::upstream_done_raw(pipe.as_ptr()) != 0 })
     }
 
     fn is_upgraded(self) -> bool {

@@ -14,7 +14,6 @@ use nginx_sys::{
     NGX_LOG_CRIT, NGX_LOG_EMERG, NGX_LOG_WARN,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
-use ngx::ngx_conf_log_error;
 
 use crate::directive::Invalid;
 use crate::metrics::{self, Generation, Plan};
@@ -92,6 +91,29 @@ impl Drop for Zone {
     }
 }
 
+/// Says what is wrong with the directive, and where it is written.
+///
+/// # Safety
+/// `cf` is the configuration being read.
+unsafe fn refuse(cf: *mut ngx_conf_t, directive: &Directive, what: &str) {
+    // SAFETY: live, says the caller.
+    let log = unsafe { (*cf).log };
+    let (format, file) = (c"\"keepalive_zone\" %*s in %V:%ui", &raw const directive.file);
+    // SAFETY: `%*s` takes a length and a pointer, both of one string, `%V` a string of nginx, `%ui` a number.
+    unsafe {
+        ngx_log_error_core(
+            NGX_LOG_EMERG as usize,
+            log,
+            0,
+            format.as_ptr(),
+            what.len(),
+            what.as_ptr(),
+            file,
+            directive.line,
+        );
+    }
+}
+
 impl Zone {
     /// Notes an upstream that is to be counted.
     pub(super) fn add(&self, upstream: NonNull<Upstream>, plan: metrics::Upstream) {
@@ -117,35 +139,19 @@ impl Zone {
         // SAFETY: the cycle being made, whose core module has its configuration.
         let workers = unsafe { worker_processes(cycle) };
         let needed = self.plan.borrow().size(workers) * size_of::<AtomicU64>();
-        if needed <= directive.size {
-            return match Mapping::new(directive.size / size_of::<AtomicU64>()) {
-                Ok(_) => Some(()),
-                Err(err) => {
-                    ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for \"keepalive_zone\": {err}");
-                    None
-                }
-            };
+        if needed > directive.size {
+            let (bytes, needed) = (directive.size, needed.div_ceil(1024));
+            let what = format!("of {bytes} bytes is too small, {needed}k are needed for {workers} workers");
+            // SAFETY: as the caller says.
+            unsafe { refuse(cf, &directive, &what) };
+            return None;
         }
-        let format =
-            c"\"keepalive_zone\" of %uz bytes is too small, %uzk are needed for %uz workers in %V:%ui";
-        // SAFETY: live, says the caller.
-        let log = unsafe { (*cf).log };
-        let (kilobytes, file) = (needed.div_ceil(1024), &raw const directive.file);
-        // SAFETY: `%uz` takes a size, `%V` a string of nginx, `%ui` a number.
-        unsafe {
-            ngx_log_error_core(
-                NGX_LOG_EMERG as usize,
-                log,
-                0,
-                format.as_ptr(),
-                directive.size,
-                kilobytes,
-                workers,
-                file,
-                directive.line,
-            );
+        if let Err(err) = Mapping::new(directive.size / size_of::<AtomicU64>()) {
+            // SAFETY: as the caller says.
+            unsafe { refuse(cf, &directive, &format!("cannot be had: {err}")) };
+            return None;
         }
-        None
+        Some(())
     }
 
     /// Makes the memory, in the master. Without it nothing is counted.

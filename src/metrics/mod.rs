@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub use generation::{Generation, Worker};
 pub use histogram::{Histogram, BOUNDS};
-pub use plan::{Plan, Server, Upstream};
+pub use plan::{readable, Plan, Server, Upstream};
 pub use records::Records;
 pub use view::{Row, View, LEFT, OTHERS};
 

@@ -48,6 +48,16 @@ pub struct Server {
     pub max_conns: u64,
 }
 
+/// Bytes as they can be shown: what is no UTF-8 by its number, so that different names stay different.
+pub fn readable(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+    }
+    text
+}
+
 /// Where the numbers of an upstream lie, from its beginning.
 pub(super) const QUEUE: usize = 0;
 pub(super) const OTHER: usize = OF_QUEUE;

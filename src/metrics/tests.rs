@@ -243,6 +243,12 @@ fn a_generation_whose_workers_have_not_begun_yet_is_not_given_up() {
 }
 
 #[test]
+fn names_stay_different() {
+    assert_eq!(readable("a.é:80".as_bytes()), "a.é:80");
+    assert_eq!(readable(b"a\xff\xfeb"), "a\\xff\\xfeb");
+}
+
+#[test]
 fn warns_once_in_all_workers() {
     let it = generation(vec![upstream("u", &[A], false), upstream("v", &[A], false)], 2, None, &[]);
     assert!(it.warns(0, 1) && it.warns(0, 2) && it.warns(1, 1));

@@ -13,7 +13,7 @@ use ngx::http::HttpModuleConfExt;
 use ngx::ngx_string;
 
 use crate::auth::{OnError, PASS_STATUS};
-use crate::metrics::AuthMeter;
+use crate::metrics::{readable, AuthMeter};
 
 use super::super::conf::{allocate, place_in_pool};
 use super::super::constants;
@@ -293,7 +293,7 @@ impl MainConf {
 
     /// What `auth_subrequest` names anywhere, each once.
     pub(in super::super) fn uris(&self) -> Vec<String> {
-        self.uris.borrow().iter().map(|uri| String::from_utf8_lossy(uri).into_owned()).collect()
+        self.uris.borrow().iter().map(|uri| readable(uri)).collect()
     }
 
     /// Notes the variables that matter as soon as some location asks. `None` if there is no memory.

@@ -97,7 +97,7 @@ impl Request {
 
 impl HttpUpstream {
     /// The status that the server has sent, 0 if it has not.
-    pub(super) fn response_status(self) -> usize {
+    pub(in super::super) fn response_status(self) -> usize {
         // SAFETY: live by the type invariant; reads one field.
         unsafe { (*self.as_ptr()).headers_in.status_n }
     }

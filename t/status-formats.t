@@ -1,0 +1,802 @@
+# keepalive_status: who gets which format, and that each is what it claims to be, to every client: an odd one, a slow one, one
+# that leaves, one that speaks HTTP/1.0, HTTP/2 or TLS, and with all that nginx may do to a response. And keepalive_zone.
+
+use strict;
+use warnings;
+
+use Encode ();
+use IO::Select;
+use IO::Socket::INET;
+use IO::Uncompress::Gunzip ();
+use JSON::PP ();
+use POSIX ();
+use Socket qw(SOL_SOCKET SO_RCVBUF);
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+use lib 't/lib';
+use Keepalive::Auth ();
+use Keepalive::Backend;
+use Keepalive::Certificates;
+use Keepalive::Client;
+use Keepalive::Http2 ();
+use Keepalive::Nginx;
+use Keepalive::Setup;
+
+plan skip_all => 'needs the module' unless is_ours();
+
+my @counters = qw(requests opened reused stale repeats);
+my %reasons = (
+    closed => [qw(timeout time requests hint evicted server_closed unexpected_data error check drain_limit exiting removed)],
+    not_stored => [qw(http_1_0 connection_close request_close body_unread body_unsent error disabled connect upgraded identity protocol)],
+);
+my @bounds = qw(0.001 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 5 10 30 60 +Inf);
+my %type = (json => 'application/json', prometheus => 'text/plain; version=0.0.4; charset=utf-8', html => 'text/html; charset=utf-8');
+
+# Which of the formats an answer is, by its body.
+sub format_of {
+    my ($answer) = @_;
+    return $answer->{status} if $answer->{status} != 200;
+    return 'incomplete' if !$answer->{complete};
+    return $answer->{body} =~ /\A\{"schema":1,.*\}\n\z/s ? 'json'
+        : $answer->{body} =~ /\A# HELP nginx_upstream_keepalive_workers .*\n\z/s ? 'prometheus'
+        : $answer->{body} =~ /\A<!doctype html>.*<\/html>\s*\z/is ? 'html' : 'something else';
+}
+
+# What is wrong with a text in Prometheus' exposition format 0.0.4. It is read more strictly than Prometheus does: a family
+# has one HELP and one TYPE, in this order, and then all of its samples.
+sub wrong_in {
+    my ($text) = @_;
+    my ($family, $type, %types, %seen, %buckets, %last, %totals, @wrong);
+    push @wrong, 'no line feed at the end' if $text !~ /\n\z/;
+    push @wrong, 'not in UTF-8' if !defined eval { Encode::decode('UTF-8', my $copy = $text, Encode::FB_CROAK) };
+    my $is_next_type = 0;
+    for my $line (split /\n/, $text) {
+        if ($line =~ /^# HELP ([a-zA-Z_:][a-zA-Z0-9_:]*) (?:[^\\]|\\[\\n])+$/) {
+            push @wrong, "a second time: $line" if exists $types{$1};
+            push @wrong, "no TYPE before: $line" if $is_next_type;
+            ($family, $is_next_type) = ($1, 1);
+            $types{$family} = undef;
+            next;
+        }
+        if ($is_next_type) {
+            ($type) = $line =~ /^# TYPE \Q$family\E (counter|gauge|histogram)$/ or push @wrong, "no TYPE: $line";
+            $types{$family} = $type //= 'none';
+            $is_next_type = 0;
+            push @wrong, "a counter that does not end in _total, or something else that does: $family"
+                if ($type eq 'counter') != ($family =~ /_total$/ ? 1 : 0);
+            next;
+        }
+        my ($name, undef, $labels, $value) = $line =~ /^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{(.*)\})? (\d+(?:\.\d+)?)$/
+            or push(@wrong, "no sample: $line"), next;
+        my ($of, $suffix) = ($name, '');
+        ($of, $suffix) = ($1, $2) if $type eq 'histogram' && $name =~ /^(.*)_(bucket|sum|count)$/;
+        push @wrong, "not of $family: $line" if $of ne $family || $type eq 'histogram' && $suffix eq '';
+        push @wrong, "a part of one: $line" if $value =~ /\./ && $suffix ne 'sum';
+        my %labels;
+        while (($labels // '') =~ /\G(?:^|,)([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\[\\"n])*)"/gc) {
+            push @wrong, "$1 twice: $line" if exists $labels{$1};
+            $labels{$1} = $2;
+        }
+        push @wrong, "labels: $line" if (pos($labels) // 0) != length($labels // '');
+        my $key = join "\0", $name, map { $_, $labels{$_} } sort keys %labels;
+        push @wrong, "twice: $line" if $seen{$key}++;
+        next if $suffix eq '';
+        my $le = delete $labels{le};
+        push @wrong, "le: $line" if defined $le != ($suffix eq 'bucket');
+        my $histogram = join "\0", $family, map { $_, $labels{$_} } sort keys %labels;
+        if ($suffix eq 'bucket') {
+            push @wrong, "not in order: $line" if bound($le) <= bound($last{$histogram} // '-1');
+            push @wrong, "not cumulative: $line" if $value < ($buckets{$histogram} // 0);
+            ($last{$histogram}, $buckets{$histogram}) = ($le, $value);
+        }
+        $totals{$histogram}{$suffix} = $value;
+    }
+    for my $histogram (keys %totals) {
+        my %total = %{ $totals{$histogram} };
+        push @wrong, "no bucket for all of $histogram" if ($last{$histogram} // '') ne '+Inf';
+        push @wrong, "a sum or count is missing of $histogram" if grep { !defined $total{$_} } qw(sum count);
+        push @wrong, "+Inf is not the count of $histogram" if $total{count} != $buckets{$histogram};
+    }
+    push @wrong, "no TYPE: $_" for grep { !defined $types{$_} } keys %types;
+    return @wrong;
+}
+
+sub bound { return $_[0] eq '+Inf' ? 9**9**9 : $_[0] }
+
+# The checker itself.
+for my $case (
+    ["# HELP a b\n# TYPE a gauge\na 1\n", 0],
+    ["# HELP a b\n# TYPE a gauge\na{x=\"\\\\\\\"\\n,\"} 1\n", 0],
+    ["# HELP a b\n# TYPE a gauge\na{x=\"\\\"} 1\n", 1],
+    ["# HELP a b\n# TYPE a gauge\na{x=\"\"\"} 1\n", 1],
+    ["# HELP a b\n# TYPE a gauge\na{x=\"\\t\"} 1\n", 1],
+    ["# HELP a b\n# TYPE a gauge\na{x=\"1\",x=\"2\"} 1\n", 1],
+    ["# HELP a b\n# TYPE a gauge\na{x=\"1\"} 1\na{x=\"1\"} 2\n", 1],
+    ["# HELP a b\n# TYPE a gauge\na{x=\"\xff\"} 1\n", 1],
+    ["# HELP a b\n# TYPE a gauge\na 1", 1],
+    ["# TYPE a gauge\na 1\n", 1],
+    ["# HELP a b\na 1\n", 1],
+    ["# HELP a b\n# TYPE a counter\na 1\n", 1],
+    ["# HELP a_total b\n# TYPE a_total gauge\na_total 1\n", 1],
+    ["# HELP a b\n# TYPE a gauge\na 1\n# HELP b b\n# TYPE b gauge\nb 1\na{x=\"1\"} 1\n", 1],
+    ["# HELP a b\n# TYPE a histogram\na_bucket{le=\"1\"} 1\na_bucket{le=\"+Inf\"} 2\na_sum 1.5\na_count 2\n", 0],
+    ["# HELP a b\n# TYPE a histogram\na_bucket{le=\"1\"} 1\na_bucket{le=\"+Inf\"} 2\na_sum 1.5\na_count 3\n", 1],
+    ["# HELP a b\n# TYPE a histogram\na_bucket{le=\"1\"} 3\na_bucket{le=\"+Inf\"} 2\na_sum 1.5\na_count 2\n", 1],
+    ["# HELP a b\n# TYPE a histogram\na_bucket{le=\"1\"} 2\na_sum 1.5\na_count 2\n", 1],
+) {
+    my ($text, $is_wrong) = @$case;
+    local $SIG{__WARN__} = sub { };
+    is !!wrong_in($text), !!$is_wrong, 'checker: ' . ($text =~ s/\n/; /gr);
+}
+
+# A small site that has everything there is to be shown.
+my $port = free_port();
+my $backend = Keepalive::Backend->start(listen => [('127.0.0.1:0') x 2]);
+my $nginx = Keepalive::Nginx->new(workers => 2, http => <<"END")->start;
+proxy_http_version 1.1;
+proxy_set_header Connection "";
+upstream plain { server @{[ $backend->address ]}; server @{[ $backend->address(1) ]} backup; keepalive 4; }
+upstream each { server @{[ $backend->address ]} max_conns=7; keepalive 4 per_server; }
+upstream waits { server @{[ $backend->address ]} max_conns=1; queue 10 timeout=5s; keepalive 1; }
+upstream unseen { server 127.0.0.1:1; }
+server {
+    listen 127.0.0.1:$port;
+    location = /status { keepalive_status; }
+    location = /status/cached { expires 1h; keepalive_status; }
+    location = /auth { internal; proxy_pass http://plain/; }
+    location /plain { proxy_pass http://plain; }
+    location /waits { proxy_pass http://waits; }
+    location /asks { auth_subrequest /auth; proxy_pass http://each/; }
+    location /named { try_files /nothing \@named; }
+    location \@named { keepalive_status; }
+}
+END
+get($port, $_) for qw(/plain /plain /asks /asks);
+$_->finish for map { begin($port, '/waits?delay=20') } 1 .. 3;
+
+# By the argument, or by what the client accepts.
+my $accepts = sub { return map { "Accept: $_" } @_ };
+for my $case (
+    ['?format=json', 'json'], ['?format=prometheus', 'prometheus'], ['?format=html', 'html'],
+    ['?a=b&format=json&c=d', 'json'], ['?x=1;format=json', 'html'], ['?xformat=json', 'html'], ['?format', 'html'],
+    ['?format=', 406], ['?format=xml', 406], ['?format=JSON', 406], ['?format=json2', 406], ['?format=%00', 406],
+    ['?format=json', 'json', 'text/html'], ['?format=prometheus', 'prometheus', 'image/png'], ['?format=xml', 406, '*/*'],
+    ['', 'html'], ['', 'html', ''], ['', 'html', '*/*'], ['', 'html', 'text/*'],
+    # A browser; Prometheus, older and newer.
+    ['', 'html', 'text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8'],
+    ['', 'prometheus', 'application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,'
+        . 'text/plain;version=0.0.4;q=0.3,*/*;q=0.2'],
+    ['', 'prometheus', 'application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,'
+        . 'application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=1.0.0;'
+        . 'escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1'],
+    ['', 'json', 'application/json'], ['', 'json', 'Application/JSON'], ['', 'json', 'application/*'],
+    ['', 'prometheus', 'text/plain'], ['', 'prometheus', 'text/plain;charset=utf-8'],
+    ['', 'json', 'text/html;q=0.5', 'application/json'], ['', 'json', 'application/json', 'text/html;q=0.5'],
+    ['', 'prometheus', 'text/html;q=0.1, text/plain;q=0.2 ,application/json;q=0.15'],
+    ['', 'json', 'text/html;q=0, */*'], ['', 'html', 'application/json;q=0.999,*/*'],
+    ['', 'prometheus', 'text/plain; q=0.001, */*;q=0'],
+    ['', 406, 'image/png'], ['', 406, 'application/json;q=0'], ['', 406, '*/*;q=0'], ['', 406, 'image/png', 'image/gif;q=0.5'],
+    ['', 406, 'application/openmetrics-text'],
+) {
+    my ($query, $format, @accept) = @$case;
+    my $answer = get($port, "/status$query", headers => [$accepts->(@accept)]);
+    is format_of($answer), $format, "/status$query" . (@accept ? ', Accept: ' . join ' / ', @accept : '') or diag explain $answer;
+    next if $format =~ /\d/;
+    is $answer->{headers}{'content-type'}, $type{$format}, "it is of the type of $format";
+}
+is format_of(get($port, '/named?format=json')), 'json', 'a named location';
+
+# Headers.
+for my $format (sort keys %type) {
+    my $answer = get($port, "/status?format=$format");
+    is $answer->{headers}{'cache-control'}, 'no-store', "$format: nobody is to keep it";
+    is $answer->{headers}{'x-content-type-options'}, 'nosniff', "$format: it is what it says";
+    my $policy = $answer->{headers}{'content-security-policy'};
+    $format eq 'html' ? like $policy, qr/^default-src 'none';/, 'html: has a policy' : is $policy, undef, "$format: has no policy";
+    unlike join("\n", @{ $answer->{lines} }), qr/^(?:ETag|Last-Modified|Accept-Ranges|Content-Length):/mi, "$format: it is never the same";
+
+    # HEAD: the same headers, but for the length, which is not known.
+    my $head = get($port, "/status?format=$format", method => 'HEAD');
+    is $head->{body}, '', "$format, HEAD: no body";
+    is_deeply [grep { !/^Date:/ } @{ $head->{lines} }], [grep { !/^(?:Date|Transfer-Encoding):/ } @{ $answer->{lines} }],
+        "$format, HEAD: the same headers";
+}
+like join(' ', map { /^Cache-Control: *(.*)/i ? $1 : () } @{ get($port, '/status/cached?format=json')->{lines} }), qr/no-store/,
+    'with expires: nobody is to keep it';
+
+# Methods, bodies, and what only makes sense for files.
+is get($port, '/status?format=json', method => $_)->{status}, 405, "$_ is not allowed" for qw(PUT DELETE OPTIONS PATCH PROPFIND);
+is get($port, '/status?format=json', method => 'POST', body => $_)->{status}, 405, 'POST of ' . length($_) . ' bytes' for '', 'x', 'x' x 100000;
+is format_of(get($port, '/status?format=json', body => 'x' x $_)), 'json', "GET with a body of $_ bytes" for 1, 100000;
+is format_of(get($port, '/status?format=json', chunks => ['x' x 1000, 'y'])), 'json', 'GET with a body in chunks';
+is format_of(get($port, '/status?format=json', headers => { Range => 'bytes=0-9' })), 'json', 'GET of a range';
+is format_of(get($port, '/status?format=json', headers => { $_ => 'Fri, 20 Nov 2026 19:00:00 GMT' })), 'json', "GET, $_"
+    for 'If-Modified-Since';
+is get($port, '/status?format=json', headers => { 'If-Unmodified-Since' => 'Fri, 20 Nov 2026 19:00:00 GMT' })->{status}, 412,
+    'GET, if something that is not known is so';
+{
+    # A body that comes later, when the client has its answer already; then another request.
+    my $request = begin($port, '/status?format=json', content_length => 10, keep_alive => 1);
+    my $first = '';
+    wait_for { ($first .= $request->receive) =~ /\r\n0\r\n\r\n\z/ };
+    is format_of(Keepalive::Client::parse($first)), 'json', 'GET with a body that is yet to come';
+    $request->more('x' x 10 . "GET /status?format=prometheus HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    is format_of($request->finish), 'prometheus', 'and another one behind it';
+}
+
+# JSON has the fields that are documented, and no other.
+sub keys_of { return join ' ', sort keys %{ $_[0] || {} } }
+
+sub names { return join ' ', sort @_ }
+
+sub check_histogram {
+    my ($times, $title) = @_;
+    is keys_of($times), names(qw(buckets count sum)), "$title: a histogram";
+    is keys_of($times->{buckets}), names(@bounds), "$title: its bounds";
+}
+
+{
+    my $json = JSON::PP::decode_json(get($port, '/status?format=json')->{body});
+    is keys_of($json), names(qw(schema timestamp workers upstreams auth)), 'JSON: the document';
+    is $json->{schema}, 1, 'JSON: the schema';
+    cmp_ok abs($json->{timestamp} - time), '<', 5, 'JSON: the time';
+    is $json->{workers}, 2, 'JSON: the workers';
+    my $has_default = default_is_on();
+    is keys_of($json->{upstreams}), names(qw(plain each waits), $has_default ? 'unseen' : ()), 'JSON: upstreams with a pool or a queue';
+    for my $name (sort keys %{ $json->{upstreams} }) {
+        my $upstream = $json->{upstreams}{$name};
+        my @both = ('active', 'draining', @counters, keys %reasons);
+        is keys_of($upstream), names(@both, qw(keepalive limit per_server peers), $name eq 'waits' ? 'queue' : ()), "JSON: $name";
+        for my $peer (@{ $upstream->{peers} }) {
+            is keys_of($peer), names(@both, qw(id server name backup down max_conns idle)), "JSON: $name, $peer->{server}";
+        }
+        for my $of ($upstream, @{ $upstream->{peers} }) {
+            is keys_of($of->{$_}), names(@{ $reasons{$_} }), "JSON: $name, $_" for sort keys %reasons;
+        }
+    }
+    my ($first, $second) = @{ $json->{upstreams}{plain}{peers} };
+    is_deeply [map { "$_->{id} $_->{server} $_->{name} " . ($_->{backup} ? 'backup' : '') } $first, $second],
+        ['0 ' . $backend->address . ' ' . $backend->address . ' ', '1 ' . $backend->address(1) . ' ' . $backend->address(1) . ' backup'],
+        'JSON: the servers';
+    is_deeply [map { ref } @$first{qw(backup down)}, $json->{upstreams}{each}{per_server}], [('JSON::PP::Boolean') x 3], 'JSON: true and false';
+    ok $json->{upstreams}{each}{per_server}, 'JSON: per_server';
+    is $json->{upstreams}{each}{peers}[0]{max_conns}, 7, 'JSON: max_conns';
+    is $json->{upstreams}{$_}{limit}, 4, "JSON: the limit of $_" for qw(plain each);
+    my $queue = $json->{upstreams}{waits}{queue};
+    is keys_of($queue), names(qw(size max_size requests overflows timeouts wait)), 'JSON: the queue';
+    is $queue->{max_size}, 10, 'JSON: its size';
+    # Of three requests to two workers, at least one waits.
+    cmp_ok $queue->{requests}, '>=', 1, 'JSON: requests that have waited';
+    is $queue->{wait}{count}, $queue->{requests}, 'JSON: for a known time';
+    check_histogram($queue->{wait}, 'JSON: the queue');
+    is keys_of($json->{auth}), '/auth', 'JSON: URIs that authorise';
+    is keys_of($json->{auth}{'/auth'}), names(qw(allowed denied failed timed_out failed_open time)), 'JSON: their numbers';
+    is $json->{auth}{'/auth'}{allowed}, 2, 'JSON: two were allowed';
+    check_histogram($json->{auth}{'/auth'}{time}, 'JSON: the decisions');
+
+    my $text = get($port, '/status?format=prometheus')->{body};
+    is join("\n", wrong_in($text)), '', 'Prometheus: nothing is wrong';
+    my %families = $text =~ /^# TYPE (\S+) (\S+)$/mg;
+    is_deeply \%families, {
+        (map { ("nginx_upstream_keepalive_$_" => 'gauge') } qw(workers limit connections)),
+        (map { ("nginx_upstream_keepalive_${_}_total" => 'counter') } @counters, keys %reasons),
+        (map { ("nginx_upstream_queue_$_" => 'gauge') } qw(size limit)),
+        (map { ("nginx_upstream_queue_${_}_total" => 'counter') } qw(requests overflows timeouts)),
+        nginx_auth_subrequest_decisions_total => 'counter',
+        (map { ($_ => 'histogram') } qw(nginx_upstream_queue_wait_seconds nginx_auth_subrequest_duration_seconds)),
+    }, 'Prometheus: what is documented';
+    like $text, qr/^nginx_upstream_keepalive_limit\{upstream="each"\} 4$/m, 'Prometheus: a number that is known';
+    is join(' ', $text =~ /^nginx_upstream_queue_wait_seconds_bucket\{upstream="waits",le="(.*)"\}/mg), "@bounds", 'Prometheus: the bounds';
+    # A document for people has no numbers in it.
+    unlike get($port, '/status?format=html')->{body}, qr/\Q@{[ $backend->address ]}\E/, 'HTML: it gets its numbers for itself';
+}
+$backend->drop;
+$nginx->stop;
+
+# Names. nginx takes all that can be written between quotes.
+{
+    # As they are, and as they are written in a configuration.
+    my $written = sub { return '"' . ($_[0] =~ s/([\\"])/\\$1/gr) . '"' };
+    my @names = ('', ' ', 'a b', 'a"b', "a'b", 'a\\b', 'a\\\\"', 'a\\n', "a\nb", "a\rb", "a\tb", 'a<b>',
+        '</script><script>', '<!--', '&amp;', 'a{b="c"}',
+        'a,b', 'a;b', 'a$b', '#a', 'a%b', 'a/b', 'a:1', "a\x01\x1f\x7f", "\xc3\xa9", "\xf0\x9f\x98\x80", "\xe2\x80\xa8", 'x' x 300);
+    my $socket = 'unix:' . work_dir() . '/a"b\\c<d>&';
+    my @uris = ('/a"b\\c', '/<a>&b', "/\xc3\xa9");
+    my $locations = join '', map { "location /$_ { auth_subrequest " . $written->($uris[$_]) . "; }\n" } 0 .. $#uris;
+    my $site = sub { return join("\n", map { 'upstream ' . $written->($_) . ' { server ' . $written->($socket) . '; keepalive 1; }' } @_)
+        . "\nserver { listen 127.0.0.1:$port; location = /status { keepalive_status; } $locations }" };
+    my $nginx = Keepalive::Nginx->new(http => '');
+    my @refused = grep { !($nginx->verdict($site->($_)))[0] } @names;
+    is_deeply \@refused, [], 'names: nginx takes them all';
+    $nginx->configure(http => $site->(@names));
+    $nginx->start;
+
+    my $bytes = get($port, '/status?format=json')->{body};
+    ok $bytes !~ /[\x00-\x1f](?!\z)/, 'names, JSON: no control characters';
+    my $json = JSON::PP::decode_json($bytes);
+    is_deeply [sort map { Encode::encode('UTF-8', $_) } keys %{ $json->{upstreams} }], [sort @names], 'names, JSON: all are told';
+    is $json->{upstreams}{'a b'}{peers}[0]{$_}, $socket, "names, JSON: the $_" for qw(server name);
+    is_deeply [sort map { Encode::encode('UTF-8', $_) } keys %{ $json->{auth} }], [sort @uris], 'names, JSON: URIs';
+
+    my $text = get($port, '/status?format=prometheus')->{body};
+    is join("\n", wrong_in($text)), '', 'names, Prometheus: nothing is wrong';
+    my %unescape = (n => "\n", '\\' => '\\', '"' => '"');
+    my $values = sub {
+        my %seen = map { ((s/\\(.)/$unescape{$1}/gr) => 1) } $text =~ /[{,]$_[0]="((?:[^"\\]|\\.)*)"/g;
+        return [sort keys %seen];
+    };
+    is_deeply $values->('upstream'), [sort @names], 'names, Prometheus: all are told';
+    is_deeply $values->('server'), [$socket], 'names, Prometheus: the server';
+    is_deeply $values->('uri'), [sort @uris], 'names, Prometheus: URIs';
+    unlike get($port, '/status?format=html')->{body}, qr/a\{b="c"\}/, 'names, HTML: none is in the document';
+    $nginx->stop;
+
+    # What is not in UTF-8 can be shown as something else, but stays different.
+    my @odd = ("a\xff", "a\xfe", "\xc3", "\xed\xa0\x80", "a\xc3\xa9\xff");
+    $nginx->configure(http => $site->(@odd));
+    $nginx->start;
+    is scalar keys %{ JSON::PP::decode_json(get($port, '/status?format=json')->{body})->{upstreams} }, 5, 'names that are not in UTF-8: JSON';
+    is join("\n", grep { !/^twice/ } wrong_in(get($port, '/status?format=prometheus')->{body})), '', 'names that are not in UTF-8: Prometheus';
+    is scalar(grep { /^twice/ } wrong_in(get($port, '/status?format=prometheus')->{body})), 0, 'names that are not in UTF-8: each number once';
+    $nginx->stop;
+}
+
+# keepalive_zone.
+{
+    my $nginx = Keepalive::Nginx->new(http => '', workers => 3);
+    my $servers = join ' ', map { "server 127.0.0.1:$_;" } 1 .. 10;
+    my $site = "upstream u { $servers keepalive 10; }\nserver { listen 127.0.0.1:$port; location = /status { keepalive_status; } }";
+    my $says = sub {
+        my ($accepted, $said) = $nginx->verdict(@_);
+        return ($accepted ? 'accepted' : 'refused') . ($said eq '' ? '' : ": $said");
+    };
+    is $says->($site), 'accepted', 'zone: none is needed';
+    for my $size ('x', '1x', '-1', '1.5k', '1kk', '""', '99999999999999999999', '9223372036854775807k', '9007199254740992m') {
+        my $value = $size =~ s/"//gr;
+        is $says->("keepalive_zone $size;\n$site"), qq(refused: invalid value "$value" in "keepalive_zone" directive in "keepalive_zone $size;"),
+            "zone: $size";
+    }
+    is $says->("$_\n$site"), qq(refused: invalid number of arguments in "keepalive_zone" directive in "$_"), "zone: $_"
+        for 'keepalive_zone;', 'keepalive_zone 1m 2m;', 'keepalive_zone name 2m;';
+    is $says->("keepalive_zone 1m;\nkeepalive_zone 2m;\n$site"), 'refused: "keepalive_zone" directive is duplicate in "keepalive_zone 2m;"',
+        'zone: twice';
+    is $says->("server {\nkeepalive_zone 1m;\n}\n$site"), 'refused: "keepalive_zone" directive is not allowed here in "keepalive_zone 1m;"',
+        'zone: in server';
+    is $says->("upstream v {\nkeepalive_zone 1m;\n}\n$site"), 'refused: "keepalive_zone" directive is not allowed here in "keepalive_zone 1m;"',
+        'zone: in upstream';
+    is $says->("server { location / {\nkeepalive_status json;\n} }\n$site"),
+        'refused: invalid number of arguments in "keepalive_status" directive in "keepalive_status json;"', 'status: an argument';
+    is $says->("$_->[0] {\nkeepalive_status;\n}\n$site"), 'refused: "keepalive_status" directive is not allowed here in "keepalive_status;"',
+        "status: in $_->[0]" for ['server'], ['upstream v'];
+
+    # Too small: what is said is enough, and not too much.
+    for my $size (0, 1, '1k', 4095) {
+        my $bytes = $size eq '1k' ? 1024 : $size;
+        like $says->("keepalive_zone $size;\n$site"),
+            qr/^refused: "keepalive_zone" of $bytes bytes is too small, \d+k are needed for 3 workers in "keepalive_zone $size;"$/,
+            "zone: $size is too small";
+    }
+    my ($needed) = $says->("keepalive_zone 1;\n$site") =~ /(\d+)k are needed/;
+    cmp_ok abs($needed * 1024 - 4 * (10 * 256 + 704)), '<=', 1024, 'zone: what is needed is what the documentation says';
+    is $says->("keepalive_zone ${needed}k;\n$site"), 'accepted', 'zone: what was said is enough';
+    like $says->('keepalive_zone ' . ($needed - 1) . "k;\n$site"), qr/^refused: "keepalive_zone" of \d+ bytes is too small, ${needed}k/,
+        'zone: less is not';
+    is $says->("keepalive_zone $_;\n$site"), 'accepted', "zone: $_ is accepted" for '64K', '1m', '1000M';
+
+    is $says->("keepalive_zone 9000000000000000;\n$site"),
+        'refused: "keepalive_zone" cannot be had: Cannot allocate memory (os error 12) in "keepalive_zone 9000000000000000;"',
+        'zone: more than there is';
+
+    # With it nginx works.
+    $nginx->configure(http => "keepalive_zone ${needed}k;\n$site");
+    $nginx->start;
+    is format_of(get($port, "/status?format=$_")), $_, "zone: just enough, $_" for qw(json prometheus);
+    $nginx->configure(http => "keepalive_zone 1000m;\n$site");
+    my ($worker) = my @old = $nginx->reload;
+    ok wait_for { !grep { Keepalive::Nginx::is_alive($_) } @old }, 'zone: the old workers are gone';
+    is format_of(get($port, "/status?format=$_")), $_, "zone: large, $_" for qw(json prometheus);
+    cmp_ok memory_of(($nginx->workers)[0]), '<', 100 * 1024, 'zone: what is not needed is not touched';
+
+    # Too small for the new configuration: the old one goes on.
+    $nginx->configure(http => "keepalive_zone 1k;\n$site");
+    $nginx->signal('HUP');
+    ok wait_for { $nginx->error_log =~ /"keepalive_zone" of 1024 bytes is too small/ }, 'zone: a reload with one that is too small is refused';
+    is format_of(get($port, '/status?format=json')), 'json', 'zone: the old configuration answers';
+    $nginx->allow(qr/"keepalive_zone" of 1024 bytes/);
+    $nginx->stop;
+
+    # The number of workers is said last: nginx says so, and takes what it needs.
+    my $text = sub { my ($size) = @_; my $dir = $nginx->dir;
+        return "load_module x;\nuser x;\npid /run/nginx.pid;\nerror_log /var/log/nginx/error.log info;\nevents {}\nhttp {\naccess_log off;\n"
+            . "keepalive_zone $size;\n$site\n}\nworker_processes 3;\n" };
+    $nginx->configure(text => $text->("${needed}k"));
+    my ($accepted, $output) = $nginx->test;
+    ok $accepted && $output !~ /\[warn\]/, 'zone: enough, and worker_processes behind http' or diag $output;
+    $nginx->configure(text => $text->(($needed - 1) . 'k'));
+    ($accepted, $output) = $nginx->test;
+    ok $accepted, 'zone: too small, and worker_processes behind http: is accepted';
+    like $output, qr/\[warn\].*"keepalive_zone" is too small for 3 workers, \d+ bytes are used/, 'and nginx says so' or diag $output;
+    quietly(sub { $nginx->start });
+    is JSON::PP::decode_json(get($port, '/status?format=json')->{body})->{workers}, 3, 'and counts in all workers';
+    $nginx->stop;
+    $nginx->configure(text => $text->('1'));
+    ($accepted, $output) = $nginx->test;
+    my ($line) = $output =~ /\[emerg\] "keepalive_zone" of 1 bytes is too small, \d+k are needed for 1 workers in \S+:(\d+)$/m;
+    is $nginx->line($line // 0), 'keepalive_zone 1;', 'zone: too small for any number';
+}
+
+# With servers that come and go all of the zone can be of use.
+SKIP: {
+    skip 'resolve in the free edition needs 1.27.3', 1 unless version_at_least('1.27.3');
+    my $site = "resolver 127.0.0.1:$port; upstream u { zone u 128k; server localhost:81 resolve; keepalive 4; }"
+        . " server { listen 127.0.0.1:$port; location = /status { keepalive_status; } location = /small { return 200 small; } }";
+    my $nginx = Keepalive::Nginx->new(http => "keepalive_zone 400m; $site")->start;
+    is format_of(get($port, '/status?format=json')), 'json', 'zone, resolve: a large one';
+    cmp_ok memory_of(($nginx->workers)[0]), '<', 100 * 1024, 'zone, resolve: what is not needed is not touched';
+    $nginx->stop;
+
+}
+
+# Without what nginx says to those who start it.
+sub quietly {
+    my ($what) = @_;
+    open my $stderr, '>&', \*STDERR or die $!;
+    open STDERR, '>', '/dev/null' or die $!;
+    $what->();
+    open STDERR, '>&', $stderr or die $!;
+}
+
+# What a process has in memory, in kB.
+sub memory_of {
+    my ($pid) = @_;
+    open my $in, '<', "/proc/$pid/status" or return 0;
+    my ($size) = join('', <$in>) =~ /^VmRSS:\s+(\d+) kB/m;
+    return $size;
+}
+
+# A large configuration, whose answers have megabytes.
+my ($slow_port, $tls_port, $h2_port) = map { free_port() } 1 .. 3;
+my ($number, $per_upstream) = (1000, 10);
+my $upstreams = join '', map {
+    my $upstream = $_;
+    "upstream number$upstream { keepalive 16;" . join('', map { sprintf ' server 127.%d.%d.%d:80;', $_, $upstream / 250, $upstream % 250 }
+        1 .. $per_upstream) . " }\n";
+} 1 .. $number;
+my $tls = has_feature('with-http_ssl_module');
+my $h2 = Keepalive::Auth::http2_listen($h2_port);
+my $auth = has_feature('with-http_auth_request_module');
+my $sub = has_feature('with-http_sub_module');
+my ($certificate, $key) = $tls ? self_signed('localhost') : ();
+my $pages = work_dir() . '/pages';
+mkdir $pages or die "$pages: $!";
+write_page('both', 'A<!--#include virtual="/status?format=json" -->B<!--#include virtual="/status?format=prometheus" -->C');
+write_page('nested', 'A<!--#include virtual="/ssi/both" -->B');
+write_page('file', 'x');
+my $large = Keepalive::Nginx->new(connections => 1024, http => <<"END")->start;
+$upstreams
+server {
+    listen 127.0.0.1:$port;
+    listen 127.0.0.1:$slow_port sndbuf=32k;
+    @{[ $tls ? "listen 127.0.0.1:$tls_port ssl; ssl_certificate $certificate; ssl_certificate_key $key;" : '' ]}
+    location = /small { return 200 small; }
+    location = /status { keepalive_status; }
+    location = /rate { limit_rate 20m; keepalive_status; }
+    location = /gzip { gzip on; gzip_types *; gzip_comp_level 1; keepalive_status; }
+    location = /gzip_text { gzip on; gzip_types text/plain; gzip_comp_level 1; keepalive_status; }
+    location = /impatient { send_timeout 300ms; keepalive_status; }
+    location = /impatient_rate { send_timeout 300ms; limit_rate 4m; keepalive_status; }
+    location /ssi/ { alias $pages/; ssi on; ssi_types *; }
+    @{[ $sub ? 'location = /sub { sub_filter_once off; sub_filter_types *; sub_filter upstream_keepalive UP; keepalive_status; }' : '' ]}
+    @{[ $auth ? "location = /asks { alias $pages/file; auth_request /status; }" : '' ]}
+    location = /asks_ours { alias $pages/file; auth_subrequest /status; }
+}
+@{[ $h2 ? "server { $h2 location = /status { keepalive_status; } location = /impatient { send_timeout 300ms; keepalive_status; } }" : '' ]}
+END
+
+sub write_page {
+    my ($name, $text) = @_;
+    open my $out, '>', "$pages/$name" or die "$pages/$name: $!";
+    print $out $text;
+    close $out or die "$pages/$name: $!";
+}
+
+# A connection with a small receive buffer, on which a request was sent.
+sub connect_slowly {
+    my ($to, $path, $version) = @_;
+    my $socket = IO::Socket::INET->new(Proto => 'tcp') or die $!;
+    $socket->setsockopt(SOL_SOCKET, SO_RCVBUF, 8192) or die $!;
+    connect $socket, Socket::pack_sockaddr_in($to, Socket::inet_aton('127.0.0.1')) or die $!;
+    syswrite $socket, "GET $path HTTP/" . ($version // '1.1') . "\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    return $socket;
+}
+
+# Reads a response to its end, so many bytes at a time.
+sub read_all {
+    my ($socket, $piece, $pause) = @_;
+    my $bytes = '';
+    while (IO::Select->new($socket)->can_read(10)) {
+        sysread($socket, $bytes, $piece || 65536, length $bytes) or last;
+        sleep $pause if $pause;
+    }
+    return $bytes;
+}
+
+# Status, headers and body of a response, and what follows it. (Keepalive::Client takes its time with megabytes.)
+sub parsed {
+    my ($bytes) = @_;
+    my $at = index $bytes, "\r\n\r\n";
+    my $head = substr $bytes, 0, $at + 2;
+    $at += 4;
+    if ($head !~ /^Transfer-Encoding: chunked\r$/mi) {
+        return { head => $head, body => substr($bytes, $at), complete => $head !~ m{^HTTP/1.1}, rest => '' };
+    }
+    my $body = '';
+    while ((my $end = index $bytes, "\r\n", $at) > 0) {
+        my $size = hex substr $bytes, $at, $end - $at;
+        $body .= substr $bytes, $end + 2, $size;
+        $at = $end + 2 + $size + 2;
+        return { head => $head, body => $body, complete => 1, rest => substr($bytes, $at) } if $size == 0;
+    }
+    return { head => $head, body => $body, complete => 0, rest => '' };
+}
+
+# Nothing is counted while the answers are compared, so that all are alike but for the time.
+sub timeless { return $_[0] =~ s/("timestamp":)[\d.]+/$1/r }
+
+sub fetch { return parsed(read_all(begin($port, @_)->{socket})) }
+
+my %whole;
+for my $format (qw(json prometheus)) {
+    my $begun = time;
+    my $answer = fetch("/status?format=$format");
+    my $took = time - $begun;
+    note sprintf '%s of %d servers: %.1f MB in %.0f ms', $format, $number * $per_upstream, length($answer->{body}) / 1e6, $took * 1000;
+    ok $answer->{complete}, "large, $format: is complete";
+    cmp_ok $took, '<', 1, "large, $format: in less than a second";
+    $whole{$format} = timeless($answer->{body});
+}
+
+{
+    my $json = JSON::PP::decode_json($whole{json} =~ s/("timestamp":)/${1}0/r);
+    is scalar keys %{ $json->{upstreams} }, $number, 'large, JSON: all upstreams';
+    is scalar(grep { @{ $_->{peers} } == $per_upstream } values %{ $json->{upstreams} }), $number, 'large, JSON: all servers';
+    is join("\n", wrong_in($whole{prometheus})), '', 'large, Prometheus: nothing is wrong';
+    my $each = join '|', 'connections', map { "${_}_total" } @counters;
+    my @samples = $whole{prometheus} =~ /^nginx_upstream_keepalive_(?:$each)\{/mg;
+    is scalar @samples, $number * $per_upstream * 8, 'large, Prometheus: all servers';
+}
+
+# Tests that a body is whole; there is no use in seeing it if it is not.
+sub whole {
+    my ($format, $body, $title) = @_;
+    my $is = timeless($body // '');
+    ok $is eq $whole{$format}, $title or diag sprintf '%d bytes instead of %d', length $is, length $whole{$format};
+}
+
+for my $format (qw(json prometheus)) {
+    my $path = "?format=$format";
+    whole($format, parsed(read_all(connect_slowly($slow_port, "/status$path"), 30000, 0.001))->{body}, "large, $format: a slow client");
+    whole($format, parsed(read_all(begin($port, "/status$path")->{socket}, 1 << 20, 0.05))->{body}, "large, $format: a client that pauses");
+    my $begun = time;
+    whole($format, fetch("/rate$path")->{body}, "large, $format: limit_rate");
+    cmp_ok time - $begun, '>', length($whole{$format}) / (20 << 20) - 0.1, "large, $format: which is heeded";
+    my $old = parsed(read_all(connect_slowly($port, "/status$path", '1.0')));
+    unlike $old->{head}, qr/chunked/, "large, $format, HTTP/1.0: no chunks";
+    whole($format, $old->{body}, "large, $format, HTTP/1.0: it is whole");
+
+    for my $location ('gzip', $format eq 'prometheus' ? 'gzip_text' : ()) {
+        my $packed = fetch("/$location$path", headers => { 'Accept-Encoding' => 'gzip' });
+        like $packed->{head}, qr/^Content-Encoding: gzip\r$/m, "large, $format, $location: it is compressed";
+        IO::Uncompress::Gunzip::gunzip(\$packed->{body} => \my $unpacked);
+        whole($format, $unpacked, "large, $format, $location: it is whole");
+    }
+    SKIP: {
+        skip 'nginx has no sub_filter', 1 unless $sub;
+        my $expected = $whole{$format} =~ s/upstream_keepalive/UP/gr;
+        ok timeless(parsed(read_all(connect_slowly($port, "/sub$path"), 30000))->{body}) eq $expected, "large, $format: sub_filter";
+    }
+    SKIP: {
+        skip 'there is no TLS', 1 unless $tls && `curl --version 2>/dev/null`;
+        whole($format, scalar `curl -sk --max-time 20 "https://127.0.0.1:$tls_port/status$path"`, "large, $format: TLS");
+        whole($format, scalar `curl -sk --max-time 20 --limit-rate 10M "https://127.0.0.1:$tls_port/rate$path"`, "large, $format: TLS, slowly");
+    }
+    SKIP: {
+        skip 'there is no HTTP/2', 1 unless $h2;
+        my $curl = 'curl -s --max-time 20 --http2-prior-knowledge';
+        whole($format, scalar `$curl "http://127.0.0.1:$h2_port/status$path"`, "large, $format: HTTP/2");
+        whole($format, scalar `$curl --limit-rate 10M "http://127.0.0.1:$h2_port/status$path"`, "large, $format: HTTP/2, slowly");
+    }
+}
+
+# Twice on a connection, one request right behind the other.
+{
+    my $request = begin($port, '/status?format=json', keep_alive => 1);
+    $request->more("GET /status?format=prometheus HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    my $first = parsed(read_all($request->{socket}));
+    whole('json', $first->{body}, 'large, pipelined: the first');
+    my $second = parsed($first->{rest});
+    whole('prometheus', $second->{body}, 'large, pipelined: the second');
+}
+
+# As a part of something else.
+for my $client ('quick', 'slow') {
+    my $get = sub {
+        my ($path) = @_;
+        my $socket = $client eq 'quick' ? begin($port, $path)->{socket} : connect_slowly($slow_port, $path);
+        return parsed(read_all($socket, 30000))->{body};
+    };
+    my $expected = "A$whole{json}B$whole{prometheus}C";
+    ok timeless($get->('/ssi/both')) eq $expected, "large, a $client client: two of them included";
+    ok timeless($get->('/ssi/nested')) eq "A${expected}B", "large, a $client client: included, and included again";
+}
+is fetch($_)->{head} =~ m{^HTTP/1.1 (\d+)} && $1, 200, "large, $_: it authorises" for $auth ? '/asks' : (), '/asks_ours';
+# That was counted.
+$whole{$_} = timeless(fetch("/status?format=$_")->{body}) for qw(json prometheus);
+
+# A client that leaves.
+my $settle = sub { fetch('/small') for 1, 2; return $large->descriptors };
+my $descriptors = $settle->();
+my @paths = ('/status', '/rate', '/gzip', '/ssi/both', '/impatient', $sub ? '/sub' : ());
+for my $path (@paths) {
+    for my $read (0, 1, 200_000, 2_000_000) {
+        my $socket = connect_slowly($read % 3 ? $slow_port : $port, "$path?format=json");
+        my $bytes = '';
+        while (length $bytes < $read) { sysread($socket, $bytes, 65536, length $bytes) or last }
+        close $socket;
+    }
+    ok wait_for { $settle->() <= $descriptors }, "large, $path: those who leave leave nothing behind";
+}
+
+# A client that does not read: nginx ends the connection when send_timeout is over.
+for my $path ('/impatient?format=json', '/impatient_rate?format=prometheus') {
+    my $begun = time;
+    my $socket = connect_slowly($slow_port, $path);
+    ok wait_for { $settle->() > $descriptors }, "large, $path: a client that does not read";
+    ok wait_for { $settle->() <= $descriptors }, 'is given up';
+    my $took = time - $begun;
+    ok $took > 0.25 && $took < 3, 'when send_timeout is over' or diag $took;
+    ok !parsed(read_all($socket))->{complete}, 'its response has no end';
+    # One that does read is served for as long as it takes.
+    my $format = $path =~ s/.*=//r;
+    whole($format, parsed(read_all(connect_slowly($slow_port, $path), 30000, 0.002))->{body}, "large, $path: a client that reads slowly");
+}
+SKIP: {
+    skip 'there is no HTTP/2', 2 unless $h2;
+    # Without an update of its windows the client gets 64 kB.
+    my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $h2_port) or die $!;
+    my $field = sub { Keepalive::Http2::field(@_) };
+    my $headers = join '', $field->(':method', 'GET'), $field->(':scheme', 'http'), $field->(':authority', 'a'),
+        $field->(':path', '/impatient?format=json');
+    syswrite $socket, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" . Keepalive::Http2::frame(4, 0, 0, '') . Keepalive::Http2::frame(1, 5, 1, $headers);
+    my ($bytes, $data, $is_reset) = ('', 0, 0);
+    while (!$is_reset && IO::Select->new($socket)->can_read(5) && sysread $socket, $bytes, 65536, length $bytes) {
+        while (length $bytes >= 9) {
+            my ($high, $low, $type) = unpack 'C n C', $bytes;
+            my $size = $high << 16 | $low;
+            last if length $bytes < 9 + $size;
+            substr $bytes, 0, 9 + $size, '';
+            $data += $size if $type == 0;
+            $is_reset ||= $type == 3;
+        }
+    }
+    is $data, 65535, 'large, HTTP/2: a client that does not read has the first part';
+    ok $is_reset, 'and is given up';
+    close $socket;
+}
+
+# Others, while it is asked for a lot: how long the slowest of their requests takes.
+{
+    my $slowest = sub {
+        my ($for) = @_;
+        my ($end, $most, $count) = (time + $for, 0, 0);
+        while (time < $end) {
+            my $begun = time;
+            get($port, '/small')->{status} == 200 or die 'no answer';
+            $most = time - $begun if time - $begun > $most;
+            $count++;
+        }
+        return ($most, $count);
+    };
+    my ($alone) = $slowest->(0.5);
+    my $stop = work_dir() . '/stop';
+    my @scrapers = scrape(20, $stop);
+    # A busy machine is no failure, if it is not always so.
+    my ($beside, $count);
+    for (1 .. 4) {
+        ($beside, $count) = $slowest->(1.5);
+        last if $beside < 0.3;
+    }
+    my ($scrapes, $broken) = scraped($stop, @scrapers);
+    note sprintf 'small requests: at most %.1f ms alone, %.1f ms beside %d scrapes by 20 clients (%d requests)',
+        $alone * 1000, $beside * 1000, $scrapes, $count;
+    is $broken, 0, 'beside others: large answers are complete';
+    cmp_ok $scrapes, '>=', 20, 'beside others: all clients get them';
+    cmp_ok $beside, '<', 0.3, 'beside others: small requests do not wait for long';
+}
+
+# So many clients that ask for large answers, one after the other, until the file exists.
+sub scrape {
+    my ($clients, $stop) = @_;
+    return map {
+        my $client = $_;
+        my $pid = fork // die $!;
+        if (!$pid) {
+            $SIG{$_} = 'DEFAULT' for qw(HUP INT PIPE TERM);
+            my ($scrapes, $broken) = (0, 0);
+            while (!-e $stop) {
+                my $socket = begin($port, '/status?format=' . ($client % 2 ? 'json' : 'prometheus'))->{socket} or next;
+                my $end = '';
+                while (sysread $socket, my $bytes, 1 << 20) { $end = substr $end . $bytes, -7 }
+                $scrapes++;
+                $broken++ if $end ne "\r\n0\r\n\r\n";
+            }
+            open my $out, '>', "$stop-$$";
+            print $out "$scrapes $broken";
+            close $out;
+            POSIX::_exit(0);
+        }
+        $pid;
+    } 1 .. $clients;
+}
+
+# Stops them; returns how many answers they have had, and how many of them were not complete.
+sub scraped {
+    my ($stop, @pids) = @_;
+    open my $out, '>', $stop or die "$stop: $!";
+    my ($scrapes, $broken) = (0, 0);
+    for my $pid (@pids) {
+        waitpid $pid, 0;
+        open my $in, '<', "$stop-$pid" or next;
+        my ($more, $more_broken) = split ' ', <$in>;
+        $scrapes += $more;
+        $broken += $more_broken;
+    }
+    unlink $stop;
+    return ($scrapes, $broken);
+}
+
+# Memory: answers, whole and in part, leave nothing behind.
+{
+    my ($worker) = $large->workers;
+    my $ask = sub {
+        my ($number) = @_;
+        for (1 .. $number) {
+            my $socket = begin($port, ($_ % 4 > 1 ? '/status' : '/ssi/both') . '?format=' . ($_ % 2 ? 'json' : 'prometheus'))->{socket};
+            my $limit = $_ % 5 ? 100_000 : 1e9;
+            my $got = 0;
+            while ($got < $limit) { $got += sysread($socket, my $bytes, 1 << 18) || last }
+        }
+        wait_for { $settle->() <= $descriptors };
+        return memory_of($worker);
+    };
+    my $before = $ask->(30);
+    my $after = $ask->(200);
+    note "memory: $before kB, and after 200 answers $after kB";
+    cmp_ok $after, '<', $before + 4096, 'memory: it is given back';
+}
+
+# A reload in the middle of an answer.
+{
+    my $socket = connect_slowly($slow_port, '/status?format=json');
+    sysread $socket, my $bytes, 30000;
+    my @old = $large->reload;
+    my $answer = parsed($bytes . read_all($socket, 30000));
+    whole('json', $answer->{body}, 'reload: an answer that has begun is whole');
+    ok wait_for { !grep { Keepalive::Nginx::is_alive($_) } @old }, 'reload: then the old worker goes';
+
+    # Answers to clients that take all they get at once.
+    my $stop = work_dir() . '/stop';
+    my @scrapers = scrape(4, $stop);
+    for (1 .. 4) {
+        sleep 0.2;
+        @old = $large->reload;
+    }
+    my ($scrapes, $broken) = scraped($stop, @scrapers);
+    ok $scrapes > 4, 'reload: answers to clients that read quickly';
+    is $broken, 0, 'reload: they are complete';
+    ok wait_for { !grep { Keepalive::Nginx::is_alive($_) } @old }, 'reload: the old workers go';
+}
+$large->stop;
+
+done_testing;
