@@ -156,7 +156,8 @@ sub reload {
 sub is_alive {
     my ($pid) = @_;
     open my $in, '<', '/proc/' . ($pid // 'none') . '/stat' or return 0;
-    return <$in> !~ /\) Z /;
+    # It can end between the two.
+    return (<$in> // ') Z ') !~ /\) Z /;
 }
 
 # The number of open descriptors of a process, the first worker if none is given.

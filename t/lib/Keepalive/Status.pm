@@ -1,0 +1,217 @@
+package Keepalive::Status;
+
+# What keepalive_status tells, as data: to be compared with what is expected, and with itself.
+
+use strict;
+use warnings;
+
+use List::Util qw(max sum0);
+use Test::More;
+
+use JSON::PP ();
+
+use Keepalive::Client;
+use Keepalive::Setup;
+
+my @COUNTS = qw(opened reused stale repeats);
+
+# Keepalive::Status->new($port, path => '/status')
+sub new {
+    my ($class, $port, %options) = @_;
+    return bless { port => $port, path => '/status', last => {}, %options }, $class;
+}
+
+# The body in one of the formats.
+sub text {
+    my ($self, $format) = @_;
+    my $answer = get($self->{port}, "$self->{path}?format=$format");
+    die "$self->{path}?format=$format: status $answer->{status}\n" if $answer->{status} != 200 || !$answer->{complete};
+    return $answer->{body};
+}
+
+# The numbers as JSON has them, decoded.
+sub json { return JSON::PP::decode_json($_[0]->text('json')) }
+
+# The samples of Prometheus' format: { 'name{a="x",b="y"}' => number }, labels in alphabetical order.
+sub metrics { return samples($_[0]->text('prometheus')) }
+
+sub samples {
+    my ($text) = @_;
+    my %samples;
+    for my $line (grep { !/^#/ } split /\n/, $text) {
+        my ($name, $labels, $value) = $line =~ /^(\w+)(?:\{(.*)\})? (\S+)$/ or die "no sample: $line\n";
+        my %labels;
+        $labels{$1} = $2 while ($labels // '') =~ /\G(\w+)="((?:[^"\\]|\\.)*)",?/gc;
+        my $sample = sample($name, %labels);
+        die "twice: $line\n" if exists $samples{$sample};
+        $samples{$sample} = $value;
+    }
+    return \%samples;
+}
+
+# A sample's key; values of labels are escaped already.
+sub sample {
+    my ($name, %labels) = @_;
+    return $name . (%labels ? '{' . join(',', map { qq($_="$labels{$_}") } sort keys %labels) . '}' : '');
+}
+
+# What Prometheus' format has to say if JSON says this.
+sub as_metrics {
+    my ($json) = @_;
+    my %samples = (nginx_upstream_keepalive_workers => $json->{workers});
+    my $add = sub { my ($value, $name, @labels) = @_; $samples{ sample("nginx_$name", @labels) } = $value };
+    for my $name (keys %{ $json->{upstreams} }) {
+        my $upstream = $json->{upstreams}{$name};
+        my @of = (upstream => escaped($name));
+        my $configured = grep { $_->{name} ne '' } @{ $upstream->{peers} };
+        $add->($upstream->{limit} * ($upstream->{per_server} ? max(1, $configured) : 1), 'upstream_keepalive_limit', @of);
+        # Of servers that have left it is not told.
+        for my $peer (grep { $_->{server} ne 'gone' } @{ $upstream->{peers} }) {
+            my @server = (@of, server => escaped($peer->{server}));
+            $add->($peer->{$_}, 'upstream_keepalive_connections', @server, state => $_) for qw(idle active draining);
+            $add->($peer->{$_}, "upstream_keepalive_${_}_total", @server) for 'requests', @COUNTS;
+            for my $kind (qw(closed not_stored)) {
+                # A reason appears once it has occurred.
+                $add->($peer->{$kind}{$_}, "upstream_keepalive_${kind}_total", @server, reason => $_)
+                    for grep { $peer->{$kind}{$_} } keys %{ $peer->{$kind} };
+            }
+        }
+        my $queue = $upstream->{queue} or next;
+        $add->($queue->{size}, 'upstream_queue_size', @of);
+        $add->($queue->{max_size}, 'upstream_queue_limit', @of);
+        $add->($queue->{$_}, "upstream_queue_${_}_total", @of) for qw(requests overflows timeouts);
+        add_histogram($add, $queue->{wait}, 'upstream_queue_wait_seconds', @of);
+    }
+    for my $uri (keys %{ $json->{auth} }) {
+        my @of = (uri => escaped($uri));
+        $add->($json->{auth}{$uri}{$_}, 'auth_subrequest_decisions_total', @of, outcome => $_)
+            for qw(allowed denied failed timed_out failed_open);
+        add_histogram($add, $json->{auth}{$uri}{time}, 'auth_subrequest_duration_seconds', @of);
+    }
+    return \%samples;
+}
+
+sub add_histogram {
+    my ($add, $times, $name, @of) = @_;
+    $add->($times->{buckets}{$_}, "${name}_bucket", @of, le => $_) for keys %{ $times->{buckets} };
+    $add->($times->{$_}, "${name}_$_", @of) for qw(count sum);
+}
+
+sub escaped { my ($value) = @_; $value =~ s/([\\"])/\\$1/g; $value =~ s/\n/\\n/g; return $value }
+
+# The numbers of an upstream, or of one of its servers, that are not zero: 'opened 2, reused 5, idle 1, closed timeout 1'.
+# The order is this one, and reasons are in alphabetical order.
+sub told {
+    my ($numbers) = @_;
+    return 'nothing' unless $numbers;
+    my %all = (%$numbers, idle => $numbers->{idle} // $numbers->{keepalive});
+    my @told = map { $all{$_} ? "$_ $all{$_}" : () } qw(opened reused idle active draining stale repeats);
+    for my $kind (qw(closed not_stored)) {
+        push @told, map { $all{$kind}{$_} ? "$kind $_ $all{$kind}{$_}" : () } sort keys %{ $all{$kind} };
+    }
+    return join ', ', @told;
+}
+
+# The numbers of an upstream, or of its server at an address, as text.
+sub numbers {
+    my ($self, $upstream, $server) = @_;
+    my $found = $self->json->{upstreams}{$upstream};
+    ($found) = grep { $_->{server} eq $server } @{ $found->{peers} } if $found && defined $server;
+    return told($found);
+}
+
+# Tests that the numbers are these, sooner or later: workers have them a moment after the client has its answer. They are
+# remembered, see `still`.
+sub expect {
+    my ($self, $upstream, $expected, $title, $server) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my $numbers;
+    wait_for { ($numbers = $self->numbers($upstream, $server)) eq $expected };
+    $self->{last}{ join "\0", $upstream, $server // () } = $numbers;
+    return is $numbers, $expected, $title;
+}
+
+# Tests that all numbers are as they were when they were tested last, so that nothing was counted late or twice.
+sub still {
+    my ($self, $title) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my %now = map { $_ => $self->numbers(split /\0/) } keys %{ $self->{last} };
+    return is_deeply \%now, $self->{last}, $title;
+}
+
+# What contradicts itself in numbers that JSON has told at rest, a line each: connections that have got lost, and sums that
+# are none.
+sub contradictions {
+    my ($json) = @_;
+    my @found;
+    for my $name (sort keys %{ $json->{upstreams} }) {
+        my $upstream = $json->{upstreams}{$name};
+        my $is = sub { my ($what, $got, $expected) = @_; push @found, "$name: $what $got, not $expected" if $got != $expected };
+        for my $peer (@{ $upstream->{peers} }) {
+            my $accounted = sum0 @$peer{qw(idle active draining)}, map { values %$_ } @$peer{qw(closed not_stored)};
+            $is->("$peer->{server} opened", $peer->{opened}, $accounted);
+            $is->("$peer->{server} requests", $peer->{requests}, $peer->{opened} + $peer->{reused});
+        }
+        my $sum = sub { my ($of) = @_; return sum0 map { $of->($_) } @{ $upstream->{peers} } };
+        $is->('keepalive', $upstream->{keepalive}, $sum->(sub { $_[0]{idle} }));
+        for my $what (qw(active draining requests), @COUNTS) {
+            $is->($what, $upstream->{$what}, $sum->(sub { $_[0]{$what} }));
+        }
+        for my $kind (qw(closed not_stored)) {
+            for my $reason (sort keys %{ $upstream->{$kind} }) {
+                $is->("$kind $reason", $upstream->{$kind}{$reason}, $sum->(sub { $_[0]{$kind}{$reason} }));
+            }
+        }
+        my $queue = $upstream->{queue} or next;
+        $is->('waits that have ended or last', $queue->{wait}{count} + $queue->{size}, $queue->{requests});
+        push @found, map { "$name: wait $_" } impossible($queue->{wait});
+    }
+    for my $uri (sort keys %{ $json->{auth} }) {
+        my $auth = $json->{auth}{$uri};
+        my $decisions = sum0 @$auth{qw(allowed denied failed timed_out failed_open)};
+        push @found, "$uri: time of $auth->{time}{count}, not $decisions" if $auth->{time}{count} != $decisions;
+        push @found, map { "$uri: time $_" } impossible($auth->{time});
+    }
+    return @found;
+}
+
+# What is wrong with a histogram.
+sub impossible {
+    my ($times) = @_;
+    my ($before, $least, $most, $bound, @found) = (0, 0, 0, 0);
+    for my $name (sort { bound($a) <=> bound($b) } keys %{ $times->{buckets} }) {
+        my $number = $times->{buckets}{$name};
+        push @found, "$name: $number after $before" if $number < $before;
+        $least += ($number - $before) * $bound;
+        $most += ($number - $before) * bound($name) if $number > $before;
+        ($before, $bound) = ($number, bound($name));
+    }
+    push @found, "+Inf: $before of $times->{count}" if $before != $times->{count};
+    # Times are counted in milliseconds, and a bound is the last one of its bucket.
+    push @found, "sum $times->{sum}, not $least to $most" if $times->{sum} < $least || $times->{sum} > $most;
+    return @found;
+}
+
+sub bound { return $_[0] eq '+Inf' ? 9**9**9 : $_[0] }
+
+# Tests that nothing contradicts itself, and that both formats say the same. Nothing may be going on.
+sub consistent {
+    my ($self, $title) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my ($json, $metrics, @found);
+    # A worker may be at it still.
+    wait_for {
+        ($json, $metrics) = ($self->json, $self->metrics);
+        my $expected = as_metrics($json);
+        @found = contradictions($json);
+        for my $sample (sort keys %{ { %$expected, %$metrics } }) {
+            my ($here, $there) = map { $_->{$sample} // 'missing' } $metrics, $expected;
+            push @found, "$sample: Prometheus $here, JSON $there"
+                unless $here eq $there || (!grep { /missing/ } $here, $there) && abs($here - $there) < 1e-6;
+        }
+        !@found;
+    };
+    return is join("\n", @found), '', $title;
+}
+
+1;
