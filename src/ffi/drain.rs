@@ -129,8 +129,10 @@ fn go_on(event: Event, conn: Conn) -> Result<Progress, Reason> {
     let mut buffer = [0; 4096];
     loop {
         match conn.receive(&mut buffer) {
-            Received::End if event.error() => return Err((c"the connection has failed", End::Error)),
-            Received::End => return Err((c"the server has closed the connection", End::ServerClosed)),
+            Received::End => {
+                let end = if event.error() { End::Error } else { End::ServerClosed };
+                return Err((c"the server has closed the connection", end));
+            }
             Received::Nothing if event.wait_readable() => return Ok(Progress::More),
             Received::Nothing => return Err((c"no event can be added", End::Error)),
             Received::Bytes(n) => {
