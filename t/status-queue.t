@@ -16,15 +16,17 @@ use Keepalive::Status;
 
 plan skip_all => 'needs the module' unless is_ours();
 
-my @names = qw(queued timed refused parked app auth);
+my @names = qw(queued timed refused parked shared app auth);
 my %listener = map { $names[$_] => $_ } 0 .. $#names;
-my $backend = Keepalive::Backend->start(listen => [('127.0.0.1:0') x @names]);
+# A unix socket refuses at once, and not by an event.
+my $backend = Keepalive::Backend->start(listen => [map { $_ eq 'refused' ? 'unix:' . work_dir() . '/refused' : '127.0.0.1:0' } @names]);
 my %server = map { $_ => 'server ' . $backend->address($listener{$_}) } @names;
 my %upstreams = (
     queued => "zone queued 128k; $server{queued} max_conns=1; keepalive 4; queue 3 timeout=20s;",
     timed  => "zone timed 128k; $server{timed} max_conns=1; keepalive 4; queue 10 timeout=200ms;",
     refused => "$server{refused} max_conns=1 max_fails=0; keepalive 4; queue 3 timeout=20s;",
     parked => "$server{parked} max_conns=1; keepalive 4; keepalive_drain 64k timeout=5s;",
+    shared => "zone shared 128k; $server{shared} max_conns=1; keepalive 4;",
     app    => "$server{app}; keepalive 64;",
     auth   => "$server{auth}; keepalive 64;",
 );
@@ -176,6 +178,12 @@ for my $workers (1, 4) {
     settle($port, splice @here, 0, 2);
     is $start->(\@here, '/parked')->finish->{status}, 200, "$title: one leaves, another one is served";
     $status->expect('parked', 'opened 1, reused 1, idle 1', "$title: over the same connection");
+
+    # A connection that another worker has idle makes room for one of this worker.
+    is $start->($_, '/shared')->finish->{status}, 200, "$title: one worker after the other" for \@here, \@there, \@here;
+    $status->expect('shared', $workers == 1 ? 'opened 1, reused 2, idle 1' : 'opened 3, idle 1, closed evicted 2',
+        "$title: they have one connection at a time");
+    is $backend->stats($listener{shared})->{max_open}, 1, "$title: indeed";
 
     # Decisions.
     my $ask = sub {
