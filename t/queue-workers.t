@@ -57,7 +57,7 @@ for my $keepalive ('', 'keepalive 1;') {
     my $nginx = workers_nginx(4, { u => "zone u 64k; $limited max_conns=1; $keepalive queue 100 timeout=20s;" });
     my $held = begin($port, '/u?fault=hang&at=start');
     ok wait_for { $backend->stats->{requests} == 1 }, "$title: the server is held";
-    my @waiting = map { sleep 0.02; begin($port, "/u?n=$_") } 1 .. 40;
+    my @waiting = map { sleep 0.06; begin($port, "/u?n=$_") } 1 .. 40;
     sleep 0.1;
     $held->abort;
     my @answers = map { $_->finish } @waiting;
