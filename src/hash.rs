@@ -30,6 +30,17 @@ pub(crate) fn mix(hash: u64, word: u64) -> u64 {
     (product >> 64) as u64 ^ product as u64
 }
 
+/// An address in numbers, as shared memory has it: the last one is filled up with zeros.
+pub(crate) fn words_of(address: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    address.chunks(8).map(|chunk| {
+        let mut bytes = [0; 8];
+        for (to, from) in bytes.iter_mut().zip(chunk) {
+            *to = *from;
+        }
+        u64::from_ne_bytes(bytes)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,7 +21,7 @@ mod waits;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use crate::hash::hash_bytes;
+use crate::hash::{hash_bytes, words_of};
 use crate::lifetime::Msec;
 use crate::pool::MAX_ADDRESS;
 use lock::Lock;
@@ -359,14 +359,4 @@ impl Table {
 /// Half of the places stay empty, so that a server is found after a few steps.
 fn capacity(servers: usize) -> usize {
     servers.saturating_mul(2).next_power_of_two()
-}
-
-fn words_of(address: &[u8]) -> impl Iterator<Item = u64> + '_ {
-    address.chunks(8).map(|chunk| {
-        let mut bytes = [0; 8];
-        for (to, from) in bytes.iter_mut().zip(chunk) {
-            *to = *from;
-        }
-        u64::from_ne_bytes(bytes)
-    })
 }

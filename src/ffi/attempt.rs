@@ -90,11 +90,7 @@ impl HttpUpstream {
 
     /// The module passes on what comes from the server without looking at it.
     pub(super) fn is_tunnel(self) -> bool {
-        // SAFETY: live by the type invariant; reads one field.
-        let conf = unsafe { (*self.as_ptr()).conf };
-        // SAFETY: the protocol module sets it before it starts the upstream request.
-        let module = unsafe { (*conf).module };
-        module.as_bytes() == b"tunnel"
+        self.module() == b"tunnel"
     }
 
     /// Whether the connection was established, as `ngx_http_upstream_send_request()` finds out.

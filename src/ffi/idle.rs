@@ -12,8 +12,8 @@ use super::conn::Received;
 use super::conn::{Conn, Event};
 use super::guard::guard;
 use super::log::debug;
-use super::peer::worker_is_exiting;
 use super::upstream::Place;
+use super::workers::worker_is_exiting;
 
 /// Leaves a stored connection to `close_handler`. It may be closed when this returns: whatever the
 /// server sent already is unexpected, and so is the end of the stream.

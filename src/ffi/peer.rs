@@ -386,14 +386,6 @@ fn again(kp: &PeerData, peer: Peer, held: NonNull<Held>) {
     }
 }
 
-pub(super) fn worker_is_exiting() -> bool {
-    // SAFETY: set by this thread between events, not by the signal handler while a hook runs.
-    let terminate = unsafe { nginx_sys::ngx_terminate };
-    // SAFETY: as above.
-    let exiting = unsafe { nginx_sys::ngx_exiting };
-    terminate != 0 || exiting != 0
-}
-
 /// Passes a notification on to the balancer.
 unsafe extern "C" fn notify(pc: *mut ngx_peer_connection_t, data: *mut c_void, event: ngx_uint_t) {
     // SAFETY: the core passes the peer of a live request.

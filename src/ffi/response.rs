@@ -242,11 +242,7 @@ impl HttpUpstream {
     /// Readies the request to be sent over a new connection. What of it is different from one connection to the other are the
     /// numbers of HTTP/2; `false` if it is of HTTP/2 and they are not where they should be.
     pub(super) fn ready_for_new_connection(self, request: FirstBuffer) -> bool {
-        // SAFETY: live by the type invariant; reads one field.
-        let conf = unsafe { (*self.as_ptr()).conf };
-        // SAFETY: the protocol module sets it before it starts the upstream request.
-        let module = unsafe { (*conf).module };
-        let is_http2 = match module.as_bytes() {
+        let is_http2 = match self.module() {
             b"grpc" => true,
             b"proxy" => self.http1_request(request).is_none(),
             _ => false,
@@ -257,11 +253,7 @@ impl HttpUpstream {
 
     /// The request from its first byte on, as the proxy module has written it, if that is HTTP/1.
     pub(super) fn http1_request<'a>(self, request: FirstBuffer) -> Option<&'a [u8]> {
-        // SAFETY: live by the type invariant; reads one field.
-        let conf = unsafe { (*self.as_ptr()).conf };
-        // SAFETY: the protocol module sets it before it starts the upstream request.
-        let module = unsafe { (*conf).module };
-        if module.as_bytes() != b"proxy" {
+        if self.module() != b"proxy" {
             return None;
         }
         let request = request.bytes();

@@ -142,7 +142,7 @@ fn set_header(r: Request, format: Format) -> Option<()> {
     let content_type = text(format.content_type());
     // SAFETY: live by the type invariant; makes no reference.
     let out = unsafe { &raw mut (*r.as_ptr()).headers_out };
-    // SAFETY: as above; writes one field each.
+    // SAFETY: as above; writes one field, as do the next ones.
     unsafe { (*out).status = NGX_HTTP_OK as usize };
     // SAFETY: as above.
     unsafe { (*out).content_length_n = -1 };

@@ -19,12 +19,12 @@ use super::fail::{fail, Failure};
 use super::guard::{guard, Guarded};
 use super::linger;
 use super::notes::Status;
-use super::peer::worker_is_exiting;
 use super::peer_connection::Peer;
 use super::peer_data::{PeerData, Stage};
 use super::turn::take_turns;
 use super::upstream::Upstream;
 use super::waiter::Waiter;
+use super::workers::worker_is_exiting;
 
 /// Those who wait at one upstream in this worker.
 pub(super) struct Waits {

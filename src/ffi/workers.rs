@@ -156,6 +156,15 @@ impl Upstream {
     }
 }
 
+/// Whether this worker was told to end, at once or when its requests are served.
+pub(super) fn worker_is_exiting() -> bool {
+    // SAFETY: set by this thread between events, not by the signal handler while a hook runs.
+    let terminate = unsafe { nginx_sys::ngx_terminate };
+    // SAFETY: as above.
+    let exiting = unsafe { nginx_sys::ngx_exiting };
+    terminate != 0 || exiting != 0
+}
+
 /// Bits of a process that are its number; those above them are the time of its start, as numbers are used again.
 const PID_BITS: u32 = 24;
 

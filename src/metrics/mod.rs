@@ -30,7 +30,7 @@ pub use generation::{Generation, Worker};
 pub use histogram::{Histogram, BOUNDS};
 pub use plan::{readable, Plan, Server, Upstream};
 pub use records::Records;
-pub use view::{Row, View, LEFT, OTHERS};
+pub use view::{Row, View, LEFT};
 
 /// Where a connection is. The number of those that are there goes up and down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
     /// Opened for a request.
-    Opened = 3,
+    Opened = PHASES.len() as isize,
     /// Taken from the pool for a request.
     Reused,
     /// From the pool, and failed under a request before the first byte of the response.

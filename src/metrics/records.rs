@@ -11,11 +11,12 @@ use std::sync::atomic::{
 };
 use std::sync::Arc;
 
+use crate::hash::words_of;
 use crate::pool::MAX_ADDRESS;
 
 use super::generation::Memory;
 use super::plan::{Upstream, GONE, OTHER, QUEUE, SERVERS};
-use super::{add, End, Meter, QueueMeter, FIRST_END, OF_QUEUE, OF_SERVER};
+use super::{add, End, Meter, QueueMeter, FIRST_END, OF_QUEUE, OF_SERVER, PHASES};
 
 const CHANGES: usize = 0;
 const LENGTH: usize = 1;
@@ -134,17 +135,7 @@ fn has_address(place: &[AtomicU64], address: &[u8]) -> bool {
 
 /// Whether the server has no connection.
 fn is_vacant(place: &[AtomicU64]) -> bool {
-    place[NUMBERS..].iter().take(3).all(|phase| phase.load(Relaxed) == 0)
-}
-
-fn words_of(address: &[u8]) -> impl Iterator<Item = u64> + '_ {
-    address.chunks(8).map(|chunk| {
-        let mut bytes = [0; 8];
-        for (to, from) in bytes.iter_mut().zip(chunk) {
-            *to = *from;
-        }
-        u64::from_ne_bytes(bytes)
-    })
+    place[NUMBERS..].iter().take(PHASES.len()).all(|phase| phase.load(Relaxed) == 0)
 }
 
 /// Reads the places of another worker: calls `each` with the address and the numbers of each server.
@@ -177,8 +168,10 @@ pub(super) fn read(places: &[AtomicU64], mut each: impl FnMut(&[u8], &[u64; OF_S
 pub(super) fn settle(upstream: &Upstream, words: &[AtomicU64]) {
     words[QUEUE].store(0, Relaxed);
     let end = |numbers: &[AtomicU64]| {
-        let connections =
-            numbers.iter().take(3).fold(0, |sum: u64, phase| sum.wrapping_add(phase.swap(0, Relaxed)));
+        let connections = numbers
+            .iter()
+            .take(PHASES.len())
+            .fold(0, |sum: u64, phase| sum.wrapping_add(phase.swap(0, Relaxed)));
         add(&numbers[FIRST_END + End::Exiting as usize], connections);
     };
     let places = SERVERS + upstream.servers.len() * OF_SERVER;
@@ -194,8 +187,9 @@ pub(super) fn settle(upstream: &Upstream, words: &[AtomicU64]) {
 
 /// The same in numbers that were read.
 pub(super) fn settled(mut numbers: [u64; OF_SERVER]) -> [u64; OF_SERVER] {
-    let connections = numbers[..3].iter().fold(0, |sum: u64, phase| sum.wrapping_add(*phase));
-    numbers[..3].fill(0);
+    let phases = &mut numbers[..PHASES.len()];
+    let connections = phases.iter().fold(0, |sum: u64, phase| sum.wrapping_add(*phase));
+    phases.fill(0);
     let end = &mut numbers[FIRST_END + End::Exiting as usize];
     *end = end.wrapping_add(connections);
     numbers

@@ -39,14 +39,14 @@ type Text = dyn Fn(&[u8]) -> String;
 pub struct Row {
     /// As the configuration has it, if it does.
     pub server: Option<usize>,
-    /// Its address; [`OTHERS`] or [`LEFT`] for several servers.
+    /// Its address; `other` or [`LEFT`] for several servers.
     pub text: String,
     /// Its numbers.
     pub numbers: Numbers,
 }
 
 /// What the servers that have no numbers of their own are called.
-pub const OTHERS: &str = "other";
+const OTHERS: &str = "other";
 
 /// What the servers are called that have left the upstream.
 pub const LEFT: &str = "gone";

@@ -48,30 +48,40 @@ compare_with_before() {
         ROOT=$TEMP/before
         CARGO_PROFILE_RELEASE_STRIP=none quietly "$TEMP/before.log" build_module "$VERSION-symbols"
     ) || die "the module as it was does not build"
-    declare -gA COUNT
-    local now=$OUR_MODULE
-    count_stale ours /on
-    for method in "${METHODS[@]}"; do COUNT[now $method]=${COUNT[ours /on $method]}; done
-    OUR_MODULE=$(ROOT=$TEMP/before built_module "$VERSION-symbols")
-    count_stale ours /on
+    declare -gA COUNT MORE
+    local now=$OUR_MODULE which
+    for which in without with; do
+        ALLOCATOR=$which
+        OUR_MODULE=$now
+        count_stale ours /on
+        for method in "${METHODS[@]}"; do MORE[now $which $method]=${COUNT[ours /on $method]}; done
+        OUR_MODULE=$(ROOT=$TEMP/before built_module "$VERSION-symbols")
+        count_stale ours /on
+        for method in "${METHODS[@]}"; do MORE[before $which $method]=${COUNT[ours /on $method]}; done
+    done
     OUR_MODULE=$now
     say
     printf '%-34s %9s %9s %9s %9s\n' "instructions per request" before now more aim
-    for method in "${METHODS[@]}"; do
-        printf '%-34s %9d %9d %9d %9s\n' "$method" "${COUNT[ours /on $method]}" "${COUNT[now $method]}" \
-            $((COUNT[now $method] - COUNT[ours /on $method])) "<= 150"
+    for which in without with; do
+        for method in "${METHODS[@]}"; do
+            printf '%-34s %9d %9d %9d %9s\n' "$method, $which malloc and free" "${MORE[before $which $method]}" \
+                "${MORE[now $which $method]}" $((MORE[now $which $method] - MORE[before $which $method])) "<= 150"
+        done
     done
-    say "(without malloc and free: what they do for the same calls depends on what lies in memory beside)"
+    say "(what malloc and free do for the same calls depends on what lies in memory beside)"
 }
 
-# As that of requests.sh, but without the C library's allocator.
+# Whether the C library's allocator is counted too.
+ALLOCATOR=with
+
+# As that of requests.sh, and nothing is said of waits.
 read_totals() {
-    awk '
+    awk -v skips=$([[ $ALLOCATOR == with ]] || echo 1) '
         /^fn=/ {
             id = $1
             sub(/^fn=/, "", id)
             if (NF > 1) name[id] = $2
-            skipped = name[id] ~ /^(malloc|free|calloc|realloc|posix_memalign|_mid_memalign.*|_int_.*|unlink_chunk.*|malloc_consolidate|sysmalloc.*|systrim.*)$/
+            skipped = skips && name[id] ~ /^(malloc|free|calloc|realloc|posix_memalign|_mid_memalign.*|_int_.*|unlink_chunk.*|malloc_consolidate|sysmalloc.*|systrim.*)$/
         }
         /^cfn=/ {
             id = $1
