@@ -374,7 +374,7 @@ $nginx->stop;
     for my $size (0, 1, '1k', 4095) {
         my $bytes = $size eq '1k' ? 1024 : $size;
         like $says->("keepalive_zone $size;\n$site"),
-            qr/^refused: "keepalive_zone" of $bytes bytes is too small, \d+k are needed for 3 workers in "keepalive_zone $size;"$/,
+            qr/^refused: "keepalive_zone" of $bytes bytes is too small, \d+k are needed with worker_processes 3 in "keepalive_zone $size;"$/,
             "zone: $size is too small";
     }
     my ($needed) = $says->("keepalive_zone 1;\n$site") =~ /(\d+)k are needed/;
@@ -416,13 +416,13 @@ $nginx->stop;
     $nginx->configure(text => $text->(($needed - 1) . 'k'));
     ($accepted, $output) = $nginx->test;
     ok $accepted, 'zone: too small, and worker_processes behind http: is accepted';
-    like $output, qr/\[warn\].*"keepalive_zone" is too small for 3 workers, \d+ bytes are used/, 'and nginx says so' or diag $output;
+    like $output, qr/\[warn\].*"keepalive_zone" is too small with worker_processes 3, \d+k are used/, 'and nginx says so' or diag $output;
     quietly(sub { $nginx->start });
     is JSON::PP::decode_json(get($port, '/status?format=json')->{body})->{workers}, 3, 'and counts in all workers';
     $nginx->stop;
     $nginx->configure(text => $text->('1'));
     ($accepted, $output) = $nginx->test;
-    my ($line) = $output =~ /\[emerg\] "keepalive_zone" of 1 bytes is too small, \d+k are needed for 1 workers in \S+:(\d+)$/m;
+    my ($line) = $output =~ /\[emerg\] "keepalive_zone" of 1 bytes is too small, \d+k are needed with worker_processes 1 in \S+:(\d+)$/m;
     is $nginx->line($line // 0), 'keepalive_zone 1;', 'zone: too small for any number';
 }
 

@@ -327,7 +327,14 @@ SKIP: {
 resolver 127.0.0.1:@{[ $names->port ]} valid=1s ipv6=off;
 proxy_http_version 1.1;
 proxy_set_header Connection "";
-upstream u { zone u 128k; server servers.test:$common resolve; $pool }
+upstream u {
+    zone u 128k;
+    server servers.test:$common resolve max_conns=90;
+    server 127.0.0.9:$common backup;
+    server other.test:1 resolve down;
+    server other.test:2 resolve down;
+    $pool
+}
 server {
     listen 127.0.0.1:$port;
     location = /status { keepalive_status; }
@@ -352,6 +359,13 @@ END
         ok wait_for { get($port, '/')->{status} == 200 }, "$title: the name is resolved";
         $_->finish for map { begin($port, '/?delay=100') } 1 .. 8;
         $agrees->($_, $none, "server $_ has been asked") for 1, 2;
+        # What stands for a name before it is resolved is no server.
+        my @peers = map { join ' ', @$_{qw(server name max_conns)}, map { $_ ? 'yes' : 'no' } @$_{qw(backup down)} }
+            @{ $status->json->{upstreams}{u}{peers} };
+        is_deeply \@peers, [
+            "127.0.0.9:$common 127.0.0.9:$common 0 yes no",
+            map { "127.0.0.$_:$common servers.test:$common 90 no no" } 1, 2
+        ], "$title: each server is there once, as the configuration has it";
         # One that is asked while its server leaves.
         my @slow = map { begin($port, '/?delay=2500') } 1, 2;
         ok wait_for { $status->json->{upstreams}{u}{active} == 2 }, "$title: two requests are under way";

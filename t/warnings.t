@@ -203,7 +203,7 @@ my $tested = Keepalive::Nginx->new(http => '');
 sub too_small {
     my ($connections, $servers) = @_;
     return qq(keepalive is on for upstream "u", but its pool of $connections is smaller than the $servers servers; set keepalive )
-        . qq($servers or more, or keepalive $connections per_server in "upstream u {");
+        . qq($servers or more, or a smaller number per_server in "upstream u {");
 }
 
 sub servers { return join ' ', map { "server 127.0.0.1:$_;" } 1 .. $_[0] }

@@ -11,6 +11,11 @@ use nginx_sys::{
 #[cfg(ngx_feature = "http_upstream_zone")]
 use nginx_sys::{ngx_rwlock_rlock, ngx_rwlock_unlock, ngx_rwlock_wlock};
 
+#[cfg(nginx_resolve)]
+use crate::metrics::{readable, Server};
+
+#[cfg(nginx_resolve)]
+use super::headers::bytes;
 use super::peer_connection::{Hooks, Peer};
 use super::tried::Tried;
 
@@ -222,25 +227,47 @@ impl Servers {
         });
     }
 
+    /// What there is to be told of the server at an address, besides the address.
+    #[cfg(nginx_resolve)]
+    pub(super) fn describe(self, address: &[u8]) -> Server {
+        let mut found = Server { max_conns: self.limit(address), ..Server::default() };
+        for (list, is_backup) in self.lists().zip([false, true]) {
+            list.each_here(false, |server, _| {
+                // SAFETY: shown under the lock of its list; a copy, as others may count meanwhile.
+                let server = &unsafe { server.read() };
+                if found.name.is_empty() && address_of(server) == address {
+                    let name = readable(bytes(server.server));
+                    (found.name, found.backup, found.down) = (name, is_backup, server.down != 0);
+                }
+            });
+        }
+        found
+    }
+
     /// Shows every server, backup servers too, to `look`, and whether it is the only one.
     pub(super) fn each(self, write: bool, mut look: impl FnMut(NonNull<ngx_http_upstream_rr_peer_t>, bool)) {
-        let mut next = Some(self.0);
-        while let Some(servers) = next {
-            // No panic comes before the unlocking: `look` only compares, counts and notes.
-            Self(servers).lock(write);
-            // SAFETY: live by the type invariant.
-            let single = unsafe { (*servers.as_ptr()).single() != 0 };
-            // SAFETY: live by the type invariant; under the lock the list stays as it is.
-            let mut server = unsafe { (*servers.as_ptr()).peer };
-            while let Some(this) = NonNull::new(server) {
-                look(this, single);
-                // SAFETY: an element of the list.
-                server = unsafe { (*this.as_ptr()).next };
-            }
-            Self(servers).unlock();
-            // SAFETY: live by the type invariant; the backup servers come next.
-            next = NonNull::new(unsafe { (*servers.as_ptr()).next });
+        self.lists().for_each(|list| list.each_here(write, &mut look));
+    }
+
+    /// The servers, and the backup servers.
+    fn lists(self) -> impl Iterator<Item = Self> {
+        // SAFETY: live by the type invariant; reads one field.
+        std::iter::successors(Some(self), |list| NonNull::new(unsafe { (*list.0.as_ptr()).next }).map(Self))
+    }
+
+    fn each_here(self, write: bool, mut look: impl FnMut(NonNull<ngx_http_upstream_rr_peer_t>, bool)) {
+        // No panic comes before the unlocking: `look` only compares, counts, notes and copies.
+        self.lock(write);
+        // SAFETY: live by the type invariant.
+        let single = unsafe { (*self.0.as_ptr()).single() != 0 };
+        // SAFETY: live by the type invariant; under the lock the list stays as it is.
+        let mut server = unsafe { (*self.0.as_ptr()).peer };
+        while let Some(this) = NonNull::new(server) {
+            look(this, single);
+            // SAFETY: an element of the list.
+            server = unsafe { (*this.as_ptr()).next };
         }
+        self.unlock();
     }
 
     /// Each of the lists has a lock of its own, if it lies in a zone.

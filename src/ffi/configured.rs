@@ -44,7 +44,7 @@ impl Configured<'_> {
             for address in unsafe { slice(server.addrs, server.naddrs) } {
                 // SAFETY: nginx fills `socklen` with `sockaddr`.
                 let bytes = unsafe { slice(address.sockaddr.cast::<u8>(), address.socklen as usize) };
-                if seen.insert(bytes) {
+                if !has_no_address(server) && seen.insert(bytes) {
                     listed.push(Server {
                         address: bytes.to_vec(),
                         text: text(address.name),
@@ -77,7 +77,7 @@ impl Configured<'_> {
             zone: false,
             // Only a server with `resolve` has the name in `host`.
             #[cfg(nginx_resolve)]
-            changing: !conf.shm_zone.is_null() && servers.iter().any(|server| server.host.len > 0),
+            changing: !conf.shm_zone.is_null() && servers.iter().any(has_no_address),
             #[cfg(not(nginx_resolve))]
             changing: false,
         }
@@ -106,6 +106,16 @@ impl Configured<'_> {
             (true, false) => Some(fixed).filter(|fixed| *fixed > 0),
         }
     }
+}
+
+/// Whether the address stands for a name that is resolved while nginx runs.
+fn has_no_address(server: &ngx_http_upstream_server_t) -> bool {
+    #[cfg(nginx_resolve)]
+    return server.host.len > 0;
+    #[cfg(not(nginx_resolve))]
+    let _ = server;
+    #[cfg(not(nginx_resolve))]
+    false
 }
 
 /// # Safety

@@ -196,7 +196,7 @@ unsafe fn warn_of_small_pool(
 ) {
     let format =
         c"keepalive is on for upstream \"%V\", but its pool of %ui is smaller than the %ui servers; \
-        set keepalive %ui or more, or keepalive %ui per_server in %s:%ui";
+        set keepalive %ui or more, or a smaller number per_server in %s:%ui";
     // SAFETY: live, says the caller; makes no reference.
     let name = unsafe { &raw const (*us.as_ptr()).host };
     // SAFETY: live, says the caller; nginx notes where an explicit upstream is written.
@@ -216,7 +216,6 @@ unsafe fn warn_of_small_pool(
             connections,
             servers,
             servers,
-            connections,
             file,
             ngx_uint_t::from(line),
         );

@@ -17,15 +17,14 @@ use nginx_sys::{
     ngx_buf_t, ngx_chain_t, ngx_command_t, ngx_conf_t, ngx_event_t, ngx_handle_write_event, ngx_http_arg,
     ngx_http_core_loc_conf_t, ngx_http_discard_request_body, ngx_http_finalize_request,
     ngx_http_output_filter, ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_send_header,
-    ngx_http_test_reading, ngx_int_t, ngx_list_push, ngx_sock_ntop, ngx_str_t, ngx_table_elt_t, sockaddr,
-    NGX_DONE, NGX_ERROR, NGX_HTTP_GET, NGX_HTTP_HEAD, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_NOT_ALLOWED,
-    NGX_HTTP_OK, NGX_HTTP_REQUEST_TIME_OUT, NGX_HTTP_SERVICE_UNAVAILABLE, NGX_OK,
+    ngx_http_test_reading, ngx_int_t, ngx_list_push, ngx_str_t, ngx_table_elt_t, NGX_DONE, NGX_ERROR,
+    NGX_HTTP_GET, NGX_HTTP_HEAD, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_NOT_ALLOWED, NGX_HTTP_OK,
+    NGX_HTTP_REQUEST_TIME_OUT, NGX_HTTP_SERVICE_UNAVAILABLE, NGX_OK,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::http::{HttpModuleLocationConf, NgxHttpCoreModule};
 use ngx::ngx_string;
 
-use crate::pool::MAX_ADDRESS;
 use crate::status::{choose, Format, Writer};
 
 use super::alarm::Alarm;
@@ -36,7 +35,6 @@ use super::headers::{bytes, Headers};
 use super::main_conf::MainConf;
 use super::module::module;
 use super::request::Request;
-use super::workers::is_alive;
 
 /// About as much is given to the filters at a time, in bytes.
 const PIECE: usize = 32 * 1024;
@@ -183,9 +181,9 @@ fn text(text: &'static str) -> ngx_str_t {
 
 impl Page {
     fn new(r: Request, format: Format) -> Option<NonNull<Self>> {
-        let generation = MainConf::of(r)?.zone.generation()?;
+        let zone = &MainConf::of(r)?.zone;
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let writer = Writer::new(format, generation.view(is_alive, address_text), time.as_secs_f64());
+        let writer = Writer::new(format, zone.view()?, time.as_secs_f64());
         // SAFETY: the pool of a live request.
         let buffer = unsafe { allocate::<ngx_buf_t>(r.pool(), 1) }?.cast::<ngx_buf_t>();
         // SAFETY: for a C structure of numbers, bit-fields and pointers zero is a valid value.
@@ -330,20 +328,4 @@ fn finalize(page: &Page, rc: ngx_int_t) {
     }
     // SAFETY: alive, as `answer` has counted it once more.
     unsafe { ngx_http_finalize_request(page.r.as_ptr(), rc) };
-}
-
-/// A socket address as nginx writes it.
-fn address_text(address: &[u8]) -> String {
-    let mut room = [0u64; MAX_ADDRESS / 8];
-    let mut text = [0u8; 128];
-    // SAFETY: as many bytes as both have.
-    unsafe {
-        room.as_mut_ptr()
-            .cast::<u8>()
-            .copy_from_nonoverlapping(address.as_ptr(), address.len().min(MAX_ADDRESS));
-    }
-    let socket: *mut sockaddr = room.as_mut_ptr().cast();
-    // SAFETY: a socket address, aligned, in memory as large as the largest; and room for so many bytes.
-    let length = unsafe { ngx_sock_ntop(socket, address.len() as _, text.as_mut_ptr(), text.len(), 1) };
-    String::from_utf8_lossy(text.get(..length).unwrap_or(&[])).into_owned()
 }

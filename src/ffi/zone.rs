@@ -10,15 +10,18 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nginx_sys::{
-    ngx_command_t, ngx_conf_t, ngx_cycle_t, ngx_log_error_core, ngx_parse_size, ngx_str_t, ngx_uint_t,
-    NGX_LOG_CRIT, NGX_LOG_EMERG, NGX_LOG_WARN,
+    ngx_command_t, ngx_conf_t, ngx_cycle_t, ngx_log_error_core, ngx_parse_size, ngx_sock_ntop, ngx_str_t,
+    ngx_uint_t, sockaddr, NGX_LOG_CRIT, NGX_LOG_EMERG, NGX_LOG_WARN,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 
 use crate::directive::Invalid;
-use crate::metrics::{self, Generation, Plan};
+use crate::metrics::{self, Generation, Plan, Server, View};
+use crate::pool::MAX_ADDRESS;
 
 use super::auth::conf::MainConf as AuthConf;
+#[cfg(nginx_resolve)]
+use super::balancer::Servers;
 use super::directives::{report, words, IS_DUPLICATE};
 use super::guard::guard;
 use super::main_conf::{worker_processes, MainConf};
@@ -141,7 +144,9 @@ impl Zone {
         let needed = self.plan.borrow().size(workers) * size_of::<AtomicU64>();
         if needed > directive.size {
             let (bytes, needed) = (directive.size, needed.div_ceil(1024));
-            let what = format!("of {bytes} bytes is too small, {needed}k are needed for {workers} workers");
+            let what = format!(
+                "of {bytes} bytes is too small, {needed}k are needed with worker_processes {workers}"
+            );
             // SAFETY: as the caller says.
             unsafe { refuse(cf, &directive, &what) };
             return None;
@@ -164,8 +169,8 @@ impl Zone {
         let mut plan = self.plan.take();
         if let Some(Directive { size, .. }) = self.directive.get() {
             if let Err(needed) = plan.use_all(size / size_of::<AtomicU64>(), workers) {
-                let format = c"\"keepalive_zone\" is too small for %uz workers, %uz bytes are used";
-                let bytes = needed * size_of::<AtomicU64>();
+                let format = c"\"keepalive_zone\" is too small with worker_processes %uz, %uzk are used";
+                let bytes = (needed * size_of::<AtomicU64>()).div_ceil(1024);
                 // SAFETY: `%uz` takes a size.
                 unsafe { ngx_log_error_core(NGX_LOG_WARN as usize, log, 0, format.as_ptr(), workers, bytes) };
             }
@@ -208,8 +213,47 @@ impl Zone {
         }
     }
 
+    /// What the numbers are now. The cycle outlives those who look.
+    pub(super) fn view(&'static self) -> Option<View> {
+        let describe = |upstream: usize, address: &[u8]| self.describe(upstream, address);
+        Some(self.generation.get()?.view(is_alive, describe))
+    }
+
+    /// What there is to be told of a server that is not of the configuration.
+    fn describe(&self, upstream: usize, address: &[u8]) -> Server {
+        let text = address_text(address);
+        #[cfg(nginx_resolve)]
+        if let Some(upstream) = self.upstreams.borrow().get(upstream) {
+            // SAFETY: in the same cycle, which is alive.
+            let us = unsafe { upstream.as_ref() }.us;
+            // SAFETY: as above.
+            if let Some(servers) = unsafe { Servers::in_zone(us) } {
+                return Server { text, ..servers.describe(address) };
+            }
+        }
+        #[cfg(not(nginx_resolve))]
+        let _ = upstream;
+        Server { text, ..Server::default() }
+    }
+
     /// The numbers, if there is memory to count in.
     pub(super) fn generation(&self) -> Option<&Arc<Generation>> {
         self.generation.get()
     }
+}
+
+/// A socket address as nginx writes it.
+fn address_text(address: &[u8]) -> String {
+    let mut room = [0u64; MAX_ADDRESS / 8];
+    let mut text = [0u8; 128];
+    // SAFETY: as many bytes as both have.
+    unsafe {
+        room.as_mut_ptr()
+            .cast::<u8>()
+            .copy_from_nonoverlapping(address.as_ptr(), address.len().min(MAX_ADDRESS));
+    }
+    let socket: *mut sockaddr = room.as_mut_ptr().cast();
+    // SAFETY: a socket address, aligned, in memory as large as the largest; and room for so many bytes.
+    let length = unsafe { ngx_sock_ntop(socket, address.len() as _, text.as_mut_ptr(), text.len(), 1) };
+    String::from_utf8_lossy(text.get(..length).unwrap_or(&[])).into_owned()
 }

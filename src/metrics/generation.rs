@@ -111,13 +111,14 @@ impl Generation {
         written.load(Relaxed) & bit == 0 && written.fetch_or(bit, Relaxed) & bit == 0
     }
 
-    /// What the numbers are now. `text` makes an address readable.
+    /// What the numbers are now. `describe` tells of a server that is not of the configuration: it gets the number of the
+    /// upstream, and the address.
     pub fn view(
         self: &Arc<Self>,
         is_alive: impl Fn(u64) -> bool,
-        text: impl Fn(&[u8]) -> String + 'static,
+        describe: impl Fn(usize, &[u8]) -> Server + 'static,
     ) -> View {
-        View::new(self.clone(), is_alive, text)
+        View::new(self.clone(), is_alive, describe)
     }
 }
 

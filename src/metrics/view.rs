@@ -28,21 +28,25 @@ pub struct View {
     generation: Arc<Generation>,
     /// For each worker, first of this generation and then of each before.
     alive: Vec<Vec<bool>>,
-    text: Box<Text>,
+    describe: Box<Describe>,
 }
 
-/// Makes an address readable.
-type Text = dyn Fn(&[u8]) -> String;
+/// Tells of a server that is not of the configuration: of which upstream it is, and its address.
+type Describe = dyn Fn(usize, &[u8]) -> Server;
 
 /// The numbers of one server.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// As the configuration has it, if it does.
-    pub server: Option<usize>,
-    /// Its address; `other` or [`LEFT`] for several servers.
-    pub text: String,
+    which: Which,
     /// Its numbers.
     pub numbers: Numbers,
+}
+
+#[derive(Clone, Debug)]
+enum Which {
+    /// Of the configuration.
+    Configured(usize),
+    Met(Server),
 }
 
 /// What the servers that have no numbers of their own are called.
@@ -58,13 +62,13 @@ impl View {
     pub(super) fn new(
         generation: Arc<Generation>,
         is_alive: impl Fn(u64) -> bool,
-        text: impl Fn(&[u8]) -> String + 'static,
+        describe: impl Fn(usize, &[u8]) -> Server + 'static,
     ) -> Self {
         let alive =
             |memory: &Memory| memory.processes().map(|process| process != 0 && is_alive(process)).collect();
         let past = generation.past.iter().map(|past| alive(&past.memory));
         let alive = [alive(&generation.own)].into_iter().chain(past).collect();
-        Self { generation, alive, text: Box::new(text) }
+        Self { generation, alive, describe: Box::new(describe) }
     }
 
     /// What there is.
@@ -100,21 +104,23 @@ impl View {
                 each_server(&past.memory, alive, *number, targets, to, &mut each);
             }
         }
-        let row = |text: &str, numbers| Row { server: None, text: text.to_owned(), numbers };
-        let configured = plan.servers.iter().zip(fixed).enumerate();
-        let configured = configured.map(|(at, (server, numbers))| Row {
-            server: Some(at),
-            text: server.text.clone(),
-            numbers,
-        });
-        let met = changing.into_iter().map(|(address, numbers)| row(&(self.text)(&address), numbers));
+        let configured = fixed.into_iter().enumerate();
+        let configured = configured.map(|(at, numbers)| Row { which: Which::Configured(at), numbers });
+        let met = |server, numbers| Row { which: Which::Met(server), numbers };
+        let changing = changing.into_iter();
+        let changing = changing.map(|(address, numbers)| met((self.describe)(upstream, &address), numbers));
         let rest = [(OTHERS, other), (LEFT, gone)].into_iter().filter(|(_, it)| *it != Numbers::default());
-        configured.chain(met).chain(rest.map(|(text, numbers)| row(text, numbers))).collect()
+        let named = |text: &str| Server { text: text.to_owned(), ..Server::default() };
+        configured.chain(changing).chain(rest.map(|(text, numbers)| met(named(text), numbers))).collect()
     }
 
-    /// The configuration of a row.
-    pub fn server(&self, upstream: usize, row: &Row) -> Option<&Server> {
-        self.plan().upstreams.get(upstream)?.servers.get(row.server?)
+    /// The server of a row: one of the configuration, or what is to be told of another one. `other` and [`LEFT`] are
+    /// the addresses of several ones.
+    pub fn server<'a>(&'a self, upstream: usize, row: &'a Row) -> Option<&'a Server> {
+        match &row.which {
+            Which::Configured(at) => self.plan().upstreams.get(upstream)?.servers.get(*at),
+            Which::Met(server) => Some(server),
+        }
     }
 
     /// What was counted of a queue, and how long requests have waited.

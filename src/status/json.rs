@@ -134,14 +134,15 @@ struct Peer<'a> {
 
 impl Serialize for Peer<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let server = self.view.server(self.upstream, self.row);
         let mut map = to.serialize_map(None)?;
         map.serialize_entry("id", &self.number)?;
-        map.serialize_entry("server", &self.row.text)?;
-        map.serialize_entry("name", server.map_or("", |server| &server.name))?;
-        map.serialize_entry("backup", &server.is_some_and(|server| server.backup))?;
-        map.serialize_entry("down", &server.is_some_and(|server| server.down))?;
-        map.serialize_entry("max_conns", &server.map_or(0, |server| server.max_conns))?;
+        if let Some(server) = self.view.server(self.upstream, self.row) {
+            map.serialize_entry("server", &server.text)?;
+            map.serialize_entry("name", &server.name)?;
+            map.serialize_entry("backup", &server.backup)?;
+            map.serialize_entry("down", &server.down)?;
+            map.serialize_entry("max_conns", &server.max_conns)?;
+        }
         map.serialize_entry("idle", &self.row.numbers.phase(Phase::Idle))?;
         numbers(&mut map, &self.row.numbers)?;
         map.end()

@@ -218,9 +218,14 @@ impl Writer {
 
     fn read_servers(&self) -> Vec<(String, Numbers)> {
         let upstream = self.upstream_label();
-        // Of what is gone Prometheus remembers what it has been told.
-        let rows = self.view.rows(self.next).into_iter().filter(|row| row.text != LEFT);
-        rows.map(|row| (format!("{upstream},{}", label("server", &row.text)), row.numbers)).collect()
+        let rows = self.view.rows(self.next).into_iter();
+        rows.filter_map(|row| {
+            // Of what is gone Prometheus remembers what it has been told.
+            let server = self.view.server(self.next, &row).filter(|server| server.text != LEFT)?;
+            let labels = format!("{upstream},{}", label("server", &server.text));
+            Some((labels, row.numbers))
+        })
+        .collect()
     }
 
     fn upstream_label(&self) -> String {

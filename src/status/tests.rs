@@ -92,7 +92,7 @@ fn numbers() -> View {
     queue.end(1500);
     queue.overflow();
     worker.auth[1].decide(Decision::FailedOpen, 70_000);
-    Arc::new(generation).view(|_| true, |address| String::from_utf8_lossy(address).into())
+    Arc::new(generation).view(|_| true, move |_, address| server(address, "new"))
 }
 
 fn written(format: Format) -> String {
