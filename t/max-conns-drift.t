@@ -66,7 +66,8 @@ for my $case (['no zone', '', 1], ['zone', 'zone %s 64k;', 1], ['four workers', 
         is $answers, 150, "$title, $name: all requests of the load came to an end";
         ok wait_for { 0 == grep { !/^(?:200|204|502|503|504)$/ } map { get($port, "/$name")->{status} } 1, 2 },
             "$title, $name: nginx answers";
-        is $backend->stats->{max_open}, 3, "$title, $name: the load used max_conns, and no more" if is_ours();
+        # Whether the load used all of it depends on the machine; that three at once are possible is seen below.
+        cmp_ok $backend->stats->{max_open}, '<=', 3, "$title, $name: the load never had more than max_conns" if is_ours();
         # Those who left may be noticed a moment later.
         my $free = wait_for { statuses(map { begin($port, "/$name?delay=20&n=$_") } 1 .. 3) eq '200 x 3' };
         ok $free, "$title, $name: three at once are allowed";
