@@ -10,6 +10,7 @@ show_failures() {
     say
     say "failures in ${1#"$ROOT/"}:"
     if grep -q '^Test Summary Report' "$1"; then
+        grep -A 4 '^#  *Failed test' "$1" | head -n 60
         sed -n '/^Test Summary Report/,$p' "$1"
     else
         tail -n 20 "$1"

@@ -38,6 +38,13 @@ run_suites() {
             ! can_run "$key" "$module" || run_suite "$key" "$module"
         done
     done
+    # Chosen files are for somebody who looks at them.
+    [[ $CHOSEN_FILES == no ]] || return 0
+    for key in "${KEYS[@]}"; do
+        for module in stock ours; do
+            ! can_run "$key" "$module" || try_again "$key" "$module"
+        done
+    done
 }
 
 await_suites() {
@@ -65,7 +72,7 @@ can_run() { load_version "$1" && [[ $2 == stock || ! -e $TEMP/$1.unbuilt ]]; }
 suite_log() { echo "$LOGS/nginx-$VERSION-$1.log"; }
 
 run_suite() {
-    local key=$1 module=$2 log folder pid started=$SECONDS
+    local key=$1 module=$2 log folder started=$SECONDS
     log=$(suite_log "$module")
     # Short names: the path of a unix socket has room for 107 characters.
     folder=$TEMP/$key-$module
@@ -75,13 +82,39 @@ run_suite() {
     is_for_browser "$key" || mapfile -t files < <(printf '%s\n' "${FILES[@]}" | grep -vx "$PAGE_TEST")
     step "nginx $VERSION on $(module_label "$module"): ${#files[@]} files"
     # Two files at a time for each core. Each finds ports of its own.
+    prove_files "$module" "$folder" "$log" $((2 * $(nproc))) "${files[@]}"
+    echo $((SECONDS - started)) >"$folder.seconds"
+}
+
+# prove_files MODULE FOLDER LOG JOBS FILE..: leaves what was counted in FOLDER.totals.
+prove_files() {
+    local module=$1 folder=$2 log=$3 jobs=$4 pid
+    shift 4
     suite_environment "$folder" "$module" timeout --kill-after=10 1500 \
-        prove --harness Totals --timer --jobs $((2 * $(nproc))) "${files[@]}" >"$log" 2>&1 </dev/null &
+        prove --harness Totals --timer --jobs "$jobs" "$@" >"$log" 2>&1 </dev/null &
     pid=$!
     follow_log "$pid" "$log" "$VERSION $module"
     wait "$pid" || true
-    echo $((SECONDS - started)) >"$folder.seconds"
     stop_leftovers "$folder"
+}
+
+# Many tests are about time, and a machine that does other things at that moment can make one fail that is right. One or
+# two failed files have a second try, alone, when nothing else runs; the table names them. A fault of ours that shows now
+# and then is to be found in the first try's log, which stays.
+try_again() {
+    local key=$1 module=$2 folder=$TEMP/$1-$2 log files
+    mapfile -t files < <(awk '$2 {print $4}' "$folder.totals" 2>/dev/null)
+    ((${#files[@]} == 1 || ${#files[@]} == 2)) || return 0
+    log=$(suite_log "$module-again")
+    step "nginx $VERSION on $(module_label "$module"): ${files[*]} once more, alone"
+    mv "$folder.totals" "$folder.first"
+    prove_files "$module" "$folder" "$log" 1 "${files[@]}"
+    [[ -s $folder.totals ]] || { mv "$folder.first" "$folder.totals" && return; }
+    mv "$folder.totals" "$folder.again"
+    # What was counted first counts unless all of a file passed now.
+    awk 'NR == FNR {if (!$2) again[$4] = $0; next} {print $4 in again ? again[$4] : $0}' \
+        "$folder.again" "$folder.first" >"$folder.totals"
+    awk '!$2 {print $4}' "$folder.again" >"$folder.helped"
 }
 
 PAGE_TEST=t/status-page.t
@@ -137,7 +170,7 @@ stop_leftovers() {
 }
 
 count_suite() {
-    local key=$1 module=$2 passed failed=0 skipped files
+    local key=$1 module=$2 passed failed=0 skipped files note helped
     if ! load_version "$key"; then
         # A version that was asked for by name has to be there.
         [[ $CHOSEN == no ]] || failed=1
@@ -147,12 +180,18 @@ count_suite() {
     if ! can_run "$key" "$module"; then
         add_result "nginx $VERSION" "$module" 0 1 0 "does not build: $LOGS/build-$VERSION.log"
         return
-    elif read -r passed failed skipped files 2>/dev/null <"$TEMP/$key-$module.totals"; then
-        add_result "nginx $VERSION" "$module" "$passed" "$failed" "$skipped" \
-            "$files files, $(cat "$TEMP/$key-$module.seconds") s$( ((failed)) && echo ", $(suite_log "$module")")"
+    elif [[ -s $TEMP/$key-$module.totals ]]; then
+        read -r passed failed skipped files < <(
+            awk '{p += $1; f += $2; s += $3} END {print p, f, s, NR}' "$TEMP/$key-$module.totals"
+        )
+        note="$files files, $(cat "$TEMP/$key-$module.seconds") s"
+        helped=$(xargs 2>/dev/null <"$TEMP/$key-$module.helped" || true)
+        [[ -z $helped ]] || note+=", passed at the second try only: $helped"
+        [[ -z $helped && $failed == 0 ]] || note+=", $(suite_log "$module")"
+        add_result "nginx $VERSION" "$module" "$passed" "$failed" "$skipped" "$note"
     else
         failed=1
         add_result "nginx $VERSION" "$module" 0 1 0 "did not finish: $(suite_log "$module")"
     fi
-    ((failed == 0)) || show_failures "$(suite_log "$module")"
+    [[ $failed == 0 && -z ${helped:-} ]] || show_failures "$(suite_log "$module")"
 }

@@ -1,4 +1,5 @@
-# A harness for prove that also writes what it counted, "passed failed skipped files", to the file named in PROVE_TOTALS.
+# A harness for prove that also writes what it counted to the file named in PROVE_TOTALS: a line "passed failed skipped
+# name" for each file.
 package Totals;
 
 use strict;
@@ -9,19 +10,17 @@ sub summary {
     my ($self, $aggregate) = @_;
     $self->SUPER::summary($aggregate);
 
-    my $skipped = scalar $aggregate->skipped;
-    my $passed  = scalar($aggregate->passed) - $skipped;
-    my $failed  = scalar $aggregate->failed;
-
-    my @files = $aggregate->descriptions;
-    for my $parser ($aggregate->parsers(@files)) {
+    open my $out, '>', $ENV{PROVE_TOTALS} or die "cannot write $ENV{PROVE_TOTALS}: $!";
+    for my $name ($aggregate->descriptions) {
+        my ($parser) = $aggregate->parsers($name);
+        my $skipped = scalar $parser->skipped;
+        my $passed  = scalar($parser->passed) - $skipped;
+        my $failed  = scalar $parser->failed;
         # A file that skips all has no tests, and one that dies may have no failed ones; each still counts.
         $skipped++ if defined $parser->skip_all;
-        $failed++  if $parser->has_problems && !$parser->failed;
+        $failed++  if $parser->has_problems && !$failed;
+        print {$out} "$passed $failed $skipped $name\n";
     }
-
-    open my $out, '>', $ENV{PROVE_TOTALS} or die "cannot write $ENV{PROVE_TOTALS}: $!";
-    print {$out} join(' ', $passed, $failed, $skipped, scalar @files), "\n";
     close $out or die "cannot write $ENV{PROVE_TOTALS}: $!";
 }
 
