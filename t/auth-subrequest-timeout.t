@@ -10,6 +10,7 @@ use Time::HiRes qw(sleep time);
 use lib 't/lib';
 use Keepalive::Auth;
 use Keepalive::Backend;
+use Keepalive::Deaf;
 use Keepalive::Setup;
 
 plan skip_all => 'needs the module' unless is_ours();
@@ -30,7 +31,7 @@ my %auth = (
     rate   => 'limit_req zone=slow burst=10; proxy_pass http://auth/?$http_x_auth;',
     name   => 'resolver 127.0.0.1:' . $silent->sockport . '; resolver_timeout 20s; proxy_pass http://$http_x_auth.example/;',
     loop   => "proxy_pass http://127.0.0.1:$itself;",
-    dark   => 'proxy_connect_timeout 20s; proxy_pass http://full;',
+    dark   => 'proxy_connect_timeout 20s; proxy_pass http://deaf;',
     shake  => 'proxy_pass https://auth_shake;',
     page   => 'proxy_intercept_errors on; error_page 401 /slow-page; proxy_pass http://auth/?$http_x_auth;',
 );
@@ -46,16 +47,15 @@ for my $name (sort keys %auth) {
 # A server that takes connections and says nothing.
 my $mute = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 20) or die $!;
 
-# A server whose queue of connections is full: nobody accepts them.
-my $full = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 0) or die $!;
-my @fill = map { IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $full->sockport, Blocking => 0) } 1 .. 3;
+# One to which no connection comes about.
+my $deaf = Keepalive::Deaf->start;
 
 my $site = Keepalive::Auth->new(workers => 1, http => <<"END", locations => <<"END2")->start;
 proxy_cache_path $cache keys_zone=decisions:1m;
 limit_req_zone all zone=slow:64k rate=30r/m;
 upstream small { server @{[ $small->address ]} max_conns=1; keepalive 1; queue 1 timeout=20s; }
 upstream auth_shake { server 127.0.0.1:@{[ $mute->sockport ]}; }
-upstream full { server 127.0.0.1:@{[ $full->sockport ]}; }
+upstream deaf { server @{[ $deaf->address ]}; }
 log_format times '\$uri \$status "\$auth_subrequest_status" "\$auth_subrequest_time"';
 server {
     listen 127.0.0.1:$itself;
@@ -113,7 +113,7 @@ expect_timeout('no answer', '/script', 'fault=hang&at=start');
 like log_line('/script 503'), qr{^/script 503 "504" "0\.[3-9]\d\d"$}, 'no answer: status and time in the log';
 ok wait_for { $site->{auth}->stats->{open} == 1 }, 'no answer: the connection is closed, another one idle';
 expect_timeout('POST', '/script', 'fault=hang&at=start', method => 'POST', body => 'x' x 100_000);
-expect_timeout('a connection that nobody accepts', '/dark', '');
+expect_timeout('a connection that does not come about', '/dark', '');
 expect_timeout('a handshake that does not come', '/shake', '') if has_feature('with-http_ssl_module');
 expect_timeout('a page for the question itself', '/page', 'status=401');
 is $site->status('/none', 'status=204&delay=600'), 200, 'no budget';
@@ -176,6 +176,8 @@ is $site->status('/loop', ''), 503, 'an auth server that asks itself';
 cmp_ok time - $begun, '<', 3, 'ends with the budget';
 $nginx->allow(qr/worker_connections are not enough/);
 ok wait_for { $site->status('/script', 'status=204') == 200 }, 'and harms nobody after that';
+
+ok !$deaf->takes_one, 'still nobody comes through to the deaf server';
 
 # The client goes: nothing of it stays.
 $small->drop;

@@ -3,13 +3,13 @@
 use strict;
 use warnings;
 
-use IO::Socket::INET;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
 use lib 't/lib';
 use Keepalive::Backend;
 use Keepalive::Client;
+use Keepalive::Deaf;
 use Keepalive::Nginx;
 use Keepalive::Queue;
 use Keepalive::Setup;
@@ -21,10 +21,8 @@ my $unix = Keepalive::Backend->start(listen => ['unix:' . work_dir() . '/backend
 my ($port, $closed) = map { free_port() } 1 .. 2;
 my ($one, $two) = map { 'server ' . $backend->address($_) . ' max_conns=1 max_fails=0' } 0, 1;
 
-# A server to which no connection comes about: its backlog is full, so the kernel drops what would open another one.
-my $deaf = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => 0, Listen => 1) or die "listen: $!";
-my @fillers = map { IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $deaf->sockport, Blocking => 0) } 1 .. 8;
-my $deaf_server = 'server 127.0.0.1:' . $deaf->sockport . ' max_conns=1 max_fails=0';
+my $deaf = Keepalive::Deaf->start;
+my $deaf_server = 'server ' . $deaf->address . ' max_conns=1 max_fails=0';
 
 # Checks fields of a log line, times in seconds: 0 means less than 0.19; other numbers may be 0.08 less, since a request
 # begins after the one that it waits for, or a second more on a busy machine. A list is compared piece by piece, and a

@@ -4,13 +4,13 @@
 use strict;
 use warnings;
 
-use IO::Socket::INET;
 use Test::More;
 use Time::HiRes qw(sleep);
 
 use lib 't/lib';
 use Keepalive::Backend;
 use Keepalive::Client;
+use Keepalive::Deaf;
 use Keepalive::Load;
 use Keepalive::Nginx;
 use Keepalive::Queue qw(queue_nginx connections_to established);
@@ -46,10 +46,9 @@ my $socket = work_dir() . '/socket';
 my %others = (unix => Keepalive::Backend->start(listen => ["unix:$socket"]),
     map { $_ => Keepalive::Backend->start(protocol => $_) } qw(fastcgi uwsgi scgi));
 
-# A server that refuses connections, and one that does not accept them.
+# A server that refuses connections, and one to which none comes about.
 my $refuses = '127.0.0.1:' . free_port();
-my $mute = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1) or die $!;
-my @fill = map { IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $mute->sockport, Blocking => 0) } 1 .. 4;
+my $deaf = Keepalive::Deaf->start;
 
 my %upstreams = (connect => "server $refuses; keepalive 4;");
 for my $name (@names) {
@@ -66,7 +65,7 @@ for my $name (@names) {
 my $cgi = join '', map { my $name = $_; map { "${name}_param $_;\n" } 'REQUEST_METHOD $request_method', 'REQUEST_URI $request_uri',
     'QUERY_STRING $query_string', 'CONTENT_LENGTH $content_length' } qw(fastcgi uwsgi scgi);
 my $http = join '', map { "upstream $_ { server @{[ $others{$_}->address ]}; keepalive 4; }\n" } sort keys %others;
-$http .= 'upstream dark { server 127.0.0.1:' . $mute->sockport . "; keepalive 4; }\n";
+$http .= "upstream dark { server @{[ $deaf->address ]}; keepalive 4; }\n";
 $http .= "upstream kept { server @{[ $others{fastcgi}->address ]}; keepalive 4; }\n";
 my $accel = join '', map { "location /accel/$_ { proxy_pass http://$_/?header=X-Accel-Redirect:/instead&\$args; }\n" } @names;
 my $locations = <<"END";
@@ -320,7 +319,7 @@ for my $workers (1, 4) {
 
     is ask(client(), '/connect')->{status}, 502, "$title, connect: refused";
     $expect->('connect', 'opened 1, not_stored connect 1');
-    is ask(client(), '/dark')->{status}, 504, "$title, dark: nobody accepts";
+    is ask(client(), '/dark')->{status}, 504, "$title, dark: no connection comes about";
     $expect->('dark', 'opened 1, not_stored connect 1');
     my $leaves = begin($port, '/dark/patient');
     $expect->('dark', 'opened 2, active 1, not_stored connect 1', 'one more is on its way');
