@@ -82,9 +82,14 @@ my @cases = (
     ['GET',  'len=10&header=Connection:Keep-Alive', 200, 10,    1],
     ['GET',  'len=10&header=Connection:close',     200, 10,     0],
     ['GET',  'len=10&header=Connection:Close&stay=1', 200, 10,  0],
+    ['GET',  'len=10&header=Connection:TE%2C%20close&stay=1', 200, 10, 0],
     ['GET',  'len=10&version=1.0',                 200, 10,     0],
     ['GET',  'len=10&version=1.0&header=Connection:keep-alive', 200, 10, 0],
     ['GET',  'len=10&header=Keep-Alive:timeout=5', 200, 10,     1],
+    # Which is no header of HTTP, and says nothing of the connection.
+    ['GET',  'len=10&header=Proxy-Connection:close', 200, 10,   1],
+    ['GET',  'len=10&header=Proxy-Connection:keep-alive&header=Connection:close&stay=1', 200, 10, 0],
+    ['GET',  'len=10&version=1.0&header=Proxy-Connection:keep-alive&stay=1', 200, 10, 0],
     # Extra bytes in one piece with the answer, whose connection must not live on.
     ['GET',  'len=10&fault=extra',                 200, 10,     0],
     ['GET',  'framing=chunked&len=10&fault=extra', 200, 10,     0],

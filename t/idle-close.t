@@ -101,3 +101,32 @@ keepalive 4;
 [200, 200, 200, 200, 204, 200, 200]
 --- response_body_like eval
 ["connection 1 request 1", "", "connection 2 request 1", "", "", "", "connection 4 request 1"]
+
+
+=== TEST 8: a 408 while idle, then the end of the connection
+As a server that has waited for a request in vain.
+--- upstream
+server 127.0.0.1:$TEST_NGINX_BACKEND_PORT;
+keepalive 4;
+--- request eval
+["GET /?" . Keepalive::Backend::timed_out(100) . "&fault=close", "GET /pause?delay=200", "POST /\nx", "POST /\nx"]
+--- response_body_like eval
+["^ok\$", "", "connection 2 request 1", "connection 2 request 2"]
+--- no_error_log
+[error]
+[crit]
+[alert]
+
+
+=== TEST 9: a 408 while idle, and the connection stays open
+--- upstream
+server 127.0.0.1:$TEST_NGINX_BACKEND_PORT;
+keepalive 4;
+--- request eval
+["GET /?" . Keepalive::Backend::timed_out(100), "GET /pause?delay=200", "GET /control/stats", "POST /\nx"]
+--- response_body_like eval
+["^ok\$", "", '"accepted":1,"open":0', "connection 2 request 1"]
+--- no_error_log
+[error]
+[crit]
+[alert]

@@ -26,20 +26,25 @@ upstream on   { server @{[ $backend->address ]}; keepalive 1000; keepalive_stale
 upstream off  { server @{[ $backend->address ]}; keepalive 1000; keepalive_stale_retry off; keepalive_check off; }
 upstream safe { server @{[ $backend->address ]}; keepalive 1000; keepalive_check off; }
 upstream unix { server @{[ $unix->address ]}; keepalive 4; keepalive_stale_retry off; }
+upstream unix_off  { server @{[ $unix->address ]}; keepalive 4; keepalive_check off; keepalive_stale_retry off; }
+upstream unix_safe { server @{[ $unix->address ]}; keepalive 4; keepalive_check off; }
 server {
     listen 127.0.0.1:$port;
     location /on { proxy_pass http://on/; }
     location /off { proxy_pass http://off/; }
     location /safe { proxy_pass http://safe/; }
     location /unix { proxy_pass http://unix/; }
+    location /unix_off { proxy_pass http://unix_off/; }
+    location /unix_safe { proxy_pass http://unix_safe/; }
 }
 END
 
-# With so many idle connections, a POST that nginx reads before it hears what has become of them. Returns the status and
-# the number of connections that the server has accepted since.
+# With so many idle connections, a POST (or another request) that nginx reads before it hears what has become of them. Returns
+# the status and the number of connections that the server has accepted since.
 sub surprise {
-    my ($path, $idle, $what, $server) = @_;
+    my ($path, $idle, $what, $server, @options) = @_;
     $server //= $backend;
+    @options = (method => 'POST', body => 'x') unless @options;
     $server->drop;
     wait_for { !$server->stats->{open} } or die 'the pool is not empty';
     my @requests = map { begin($port, "$path?delay=300") } 1 .. $idle;
@@ -49,7 +54,7 @@ sub surprise {
     $client->receive;
     my ($worker) = $nginx->workers;
     kill STOP => $worker;
-    my $request = begin($port, $path, method => 'POST', body => 'x', over => $client->{socket});
+    my $request = begin($port, $path, @options, over => $client->{socket});
     $server->reset;
     $what->($server);
     kill CONT => $worker;
@@ -71,6 +76,7 @@ is surprise('/on', 1, \&close_all), '200, 1 opened', 'closed: a new connection i
 is surprise('/on', 1, \&reset_all), '200, 1 opened', 'reset: a new connection is used';
 is surprise('/unix', 1, \&close_all, $unix), '200, 1 opened', 'a unix socket, closed: a new connection is used';
 is surprise('/on', 200, \&close_all), '200, 1 opened', 'two hundred, closed: one new connection is used';
+is surprise('/on', 1, $_, $backend, method => 'GET'), '200, 1 opened', 'GET: a new connection is used' for \&close_all, \&reset_all;
 is errors(), 0, 'nothing has failed';
 
 is surprise('/off', 1, \&close_all), '502, 0 opened', 'keepalive_check off, closed: the request fails';
@@ -79,22 +85,37 @@ is surprise('/safe', 1, \&close_all), '200, 1 opened', 'keepalive_check off, ret
 is surprise('/safe', 200, \&close_all), '200, 1 opened', 'two hundred: it is sent again once';
 is errors(), 3, 'they have failed before';
 
-# What the server sends without being asked is never taken for an answer.
-for my $upstream (qw(on off)) {
-    get($port, "/$upstream");
-    my $client = begin($port, "/$upstream?fault=extra&after=300", keep_alive => 1);
-    like $client->receive, qr/connection \d+ request/, "$upstream: the answer before the foreign one";
-    my ($worker) = $nginx->workers;
-    kill STOP => $worker;
-    my $request = begin($port, "/$upstream", over => $client->{socket});
-    # The foreign answer comes meanwhile.
-    select undef, undef, undef, 0.5;
-    kill CONT => $worker;
-    my $answer = $request->finish;
-    # (As with the stock module, it is, if nginx has not looked.)
-    next if $upstream eq 'off';
-    unlike $answer->{body}, qr/foreign/, 'the foreign answer is not taken for one';
-    is $answer->{status}, 200, 'the request has another connection';
+# Nothing of the request has left: nginx finds the reset before it writes, and a unix socket refuses the first write.
+is surprise('/off', 1, \&reset_all, $backend, @$_), '200, 1 opened', "keepalive_check off, reset, @$_: nginx itself sends it again"
+    for [method => 'GET'], [method => 'POST', body => 'x'];
+is surprise('/unix_off', 1, \&close_all, $unix), '502, 0 opened', 'a unix socket, keepalive_check off, closed: the request fails';
+is surprise('/unix_off', 1, \&close_all, $unix, method => 'GET'), '200, 1 opened', 'a unix socket, GET: nginx itself sends it again';
+is errors(), 7, 'which the log tells';
+is surprise('/safe', $_, \&reset_all), '200, 1 opened', "retry safe, reset, $_ idle: it is sent again" for 1, 200;
+is surprise('/unix_safe', 1, \&close_all, $unix), '200, 1 opened', 'a unix socket, retry safe: it is sent again';
+my @refused = $nginx->error_log =~ /\[error\][^\n]*\(32: Broken pipe\) while sending request/g;
+is @refused, 3, 'three had their first write refused';
+
+# What the server sends without being asked is never taken for an answer, were it a goodbye.
+for my $case (['fault=extra&after=300', qr/connection \d+ request/, qr/foreign/],
+    [Keepalive::Backend::timed_out(300) . '&fault=close', qr/ok$/, qr/408/]) {
+    my ($script, $first, $foreign) = @$case;
+    for my $upstream (qw(on off)) {
+        get($port, "/$upstream");
+        my $client = begin($port, "/$upstream?$script", keep_alive => 1);
+        like $client->receive, $first, "$upstream: the answer before the foreign one";
+        my ($worker) = $nginx->workers;
+        kill STOP => $worker;
+        my $request = begin($port, "/$upstream", over => $client->{socket});
+        # The foreign answer comes meanwhile.
+        select undef, undef, undef, 0.5;
+        kill CONT => $worker;
+        my $answer = $request->finish;
+        # (As with the stock module, it is, if nginx has not looked.)
+        next if $upstream eq 'off';
+        unlike "$answer->{status} $answer->{body}", $foreign, 'the foreign answer is not taken for one';
+        is $answer->{status}, 200, 'the request has another connection';
+    }
 }
 
 # The server is started anew, with a full pool: nobody notices.

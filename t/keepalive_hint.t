@@ -83,6 +83,7 @@ closes_within('/plain?' . hint('timeout=2'), 0.9, 1.6, 'timeout=2: closed after 
 closes_within('/plain?' . hint('Timeout = 2 , max=100'), 0.9, 1.6, 'other parameters, blanks and capitals');
 closes_within('/plain?' . hint('max=100', 'timeout=2'), 0.9, 1.6, 'in two headers');
 closes_within('/plain?' . hint('timeout=30, timeout=2'), 0.9, 1.6, 'of two the smaller one counts');
+closes_within('/plain?' . hint(@$_), 0.9, 1.6, "in two headers: @$_") for ['timeout=30', 'timeout=2'], ['timeout=2', 'timeout=30'];
 closes_within('/hidden?' . hint('timeout=2'), 0.9, 1.6, 'hidden from the client');
 closes_within('/plain?framing=chunked&' . hint('timeout=2'), 0.9, 1.6, 'in chunks');
 closes_within('/early?' . hint('timeout=3'), 0.4, 1.0, 'a margin of 2.5 seconds');
@@ -98,12 +99,19 @@ closes_within('/exact?' . hint('timeout=0'), 0, 0.5, 'timeout=0 without a margin
 is idle_time('/plain?' . hint($_), 0.3), undef, "$_: ignored"
     for 'timeout=-1', 'timeout=1.5', 'timeout=1s', 'timeout=', 'timeout', '1', 'time=1', 'timeout=99999999999999999999', 'max=x', '',
         'timeout="1"', ',,=,';
+# What is longer than any time that nginx knows is no limit.
+is idle_time('/plain?' . hint("timeout=$_"), 0.3), undef, "timeout=$_: it is not closed"
+    for qw(2147483648 4294967295 4294967297 9223372036854775 9223372036854776 9223372036854775807 18446744073709551615);
 is idle_time('/off?' . hint('timeout=1, max=0'), 0.3), undef, 'keepalive_hint off: ignored';
 is idle_time('/fast?' . hint('timeout=1, max=0'), 0.3), undef, 'a header of a FastCGI application: ignored';
 
 # So many more requests, from the first word on, whatever is said later.
 sub connections { join ' ', map { get($port, $_)->{headers}{'x-connection'} } @_ }
 
+afresh($backend);
+is connections(('/plain?' . hint('max=1')) x 3), '1 1 2', 'max=1: one more request';
+afresh($backend);
+is connections('/plain?' . hint('max=9', 'max=1'), ('/plain') x 2), '1 1 2', 'max=9 and max=1 in two headers: the smaller one counts';
 afresh($backend);
 is connections(('/plain?' . hint('max=2')) x 4), '1 1 1 2', 'max=2 each time: the first word counts';
 afresh($backend);

@@ -73,3 +73,43 @@ keepalive_timeout 0;
 ["GET /", "GET /pause?delay=50", "GET /control/stats", "GET /"]
 --- response_body_like eval
 ["connection 1 request 1", "", '"accepted":1,"open":0', "connection 2 request 1"]
+
+
+=== TEST 6: the timeout of the request before it does not end one that may take longer
+--- upstream
+server 127.0.0.1:$TEST_NGINX_BACKEND_PORT;
+keepalive 4;
+--- http_config
+proxy_http_version 1.1;
+proxy_set_header Connection "";
+--- config
+location /short { proxy_pass http://backend; proxy_read_timeout 300ms; proxy_send_timeout 300ms; }
+location /long { proxy_pass http://backend; }
+--- request eval
+["GET /short?delay=100", "GET /long?delay=700", "GET /short"]
+--- response_body eval
+main::answered_by('1:1', '1:2', '1:3')
+--- no_error_log
+[error]
+
+
+=== TEST 7: proxy_send_timeout rules on a connection from the pool
+The server reads nothing of a body that is larger than all buffers on the way.
+--- upstream
+server 127.0.0.1:$TEST_NGINX_BACKEND_PORT;
+keepalive 4;
+--- config
+location / {
+    proxy_pass http://backend;
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_send_timeout 400ms;
+    client_body_buffer_size 16m;
+    client_max_body_size 20m;
+}
+--- request eval
+["GET /", "POST /?early=1&delay=1500\n" . "x" x 15000000, "GET /"]
+--- error_code eval
+[200, 504, 200]
+--- response_body_like eval
+["connection 1 request 1", "504 Gateway", "connection 2 request 1"]

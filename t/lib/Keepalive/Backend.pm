@@ -84,6 +84,18 @@ sub requests {
     return $number;
 }
 
+# A script (see t/backend/src/script.rs): an answer after so many milliseconds, and after as many again a 408 that nobody has
+# asked for. The two are equally long.
+sub timed_out {
+    my ($milliseconds) = @_;
+    my $late = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    my $answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Fill: \r\n\r\nok";
+    my $fill = 'x' x (length($late) - length $answer);
+    my $raw = $answer =~ s/X-Fill: /X-Fill: $fill/r . $late;
+    $raw =~ s/([^\w.:-])/sprintf '%%%02X', ord $1/ge;
+    return "raw=$raw&drip=$milliseconds&pieces=2";
+}
+
 sub control {
     my ($self, $command) = @_;
     my ($path) = $self->{control} =~ /^unix:(.*)/;
