@@ -1,6 +1,9 @@
 //! The wait queue: requests that wait for a connection, first come first served.
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, fuzzing))]
+pub mod model;
+
 use std::collections::TryReserveError;
 
 use crate::lifetime::Msec;
@@ -132,6 +135,7 @@ impl<W: Copy> WaitQueue<W> {
 
 #[cfg(test)]
 mod tests {
+    use super::model::{agree, Op};
     use super::*;
     use proptest::prelude::*;
 
@@ -176,29 +180,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_plain_vector(ops in prop::collection::vec((0u8..3, any::<usize>()), 0..200)) {
-            let mut queue = queue(5);
-            let mut model: Vec<(u32, Ticket)> = Vec::new();
-            for (number, (op, nth)) in (0u32..).zip(ops) {
-                match op {
-                    0 | 1 => match queue.push(number, 0) {
-                        Some(ticket) => model.push((number, ticket)),
-                        None => prop_assert_eq!(model.len(), 5),
-                    },
-                    _ if model.is_empty() => prop_assert_eq!(queue.first(), None),
-                    _ => {
-                        let (who, ticket) = model.remove(nth % model.len());
-                        prop_assert_eq!(queue.remove(ticket), Some(who));
-                    }
-                }
-                let mut at = queue.first();
-                for (who, _) in &model {
-                    prop_assert_eq!(at.map(|waiter| waiter.who), Some(*who));
-                    at = at.and_then(|waiter| queue.behind(waiter.ticket));
-                }
-                prop_assert_eq!(at, None);
-                prop_assert_eq!(queue.len(), model.len());
-            }
+        fn agrees_with_a_plain_vector(ops in prop::collection::vec(op(), 0..200)) {
+            agree(5, ops);
         }
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            2 => Just(Op::Push),
+            1 => any::<usize>().prop_map(Op::Remove),
+            1 => any::<usize>().prop_map(Op::RemoveAgain),
+        ]
     }
 }

@@ -13,8 +13,8 @@
 
 mod classes;
 mod limit;
-#[cfg(test)]
-mod model;
+#[cfg(any(test, fuzzing))]
+pub mod model;
 mod ring;
 mod servers;
 mod slot;

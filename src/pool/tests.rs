@@ -1,59 +1,7 @@
 //! The rules of the pool, one by one.
 
+use super::model::{pool, put, put_known, with, Conn, Key, TIMEOUT};
 use super::*;
-
-pub(super) const TIMEOUT: Msec = 800;
-
-/// A connection with a number, opened with an identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Conn {
-    pub(super) number: u32,
-    identity: &'static [u8],
-}
-
-impl Connection for Conn {
-    fn identity(&self) -> &[u8] {
-        self.identity
-    }
-}
-
-/// What a request wants, in short: server, protocol, location, identity.
-pub(super) type Key = (u8, usize, usize, &'static [u8]);
-
-pub(super) fn with<T>(key: Key, f: impl FnOnce(&Wanted<'_>) -> T) -> T {
-    let address = [2, 0, 0, 80, 10, 0, 0, key.0, 0, 0, 0, 0, 0, 0, 0, 0];
-    f(&Wanted { address: &address, protocol: key.1, location: key.2, identity: key.3 })
-}
-
-pub(super) fn pool(limit: Limit) -> IdlePool<Conn> {
-    IdlePool::new(limit, LIMITED as usize).unwrap()
-}
-
-/// Of the servers in [`Key`] so many limit their connections.
-pub(super) const LIMITED: u32 = 3;
-
-fn limited(key: Key) -> Option<u32> {
-    Some(u32::from(key.0)).filter(|server| *server < LIMITED)
-}
-
-pub(super) fn put(pool: &mut IdlePool<Conn>, key: Key, number: u32, proven: bool, now: Msec) -> Put<Conn> {
-    let conn = Conn { number, identity: key.3 };
-    let offer = Offer { conn, class: None, proven, now, timeout: TIMEOUT, server: limited(key) };
-    with(key, |wanted| pool.put(wanted, offer))
-}
-
-/// With the class that an earlier checkout has told, which may be gone.
-pub(super) fn put_known(
-    pool: &mut IdlePool<Conn>,
-    key: Key,
-    number: u32,
-    class: Option<ClassRef>,
-    now: Msec,
-) -> Put<Conn> {
-    let conn = Conn { number, identity: key.3 };
-    let offer = Offer { conn, class, proven: true, now, timeout: TIMEOUT, server: limited(key) };
-    with(key, |wanted| pool.put(wanted, offer))
-}
 
 fn checkout(pool: &mut IdlePool<Conn>, key: Key) -> Option<u32> {
     with(key, |wanted| pool.checkout(wanted)).0.map(|conn| conn.number)
