@@ -48,11 +48,12 @@ pub struct Server {
     pub max_conns: u64,
 }
 
-/// Bytes as they can be shown: what is no UTF-8 by its number, so that different names stay different.
+/// Bytes as they can be shown: what is no UTF-8 by its number, and so is the backslash of what looks as if it was written
+/// by its number, so that different names stay different.
 pub fn readable(bytes: &[u8]) -> String {
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
-        text.push_str(chunk.valid());
+        text.push_str(&chunk.valid().replace("\\x", "\\x5cx"));
         chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
     }
     text

@@ -246,6 +246,8 @@ fn a_generation_whose_workers_have_not_begun_yet_is_not_given_up() {
 fn names_stay_different() {
     assert_eq!(readable("a.é:80".as_bytes()), "a.é:80");
     assert_eq!(readable(b"a\xff\xfeb"), "a\\xff\\xfeb");
+    // A name that looks as if it had been written so.
+    assert_eq!(readable(b"a\\xffb\\c\\"), "a\\x5cxffb\\c\\");
 }
 
 #[test]
