@@ -51,21 +51,29 @@ sub verdict {
     return $accepted ? '' : $said =~ /\[emerg\] (.*)/ ? $1 : $said;
 }
 
-my @literal;
+my %syntax = map { $_ => syntaxes($documented{$_}{Syntax} =~ s/<br>|`//gr) } keys %documented;
+my @values = @{ sorted(map { @{ $_->{values} } } values %syntax) };
+my @options = @{ sorted(map { @{ $_->{options} } } values %syntax) };
+
 for my $name (sort keys %documented) {
     my $row = $documented{$name};
     is_deeply sorted(keys %$row), [qw(Context Default Syntax)], "$name: has a syntax, a default and a context";
-    my ($lines, $endless, $literal) = syntaxes(words_of($row->{Syntax} =~ s/<br>/ /r =~ s/` `/ /r));
-    push @literal, @$literal;
+    my ($lines, $endless) = @{ $syntax{$name} }{qw(lines endless)};
     my %allowed = map { $_ => 1 } words_of($row->{Context});
 
     # The syntax, where it is allowed.
     for my $place (sort keys %allowed) {
         is verdict($place, $_), '', "$name: in $place: $_" for @$lines;
     }
+
+    # What other directives have and this one has not, too few words, and too many.
     my ($where) = sort keys %allowed;
     my @by_length = sort { split(' ', $a) <=> split(' ', $b) } @$lines;
     my ($shortest, $longest) = @by_length[0, -1];
+    my %has = map { $_ => 1 } map { @{ $syntax{$name}{$_} } } qw(values options);
+    my @foreign = map { "$name $_;" } grep { !$has{$_} && /\D/ } @values;
+    push @foreign, map { $shortest =~ s/;$/' ' . filled($_, 0) . ';'/er } grep { !$has{$_} } @options;
+    is_deeply [grep { verdict($where, $_) eq '' } @foreign], [], "$name: it takes nothing else" unless $endless;
     isnt verdict($where, $shortest =~ s/ ?[^ ]+;$/;/r), '', "$name: nothing can be left out" if $shortest =~ / /;
     isnt verdict($where, $longest =~ s/;$/ surplus;/r), '', "$name: nothing can be added" unless $endless;
 
@@ -81,12 +89,12 @@ for my $name (sort keys %documented) {
     }
 }
 
-# Words that are meant literally: those that the sources compare with.
+# The words that are meant literally are those that the sources compare with.
 my @in_code = qw(on off);
 for my $text (map { source($_) } qw(directive.rs stale.rs auth.rs)) {
     push @in_code, $text =~ /\bb"(\w+)" => /g, $text =~ /strip_prefix\(b"(\w+)="\)/g;
 }
-is_deeply sorted(@literal), sorted(@in_code), 'the words and parameters of all directives are documented, and no others';
+is_deeply sorted(@values, map { s/=.*//r } @options), sorted(@in_code), 'all values and parameters are documented, and no others';
 
 # Defaults: the value in the source, in milliseconds or bytes. What has none is empty.
 my $conf = source('ffi/conf.rs');

@@ -8,7 +8,7 @@ use warnings;
 use Exporter qw(import);
 use JSON::PP ();
 
-our @EXPORT = qw(content_of section directives words_of syntaxes reasons json_shown);
+our @EXPORT = qw(content_of section directives words_of syntaxes filled reasons json_shown);
 
 sub content_of {
     my ($path) = @_;
@@ -49,11 +49,11 @@ my %sample = (
     code => ['503', '504'], name => ['X-A', 'X-B'], '$variable' => ['$a'], value => ['b'],
 );
 
-# Lines that a syntax allows, with samples for what is variable: without anything optional, with each option alone, with
-# all of them. Then whether there can be more words, and the words that are meant literally.
+# What a syntax allows: `lines`, with samples for what is variable, without anything optional, with each option alone, and with
+# all of them; `endless`, whether there can be more words; `values`, what is meant literally; `options`, as they are written.
 sub syntaxes {
     my ($syntax) = @_;
-    my (@lines, @literal);
+    my (@lines, @values, @options_of_all);
     my $endless = 0;
     for my $one ($syntax =~ /([^;]+);/g) {
         my ($name, $rest) = split ' ', $one, 2;
@@ -63,16 +63,18 @@ sub syntaxes {
             my $repeated = $must =~ s/ *\.\.\.$//;
             my @words = split ' ', $must;
             $endless ||= $repeated;
-            push @literal, map { /^([\w\$]+)/ } grep { /=/ || !$sample{$_} } @words, @options;
+            push @values, grep { !$sample{$_} } @words;
+            push @options_of_all, @options;
             my $line = sub { join(' ', $name, map { filled($_, 0) } @_) . ';' };
             push @lines, $line->(@words), map { $line->(@words, $_) } @options;
             push @lines, $line->(@words, @options) if @options > 1;
             push @lines, $line->(@words) =~ s/;$/' ' . filled($words[-1], 1) . ';'/er if $repeated;
         }
     }
-    return (\@lines, $endless, \@literal);
+    return { lines => \@lines, endless => $endless, values => \@values, options => \@options_of_all };
 }
 
+# A word or an option with a sample for what is variable; the second one if it is repeated.
 sub filled {
     my ($word, $number) = @_;
     return $word =~ s/=(\w+)$/'=' . $sample{$1}[$number]/er if $word =~ /=/;
