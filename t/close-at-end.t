@@ -1,5 +1,5 @@
-# A server that ends the connection right behind its answer: nginx reads both at the same moment, so the connection has ended
-# before it is stored. It is not stored, the answer is whole, and nobody hears of it.
+# A server that ends the connection right behind its answer, or says more: nginx reads both at the same moment, so the connection
+# has ended before it is stored. It is not stored, the answer is whole, and nobody hears of it.
 
 use strict;
 use warnings;
@@ -24,6 +24,7 @@ server {
     listen 127.0.0.1:$port;
     location /buffered { proxy_pass http://backend; }
     location /unbuffered { proxy_pass http://backend; proxy_buffering off; }
+    location /full { proxy_pass http://backend; proxy_buffer_size 4k; }
 }
 END
 my ($worker) = $nginx->workers;
@@ -62,6 +63,17 @@ for my $way (qw(buffered unbuffered)) {
         }
     }
 }
+# More bytes. The answer fills nginx's buffer, so they are unread when it is complete.
+for my $case (['GET', 'fill=4096', 200], ['GET', 'fill=4096&status=204', 204], ['HEAD', 'fill=4096', 200]) {
+    my ($method, $script, $status) = @$case;
+    $backend->reset;
+    is get($port, "/full?$script&fault=extra", method => $method)->{status}, $status, "extra, $method $script: answered";
+    my $next = get($port, '/full', method => 'POST', body => 'x');
+    is $next->{body}, "connection 2 request 1\n", "extra, $method $script: the next request has its own answer, over a new connection";
+    $backend->drop;
+    wait_for { !$backend->stats->{open} };
+}
+
 # (When nginx has read a buffered answer to its end it goes on reading, and tells of a reset.)
 my @errors = grep { /\[error\]/ && !m{reset by peer\) while reading upstream.* /buffered\?.*fault=reset} } split /\n/, $nginx->error_log;
 is "@errors", '', 'nothing has failed';
