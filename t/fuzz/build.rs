@@ -1,0 +1,7 @@
+//! Makes the models public that the core has for its own tests.
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-check-cfg=cfg(fuzzing)");
+    println!("cargo::rustc-cfg=fuzzing");
+}

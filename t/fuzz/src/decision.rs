@@ -1,0 +1,78 @@
+//! What is decided from numbers and flags: whether a connection is kept, whether a request is sent again, what the answer of an
+//! authorisation server means.
+#![forbid(unsafe_code)]
+
+use keepalive::auth::{Answer, Verdict};
+use keepalive::lifetime::{Limits, Refusal, Returned};
+use keepalive::stale::{End, Failure, StaleRetry};
+
+use crate::input::Input;
+
+/// Flags, then numbers.
+pub fn target(data: &[u8]) {
+    let mut input = Input(data);
+    stale(&mut input);
+    kept(&mut input);
+    verdict(&mut input);
+}
+
+fn stale(input: &mut Input<'_>) {
+    let failure = Failure {
+        end: input.one_of(&[End::Closed, End::Reset, End::TimedOut]),
+        written: input.flag(),
+        acknowledged: input.one_of(&[None, Some(false), Some(true)]),
+    };
+    let retry = input.one_of(&[StaleRetry::Off, StaleRetry::Safe, StaleRetry::Always]);
+    let may_have_arrived = failure.written && failure.acknowledged != Some(false);
+    let reset_proves = retry == StaleRetry::Always || !failure.written;
+    let expected = retry != StaleRetry::Off
+        && !may_have_arrived
+        && match failure.end {
+            End::Closed => true,
+            End::Reset => reset_proves,
+            End::TimedOut => false,
+        };
+    assert_eq!(retry.repeats(&failure), expected, "{retry:?} {failure:?}");
+    assert!(!expected || failure.is_of_the_connection());
+}
+
+fn kept(input: &mut Input<'_>) {
+    let flags = [(); 5].map(|()| input.flag());
+    let [failed, broken, keepalive, request_sent, exiting] = flags;
+    let (requests, opened, now) = (input.number(), input.number(), input.number());
+    let conn =
+        Returned { failed, broken, requests, allowed: usize::MAX, opened, keepalive, request_sent, exiting };
+    let limits = Limits { requests: input.number(), time: input.number(), timeout: 0, margin: None };
+    // The clock wraps around.
+    let age = (now as u128 + (1 << usize::BITS) - opened as u128) % (1 << usize::BITS);
+    let why: Vec<Refusal> = [
+        (failed, Refusal::Failed),
+        (broken, Refusal::Broken),
+        (requests >= limits.requests, Refusal::Requests),
+        (age > limits.time as u128, Refusal::Time),
+        (!keepalive, Refusal::NotKeepalive),
+        (!request_sent, Refusal::RequestUnsent),
+        (exiting, Refusal::Exiting),
+    ]
+    .into_iter()
+    .filter_map(|(is, why)| is.then_some(why))
+    .collect();
+    assert_eq!(limits.refusal(&conn, now), why.first().copied());
+}
+
+fn verdict(input: &mut Input<'_>) {
+    let made_up = input.flag();
+    let status = input.number() as u16;
+    let passed: Vec<u16> = (0..input.below(4)).map(|_| input.number() as u16).collect();
+    let verdict = Answer { status, made_up }.verdict(&passed);
+    let success = (200..300).contains(&status);
+    assert_eq!(verdict == Verdict::Allow, success);
+    let is_passed = passed.contains(&status) && !made_up;
+    let expected = match status {
+        _ if success => Verdict::Allow,
+        _ if is_passed => Verdict::Deny(status),
+        _ if (300..500).contains(&status) => Verdict::Unexpected(status),
+        _ => Verdict::Failure(status),
+    };
+    assert_eq!(verdict, expected);
+}

@@ -1,0 +1,213 @@
+//! The words of directives: what is accepted means what is written, and what is refused is named.
+#![forbid(unsafe_code)]
+
+use keepalive::auth::{is_same_header, parse_header, parse_status, parse_uri, OnError};
+use keepalive::directive::{Invalid, Keepalive, KeepaliveDrain, KeepaliveHint, Queue};
+use keepalive::pool::{Limit, MAX_CAPACITY};
+use keepalive::queue::MAX_WAITERS;
+use keepalive::stale::StaleRetry;
+
+/// The name of a directive and its words, with a blank between each two.
+pub fn target(data: &[u8]) {
+    let mut words = data.split(|byte| *byte == b' ');
+    let (Some(name), Some(first)) = (words.next(), words.next()) else { return };
+    let others: Vec<&[u8]> = words.collect();
+    match name {
+        b"keepalive" => keepalive(first, &others),
+        b"queue" => queue(first, &others),
+        b"keepalive_drain" => drain(first, &others),
+        b"keepalive_hint" => hint(first, &others),
+        b"keepalive_stale_retry" => stale_retry(first),
+        b"auth_subrequest" => uri(first),
+        b"auth_subrequest_error" => on_error(first),
+        b"auth_subrequest_pass_status" => status(first),
+        b"auth_subrequest_copy" => header(first, &others),
+        _ => {}
+    }
+}
+
+/// What the shell asks nginx for, in short: digits only.
+fn number(word: &[u8]) -> Option<usize> {
+    let text = std::str::from_utf8(word).ok()?;
+    let digits = !text.is_empty() && text.chars().all(|digit| digit.is_ascii_digit());
+    digits.then(|| text.parse().ok())?
+}
+
+fn text(word: &[u8]) -> String {
+    String::from_utf8_lossy(word).into_owned()
+}
+
+/// What of the parameters is wrong first: `read` says what is wrong with one, or which it is.
+fn first_wrong<'a>(
+    words: &[&'a [u8]],
+    read: impl Fn(&'a [u8]) -> Result<&'static str, Invalid<'a>>,
+) -> Option<Invalid<'a>> {
+    let mut seen = Vec::new();
+    words.iter().find_map(|word| match read(word) {
+        Ok(which) if seen.contains(&which) => Some(Invalid::Duplicate(word)),
+        Ok(which) => {
+            seen.push(which);
+            None
+        }
+        Err(wrong) => Some(wrong),
+    })
+}
+
+/// The value behind a name, of the parameter of that name.
+fn value<'a>(words: &[&'a [u8]], name: &str) -> Option<&'a [u8]> {
+    words.iter().find_map(|word| word.strip_prefix(name.as_bytes()))
+}
+
+fn positive_time(word: &[u8], value: &[u8]) -> Result<&'static str, ()> {
+    debug_assert!(word.ends_with(value));
+    number(value).filter(|time| *time > 0).map(|_| "timeout").ok_or(())
+}
+
+fn timeout_only(word: &[u8]) -> Result<&'static str, Invalid<'_>> {
+    let value = word.strip_prefix(b"timeout=").ok_or(Invalid::Parameter(word))?;
+    positive_time(word, value).map_err(|()| Invalid::Value(word))
+}
+
+/// The message names the word that is wrong.
+fn named<T>(result: &Result<T, Invalid<'_>>, words: &[&[u8]]) {
+    if let Err(wrong) = result {
+        let said = wrong.to_string();
+        assert!(words.iter().any(|word| said.contains(&format!("\"{}\"", text(word)))), "{said}");
+    }
+}
+
+fn keepalive(first: &[u8], others: &[&[u8]]) {
+    let parsed = Keepalive::parse(first, others.iter().copied());
+    named(&parsed, &[&[first], others].concat());
+    let connections = match number(first).filter(|number| *number <= MAX_CAPACITY) {
+        Some(number) => number,
+        None => return assert_eq!(parsed, Err(Invalid::Argument("keepalive", first))),
+    };
+    let wrong = first_wrong(others, |word| match word {
+        b"local" => Ok("local"),
+        b"per_server" => Ok("per_server"),
+        _ => Err(Invalid::Parameter(word)),
+    });
+    let expected = match wrong {
+        Some(wrong) => Err(wrong),
+        None => {
+            let [local, per_server] = ["local", "per_server"].map(|word| others.contains(&word.as_bytes()));
+            Ok(Keepalive { connections, local, per_server })
+        }
+    };
+    assert_eq!(parsed, expected);
+    let Ok(parsed) = parsed else { return };
+    assert_eq!(parsed.limit().is_none(), connections == 0);
+    if let Some(limit) = parsed.limit() {
+        assert!((1..=MAX_CAPACITY).contains(&limit.capacity()));
+        assert!(limit.capacity() >= connections);
+        assert_eq!(matches!(limit, Limit::PerServer(_)), parsed.per_server);
+    }
+}
+
+fn queue(first: &[u8], others: &[&[u8]]) {
+    let parsed = Queue::parse(first, others.iter().copied(), number);
+    named(&parsed, &[&[first], others].concat());
+    let wrong = first_wrong(others, |word| match word.strip_prefix(b"status=") {
+        Some(b"502" | b"503" | b"504") => Ok("status"),
+        Some(_) => Err(Invalid::Value(word)),
+        None => timeout_only(word),
+    });
+    let expected = match (number(first).filter(|number| (1..=MAX_WAITERS).contains(number)), wrong) {
+        (None, _) => Err(Invalid::Argument("queue", first)),
+        (_, Some(wrong)) => Err(wrong),
+        (Some(limit), None) => Ok(Queue {
+            number: limit,
+            timeout: value(others, "timeout=").and_then(number).unwrap_or(60_000),
+            status: value(others, "status=").and_then(number).unwrap_or(502) as u16,
+        }),
+    };
+    assert_eq!(parsed, expected);
+}
+
+fn drain(first: &[u8], others: &[&[u8]]) {
+    let bytes = |word| number(word).map(|size| size as u64);
+    let parsed = KeepaliveDrain::parse(first, others.iter().copied(), bytes, number);
+    named(&parsed, &[&[first], others].concat());
+    let expected = match (bytes(first), first_wrong(others, timeout_only)) {
+        (None, _) => Err(Invalid::Argument("keepalive_drain", first)),
+        (_, Some(wrong)) => Err(wrong),
+        (Some(size), None) => {
+            Ok(KeepaliveDrain { size, timeout: value(others, "timeout=").and_then(number).unwrap_or(1000) })
+        }
+    };
+    assert_eq!(parsed, expected);
+}
+
+fn hint(first: &[u8], others: &[&[u8]]) {
+    let parsed = KeepaliveHint::parse(first, others.iter().copied(), number);
+    named(&parsed, &[&[first], others].concat());
+    let wrong = first_wrong(others, |word| match word.strip_prefix(b"margin=") {
+        Some(value) if first == b"on" => number(value).map(|_| "margin").ok_or(Invalid::Value(word)),
+        _ => Err(Invalid::Parameter(word)),
+    });
+    let expected = match (first, wrong) {
+        (b"on" | b"off", Some(wrong)) => Err(wrong),
+        (b"on", None) => Ok(KeepaliveHint { margin: value(others, "margin=").map_or(Some(1000), number) }),
+        (b"off", None) => Ok(KeepaliveHint { margin: None }),
+        _ => Err(Invalid::Argument("keepalive_hint", first)),
+    };
+    assert_eq!(parsed, expected);
+}
+
+fn stale_retry(word: &[u8]) {
+    let printed = StaleRetry::parse(word).map(|value| format!("{value:?}").to_lowercase());
+    let known = ["off", "safe", "always"].iter().find(|known| known.as_bytes() == word);
+    assert_eq!(printed.as_deref(), known.copied());
+}
+
+fn uri(word: &[u8]) {
+    let parsed = parse_uri(word);
+    named(&parsed, &[word]);
+    let is_path = word.starts_with(b"/") && !word.contains(&b'$');
+    assert_eq!(parsed.is_ok(), is_path);
+    if let Ok((path, arguments)) = parsed {
+        assert!(!path.contains(&b'?'));
+        let joined = arguments.map_or(path.to_vec(), |arguments| [path, b"?", arguments].concat());
+        assert_eq!(joined, word);
+    }
+}
+
+fn on_error(word: &[u8]) {
+    let parsed = OnError::parse(word);
+    named(&parsed, &[word]);
+    let printed = parsed.ok().map(|value| match value {
+        OnError::Status(status) => status.to_string(),
+        OnError::Allow => "allow".to_owned(),
+    });
+    let known = ["500", "503", "allow"].iter().find(|known| known.as_bytes() == word);
+    assert_eq!(printed.as_deref(), known.copied());
+}
+
+fn status(word: &[u8]) {
+    let parsed = parse_status(word);
+    named(&parsed, &[word]);
+    let expected = number(word).filter(|status| matches!(status, 300..=498 | 500..=599));
+    assert_eq!(parsed.ok().map(usize::from), expected);
+}
+
+fn header(word: &[u8], others: &[&[u8]]) {
+    const FRAMING: &[u8] =
+        b"host content-length transfer-encoding connection upgrade expect te trailer keep-alive";
+    let parsed = parse_header("d", word);
+    named(&parsed, &[word]);
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#%&'*+-.^_`|~".contains(byte);
+    let frames = FRAMING.split(|byte| *byte == b' ').any(|name| spelling(name) == spelling(word));
+    let is_fine = !word.is_empty() && word.iter().all(is_token) && !frames;
+    assert_eq!(parsed.is_ok(), is_fine);
+    for other in others {
+        assert_eq!(is_same_header(word, other), spelling(word) == spelling(other));
+        assert_eq!(is_same_header(word, other), is_same_header(other, word));
+    }
+}
+
+/// As a program sees a name that writes it as a variable.
+fn spelling(name: &[u8]) -> Vec<u8> {
+    let upper = name.to_ascii_uppercase();
+    upper.into_iter().map(|byte| if b"-. ".contains(&byte) { b'_' } else { byte }).collect()
+}

@@ -1,0 +1,79 @@
+//! The header `Keep-Alive` of a response, and what is left to its connection then: a server can shorten what the
+//! configuration allows, and never lengthen it.
+#![forbid(unsafe_code)]
+
+use keepalive::hint::Hint;
+use keepalive::lifetime::{Limits, Msec, Refusal, Returned};
+
+use crate::input::Input;
+
+/// The first line: requests that the connection has served and may serve, `keepalive_timeout`, the margin or `off`. The
+/// others: the header's values.
+pub fn target(data: &[u8]) {
+    let mut input = Input(data);
+    let mut first = Input(input.line());
+    let (requests, allowed, timeout) = (first.number(), first.number(), first.number());
+    let margin = (!first.0.starts_with(b"off")).then(|| first.number());
+    let values = input.lines();
+
+    let mut hint = Hint::default();
+    values.iter().for_each(|value| hint.read(value));
+    let mut backwards = Hint::default();
+    values.iter().rev().for_each(|value| backwards.read(value));
+    assert_eq!(hint, backwards);
+    assert_eq!(hint.requests, smallest(&values, "max", 1));
+    assert_eq!(hint.timeout, smallest(&values, "timeout", 1000));
+
+    let limits = Limits { requests: usize::MAX, time: usize::MAX, timeout, margin };
+    let conn = Returned {
+        failed: false,
+        broken: false,
+        requests,
+        allowed,
+        opened: 0,
+        keepalive: true,
+        request_sent: true,
+        exiting: false,
+    };
+    match (limits.rest(&conn, &hint), margin) {
+        (rest, None) => assert_eq!(rest.map(|rest| (rest.idle, rest.allowed)), Ok((timeout, allowed))),
+        (Ok(rest), Some(margin)) => {
+            assert!(rest.idle <= timeout && rest.allowed <= allowed && rest.allowed > requests);
+            let in_time = |server: Msec| rest.idle as u128 + margin as u128 <= server as u128;
+            assert!(hint.timeout.is_none_or(in_time));
+            assert!(rest.idle > 0 || timeout == 0);
+            let spoken = hint.timeout.is_some() || hint.requests.is_some();
+            assert!(spoken || (rest.idle, rest.allowed) == (timeout, allowed));
+        }
+        (Err(refusal), Some(margin)) => {
+            assert_eq!(refusal, Refusal::Hint);
+            let too_late = hint.timeout.is_some_and(|server| server <= margin);
+            assert!(too_late || requests >= allowed || hint.requests == Some(0));
+        }
+    }
+}
+
+/// The smallest value of a parameter, as one would write it who has time and memory.
+fn smallest(values: &[&[u8]], name: &str, unit: u128) -> Option<usize> {
+    let all: Vec<String> =
+        values.iter().map(|value| value.iter().map(|byte| char::from(*byte)).collect()).collect();
+    let parameters = all.iter().flat_map(|value: &String| value.split(','));
+    let number = |parameter: &str| {
+        let (key, value) = parameter.split_once('=')?;
+        let blanks = [' ', '\t', '\n', '\r', '\x0c'];
+        let (key, value) = (key.trim_matches(blanks), value.trim_matches(blanks));
+        let is_number = !value.is_empty() && value.chars().all(|digit| digit.is_ascii_digit());
+        if key.to_ascii_lowercase() != name || !is_number {
+            return None;
+        }
+        // No more digits than fit, and zeros before them.
+        let number: u128 = value
+            .trim_start_matches('0')
+            .parse()
+            .or_else(|_| if value.trim_start_matches('0').is_empty() { Ok(0) } else { Err(()) })
+            .ok()?;
+        usize::try_from(number).ok()?;
+        usize::try_from(number.checked_mul(unit)?).ok()
+    };
+    parameters.filter_map(number).min()
+}

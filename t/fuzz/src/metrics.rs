@@ -1,0 +1,419 @@
+//! The numbers of all workers: over reloads and killed workers their sums are those of what has happened, a connection is in one
+//! phase or has one end, and what goes up and down is that of living workers.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::Arc;
+
+use keepalive::metrics::{
+    AuthMeter, Count, Decision, End, Generation, Meter, Numbers, OfQueue, Phase, Plan, QueueMeter, Records,
+    Server, Upstream, BOUNDS, CLOSED, DECISIONS, NOT_STORED,
+};
+
+use crate::input::Input;
+
+const MEMORY: usize = 1 << 14;
+static WORDS: [AtomicU64; MEMORY] = [const { AtomicU64::new(0) }; MEMORY];
+
+const ADDRESSES: [&[u8]; 6] = [b"server a, 16 b..", b"b", b"server c, 16 b..", b"dd", b"eee", b"f"];
+
+/// In each configuration, in any order. The first server is in both of them always.
+const UPSTREAMS: [&str; 2] = ["fixed", "changing"];
+const AUTH: [&str; 2] = ["/a", "/b"];
+
+const PHASES: [Phase; 3] = [Phase::Idle, Phase::Active, Phase::Draining];
+const COUNTS: [Count; 4] = [Count::Opened, Count::Reused, Count::Stale, Count::Repeats];
+
+const ENDS: [End; 23] = [
+    End::Timeout,
+    End::Time,
+    End::Requests,
+    End::Hint,
+    End::Evicted,
+    End::ServerClosed,
+    End::UnexpectedData,
+    End::Error,
+    End::Check,
+    End::DrainLimit,
+    End::Exiting,
+    End::Removed,
+    End::Http10,
+    End::ConnectionClose,
+    End::RequestClose,
+    End::BodyUnread,
+    End::BodyUnsent,
+    End::Failed,
+    End::Disabled,
+    End::Connect,
+    End::Upgraded,
+    End::Identity,
+    End::Protocol,
+];
+
+const DECIDED: [Decision; 5] =
+    [Decision::Allowed, Decision::Denied, Decision::Failed, Decision::TimedOut, Decision::FailedOpen];
+
+/// The first configuration, then the operations.
+pub fn target(data: &[u8]) {
+    let mut input = Input(data);
+    let mut memory = &WORDS[..];
+    memory.iter().for_each(|word| word.store(0, SeqCst));
+    let Some(mut model) = Model::new(&mut input, &mut memory) else { return };
+    for _ in 0..300 {
+        if input.is_empty() {
+            break;
+        }
+        model.act(&mut input, &mut memory);
+    }
+    model.compare();
+}
+
+/// What was counted of connections.
+#[derive(Default)]
+struct Counted {
+    counts: [u64; COUNTS.len()],
+    ends: [u64; ENDS.len()],
+}
+
+struct Connection {
+    upstream: usize,
+    address: usize,
+    meter: Meter,
+    phase: Phase,
+}
+
+struct Process {
+    pid: u64,
+    /// Its place among the workers of the configuration that it was started with.
+    number: usize,
+    generation: Arc<Generation>,
+    /// By the numbers in [`UPSTREAMS`] and [`AUTH`].
+    records: Vec<Records>,
+    auth: Vec<AuthMeter>,
+    connections: Vec<Connection>,
+    waiting: [u64; 2],
+}
+
+#[derive(Default)]
+struct Times {
+    at_most: [u64; BOUNDS.len()],
+    count: u64,
+    sum: u64,
+}
+
+impl Times {
+    fn observe(&mut self, time: usize) {
+        let bounds = self.at_most.iter_mut().zip(BOUNDS);
+        bounds.filter(|(_, bound)| time as u64 <= *bound).for_each(|(at_most, _)| *at_most += 1);
+        self.count += 1;
+        self.sum += time as u64;
+    }
+
+    fn compare(&self, times: &keepalive::metrics::Histogram) {
+        assert_eq!((times.at_most, times.count, times.sum), (self.at_most, self.count, self.sum));
+    }
+}
+
+struct Model {
+    generation: Arc<Generation>,
+    workers: usize,
+    /// The servers of each upstream in the present configuration.
+    servers: [BTreeSet<usize>; 2],
+    processes: Vec<Process>,
+    pids: u64,
+    /// By upstream and address.
+    counted: BTreeMap<(usize, usize), Counted>,
+    /// Requests, overflows and timeouts, and waiting times.
+    queues: [([u64; 3], Times); 2],
+    decisions: [([u64; DECIDED.len()], Times); 2],
+    warned: BTreeSet<(usize, u32)>,
+}
+
+/// A configuration: the order, and which servers there are.
+struct Configuration {
+    plan: Plan,
+    servers: [BTreeSet<usize>; 2],
+}
+
+fn configuration(input: &mut Input<'_>) -> Configuration {
+    let (reversed, which) = (input.flag(), input.byte());
+    let addresses = |upstream: usize| -> BTreeSet<usize> {
+        let chosen = |address: &usize| which >> (address + upstream) & 1 == 1;
+        [0].into_iter().chain((1..4).filter(chosen)).collect()
+    };
+    let servers = [addresses(0), addresses(1)];
+    let upstream = |number: usize| Upstream {
+        name: UPSTREAMS[number].into(),
+        servers: servers[number].iter().map(|address| server(ADDRESSES[*address])).collect(),
+        changing: number == 1,
+        queue: Some(1),
+        ..Upstream::default()
+    };
+    let (mut upstreams, mut auth) = (vec![upstream(0), upstream(1)], AUTH.map(str::to_owned).to_vec());
+    if reversed {
+        upstreams.reverse();
+        auth.reverse();
+    }
+    let mut plan = Plan::new(upstreams, auth);
+    plan.room = 2;
+    Configuration { plan, servers }
+}
+
+fn server(address: &[u8]) -> Server {
+    Server { address: address.to_vec(), text: String::from_utf8_lossy(address).into(), ..Server::default() }
+}
+
+/// `None` if there is no memory left.
+fn generation(
+    plan: Plan,
+    workers: usize,
+    memory: &mut &'static [AtomicU64],
+    last: Option<&Generation>,
+    alive: &[u64],
+) -> Option<Arc<Generation>> {
+    let (words, rest) = memory.split_at_checked(plan.size(workers))?;
+    *memory = rest;
+    let is_alive = |pid| alive.contains(&pid);
+    let generation = Generation::new(plan, workers, words, Box::new(()), last, is_alive);
+    Some(Arc::new(generation.expect("enough memory")))
+}
+
+impl Model {
+    fn new(input: &mut Input<'_>, memory: &mut &'static [AtomicU64]) -> Option<Self> {
+        let workers = 1 + input.below(3);
+        let Configuration { plan, servers } = configuration(input);
+        let mut model = Self {
+            generation: generation(plan, workers, memory, None, &[])?,
+            workers,
+            servers,
+            processes: Vec::new(),
+            pids: 0,
+            counted: BTreeMap::new(),
+            queues: Default::default(),
+            decisions: Default::default(),
+            warned: BTreeSet::new(),
+        };
+        (0..workers).for_each(|number| model.start(number));
+        Some(model)
+    }
+
+    fn start(&mut self, number: usize) {
+        self.pids += 1;
+        let generation = self.generation.clone();
+        let worker = generation.enter(number, self.pids).expect("there is such a worker");
+        let (mut records, mut auth) = (worker.upstreams, worker.auth);
+        let plan = self.generation.clone().view(|_| true, |_, it| server(it));
+        if plan.plan().upstreams[0].name != UPSTREAMS[0] {
+            records.reverse();
+            auth.reverse();
+        }
+        self.processes.push(Process {
+            pid: self.pids,
+            number,
+            generation,
+            records,
+            auth,
+            connections: Vec::new(),
+            waiting: [0; 2],
+        });
+    }
+
+    fn alive(&self) -> Vec<u64> {
+        self.processes.iter().map(|process| process.pid).collect()
+    }
+
+    fn act(&mut self, input: &mut Input<'_>, memory: &mut &'static [AtomicU64]) {
+        let op = input.below(12);
+        match op {
+            9 => return self.reload(input, memory),
+            10 => return self.compare(),
+            _ if self.processes.is_empty() => return self.start(0),
+            _ => {}
+        }
+        let at = input.below(self.processes.len());
+        if op == 8 {
+            return self.kill(at, input.flag());
+        }
+        let process = &mut self.processes[at];
+        let which = input.below(2);
+        let nth = |input: &mut Input<'_>, connections: &[Connection]| input.below(connections.len());
+        match op {
+            0 | 1 => {
+                let address = input.below(ADDRESSES.len());
+                let meter = process.records[which].meter(ADDRESSES[address]).expect("some place");
+                meter.open();
+                self.counted.entry((which, address)).or_default().counts[0] += 1;
+                process.connections.push(Connection {
+                    upstream: which,
+                    address,
+                    meter,
+                    phase: Phase::Active,
+                });
+            }
+            2 | 3 if !process.connections.is_empty() => {
+                let nth = nth(input, &process.connections);
+                let connection = &mut process.connections[nth];
+                let to = input.one_of(&PHASES);
+                if (connection.phase, to) == (Phase::Idle, Phase::Active) {
+                    connection.meter.reuse();
+                    let of = (connection.upstream, connection.address);
+                    self.counted.entry(of).or_default().counts[1] += 1;
+                } else {
+                    connection.meter.pass(connection.phase, to);
+                }
+                connection.phase = to;
+            }
+            4 if !process.connections.is_empty() => {
+                let nth = nth(input, &process.connections);
+                let Connection { upstream, address, meter, phase } = process.connections.swap_remove(nth);
+                let end = input.below(ENDS.len());
+                meter.end(phase, ENDS[end]);
+                self.counted.entry((upstream, address)).or_default().ends[end] += 1;
+            }
+            5 if !process.connections.is_empty() => {
+                let nth = nth(input, &process.connections);
+                let Connection { upstream, address, meter, .. } = process.connections[nth];
+                let count = 2 + input.below(2);
+                meter.count(COUNTS[count]);
+                self.counted.entry((upstream, address)).or_default().counts[count] += 1;
+            }
+            6 => {
+                let queue = process.records[which].queue().expect("each has the place");
+                let waited = usize::from(input.byte()) * 300;
+                wait(queue, input.below(4), waited, &mut process.waiting[which], &mut self.queues[which]);
+            }
+            7 => {
+                let (decision, took) = (input.below(DECIDED.len()), usize::from(input.byte()) * 300);
+                process.auth[which].decide(DECIDED[decision], took);
+                self.decisions[which].0[decision] += 1;
+                self.decisions[which].1.observe(took);
+            }
+            11 => {
+                let warning = u32::from(input.byte()) % 64;
+                assert_eq!(self.generation.warns(which, warning), self.warned.insert((which, warning)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Its connections end with it. Another process may take its place.
+    fn kill(&mut self, at: usize, starts_again: bool) {
+        let process = self.processes.swap_remove(at);
+        let exiting = ENDS.iter().position(|end| *end == End::Exiting).expect("it is among them");
+        for connection in &process.connections {
+            let of = (connection.upstream, connection.address);
+            self.counted.entry(of).or_default().ends[exiting] += 1;
+        }
+        if starts_again && Arc::ptr_eq(&process.generation, &self.generation) {
+            self.start(process.number);
+        }
+    }
+
+    fn reload(&mut self, input: &mut Input<'_>, memory: &mut &'static [AtomicU64]) {
+        let workers = 1 + input.below(3);
+        let Configuration { plan, servers } = configuration(input);
+        let Some(next) = generation(plan, workers, memory, Some(&self.generation), &self.alive()) else {
+            return;
+        };
+        self.generation = next;
+        self.workers = workers;
+        self.servers = servers;
+        self.warned.clear();
+        (0..workers).for_each(|number| self.start(number));
+    }
+
+    fn compare(&self) {
+        let alive = self.alive();
+        let view = self.generation.view(move |pid| alive.contains(&pid), |_, it| server(it));
+        assert_eq!(view.workers(), self.processes.len());
+        for (which, name) in UPSTREAMS.iter().enumerate() {
+            let at = view.plan().upstreams.iter().position(|it| it.name == *name).expect("it is there");
+            let rows = view.rows(at);
+            let mut sum = Numbers::default();
+            rows.iter().for_each(|row| sum.add(&row.numbers));
+            self.compare_numbers(&sum, |of, _| of == which);
+            // No number has gone below zero to make up for another.
+            for row in &rows {
+                assert!(PHASES.iter().all(|phase| row.numbers.phase(*phase) < 1 << 32));
+                assert!(connections(&row.numbers) < 1 << 32);
+            }
+            let first =
+                rows.iter().find(|row| view.server(at, row).is_some_and(|it| it.address == ADDRESSES[0]));
+            self.compare_numbers(&first.expect("always there").numbers, |of, address| {
+                (of, address) == (which, 0)
+            });
+            let (queue, times) = view.queue(at);
+            let size: u64 = self.processes.iter().map(|process| process.waiting[which]).sum();
+            let ([requests, overflows, timeouts], expected) = &self.queues[which];
+            assert_eq!(queue(OfQueue::Size), size);
+            assert_eq!(queue(OfQueue::Requests), *requests);
+            assert_eq!(queue(OfQueue::Overflows), *overflows);
+            assert_eq!(queue(OfQueue::Timeouts), *timeouts);
+            expected.compare(&times);
+            let uri = view.plan().auth.iter().position(|uri| uri == AUTH[which]).expect("it is there");
+            let (decisions, times) = view.auth(uri);
+            assert!(decisions.eq(DECISIONS.into_iter().zip(self.decisions[which].0)));
+            self.decisions[which].1.compare(&times);
+        }
+    }
+
+    /// Compares numbers with what has happened to servers, by upstream and address.
+    fn compare_numbers(&self, numbers: &Numbers, is_of: impl Fn(usize, usize) -> bool) {
+        let counted: Vec<&Counted> =
+            self.counted.iter().filter(|((of, address), _)| is_of(*of, *address)).map(|(_, it)| it).collect();
+        for (at, count) in COUNTS.into_iter().enumerate() {
+            assert_eq!(
+                numbers.count(count),
+                counted.iter().map(|it| it.counts[at]).sum::<u64>(),
+                "{count:?}"
+            );
+        }
+        let names = CLOSED.iter().chain(&NOT_STORED);
+        for (at, (name, (shown, number))) in
+            names.zip(numbers.closed().chain(numbers.not_stored())).enumerate()
+        {
+            assert_eq!(*name, shown);
+            assert_eq!(number, counted.iter().map(|it| it.ends[at]).sum::<u64>(), "{name}");
+        }
+        let all = self.processes.iter().flat_map(|process| &process.connections);
+        let all: Vec<Phase> =
+            all.filter(|it| is_of(it.upstream, it.address)).map(|connection| connection.phase).collect();
+        for phase in PHASES {
+            let expected = all.iter().filter(|it| **it == phase).count();
+            assert_eq!(numbers.phase(phase), expected as u64, "{phase:?}");
+        }
+        assert_eq!(connections(numbers), numbers.count(Count::Opened));
+        assert_eq!(numbers.requests(), numbers.count(Count::Opened) + numbers.count(Count::Reused));
+    }
+}
+
+/// Those that are in a phase, or have ended.
+fn connections(numbers: &Numbers) -> u64 {
+    let ends = numbers.closed().chain(numbers.not_stored()).map(|(_, number)| number);
+    ends.chain(PHASES.map(|phase| numbers.phase(phase))).fold(0, u64::wrapping_add)
+}
+
+fn wait(queue: QueueMeter, what: usize, waited: usize, waiting: &mut u64, counted: &mut ([u64; 3], Times)) {
+    let ([requests, overflows, timeouts], times) = counted;
+    match what {
+        0 => {
+            queue.begin();
+            *waiting += 1;
+            *requests += 1;
+        }
+        1 if *waiting > 0 => {
+            queue.end(waited);
+            *waiting -= 1;
+            times.observe(waited);
+        }
+        2 => {
+            queue.overflow();
+            *overflows += 1;
+        }
+        _ => {
+            queue.time_out();
+            *timeouts += 1;
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The pool, by operations.
+#![forbid(unsafe_code)]
+
+use keepalive::pool::model::{agree, Key, Op, SERVERS};
+use keepalive::pool::Limit;
+
+use crate::input::Input;
+
+/// The kind of limit and the limit, then the operations, each a byte with bytes of its own.
+pub fn target(data: &[u8]) {
+    let mut input = Input(data);
+    let limit = match input.flag() {
+        false => Limit::Total(1 + input.below(8)),
+        true => Limit::PerServer(1 + input.below(3)),
+    };
+    let ops = std::iter::from_fn(|| (!input.is_empty()).then(|| op(&mut input)));
+    agree(limit, ops.take(500));
+}
+
+fn op(input: &mut Input<'_>) -> Op {
+    let server = |input: &mut Input<'_>| input.below(SERVERS.into()) as u8;
+    match input.below(10) {
+        0 => Op::Put(key(input), false),
+        1 => Op::Put(key(input), true),
+        2 => Op::Checkout(key(input)),
+        3 => Op::Remove(input.byte().into()),
+        4 => Op::RemoveStale(input.byte().into()),
+        // Up to three times in the timeout.
+        5 => Op::Expire(usize::from(input.byte()) * 3),
+        6 => Op::RemoveServer(server(input)),
+        7 => Op::TakeOldestOf(server(input).into()),
+        8 => Op::RemoveOlder(server(input), usize::from(input.byte()) * 6),
+        _ => Op::Reset,
+    }
+}
+
+/// A server, and in one more byte the protocol, the location and the identity.
+fn key(input: &mut Input<'_>) -> Key {
+    let server = input.below(SERVERS.into()) as u8;
+    let others = input.below(12);
+    (server, others & 1, others >> 1 & 1, [&b""[..], b"a", b"bb"][others / 4])
+}
