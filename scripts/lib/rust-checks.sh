@@ -20,6 +20,7 @@ check_rust() {
     check_once "cargo clippy, core only" cargo clippy --workspace --all-targets --no-default-features -- -D warnings
     unit_tests "unit tests of the core" --no-default-features
     unit_tests "tests of the backend" -p backend
+    check_fuzz_seeds
 }
 
 # check_once NAME COMMAND..: a check that passes or fails as a whole.
@@ -36,12 +37,22 @@ check_once() {
 }
 
 unit_tests() {
-    local name=$1 log status=0 passed failed skipped
+    local name=$1
     shift
+    unit_tests_of "$name" \
+        's/^test result: [^.]*\. \([0-9]*\) passed; \([0-9]*\) failed; \([0-9]*\) ignored.*/\1 \2 \3/p' \
+        cargo test --no-fail-fast "$@"
+}
+
+# unit_tests_of NAME SED COMMAND..: the command's tests, of which the lines that sed makes of its output tell how many passed,
+# failed and were skipped.
+unit_tests_of() {
+    local name=$1 lines=$2 log status=0 passed failed skipped
+    shift 2
     log=$LOGS/${name// /-}.log
     step "$name"
-    quietly "$log" cargo test --no-fail-fast "$@" || status=1
-    read -r passed failed skipped < <(sed -n 's/^test result: [^.]*\. \([0-9]*\) passed; \([0-9]*\) failed; \([0-9]*\) ignored.*/\1 \2 \3/p' "$log" |
+    quietly "$log" "$@" || status=1
+    read -r passed failed skipped < <(sed -n "$lines" "$log" |
         awk '{p += $1; f += $2; s += $3} END {print p + 0, f + 0, s + 0}')
     # A compiler error fails without any test having run.
     ((status == 0 || failed > 0)) || failed=1
