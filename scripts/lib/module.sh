@@ -78,3 +78,30 @@ copy_module() {
     cmp -s "$1" "$2" && return
     install -m 644 "$1" "$2.new" && mv -f "$2.new" "$2"
 }
+
+# check_module NGINX MODULE: stops unless that nginx takes the module, with a configuration that has a pool.
+check_module() {
+    write_check_configuration "$1" "$2" >"$TEMP/nginx.conf"
+    if ! "$1" -t -q -e stderr -c "$TEMP/nginx.conf" 2>"$TEMP/message"; then
+        sed 's/^/    /' "$TEMP/message" >&2
+        die "$1 -t does not accept the module: see the lines above"
+    fi
+}
+
+# Everything that this configuration would touch is in a folder of our own, so that the check needs no root.
+write_check_configuration() {
+    cat <<CONF
+load_module $2;
+pid $TEMP/nginx.pid;
+error_log stderr;
+events {}
+http {
+    access_log off;
+$(temp_paths "$1" "$TEMP")
+    upstream check {
+        server 127.0.0.1:1;
+        keepalive 1;
+    }
+}
+CONF
+}
