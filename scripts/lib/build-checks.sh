@@ -5,6 +5,7 @@ check_builds() {
     load_version installed && check_once "headers of another build are refused" other_headers_are_refused
     load_version crate && check_once "nginx's own way to build" own_build_works
     check_package
+    check_image
     return 0
 }
 

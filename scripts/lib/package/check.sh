@@ -7,6 +7,7 @@ note_package_check_needs() {
     need debhelper debhelper have dh
     need dpkg-buildpackage dpkg-dev have dpkg-buildpackage
     need lintian lintian have lintian
+    need "gpg, with its agent" gnupg have gpg-agent
 }
 
 # Says why the check cannot be made here, if it cannot.
