@@ -74,12 +74,11 @@ ok wait_for { $nginx->descriptors <= $before }, 'after the idle timeout there ar
 ok wait_for { !grep { $backend->stats($_)->{open} } 0 .. 2 }, 'the servers see no open connection either';
 
 # Connections evicted with TLS: each would leave some ten kilobytes behind if its TLS state were not freed.
-sub resident { open my $in, '<', "/proc/$_[0]/status" or die $!; (map { /^VmRSS:\s+(\d+)/ } <$in>)[0] }
 my ($worker) = $nginx->workers;
 get($port, '/secure') for 1 .. 300;
-my $memory = resident($worker);
+my $memory = memory_of($worker);
 get($port, '/secure') for 1 .. 600;
-cmp_ok resident($worker) - $memory, '<', 3000, 'the memory of evicted TLS connections is freed (kB)';
+memory_is_below memory_of($worker) - $memory, 3000, 'the memory of evicted TLS connections is freed (kB)';
 ok wait_for { $nginx->descriptors <= $before }, 'and so are their descriptors';
 
 $nginx->stop;

@@ -44,14 +44,8 @@ my $server = 'server ' . $backend->address;
     $ask->();
     my $more = memory_of($worker) - $before;
     is $backend->stats->{accepted}, 1, 'memory: a thousand were drained on one connection';
-    cmp_ok $more, '<', 100, "memory: $more KB for the second half";
+    memory_is_below $more, 100, "memory: $more KB for the second half";
     $nginx->stop;
-}
-
-sub memory_of {
-    my ($pid) = @_;
-    open my $in, '<', "/proc/$pid/status" or die "/proc/$pid/status: $!";
-    return join('', <$in>) =~ /^VmRSS:\s*(\d+)/m ? $1 : die 'no VmRSS';
 }
 
 # A server that leaves the upstream while one of its answers is drained: the connection may end that, and goes then.

@@ -19,8 +19,6 @@ my $backend = Keepalive::Backend->start;
 my $port = free_port();
 my $limited = 'server ' . $backend->address . ' max_conns=4;';
 
-sub resident { open my $in, '<', "/proc/$_[0]/status" or die $!; (map { /^VmRSS:\s+(\d+)/ } <$in>)[0] }
-
 for my $zone ('', 'zone %s 128k;') {
     my $title = $zone ? 'zone' : 'no zone';
     my %upstreams = (
@@ -52,7 +50,7 @@ for my $zone ('', 'zone %s 128k;') {
         $backend->drop;
         ok wait_for { $backend->stats->{open} == 0 }, "$title: and these are closed";
         settle($port);
-        return (resident($worker), $nginx->descriptors);
+        return (memory_of($worker), $nginx->descriptors);
     };
     # The first rounds may need more than any before, the more so on a busy machine; what is left behind grows each time.
     my ($memory, $descriptors) = $round->();
@@ -64,7 +62,7 @@ for my $zone ('', 'zone %s 128k;') {
         $least = $memory - $memory_before if $least eq 'unknown' || $memory - $memory_before < $least;
         last if $least < 100;
     }
-    cmp_ok $least, '<', 100, "$title: no more memory than before (kB more)";
+    memory_is_below $least, 100, "$title: no more memory than before (kB more)";
     $nginx->stop;
 }
 

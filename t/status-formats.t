@@ -396,7 +396,7 @@ $nginx->stop;
     my ($worker) = my @old = $nginx->reload;
     ok wait_for { !grep { Keepalive::Nginx::is_alive($_) } @old }, 'zone: the old workers are gone';
     is format_of(get($port, "/status?format=$_")), $_, "zone: large, $_" for qw(json prometheus);
-    cmp_ok memory_of(($nginx->workers)[0]), '<', 100 * 1024, 'zone: what is not needed is not touched';
+    memory_is_below memory_of(($nginx->workers)[0]), 100 * 1024, 'zone: what is not needed is not touched';
 
     # Too small for the new configuration: the old one goes on.
     $nginx->configure(http => "keepalive_zone 1k;\n$site");
@@ -433,7 +433,7 @@ SKIP: {
         . " server { listen 127.0.0.1:$port; location = /status { keepalive_status; } location = /small { return 200 small; } }";
     my $nginx = Keepalive::Nginx->new(http => "keepalive_zone 400m; $site")->start;
     is format_of(get($port, '/status?format=json')), 'json', 'zone, resolve: a large one';
-    cmp_ok memory_of(($nginx->workers)[0]), '<', 100 * 1024, 'zone, resolve: what is not needed is not touched';
+    memory_is_below memory_of(($nginx->workers)[0]), 100 * 1024, 'zone, resolve: what is not needed is not touched';
     $nginx->stop;
 
 }
@@ -445,14 +445,6 @@ sub quietly {
     open STDERR, '>', '/dev/null' or die $!;
     $what->();
     open STDERR, '>&', $stderr or die $!;
-}
-
-# What a process has in memory, in kB.
-sub memory_of {
-    my ($pid) = @_;
-    open my $in, '<', "/proc/$pid/status" or return 0;
-    my ($size) = join('', <$in>) =~ /^VmRSS:\s+(\d+) kB/m;
-    return $size;
 }
 
 # A large configuration, whose answers have megabytes.
@@ -773,7 +765,7 @@ sub scraped {
     my $before = $ask->(30);
     my $after = $ask->(200);
     note "memory: $before kB, and after 200 answers $after kB";
-    cmp_ok $after, '<', $before + 4096, 'memory: it is given back';
+    memory_is_below $after, $before + 4096, 'memory: it is given back';
 }
 
 # A reload in the middle of an answer.

@@ -17,9 +17,14 @@ build_modules() {
     for key in "${KEYS[@]}"; do
         await_version "$key" || continue
         step "building the module for nginx $VERSION"
-        quietly "$LOGS/build-$VERSION.log" build_module "$VERSION" || touch "$TEMP/$key.unbuilt"
+        quietly "$LOGS/build-$VERSION.log" "$BUILD_MODULE" "$VERSION" || touch "$TEMP/$key.unbuilt"
     done
 }
+
+# What each version runs on, what builds ours, and whether that is with sanitizers.
+MODULES=(stock ours)
+BUILD_MODULE=build_module
+SANITIZED=no
 
 # The process that runs them, while it does.
 SUITES=
@@ -34,7 +39,7 @@ start_suites() {
 run_suites() {
     local key module
     for key in "${KEYS[@]}"; do
-        for module in stock ours; do
+        for module in "${MODULES[@]}"; do
             ! can_run "$key" "$module" || run_suite "$key" "$module"
         done
     done
@@ -53,8 +58,9 @@ await_suites() {
     wait "$SUITES" || true
     SUITES=
     for key in "${KEYS[@]}"; do
-        for module in stock ours; do
+        for module in "${MODULES[@]}"; do
             count_suite "$key" "$module"
+            [[ $key != sanitized ]] || count_reports
         done
     done
 }
@@ -126,11 +132,13 @@ module_label() { [[ $1 == stock ]] && echo "the stock module" || echo "our modul
 
 # suite_environment FOLDER MODULE COMMAND..
 suite_environment() {
-    local folder=$1 load=''
+    local folder=$1 load='' binary=$BINARY
     [[ $2 == stock ]] || load=$(built_module "$VERSION")
+    [[ $SANITIZED == no ]] || binary=$(sanitized_nginx "$folder")
     shift 2
     env \
-        TEST_NGINX_BINARY="$BINARY" \
+        TEST_NGINX_BINARY="$binary" \
+        TEST_NGINX_SANITIZED="${SANITIZED/no/}" \
         TEST_NGINX_LOAD_MODULES="$load" \
         TEST_NGINX_SERVROOT="$folder/servroot" \
         TEST_NGINX_BACKEND="$ROOT/target/release/backend" \
@@ -174,7 +182,7 @@ count_suite() {
     if ! load_version "$key"; then
         # A version that was asked for by name has to be there.
         [[ $CHOSEN == no ]] || failed=1
-        [[ $module == ours ]] || add_result "$(version_label "$key")" "" 0 "$failed" $((1 - failed)) "$REASON"
+        [[ $module != "${MODULES[0]}" ]] || add_result "$(version_label "$key")" "" 0 "$failed" $((1 - failed)) "$REASON"
         return
     fi
     if ! can_run "$key" "$module"; then

@@ -39,15 +39,22 @@ provide_installed() {
 
 # nginx from the source that comes with the nginx-src crate, with the modules that the tests use.
 provide_crate() {
-    local source arguments
+    compile_crate ""
+}
+
+# compile_crate SUFFIX ARGUMENT..: the suffix is for the version, and so for the names of folders.
+compile_crate() {
+    local suffix=$1 source arguments
+    shift
     source=$(crate_source) || die "cargo does not find the source of the nginx-src crate"
-    VERSION=$(source_version "$source")
+    VERSION=$(source_version "$source")$suffix
     local tree=$CACHE/nginx-$VERSION
     arguments=(
         --with-compat --with-debug --with-threads --with-pcre-jit
         --with-http_ssl_module --with-http_v2_module --with-http_v3_module
         --with-http_auth_request_module --with-http_realip_module --with-http_stub_status_module
         --with-http_addition_module --with-http_sub_module --with-http_slice_module
+        "$@"
     )
     configure_tree "$source" "$tree" "${arguments[@]}" || die "nginx $VERSION cannot be configured"
     # make itself knows what is done already, as configure_tree starts from nothing when anything has changed.

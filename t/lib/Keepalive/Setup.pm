@@ -14,10 +14,11 @@ use File::Basename qw(basename);
 use File::Path qw(make_path);
 use File::Temp qw(tempdir);
 use IO::Socket::INET;
+use Test::More ();
 use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(nginx_binary module_path is_ours version_at_least default_is_on
-    has_feature has_module_file free_port work_dir wait_for);
+    has_feature has_module_file free_port work_dir wait_for memory_of memory_is_below);
 
 my $binary  = find_program($ENV{TEST_NGINX_BINARY} || 'nginx');
 my $modules = $ENV{TEST_NGINX_LOAD_MODULES} || '';
@@ -82,6 +83,23 @@ sub has_module_file {
     print $out "load_module $path; pid $dir/module.pid; error_log stderr; events {}\n";
     close $out;
     return system("$binary -t -p $dir -c $config >/dev/null 2>&1") == 0 ? $path : undef;
+}
+
+# What a process has in memory, in kB.
+sub memory_of {
+    my ($pid) = @_;
+    open my $in, '<', "/proc/$pid/status" or die "/proc/$pid/status: $!";
+    return join('', <$in>) =~ /^VmRSS:\s*(\d+)/m ? $1 : die 'no VmRSS';
+}
+
+# Tests that so much memory is less than a limit. The sanitizers keep memory that was freed, to see who uses it still.
+sub memory_is_below {
+    my ($memory, $limit, $name) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    SKIP: {
+        Test::More::skip('the sanitizers need memory of their own', 1) if $ENV{TEST_NGINX_SANITIZED};
+        Test::More::cmp_ok($memory, '<', $limit, $name);
+    }
 }
 
 # A folder of this file's own; it is removed at the end unless TEST_NGINX_NO_CLEAN is set.
