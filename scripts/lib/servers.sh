@@ -9,16 +9,24 @@ build_backend() {
         cargo build --manifest-path "$ROOT/Cargo.toml" --release -p backend || die "the backend does not build"
 }
 
-# start_backend NAME: sets PID, PORT, and CONTROL, the port that tells what the backend counted.
+# More options of the backend.
+BACKEND_OPTIONS=()
+
+# start_backend NAME [ADDRESS..]: sets PID, ADDRESSES where it listens (by default one), PORT, the first one's, and CONTROL,
+# the port that tells what the backend counted.
 start_backend() {
-    local out=$TEMP/$1.out addresses
+    local out=$TEMP/$1.out address listens=()
+    shift
+    for address in "${@:-127.0.0.1:0}"; do listens+=(--listen "$address"); done
     # A session of its own, so that it can go on after the script (scripts/demo --keep).
-    setsid "$BACKEND" --listen 127.0.0.1:0 --control 127.0.0.1:0 >"$out" 2>&1 </dev/null &
+    setsid "$BACKEND" "${listens[@]}" --control 127.0.0.1:0 "${BACKEND_OPTIONS[@]}" >"$out" 2>&1 </dev/null &
     PID=$!
     remember_pid "$PID"
-    wait_for 5 grep -qx ready "$out" || die "the backend $1 does not start: $(cat "$out")"
-    mapfile -t addresses <"$out"
-    PORT=${addresses[0]##*:} CONTROL=${addresses[1]##*:}
+    wait_for 5 grep -qx ready "$out" || die "the backend does not start: $(cat "$out")"
+    mapfile -t ADDRESSES < <(grep -vx ready "$out")
+    CONTROL=${ADDRESSES[-1]##*:}
+    unset 'ADDRESSES[-1]'
+    PORT=${ADDRESSES[0]##*:}
 }
 
 # backend_count CONTROL NAME: one number of the backend's statistics.

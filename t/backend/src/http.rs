@@ -179,6 +179,13 @@ mod tests {
     }
 
     #[test]
+    fn repeats_a_text() {
+        let (head, body, _) = answered("GET /?len=7&body=abc HTTP/1.1\r\n\r\n");
+        assert!(head.contains("Content-Length: 7\r\n"));
+        assert_eq!(body, "abcabca");
+    }
+
+    #[test]
     fn fills_up_to_a_length() {
         let (head, body, _) = answered("GET /?fill=4096&len=100 HTTP/1.1\r\n\r\n");
         assert_eq!(head.len() + body.len(), 4096);

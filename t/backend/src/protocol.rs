@@ -81,7 +81,8 @@ impl Request {
     /// The body text of an ordinary answer: what the script says, or `len` bytes, else who answers.
     pub fn body_text(&self, identity: &Identity) -> Vec<u8> {
         match (&self.script.body, self.script.len) {
-            (Some(body), _) => body.clone(),
+            (Some(body), Some(len)) => body.iter().copied().cycle().take(len).collect(),
+            (Some(body), None) => body.clone(),
             (None, Some(len)) => vec![b'x'; len],
             (None, None) => {
                 format!("connection {} request {}\n", identity.connection, identity.request).into_bytes()

@@ -52,7 +52,7 @@ pub struct Script {
     pub status: Option<u16>,
     /// `len=`: the body is this long instead of naming the connection.
     pub len: Option<usize>,
-    /// `body=`: the body is this text.
+    /// `body=`: the body is this text; with `len=` too, this text again and again until it is that long.
     pub body: Option<Vec<u8>>,
     /// `raw=`: these bytes are the whole answer; faults see them as a body without a head.
     pub raw: Option<Vec<u8>>,
