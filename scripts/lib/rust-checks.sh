@@ -19,7 +19,7 @@ check_rust() {
     fi
     check_once "cargo clippy, core only" cargo clippy --workspace --all-targets --no-default-features -- -D warnings
     unit_tests "unit tests of the core" --no-default-features
-    unit_tests "tests of the backend" -p backend
+    unit_tests "tests of backend and soak" -p backend -p soak
     check_fuzz_seeds
 }
 

@@ -40,22 +40,15 @@ impl fmt::Display for Watched {
     }
 }
 
-/// The medians of an earlier and of the last third.
+/// The medians of the second and of the last third.
 pub struct Trend {
     pub early: u64,
     pub late: u64,
 }
 
 impl Trend {
-    /// Of the first and the last third; `None` if there is too little to tell.
+    /// Of the second and the last third, as the first one is for warming up; `None` if there is too little to tell.
     pub fn of(values: &[u64]) -> Option<Self> {
-        let third = values.len() / 3;
-        (third >= 2)
-            .then(|| Self { early: median(&values[..third]), late: median(&values[values.len() - third..]) })
-    }
-
-    /// Of the second and the last third, when the first third is for warming up.
-    pub fn of_warm(values: &[u64]) -> Option<Self> {
         let third = values.len() / 3;
         (third >= 3).then(|| Self {
             early: median(&values[third..values.len() - third]),
@@ -89,7 +82,7 @@ mod tests {
         let grows: Vec<_> = (0..30).map(|step| 4000 + step * 50).collect();
         assert!(!Trend::of(&grows).unwrap().is_flat());
         let jumps: Vec<_> = (0..30).map(|step| 4000 + step % 2 * 200).collect();
-        assert!(Trend::of(&jumps).unwrap().is_flat() && Trend::of_warm(&jumps).unwrap().is_flat());
+        assert!(Trend::of(&jumps).unwrap().is_flat());
         assert!(Trend::of(&[1, 2, 3]).is_none());
     }
 }

@@ -165,22 +165,23 @@ impl Proof {
                 .collect();
             self.trend(
                 &format!("memory of worker {pid} in the second and in the last third of its life"),
-                Trend::of_warm(&own),
+                Trend::of(&own),
             );
         }
     }
 
-    /// Memory of the master, and of one generation of workers after the other.
+    /// Memory of the master, and of one generation of workers after the other. The master's heap takes some fifteen reloads to
+    /// find its size.
     pub fn memory(&mut self, series: &Series) {
         let own = |processes: &[crate::processes::Process]| -> Vec<u64> {
             processes.iter().map(|process| process.memory.own).collect()
         };
         self.trend(
-            "memory of the master before the first and before the last reloads",
+            "memory of the master before reloads, in the second and in the last third of the time",
             Trend::of(&own(&series.master)),
         );
         self.trend(
-            "memory of workers at the end of their lives, the first and the last ones",
+            "memory of workers at the end of their lives, in the second and in the last third of the time",
             Trend::of(&own(&series.workers)),
         );
     }
