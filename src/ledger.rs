@@ -23,10 +23,10 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use crate::hash::{hash_bytes, words_of};
 use crate::lifetime::Msec;
+use crate::memory::collect;
 use crate::pool::MAX_ADDRESS;
 use lock::Lock;
 
-pub use left::Left;
 pub use waits::Line;
 
 /// The table of one upstream, seen by one worker.
@@ -44,7 +44,7 @@ pub struct Ledger {
 #[derive(Debug)]
 pub enum Table {
     /// Of this worker alone.
-    Own(Box<[AtomicU64]>),
+    Own(Vec<AtomicU64>),
     /// Of all workers.
     Shared(&'static [AtomicU64]),
 }
@@ -343,9 +343,9 @@ impl Ledger {
 }
 
 impl Table {
-    /// Zeros for one worker.
-    pub fn own(servers: usize) -> Self {
-        Self::Own((0..Ledger::size(servers, 1)).map(|_| AtomicU64::new(0)).collect())
+    /// Zeros for one worker. `None` if there is no memory.
+    pub fn own(servers: usize) -> Option<Self> {
+        collect((0..Ledger::size(servers, 1)).map(|_| AtomicU64::new(0))).map(Self::Own)
     }
 
     fn words(&self) -> &[AtomicU64] {

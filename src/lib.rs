@@ -20,6 +20,7 @@ pub mod identity;
 pub mod ledger;
 pub mod lifetime;
 mod list;
+pub mod memory;
 pub mod metrics;
 pub mod pool;
 pub mod queue;

@@ -54,6 +54,14 @@ build_module() {
     copy_module "$target/release/lib$MODULE.so" "$(built_module "$version")"
 }
 
+# One whose allocations fail when a test wants it, at failing_module VERSION.
+build_failing_module() {
+    cargo_for "$1-failing" build --release --features fail-allocations || return 1
+    copy_module "$(target_dir "$1-failing")/release/lib$MODULE.so" "$(failing_module "$1")"
+}
+
+failing_module() { built_module "$1-failing"; }
+
 built_module() { echo "$(target_dir "$1")/$MODULE.so"; }
 
 # With no nginx on the machine: cargo compiles the one of the nginx-src crate, and the module against it.

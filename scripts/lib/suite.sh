@@ -18,6 +18,9 @@ build_modules() {
         await_version "$key" || continue
         step "building the module for nginx $VERSION"
         quietly "$LOGS/build-$VERSION.log" "$BUILD_MODULE" "$VERSION" || touch "$TEMP/$key.unbuilt"
+        is_for_failures "$key" || continue
+        step "building the module whose allocations can fail"
+        quietly "$LOGS/build-failing.log" build_failing_module "$VERSION" || touch "$TEMP/$key.unbuilt"
     done
 }
 
@@ -128,18 +131,25 @@ PAGE_TEST=t/status-page.t
 # A page is the same on each nginx: a browser looks at it once, and not in a hurry; or if nothing else is asked for.
 is_for_browser() { [[ ${FILES[*]} == "$PAGE_TEST" || ($1 == "${KEYS[0]}" && $QUICK == no) ]]; }
 
+FAILURES_TEST=t/alloc-failures.t
+
+# It takes another build of the module, which one version is enough for.
+is_for_failures() { [[ $1 == crate && $QUICK == no && " ${FILES[*]} " == *" $FAILURES_TEST "* ]]; }
+
 module_label() { [[ $1 == stock ]] && echo "the stock module" || echo "our module"; }
 
 # suite_environment FOLDER MODULE COMMAND..
 suite_environment() {
-    local folder=$1 load='' binary=$BINARY
+    local folder=$1 load='' failing='' binary=$BINARY
     [[ $2 == stock ]] || load=$(built_module "$VERSION")
+    [[ $2 == stock ]] || ! is_for_failures "${key:-}" || failing=$(failing_module "$VERSION")
     [[ $SANITIZED == no ]] || binary=$(sanitized_nginx "$folder")
     shift 2
     env \
         TEST_NGINX_BINARY="$binary" \
         TEST_NGINX_SANITIZED="${SANITIZED/no/}" \
         TEST_NGINX_LOAD_MODULES="$load" \
+        TEST_NGINX_FAILING_MODULE="$failing" \
         TEST_NGINX_SERVROOT="$folder/servroot" \
         TEST_NGINX_BACKEND="$ROOT/target/release/backend" \
         TMPDIR="$folder/tmp" \

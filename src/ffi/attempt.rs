@@ -9,9 +9,9 @@ use nginx_sys::{
 use crate::lifetime::Msec;
 
 use super::alarm::now;
-use super::conf::allocate;
 use super::conn::Conn;
 use super::headers::bytes;
+use super::memory::allocate;
 use super::request::{HttpUpstream, Request};
 
 impl HttpUpstream {

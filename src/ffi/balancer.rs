@@ -227,21 +227,23 @@ impl Servers {
         });
     }
 
-    /// What there is to be told of the server at an address, besides the address.
+    /// What there is to be told of the server at an address, besides the address. `None` if there is no memory.
     #[cfg(nginx_resolve)]
-    pub(super) fn describe(self, address: &[u8]) -> Server {
+    pub(super) fn describe(self, address: &[u8]) -> Option<Server> {
+        let mut is_told = true;
         let mut found = Server { max_conns: self.limit(address), ..Server::default() };
         for (list, is_backup) in self.lists().zip([false, true]) {
             list.each_here(false, |server, _| {
                 // SAFETY: shown under the lock of its list; a copy, as others may count meanwhile.
                 let server = &unsafe { server.read() };
                 if found.name.is_empty() && address_of(server) == address {
-                    let name = readable(bytes(server.server));
+                    let name = readable(bytes(server.server)).unwrap_or_default();
+                    is_told = !name.is_empty();
                     (found.name, found.backup, found.down) = (name, is_backup, server.down != 0);
                 }
             });
         }
-        found
+        is_told.then_some(found)
     }
 
     /// Shows every server, backup servers too, to `look`, and whether it is the only one.

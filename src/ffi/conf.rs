@@ -1,13 +1,9 @@
 //! The server configuration: what the directives of one `upstream` wrote, and its pool.
 
 use std::ffi::c_void;
-use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 
-use nginx_sys::{
-    ngx_conf_t, ngx_flag_t, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_msec_t, ngx_palloc, ngx_pcalloc,
-    ngx_pool_cleanup_add, ngx_pool_t, ngx_uint_t,
-};
+use nginx_sys::{ngx_conf_t, ngx_flag_t, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_msec_t, ngx_uint_t};
 use ngx::http::HttpModuleConfExt;
 
 use crate::directive::{Keepalive, KeepaliveDrain, KeepaliveHint, Queue};
@@ -15,6 +11,7 @@ use crate::lifetime::Limits;
 use crate::stale::StaleRetry;
 
 use super::constants;
+use super::memory::allocate;
 use super::module::module;
 use super::upstream::Upstream;
 
@@ -62,12 +59,10 @@ impl SrvConf {
             upstream: ptr::null(),
         };
         // SAFETY: `pool` is live, and `SrvConf` has no destructor to run.
-        let memory = unsafe { ngx_pcalloc(pool, size_of::<SrvConf>()) }.cast::<SrvConf>();
-        if !memory.is_null() {
-            // SAFETY: freshly allocated, large enough, and aligned as all of nginx's pool memory.
-            unsafe { memory.write(conf) };
-        }
-        memory.cast()
+        let Some(memory) = (unsafe { allocate::<SrvConf>(pool, 1) }) else { return ptr::null_mut() };
+        // SAFETY: allocated above for a `SrvConf`.
+        unsafe { memory.cast::<SrvConf>().write(conf) };
+        memory.as_ptr().cast()
     }
 
     /// The configuration of an upstream; `None` for an implicit one, which has no `upstream {}`.
@@ -116,37 +111,4 @@ impl SrvConf {
     pub(super) fn stale_fails(&self) -> bool {
         self.stale_fails == 1
     }
-}
-
-/// Uninitialised memory for `count` values from a pool of nginx; `None` if there is none.
-///
-/// # Safety
-/// `pool` is live.
-pub(super) unsafe fn allocate<T>(pool: *mut ngx_pool_t, count: usize) -> Option<NonNull<MaybeUninit<T>>> {
-    const { assert!(align_of::<T>() <= nginx_sys::NGX_ALIGNMENT) };
-    let size = size_of::<T>().checked_mul(count)?;
-    // SAFETY: live, says the caller.
-    NonNull::new(unsafe { ngx_palloc(pool, size) }.cast())
-}
-
-/// Moves a value into a pool of nginx; it is dropped when nginx destroys the pool.
-///
-/// # Safety
-/// `pool` is live.
-pub(super) unsafe fn place_in_pool<T>(pool: *mut ngx_pool_t, value: T) -> Option<NonNull<T>> {
-    unsafe extern "C" fn drop_value<T>(data: *mut c_void) {
-        // SAFETY: `data` is the value written below, which nobody else drops.
-        unsafe { data.cast::<T>().drop_in_place() };
-    }
-    // SAFETY: live, says the caller.
-    let memory = unsafe { allocate::<T>(pool, 1) }?.cast::<T>();
-    // SAFETY: live, says the caller; no memory of nginx's choosing is asked for.
-    let cleanup = NonNull::new(unsafe { ngx_pool_cleanup_add(pool, 0) })?;
-    // SAFETY: freshly allocated for a `T`, and aligned, as `allocate` checks.
-    unsafe { memory.write(value) };
-    // SAFETY: a new cleanup record of the pool.
-    unsafe { (*cleanup.as_ptr()).data = memory.as_ptr().cast() };
-    // SAFETY: a new cleanup record of the pool.
-    unsafe { (*cleanup.as_ptr()).handler = Some(drop_value::<T>) };
-    Some(memory)
 }

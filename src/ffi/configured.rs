@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t};
 
+use crate::memory::{copy, push};
 use crate::metrics::{readable, Server};
 use crate::pool::MAX_SERVERS;
 
@@ -25,9 +26,11 @@ pub(super) struct Configured<'a> {
 }
 
 impl Configured<'_> {
+    /// `None` if there is no memory.
+    ///
     /// # Safety
     /// `us` is an explicit upstream of the configuration being read, or of a cycle that is alive.
-    pub(super) unsafe fn of(us: NonNull<ngx_http_upstream_srv_conf_t>) -> Self {
+    pub(super) unsafe fn of(us: NonNull<ngx_http_upstream_srv_conf_t>) -> Option<Self> {
         // SAFETY: live, says the caller.
         let conf = unsafe { us.as_ref() };
         // SAFETY: an array, or null if there are none.
@@ -44,15 +47,17 @@ impl Configured<'_> {
             for address in unsafe { slice(server.addrs, server.naddrs) } {
                 // SAFETY: nginx fills `socklen` with `sockaddr`.
                 let bytes = unsafe { slice(address.sockaddr.cast::<u8>(), address.socklen as usize) };
+                seen.try_reserve(1).ok()?;
                 if !has_no_address(server) && seen.insert(bytes) {
-                    listed.push(Server {
-                        address: bytes.to_vec(),
-                        text: text(address.name),
-                        name: text(server.name),
+                    let server = Server {
+                        address: copy(bytes)?,
+                        text: text(address.name)?,
+                        name: text(server.name)?,
                         backup: server.backup() != 0,
                         down: true,
                         max_conns: 0,
-                    });
+                    };
+                    push(&mut listed, server)?;
                 }
                 if server.down != 0 {
                     continue;
@@ -60,6 +65,7 @@ impl Configured<'_> {
                 let max_conns = server.max_conns as u64;
                 let sum =
                     |sum: u64| if sum == 0 || max_conns == 0 { 0 } else { sum.saturating_add(max_conns) };
+                addresses.try_reserve(1).ok()?;
                 addresses.entry(bytes).and_modify(|limit| *limit = sum(*limit)).or_insert(max_conns);
             }
         }
@@ -67,7 +73,7 @@ impl Configured<'_> {
             let limit = addresses.get(server.address.as_slice()).copied();
             (server.max_conns, server.down) = (limit.unwrap_or(0), limit.is_none());
         }
-        Self {
+        Some(Self {
             addresses,
             servers: listed,
             any_limited: servers.iter().any(|server| server.max_conns > 0),
@@ -80,7 +86,7 @@ impl Configured<'_> {
             changing: !conf.shm_zone.is_null() && servers.iter().any(has_no_address),
             #[cfg(not(nginx_resolve))]
             changing: false,
-        }
+        })
     }
 
     /// How many requests can have a limited server at a time.

@@ -57,24 +57,29 @@ impl Upstream {
         }
     }
 
-    /// Counts for this worker alone.
-    pub(super) fn count_alone(&self, servers: usize, changing: bool) {
-        if let Some(ledger) = Ledger::new(Table::own(servers), servers, 1, changing) {
-            self.note_servers(&ledger);
-            // Nothing was counted before.
-            let _ = self.counts.ledger.set(ledger);
-        }
+    /// Counts for this worker alone. `None` if there is no memory.
+    pub(super) fn count_alone(&self, servers: usize, changing: bool) -> Option<()> {
+        self.set_ledger(Ledger::new(Table::own(servers)?, servers, 1, changing)?)
+    }
+
+    /// Begins to count. `None` if there is no memory.
+    pub(super) fn set_ledger(&self, ledger: Ledger) -> Option<()> {
+        self.note_servers(&ledger)?;
+        // Nothing was counted before.
+        let _ = self.counts.ledger.set(ledger);
+        Some(())
     }
 
     /// Notes the servers of the configuration; those that come later are noted when they are met.
-    pub(super) fn note_servers(&self, ledger: &Ledger) {
+    fn note_servers(&self, ledger: &Ledger) -> Option<()> {
         // SAFETY: explicit, as it has a pool; its cycle is alive.
-        let configured = unsafe { Configured::of(self.us) };
+        let configured = unsafe { Configured::of(self.us) }?;
         for (address, limit) in configured.addresses.iter().filter(|(_, limit)| **limit > 0) {
             if !ledger.is_changing() {
                 ledger.note(address, *limit, 0);
             }
         }
+        Some(())
     }
 
     /// The server at an address, if its `max_conns` limits it.

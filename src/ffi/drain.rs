@@ -15,12 +15,12 @@ use crate::metrics::{End, Meter, Phase};
 use crate::pool::{ClassRef, Offer, Wanted, MAX_ADDRESS};
 
 use super::alarm::now;
-use super::conf::allocate;
 use super::conn::{Conn, Event, Received};
 use super::guard::guard;
 use super::idle::{asked_to_close, cycle_log, dummy_handler};
 use super::keep::store;
 use super::log::debug;
+use super::memory::allocate;
 use super::upstream::{Bytes, Idle, Upstream};
 
 /// What the `data` of such a connection points at: all that it takes to store it once the request is gone.

@@ -8,11 +8,11 @@ use nginx_sys::{ngx_event_t, ngx_msec_t};
 
 use crate::ledger::Server;
 
-use super::conf::allocate;
 use super::conn::{Conn, Event};
 use super::guard::guard;
 use super::idle::{self, cycle_log, silent};
 use super::log::debug;
+use super::memory::allocate;
 use super::upstream::Upstream;
 
 /// How long a server is waited for: one that has nothing else to do closes at once.

@@ -9,8 +9,8 @@ use nginx_sys::{
 };
 use ngx::http::HttpModuleConfExt;
 
-use super::conf::place_in_pool;
 use super::guard::guard;
+use super::memory::place_in_pool;
 use super::module::module;
 use super::request::Request;
 use super::workers::Workers;

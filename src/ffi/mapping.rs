@@ -3,6 +3,8 @@
 use std::ptr::{self, NonNull};
 use std::sync::atomic::AtomicU64;
 
+use super::memory::or_fail;
+
 /// Memory that is inherited by child processes, and shared with them.
 pub(super) struct Mapping {
     start: NonNull<AtomicU64>,
@@ -20,7 +22,7 @@ impl Mapping {
     pub(super) fn new(words: usize) -> std::io::Result<Self> {
         let length = words.max(1) * size_of::<AtomicU64>();
         // SAFETY: new memory at an address of the system's choice.
-        let start = unsafe {
+        let start = or_fail(libc::MAP_FAILED, || unsafe {
             libc::mmap(
                 ptr::null_mut(),
                 length,
@@ -29,7 +31,7 @@ impl Mapping {
                 -1,
                 0,
             )
-        };
+        });
         match NonNull::new(start) {
             Some(start) if start.as_ptr() != libc::MAP_FAILED => Ok(Self { start: start.cast(), length }),
             _ => Err(std::io::Error::last_os_error()),

@@ -6,7 +6,7 @@
 //! one that has to wait (`wait`, `waiter`, `turn`, `connect`, `fail`), limits (`counts`, `linger`), an idle connection
 //! (`idle`), servers that come and go (`resolve`). What can be seen of it: why a connection was not kept (`why`), `warnings`,
 //! what can be logged (`notes`, `variables`), the numbers (`status`). Beneath them: pointers
-//! with a type (`conn`, `peer_connection`, `request`, `attempt`, `headers`, `bits`), what the kernel tells (`tcp`), events of our own (`alarm`), the panic
+//! with a type (`conn`, `peer_connection`, `request`, `attempt`, `headers`, `bits`), what the kernel tells (`tcp`), memory that is asked for (`memory`), events of our own (`alarm`), the panic
 //! boundary (`guard`), debug lines (`log`).
 
 mod abi;
@@ -34,6 +34,7 @@ mod linger;
 mod log;
 mod main_conf;
 mod mapping;
+mod memory;
 mod module;
 mod notes;
 mod peer;

@@ -8,9 +8,7 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
-use nginx_sys::ngx_pool_cleanup_add;
-
-use super::conf::allocate;
+use super::memory::{add_cleanup, allocate};
 use super::peer::get_keepalive_peer;
 use super::peer_data::PeerData;
 use super::request::{HttpUpstream, Request};
@@ -128,7 +126,7 @@ pub(super) fn keep_notes(kp: &PeerData) {
     let Some(note) = kp.notes.last.get().filter(|note| !note.is_kept) else { return };
     kp.notes.last.set(Some(Note { is_kept: true, ..note }));
     // SAFETY: the pool of a live request; no memory of nginx's choosing is asked for.
-    let Some(cleanup) = NonNull::new(unsafe { ngx_pool_cleanup_add(kp.pool(), 0) }) else { return };
+    let Some(cleanup) = (unsafe { add_cleanup(kp.pool(), 0) }) else { return };
     // SAFETY: a new cleanup record of the pool.
     unsafe { (*cleanup.as_ptr()).data = NonNull::from(kp).as_ptr().cast() };
     // SAFETY: as above.

@@ -18,7 +18,7 @@ use crate::pool::{ClassRef, Wanted};
 
 use super::balancer::Balancer;
 use super::choose::{choose, Choice};
-use super::conf::{allocate, SrvConf};
+use super::conf::SrvConf;
 use super::conn::Conn;
 use super::counts::Room;
 use super::guard::guard;
@@ -27,6 +27,7 @@ use super::handshake::{save_session, set_session};
 use super::idle;
 use super::keep::keep;
 use super::log::{debug, debug_conn};
+use super::memory::allocate;
 use super::notes::{keep_notes, Notes, Status};
 use super::peer_connection::{Hooks, Peer};
 use super::peer_data::{Attempt, PeerData, Stage};

@@ -13,8 +13,8 @@ use crate::pool::ClassRef;
 use crate::queue::Ticket;
 
 use super::balancer::Balancer;
-use super::conf::allocate;
 use super::fail::Failure;
+use super::memory::allocate;
 use super::notes::{Notes, Status};
 use super::peer_connection::Peer;
 use super::request::{HttpUpstream, Request};

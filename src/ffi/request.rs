@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use nginx_sys::{
     ngx_http_finalize_request, ngx_http_log_ctx_t, ngx_http_request_t, ngx_http_run_posted_requests,
     ngx_http_upstream_conf_t, ngx_http_upstream_t, ngx_int_t, ngx_log_error_core, ngx_log_t, ngx_module_t,
-    ngx_pool_t, ngx_uint_t, NGX_LOG_ERR, NGX_LOG_INFO,
+    ngx_pool_t, ngx_uint_t, NGX_LOG_CRIT, NGX_LOG_ERR, NGX_LOG_INFO,
 };
 
 use ngx::http::{HttpModuleLocationConf, NgxHttpCoreModule};
@@ -143,6 +143,11 @@ impl Request {
     /// Writes a line without formats to the error log, at `error`.
     pub(crate) fn log_error(self, line: &'static CStr) {
         self.log_at(NGX_LOG_ERR, line);
+    }
+
+    /// Writes a line without formats to the error log, at `crit`.
+    pub(crate) fn log_crit(self, line: &'static CStr) {
+        self.log_at(NGX_LOG_CRIT, line);
     }
 
     /// Writes a line without formats to the error log, at `info`.

@@ -18,12 +18,13 @@ use crate::metrics;
 use crate::pool::{IdlePool, Limit};
 
 use super::abi;
-use super::conf::{allocate, place_in_pool, SrvConf};
+use super::conf::SrvConf;
 use super::configured::Configured;
 use super::counts::Counts;
 use super::guard::{guard, log_panics, Guarded};
 use super::headers::bytes;
 use super::main_conf::MainConf;
+use super::memory::{allocate, place_in_pool};
 use super::peer::init_keepalive_peer;
 #[cfg(nginx_resolve)]
 use super::resolve::Watch;
@@ -33,13 +34,14 @@ use super::stock::{InTheWay, Stock};
 use super::upstream::Upstream;
 use super::variables;
 use super::wait::Waits;
+use super::zone::Told;
 
 /// Before anything is read: refuses an nginx that this module was not built for.
 pub(super) unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
     guard(NGX_ERROR as ngx_int_t, || {
         log_panics();
         if abi::layout_matches() {
-            return variables::add(cf).map_or(NGX_ERROR as ngx_int_t, |()| NGX_OK as ngx_int_t);
+            return variables::add(cf).map_or_else(|| no_memory(cf), |()| NGX_OK as ngx_int_t);
         }
         ngx_conf_log_error!(
             NGX_LOG_EMERG,
@@ -72,7 +74,12 @@ pub(super) unsafe extern "C" fn init_main_conf(cf: *mut ngx_conf_t, _conf: *mut 
             // SAFETY: `cf`, `us` and `conf` belong together, and nobody else has `conf` now.
             let enabled =
                 NonNull::new(us).map(|us| unsafe { enable(cf, us, conf, stock.default_keepalive()) });
-            if let Some(Err(NoMemory)) = enabled {
+            if let Some(Err(refusal)) = enabled {
+                if refusal == Refusal::NoMemory {
+                    // SAFETY: an upstream of this configuration.
+                    let name = unsafe { (*us).host };
+                    ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for upstream \"{name}\"");
+                }
                 return NGX_CONF_ERROR;
             }
         }
@@ -105,11 +112,29 @@ pub(super) unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_in
         let zone = unsafe { MainConf::of_conf(cf) }.map(|main| &main.zone);
         // SAFETY: as above.
         let completed = zone.and_then(|zone| unsafe { zone.complete(cf) });
-        completed.map_or(NGX_ERROR as ngx_int_t, |()| NGX_OK as ngx_int_t)
+        match completed {
+            Some(Ok(())) => NGX_OK as ngx_int_t,
+            Some(Err(Told)) => NGX_ERROR as ngx_int_t,
+            None => no_memory(cf),
+        }
     })
 }
 
-struct NoMemory;
+/// Says why the configuration is refused.
+pub(super) fn no_memory(cf: *mut ngx_conf_t) -> ngx_int_t {
+    ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for module \"ngx_http_upstream_keepalive_rs_module\"");
+    NGX_ERROR as ngx_int_t
+}
+
+/// Why an upstream gets no pool.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    NoMemory,
+    /// The log tells of it already.
+    Told,
+}
+
+use Refusal::NoMemory;
 
 /// Makes the pool and the queue of one upstream, and puts `init_keepalive_peer` before the balancer's
 /// hook.
@@ -121,7 +146,7 @@ unsafe fn enable(
     us: NonNull<ngx_http_upstream_srv_conf_t>,
     mut conf: NonNull<SrvConf>,
     default: Option<Keepalive>,
-) -> Result<(), NoMemory> {
+) -> Result<(), Refusal> {
     // SAFETY: not borrowed, says the caller.
     let conf = unsafe { conf.as_mut() };
     let keepalive = conf.keepalive().or(default);
@@ -131,7 +156,7 @@ unsafe fn enable(
         return Ok(());
     }
     // SAFETY: explicit, says the caller.
-    let servers = unsafe { Configured::of(us) };
+    let servers = unsafe { Configured::of(us) }.ok_or(NoMemory)?;
     if conf.queue.is_some() && !servers.any_limited {
         // SAFETY: live, says the caller.
         let name = unsafe { us.as_ref() }.host;
@@ -151,12 +176,12 @@ unsafe fn enable(
     let Some(waits) = Waits::new(conf.queue, servers.max_requests()) else {
         let number = conf.queue.map_or(0, |queue| queue.number);
         ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for \"queue {number}\"");
-        return Err(NoMemory);
+        return Err(Refusal::Told);
     };
     let Some(upstream) = make(cf, us, conf, keepalive, &servers, waits) else {
         let connections = keepalive.map_or(0, |keepalive| keepalive.connections);
         ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for \"keepalive {connections}\"");
-        return Err(NoMemory);
+        return Err(Refusal::Told);
     };
     // SAFETY: live, says the caller.
     let pool = unsafe { (*cf).pool };
@@ -169,10 +194,10 @@ unsafe fn enable(
     let main = unsafe { MainConf::of_conf(cf) }.ok_or(NoMemory)?;
     // SAFETY: live, says the caller.
     let name = unsafe { us.as_ref() }.host;
-    main.zone.add(
+    let added = main.zone.add(
         upstream,
         metrics::Upstream {
-            name: metrics::readable(bytes(name)),
+            name: metrics::readable(bytes(name)).ok_or(NoMemory)?,
             servers: servers.servers,
             changing: servers.changing,
             limit: keepalive.map_or(0, |keepalive| keepalive.connections),
@@ -180,6 +205,7 @@ unsafe fn enable(
             queue: conf.queue.map(|queue| queue.number),
         },
     );
+    added.ok_or(NoMemory)?;
 
     // SAFETY: live, says the caller.
     unsafe { (*us.as_ptr()).peer.init = Some(init_keepalive_peer) };
@@ -269,11 +295,9 @@ fn count(cf: *mut ngx_conf_t, upstream: &Upstream, servers: &Configured<'_>) -> 
     if servers.zone {
         // SAFETY: our callers pass the configuration being read.
         let main = unsafe { MainConf::of_conf(cf) }?;
-        main.workers.add(NonNull::from(upstream), size, servers.changing);
-        return Some(());
+        return main.workers.add(NonNull::from(upstream), size, servers.changing);
     }
-    upstream.count_alone(size, false);
-    Some(())
+    upstream.count_alone(size, false)
 }
 
 /// The upstreams of a configuration, implicit ones too.

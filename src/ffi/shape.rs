@@ -7,8 +7,8 @@ use nginx_sys::{ngx_addr_t, ngx_http_request_t, ngx_pool_t};
 use crate::identity::{Shape, Tls};
 use crate::pool::Wanted;
 
-use super::conf::allocate;
 use super::conn::Conn;
+use super::memory::{allocate, or_fail};
 use super::peer_connection::Peer;
 use super::request::HttpUpstream;
 use super::upstream::Bytes;
@@ -108,7 +108,7 @@ pub(super) mod tls {
 
     use nginx_sys::{
         ngx_http_complex_value, ngx_http_complex_value_t, ngx_http_upstream_conf_t,
-        ngx_http_variable_value_t, ngx_int_t, ngx_str_t, NGX_OK,
+        ngx_http_variable_value_t, ngx_int_t, ngx_str_t, NGX_ERROR, NGX_OK,
     };
     use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 
@@ -302,7 +302,9 @@ pub(super) mod tls {
     ) -> Option<ngx_str_t> {
         let mut text = ngx_str_t::empty();
         // SAFETY: live, says the caller.
-        let rc = unsafe { ngx_http_complex_value(r.as_ptr(), value.as_ptr(), &mut text) };
+        let rc = or_fail(NGX_ERROR as ngx_int_t, || unsafe {
+            ngx_http_complex_value(r.as_ptr(), value.as_ptr(), &mut text)
+        });
         (rc == NGX_OK as ngx_int_t).then_some(text)
     }
 

@@ -16,8 +16,8 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_pool_cleanup_add, ngx_str_t, ngx_uint_t, sockaddr, socklen_t, NGX_HTTP_LOCK, NGX_HTTP_PATCH,
-    NGX_HTTP_POST, NGX_HTTP_UPSTREAM_FT_ERROR, NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT, NGX_PEER_FAILED,
+    ngx_str_t, ngx_uint_t, sockaddr, socklen_t, NGX_HTTP_LOCK, NGX_HTTP_PATCH, NGX_HTTP_POST,
+    NGX_HTTP_UPSTREAM_FT_ERROR, NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT, NGX_PEER_FAILED,
 };
 #[cfg(ngx_feature = "http_ssl")]
 use nginx_sys::{SSL_get_shutdown, SSL_RECEIVED_SHUTDOWN};
@@ -27,11 +27,11 @@ use crate::metrics::{Count, End};
 use crate::stale::{End as FailureEnd, Failure, StaleRetry};
 
 use super::alarm::now;
-use super::conf::allocate;
 use super::conn::Conn;
 use super::guard::guard;
 use super::idle;
 use super::log::debug_conn;
+use super::memory::{add_cleanup, allocate};
 use super::peer_connection::Peer;
 use super::peer_data::PeerData;
 use super::tcp::{unacknowledged, Counts};
@@ -195,7 +195,7 @@ fn will_repeat(kp: &PeerData, proven: bool) -> bool {
 /// Keeps the server for the request.
 fn hold(kp: &PeerData, peer: Peer) -> Option<NonNull<Held>> {
     // SAFETY: the pool of the live request.
-    let cleanup = NonNull::new(unsafe { ngx_pool_cleanup_add(kp.pool(), size_of::<Held>()) })?;
+    let cleanup = unsafe { add_cleanup(kp.pool(), size_of::<Held>()) }?;
     // SAFETY: a new cleanup record of the pool, which has come with as much memory.
     let held = NonNull::new(unsafe { (*cleanup.as_ptr()).data }.cast::<Held>())?;
     let (address, length, name) = peer.server();

@@ -8,7 +8,7 @@
 //! ```
 
 use std::cell::RefCell;
-use std::ffi::{c_char, c_void};
+use std::ffi::{c_char, c_void, CStr};
 use std::mem::zeroed;
 use std::ptr::{self, NonNull};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,22 +17,23 @@ use nginx_sys::{
     ngx_buf_t, ngx_chain_t, ngx_command_t, ngx_conf_t, ngx_event_t, ngx_handle_write_event, ngx_http_arg,
     ngx_http_core_loc_conf_t, ngx_http_discard_request_body, ngx_http_finalize_request,
     ngx_http_output_filter, ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_send_header,
-    ngx_http_test_reading, ngx_int_t, ngx_list_push, ngx_str_t, ngx_table_elt_t, NGX_DONE, NGX_ERROR,
-    NGX_HTTP_GET, NGX_HTTP_HEAD, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_NOT_ALLOWED, NGX_HTTP_OK,
+    ngx_http_test_reading, ngx_int_t, ngx_str_t, ngx_table_elt_t, NGX_DONE, NGX_ERROR, NGX_HTTP_GET,
+    NGX_HTTP_HEAD, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_NOT_ALLOWED, NGX_HTTP_OK,
     NGX_HTTP_REQUEST_TIME_OUT, NGX_HTTP_SERVICE_UNAVAILABLE, NGX_OK,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::http::{HttpModuleLocationConf, NgxHttpCoreModule};
 use ngx::ngx_string;
 
+use crate::memory::Text;
 use crate::status::{choose, Format, Writer};
 
 use super::alarm::Alarm;
 use super::bits;
-use super::conf::{allocate, place_in_pool};
 use super::guard::guard;
 use super::headers::{bytes, Headers};
 use super::main_conf::MainConf;
+use super::memory::{allocate, or_fail, place_in_pool, push_to_list};
 use super::module::module;
 use super::request::Request;
 
@@ -47,12 +48,15 @@ const NOT_ACCEPTABLE: ngx_int_t = 406;
 /// There is nothing to show: the master had no memory to count in.
 const UNAVAILABLE: ngx_int_t = NGX_HTTP_SERVICE_UNAVAILABLE as ngx_int_t;
 
+/// Where nginx has not been asked for it, the log would not tell.
+const NO_MEMORY: &CStr = c"keepalive_status: no memory to show the numbers";
+
 /// A response that is being sent; in the request's pool.
 struct Page {
     r: Request,
     writer: RefCell<Writer>,
     /// What the buffer points at; not touched until that is empty.
-    text: RefCell<Vec<u8>>,
+    text: RefCell<Text>,
     buffer: NonNull<ngx_buf_t>,
     /// Calls `go_on`, unless the last piece was sent before.
     alarm: Alarm,
@@ -109,12 +113,16 @@ fn format(r: Request) -> Option<Format> {
 
 /// Sends the header, and the first piece.
 fn answer(r: Request, format: Format) -> ngx_int_t {
-    let Some(page) = Page::new(r, format) else { return UNAVAILABLE };
-    if set_header(r, format).is_none() {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
+    if MainConf::of(r).is_none_or(|main| main.zone.generation().is_none()) {
+        return UNAVAILABLE;
     }
+    let page = Page::new(r, format);
+    let Some(page) = page.filter(|_| set_header(r, format).is_some()) else {
+        r.log_crit(NO_MEMORY);
+        return NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
+    };
     // SAFETY: a live request with its headers set.
-    let rc = unsafe { ngx_http_send_header(r.as_ptr()) };
+    let rc = or_fail(NGX_ERROR as ngx_int_t, || unsafe { ngx_http_send_header(r.as_ptr()) });
     // SAFETY: live by the type invariant; reads one bit.
     let header_only = unsafe { bits::HEADER_ONLY.is_set(r.as_ptr()) };
     if rc == NGX_ERROR as ngx_int_t || rc > NGX_OK as ngx_int_t || header_only {
@@ -164,7 +172,7 @@ fn add_header(r: Request, name: ngx_str_t, value: ngx_str_t) -> Option<()> {
     // SAFETY: live by the type invariant; makes no reference.
     let list = unsafe { &raw mut (*r.as_ptr()).headers_out.headers };
     // SAFETY: the list of a live request.
-    let header = NonNull::new(unsafe { ngx_list_push(list) }.cast::<ngx_table_elt_t>())?;
+    let header = unsafe { push_to_list::<ngx_table_elt_t>(list) }?;
     // SAFETY: for a C structure of numbers and pointers zero is a valid value.
     let mut fresh: ngx_table_elt_t = unsafe { zeroed() };
     fresh.hash = 1;
@@ -193,7 +201,7 @@ impl Page {
         let page = Self {
             r,
             writer: RefCell::new(writer),
-            text: RefCell::new(Vec::with_capacity(PIECE + PIECE / 2)),
+            text: RefCell::new(Text::new(PIECE + PIECE / 2)?),
             buffer,
             alarm: Alarm::new(),
         };
@@ -215,10 +223,14 @@ impl Page {
         let mut writer = self.writer.borrow_mut();
         text.clear();
         let mut is_last = false;
-        while text.len() < PIECE && !is_last {
+        while text.bytes().len() < PIECE && !is_last {
             is_last = !writer.write(&mut text);
         }
-        let bytes = text.as_mut_ptr_range();
+        if !text.is_whole() {
+            self.r.log_crit(NO_MEMORY);
+            return (NGX_ERROR as ngx_int_t, true);
+        }
+        let bytes = text.bytes_mut().as_mut_ptr_range();
         drop((text, writer));
         let is_main = self.r.main() == self.r;
         // SAFETY: for a C structure of numbers, bit-fields and pointers zero is a valid value.
@@ -233,7 +245,10 @@ impl Page {
         unsafe { self.buffer.write(fresh) };
         let mut link = ngx_chain_t { buf: self.buffer.as_ptr(), next: ptr::null_mut() };
         // SAFETY: a live request whose header was sent; filters keep the buffer, but not the link.
-        (unsafe { ngx_http_output_filter(self.r.as_ptr(), &raw mut link) }, is_last)
+        let rc = or_fail(NGX_ERROR as ngx_int_t, || unsafe {
+            ngx_http_output_filter(self.r.as_ptr(), &raw mut link)
+        });
+        (rc, is_last)
     }
 }
 

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use nginx_sys::{ngx_http_upstream_srv_conf_t, ngx_pool_t};
 
 use super::balancer::{Balancer, Servers};
-use super::conf::allocate;
+use super::memory::allocate;
 
 /// The servers that round robin has tried for a request, backup servers not included.
 pub(super) struct Tried {

@@ -12,8 +12,8 @@ use ngx::ngx_string;
 
 use crate::times::{self, Attempt};
 
-use super::conf::allocate;
 use super::guard::guard;
+use super::memory::{allocate, or_fail};
 use super::notes::{note_of, Note, Status};
 use super::request::Request;
 
@@ -32,7 +32,9 @@ pub(super) fn add_one(
     handler: ngx_http_get_variable_pt,
 ) -> Option<()> {
     // SAFETY: the configuration being read; nginx copies the name.
-    let variable = unsafe { ngx_http_add_variable(cf, &raw mut name, NGX_HTTP_VAR_NOCACHEABLE as usize) };
+    let variable = or_fail(std::ptr::null_mut(), || unsafe {
+        ngx_http_add_variable(cf, &raw mut name, NGX_HTTP_VAR_NOCACHEABLE as usize)
+    });
     // SAFETY: nginx's answer, null if there is no memory.
     unsafe { variable.as_mut() }?.get_handler = handler;
     Some(())

@@ -15,8 +15,8 @@ use nginx_sys::{
 use crate::lifetime::Msec;
 
 use super::alarm::Alarm;
-use super::conf::allocate;
 use super::conn::Event;
+use super::memory::allocate;
 use super::peer_data::PeerData;
 
 /// Lies in the request's pool, and is used again when the request waits again.

@@ -31,7 +31,7 @@ impl Warning {
             Self::ServerCloses => c"keepalive is on for upstream \"%V\", but the server answers \"Connection: close\"",
             Self::FastcgiClose => c"keepalive is on for upstream \"%V\", but requests ask the server to close; set fastcgi_keep_conn on",
             Self::HintIsShorter => {
-                c"keepalive_timeout %*s of upstream \"%V\" is longer than the %*s that the server announces"
+                c"keepalive_timeout %M%s of upstream \"%V\" is longer than the %M%s that the server announces"
             }
         }
     }
@@ -62,19 +62,19 @@ impl PeerData {
     pub(super) fn warn_of_hint(&self, timeout: Msec, announced: Msec) {
         if self.is_first(Warning::HintIsShorter) {
             let name = self.upstream_name();
-            let (timeout, announced) = (text_of(timeout), text_of(announced));
-            // SAFETY: a live log; `%*s` takes a length and a pointer, both of one string, `%V` a string of nginx.
+            let ((timeout, its_unit), (announced, unit)) = (with_unit(timeout), with_unit(announced));
+            // SAFETY: a live log; `%M` takes a time in milliseconds, `%s` a string that ends with a null byte, `%V` a string of nginx.
             unsafe {
                 ngx_log_error_core(
                     NGX_LOG_WARN as usize,
                     self.request().log(),
                     0,
                     Warning::HintIsShorter.text().as_ptr(),
-                    timeout.len(),
-                    timeout.as_ptr(),
+                    timeout,
+                    its_unit.as_ptr(),
                     name,
-                    announced.len(),
-                    announced.as_ptr(),
+                    announced,
+                    unit.as_ptr(),
                 );
             }
         }
@@ -92,9 +92,9 @@ impl PeerData {
 }
 
 /// A time as the configuration has it.
-fn text_of(time: Msec) -> String {
+fn with_unit(time: Msec) -> (Msec, &'static CStr) {
     match (time / 1000, time % 1000) {
-        (seconds, 0) => format!("{seconds}s"),
-        _ => format!("{time}ms"),
+        (seconds, 0) => (seconds, c"s"),
+        _ => (time, c"ms"),
     }
 }

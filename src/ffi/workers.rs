@@ -5,21 +5,27 @@
 //! as nginx does with its zones.
 
 use std::cell::{Cell, RefCell};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::ptr::NonNull;
 
 use nginx_sys::{
     ngx_connection_t, ngx_cycle_t, ngx_event_handler_pt, ngx_event_t, ngx_fd_t, ngx_int_t,
-    ngx_log_error_core, NGX_LOG_CRIT,
+    ngx_log_error_core, NGX_ERROR, NGX_LOG_CRIT, NGX_OK,
 };
 
-use crate::ledger::{Ledger, Left, Table};
+use crate::ledger::{Ledger, Table};
+use crate::memory::push;
 
 use super::balancer::Servers;
 use super::constants;
 use super::guard::guard;
 use super::main_conf::MainConf;
 use super::mapping::Mapping;
+use super::memory::or_fail;
 use super::upstream::Upstream;
 
 extern "C" {
@@ -50,9 +56,9 @@ struct Sharing {
 }
 
 impl Workers {
-    /// Notes an upstream whose workers share a ledger.
-    pub(super) fn add(&self, upstream: NonNull<Upstream>, servers: usize, changing: bool) {
-        self.upstreams.borrow_mut().push(Sharing { upstream, servers, changing });
+    /// Notes an upstream whose workers share a ledger. `None` if there is no memory.
+    pub(super) fn add(&self, upstream: NonNull<Upstream>, servers: usize, changing: bool) -> Option<()> {
+        push(&mut self.upstreams.borrow_mut(), Sharing { upstream, servers, changing })
     }
 
     /// Wakes a worker.
@@ -79,7 +85,13 @@ impl Workers {
         unsafe { ngx_log_error_core(NGX_LOG_CRIT as usize, log, errno, line.as_ptr()) };
         for sharing in self.upstreams.borrow().iter() {
             // SAFETY: in the same cycle, which is alive.
-            unsafe { sharing.upstream.as_ref() }.count_alone(sharing.servers, sharing.changing);
+            let upstream = unsafe { sharing.upstream.as_ref() };
+            if upstream.count_alone(sharing.servers, sharing.changing).is_none() {
+                let line =
+                    c"keepalive: no memory to count connections, \"max_conns\" does not count idle ones";
+                // SAFETY: the line has no formats.
+                unsafe { ngx_log_error_core(NGX_LOG_CRIT as usize, log, libc::ENOMEM, line.as_ptr()) };
+            }
         }
     }
 
@@ -89,11 +101,13 @@ impl Workers {
             return Ok(());
         }
         for _ in 0..workers {
-            self.bells.borrow_mut().push(new_bell()?);
+            push(&mut self.bells.borrow_mut(), new_bell()?).ok_or_else(no_memory)?;
         }
         let size = |sharing: &Sharing| Ledger::size(sharing.servers, workers);
         let memory = Mapping::new(upstreams.iter().map(size).sum())?;
         let mut words = memory.words();
+        // The ledgers that are made stay, should there be no memory for all.
+        self.memory.set(Some(memory));
         for sharing in upstreams.iter() {
             let (table, others) = words.split_at(size(sharing));
             words = others;
@@ -101,13 +115,10 @@ impl Workers {
             // SAFETY: in the same cycle, which is alive.
             let upstream = unsafe { sharing.upstream.as_ref() };
             if let Some(ledger) = ledger {
-                upstream.note_servers(&ledger);
-                // It was empty until now.
-                let _ = upstream.counts.ledger.set(ledger);
+                upstream.set_ledger(ledger).ok_or_else(no_memory)?;
             }
             upstream.counts.workers.set(Some(NonNull::from(self)));
         }
-        self.memory.set(Some(memory));
         Ok(())
     }
 
@@ -121,15 +132,23 @@ impl Workers {
             let upstream = unsafe { sharing.upstream.as_ref() };
             if let Some(ledger) = upstream.counts.shared() {
                 ledger.set_worker(me);
-                let left = ledger.enter(this_process(), is_alive);
-                upstream.take_back(&left);
+                upstream.take_back(|left| ledger.enter(this_process(), is_alive, left));
             }
         }
         let Some(bell) = self.bells.borrow().get(me).map(AsRawFd::as_raw_fd) else { return };
         let read = constants::READ_EVENT as ngx_int_t;
-        // If it fails, nginx says so; then those who wait are looked after from time to time only.
+        // If it fails, those who wait are looked after from time to time only.
         // SAFETY: the worker's cycle, and a descriptor that lives as long as it.
-        unsafe { ngx_add_channel_event(cycle, bell, read, Some(rung)) };
+        let rc = or_fail(NGX_ERROR as ngx_int_t, || unsafe {
+            ngx_add_channel_event(cycle, bell, read, Some(rung))
+        });
+        if rc != NGX_OK as ngx_int_t {
+            // SAFETY: live, says the caller.
+            let log = unsafe { (*cycle).log };
+            let line = c"keepalive: other workers cannot wake this one";
+            // SAFETY: the line has no formats.
+            unsafe { ngx_log_error_core(NGX_LOG_CRIT as usize, log, 0, line.as_ptr()) };
+        }
     }
 }
 
@@ -137,20 +156,20 @@ impl Upstream {
     /// Other workers may have been killed, and none has taken the place of one of them: as after a reload.
     pub(super) fn recover(&self) {
         if let Some(ledger) = self.counts.shared() {
-            self.take_back(&ledger.recover(is_alive));
+            self.take_back(|left| ledger.recover(is_alive, left));
         }
     }
 
-    /// The requests and connections of a worker that was killed are gone.
-    fn take_back(&self, left: &[Left]) {
-        if left.is_empty() {
-            return;
-        }
+    /// The requests and connections of a worker that was killed are gone: `each` tells of those at each server.
+    fn take_back(&self, each: impl FnOnce(&mut dyn FnMut(&[u8], u64))) {
         // SAFETY: the upstream's cycle is alive.
-        if let Some(servers) = unsafe { Servers::in_zone(self.us) } {
-            left.iter().for_each(|left| servers.end_requests(&left.address, left.requests));
-        }
-        if let Some(ledger) = self.counts.shared() {
+        let servers = unsafe { Servers::in_zone(self.us) };
+        let mut any = false;
+        each(&mut |address, requests| {
+            any = true;
+            servers.iter().for_each(|servers| servers.end_requests(address, requests));
+        });
+        if let Some(ledger) = self.counts.shared().filter(|_| any) {
             ledger.others().for_each(|worker| self.ring(worker));
         }
     }
@@ -193,9 +212,16 @@ const GONE: u64 = u64::MAX;
 
 /// When a process was started, as proc(5) has it; `None` if that cannot be read.
 fn start_of(pid: u64) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (mut path, mut stat) = ([0; 32], [0; 1024]);
+    let mut rest = path.as_mut_slice();
+    write!(rest, "/proc/{pid}/stat").ok()?;
+    let unused = rest.len();
+    let path = path.get(..path.len() - unused)?;
+    let length = File::open(OsStr::from_bytes(path)).ok()?.read(&mut stat).ok()?;
+    let stat = stat.get(..length)?;
     // The name of the program, in parentheses, can contain anything.
-    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
+    let end_of_name = stat.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = std::str::from_utf8(stat.get(end_of_name + 1..)?).ok()?.split_ascii_whitespace();
     if matches!(fields.next()?, "Z" | "X") {
         return Some(GONE);
     }
@@ -203,9 +229,13 @@ fn start_of(pid: u64) -> Option<u64> {
     Some(start & ((1 << START_BITS) - 1))
 }
 
+fn no_memory() -> std::io::Error {
+    std::io::Error::from_raw_os_error(libc::ENOMEM)
+}
+
 fn new_bell() -> std::io::Result<OwnedFd> {
     // SAFETY: takes no memory.
-    let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+    let fd = or_fail(-1, || unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) });
     if fd == -1 {
         return Err(std::io::Error::last_os_error());
     }

@@ -10,12 +10,13 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nginx_sys::{
-    ngx_command_t, ngx_conf_t, ngx_cycle_t, ngx_log_error_core, ngx_parse_size, ngx_sock_ntop, ngx_str_t,
-    ngx_uint_t, sockaddr, NGX_LOG_CRIT, NGX_LOG_EMERG, NGX_LOG_WARN,
+    ngx_command_t, ngx_conf_t, ngx_cycle, ngx_cycle_t, ngx_log_error_core, ngx_log_t, ngx_parse_size,
+    ngx_sock_ntop, ngx_str_t, ngx_uint_t, sockaddr, NGX_LOG_CRIT, NGX_LOG_EMERG, NGX_LOG_WARN,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 
 use crate::directive::Invalid;
+use crate::memory::{is_spare, push};
 use crate::metrics::{self, Generation, Plan, Server, View};
 use crate::pool::MAX_ADDRESS;
 
@@ -28,6 +29,9 @@ use super::main_conf::{worker_processes, MainConf};
 use super::mapping::Mapping;
 use super::upstream::Upstream;
 use super::workers::{is_alive, this_process};
+
+/// The configuration is refused, and the log tells why.
+pub(super) struct Told;
 
 /// Of one configuration.
 #[derive(Default)]
@@ -94,49 +98,26 @@ impl Drop for Zone {
     }
 }
 
-/// Says what is wrong with the directive, and where it is written.
-///
-/// # Safety
-/// `cf` is the configuration being read.
-unsafe fn refuse(cf: *mut ngx_conf_t, directive: &Directive, what: &str) {
-    // SAFETY: live, says the caller.
-    let log = unsafe { (*cf).log };
-    let (format, file) = (c"\"keepalive_zone\" %*s in %V:%ui", &raw const directive.file);
-    // SAFETY: `%*s` takes a length and a pointer, both of one string, `%V` a string of nginx, `%ui` a number.
-    unsafe {
-        ngx_log_error_core(
-            NGX_LOG_EMERG as usize,
-            log,
-            0,
-            format.as_ptr(),
-            what.len(),
-            what.as_ptr(),
-            file,
-            directive.line,
-        );
-    }
-}
-
 impl Zone {
-    /// Notes an upstream that is to be counted.
-    pub(super) fn add(&self, upstream: NonNull<Upstream>, plan: metrics::Upstream) {
+    /// Notes an upstream that is to be counted. `None` if there is no memory.
+    pub(super) fn add(&self, upstream: NonNull<Upstream>, plan: metrics::Upstream) -> Option<()> {
         // SAFETY: in the same cycle, which is alive.
         unsafe { upstream.as_ref() }.number.set(self.upstreams.borrow().len());
-        self.upstreams.borrow_mut().push(upstream);
-        self.plan.borrow_mut().upstreams.push(plan);
+        push(&mut self.upstreams.borrow_mut(), upstream)?;
+        push(&mut self.plan.borrow_mut().upstreams, plan)
     }
 
     /// The configuration is read to the end of `http {}`: says if `keepalive_zone` is too small. (Should the number of
-    /// workers come behind it, that is known later.)
+    /// workers come behind it, that is known later.) `None` if there is no memory.
     ///
     /// # Safety
     /// `cf` is the configuration being read.
-    pub(super) unsafe fn complete(&self, cf: *mut ngx_conf_t) -> Option<()> {
+    pub(super) unsafe fn complete(&self, cf: *mut ngx_conf_t) -> Option<Result<(), Told>> {
         // SAFETY: as the caller says.
-        let auth = unsafe { AuthConf::of_conf(cf) }?.uris();
+        let auth = unsafe { AuthConf::of_conf(cf) }?.uris()?;
         let upstreams = std::mem::take(&mut self.plan.borrow_mut().upstreams);
         *self.plan.borrow_mut() = Plan::new(upstreams, auth);
-        let Some(directive) = self.directive.get() else { return Some(()) };
+        let Some(directive) = self.directive.get() else { return Some(Ok(())) };
         // SAFETY: live, says the caller.
         let cycle = unsafe { (*cf).cycle };
         // SAFETY: the cycle being made, whose core module has its configuration.
@@ -144,19 +125,37 @@ impl Zone {
         let needed = self.plan.borrow().size(workers) * size_of::<AtomicU64>();
         if needed > directive.size {
             let (bytes, needed) = (directive.size, needed.div_ceil(1024));
-            let what = format!(
-                "of {bytes} bytes is too small, {needed}k are needed with worker_processes {workers}"
-            );
             // SAFETY: as the caller says.
-            unsafe { refuse(cf, &directive, &what) };
-            return None;
+            let log = unsafe { (*cf).log };
+            let format = c"\"keepalive_zone\" of %uz bytes is too small, %uzk are needed with worker_processes %uz in %V:%ui";
+            let (file, line) = (&raw const directive.file, directive.line);
+            // SAFETY: `%uz` takes a size, `%V` a string of nginx, `%ui` a number.
+            unsafe {
+                ngx_log_error_core(
+                    NGX_LOG_EMERG as usize,
+                    log,
+                    0,
+                    format.as_ptr(),
+                    bytes,
+                    needed,
+                    workers,
+                    file,
+                    line,
+                );
+            }
+            return Some(Err(Told));
         }
         if let Err(err) = Mapping::new(directive.size / size_of::<AtomicU64>()) {
             // SAFETY: as the caller says.
-            unsafe { refuse(cf, &directive, &format!("cannot be had: {err}")) };
-            return None;
+            let log = unsafe { (*cf).log };
+            let (errno, format) =
+                (err.raw_os_error().unwrap_or(0), c"\"keepalive_zone\" cannot be had in %V:%ui");
+            let (file, line) = (&raw const directive.file, directive.line);
+            // SAFETY: `%V` takes a string of nginx, `%ui` a number.
+            unsafe { ngx_log_error_core(NGX_LOG_EMERG as usize, log, errno, format.as_ptr(), file, line) };
+            return Some(Err(Told));
         }
-        Some(())
+        Some(Ok(()))
     }
 
     /// Makes the memory, in the master. Without it nothing is counted.
@@ -178,21 +177,26 @@ impl Zone {
         let mapping = match Mapping::new(plan.size(workers)) {
             Ok(mapping) => mapping,
             Err(err) => {
-                let errno = err.raw_os_error().unwrap_or(0);
-                let line = c"keepalive: there is no memory to count in";
-                // SAFETY: the line has no formats.
-                unsafe { ngx_log_error_core(NGX_LOG_CRIT as usize, log, errno, line.as_ptr()) };
+                // SAFETY: live, says the caller.
+                unsafe { nothing_is_counted(log, err.raw_os_error().unwrap_or(0)) };
                 return;
             }
         };
         let words = mapping.words();
         let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-        let generation = Generation::new(plan, workers, words, Box::new(mapping), last.as_deref(), is_alive);
-        *last = generation.map(Arc::new);
-        if let Some(generation) = last.as_ref() {
-            // It was empty until now.
-            let _ = self.generation.set(generation.clone());
-        }
+        let generation = is_spare()
+            .then(|| Generation::new(plan, workers, words, Box::new(mapping), last.as_deref(), is_alive))
+            .flatten();
+        let Some(generation) = generation.filter(|_| is_spare()) else {
+            *last = None;
+            // SAFETY: live, says the caller.
+            unsafe { nothing_is_counted(log, libc::ENOMEM) };
+            return;
+        };
+        let generation = Arc::new(generation);
+        *last = Some(generation.clone());
+        // It was empty until now.
+        let _ = self.generation.set(generation);
     }
 
     /// This process is a worker now.
@@ -200,7 +204,14 @@ impl Zone {
     /// # Safety
     /// `cycle` is the one to which this belongs.
     pub(super) unsafe fn enter(&self, cycle: *mut ngx_cycle_t, me: usize) {
-        let Some(worker) = self.generation.get().and_then(|it| it.enter(me, this_process())) else { return };
+        let Some(generation) = self.generation.get() else { return };
+        let Some(worker) = generation.enter(me, this_process()) else {
+            // SAFETY: live, says the caller.
+            let log = unsafe { (*cycle).log };
+            // SAFETY: as above.
+            unsafe { nothing_is_counted(log, libc::ENOMEM) };
+            return;
+        };
         for (upstream, records) in self.upstreams.borrow().iter().zip(worker.upstreams) {
             // SAFETY: in the same cycle, which is alive.
             let upstream = unsafe { upstream.as_ref() };
@@ -213,27 +224,26 @@ impl Zone {
         }
     }
 
-    /// What the numbers are now. The cycle outlives those who look.
-    pub(super) fn view(&'static self) -> Option<View> {
-        let describe = |upstream: usize, address: &[u8]| self.describe(upstream, address);
-        Some(self.generation.get()?.view(is_alive, describe))
+    /// What the numbers are now; `None` if there is no memory.
+    pub(super) fn view(&self) -> Option<View> {
+        self.generation.get()?.view(is_alive, &describe)
     }
 
     /// What there is to be told of a server that is not of the configuration.
-    fn describe(&self, upstream: usize, address: &[u8]) -> Server {
-        let text = address_text(address);
+    fn describe(&self, upstream: usize, address: &[u8]) -> Option<Server> {
+        let text = address_text(address)?;
         #[cfg(nginx_resolve)]
         if let Some(upstream) = self.upstreams.borrow().get(upstream) {
             // SAFETY: in the same cycle, which is alive.
             let us = unsafe { upstream.as_ref() }.us;
             // SAFETY: as above.
             if let Some(servers) = unsafe { Servers::in_zone(us) } {
-                return Server { text, ..servers.describe(address) };
+                return Some(Server { text, ..servers.describe(address)? });
             }
         }
         #[cfg(not(nginx_resolve))]
         let _ = upstream;
-        Server { text, ..Server::default() }
+        Some(Server { text, ..Server::default() })
     }
 
     /// The numbers, if there is memory to count in.
@@ -242,8 +252,27 @@ impl Zone {
     }
 }
 
-/// A socket address as nginx writes it.
-fn address_text(address: &[u8]) -> String {
+/// Says that nothing is counted, and why.
+///
+/// # Safety
+/// `log` is live.
+unsafe fn nothing_is_counted(log: *mut ngx_log_t, errno: i32) {
+    let line = c"keepalive: there is no memory to count in";
+    // SAFETY: live, says the caller; the line has no formats.
+    unsafe { ngx_log_error_core(NGX_LOG_CRIT as usize, log, errno, line.as_ptr()) };
+}
+
+/// Tells of a server of the present configuration: of which upstream it is, and its address.
+fn describe(upstream: usize, address: &[u8]) -> Option<Server> {
+    // SAFETY: set before any request; what it has not is not found.
+    let cycle = unsafe { ngx_cycle };
+    // SAFETY: the worker's cycle.
+    let main = unsafe { MainConf::of_cycle(cycle) }?;
+    main.zone.describe(upstream, address)
+}
+
+/// A socket address as nginx writes it. `None` if there is no memory.
+fn address_text(address: &[u8]) -> Option<String> {
     let mut room = [0u64; MAX_ADDRESS / 8];
     let mut text = [0u8; 128];
     // SAFETY: as many bytes as both have.
@@ -255,5 +284,5 @@ fn address_text(address: &[u8]) -> String {
     let socket: *mut sockaddr = room.as_mut_ptr().cast();
     // SAFETY: a socket address, aligned, in memory as large as the largest; and room for so many bytes.
     let length = unsafe { ngx_sock_ntop(socket, address.len() as _, text.as_mut_ptr(), text.len(), 1) };
-    String::from_utf8_lossy(text.get(..length).unwrap_or(&[])).into_owned()
+    metrics::readable(text.get(..length).unwrap_or(&[]))
 }

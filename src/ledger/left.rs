@@ -5,37 +5,30 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use super::{Ledger, Line, Of, Server, ADDRESS, ADDRESS_WORDS, LENGTH, OPEN, REQUESTS};
 
-/// What a worker that is gone has left behind at one server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Left {
-    /// The server's address.
-    pub address: Vec<u8>,
-    /// Requests that the balancer was never told the end of.
-    pub requests: u64,
-}
-
 /// In place of a process: another one takes back what this worker left, whose number stands beside it.
 const BEING_RECOVERED: u64 = 1 << 63;
 
 impl Ledger {
-    /// This worker is the process `pid` from now on. Takes back what the process left behind that was
-    /// this worker before.
-    pub fn enter(&self, pid: u64, is_alive: impl Fn(u64) -> bool) -> Vec<Left> {
+    /// This worker is the process `pid` from now on. Takes back what the process left behind that was this worker
+    /// before: `left` gets the address of each server, and the requests there that the balancer was never told the end of.
+    pub fn enter(&self, pid: u64, is_alive: impl Fn(u64) -> bool, left: impl FnMut(&[u8], u64)) {
         let process = self.process(self.me.get());
         loop {
             let before = process.load(SeqCst);
             if before & BEING_RECOVERED != 0 && is_alive(before & !BEING_RECOVERED) {
                 std::thread::yield_now();
             } else if process.compare_exchange(before, pid, SeqCst, SeqCst).is_ok() {
-                return if before == 0 { Vec::new() } else { self.take_back(self.me.get()) };
+                if before != 0 {
+                    self.take_back(self.me.get(), left);
+                }
+                return;
             }
         }
     }
 
-    /// Takes back what other workers have left behind whose processes are gone.
-    pub fn recover(&self, is_alive: impl Fn(u64) -> bool) -> Vec<Left> {
+    /// Takes back what other workers have left behind whose processes are gone; see [`Self::enter`].
+    pub fn recover(&self, is_alive: impl Fn(u64) -> bool, mut left: impl FnMut(&[u8], u64)) {
         let me = self.process(self.me.get()).load(SeqCst);
-        let mut all = Vec::new();
         for worker in self.others() {
             let process = self.process(worker);
             let pid = process.load(SeqCst);
@@ -43,21 +36,19 @@ impl Ledger {
                 continue;
             }
             if process.compare_exchange(pid, me | BEING_RECOVERED, SeqCst, SeqCst).is_ok() {
-                all.extend(self.take_back(worker));
+                self.take_back(worker, &mut left);
                 process.store(0, SeqCst);
             }
         }
-        all
     }
 
-    fn take_back(&self, worker: usize) -> Vec<Left> {
+    fn take_back(&self, worker: usize, mut left_behind: impl FnMut(&[u8], u64)) {
         // It may have been killed while it held the lock.
         let _ = self.table.words()[0].compare_exchange(worker as u64 + 1, 0, SeqCst, SeqCst);
         for line in [Line::Queue, Line::Retries] {
             self.waits(line, worker).store(0, SeqCst);
         }
         self.rung(worker).store(0, SeqCst);
-        let mut all = Vec::new();
         for server in 0..self.servers as Server {
             let left = |of| self.of(server, worker, of).swap(0, SeqCst);
             let (open, requests) = (left(Of::Open), left(Of::Requests));
@@ -67,17 +58,13 @@ impl Ledger {
             self.word(server, OPEN).fetch_sub(open, SeqCst);
             self.word(server, REQUESTS).fetch_sub(requests, SeqCst);
             if requests > 0 {
-                all.push(Left { address: self.address(server), requests });
+                let mut address = [0; ADDRESS_WORDS * 8];
+                let words = (0..ADDRESS_WORDS).map(|at| self.word(server, ADDRESS + at).load(SeqCst));
+                address.iter_mut().zip(words.flat_map(u64::to_ne_bytes)).for_each(|(to, from)| *to = from);
+                let length = self.word(server, LENGTH).load(SeqCst) as usize;
+                left_behind(address.get(..length).unwrap_or(&address), requests);
             }
         }
-        all
-    }
-
-    fn address(&self, server: Server) -> Vec<u8> {
-        let words = (0..ADDRESS_WORDS).map(|at| self.word(server, ADDRESS + at).load(SeqCst));
-        let mut bytes: Vec<u8> = words.flat_map(u64::to_ne_bytes).collect();
-        bytes.truncate(self.word(server, LENGTH).load(SeqCst) as usize);
-        bytes
     }
 
     fn process(&self, worker: usize) -> &AtomicU64 {

@@ -18,7 +18,7 @@ fn workers(number: usize, servers: usize, changing: bool) -> Vec<Ledger> {
 }
 
 fn alone() -> Ledger {
-    Ledger::new(Table::own(2), 2, 1, false).unwrap()
+    Ledger::new(Table::own(2).unwrap(), 2, 1, false).unwrap()
 }
 
 /// What a worker is asked to close; whoever is asked closes it at once.
@@ -47,7 +47,7 @@ fn finds_what_was_noted() {
 
 #[test]
 fn refuses_a_table_that_is_too_small() {
-    assert!(Ledger::new(Table::own(1), 100, 1, false).is_none());
+    assert!(Ledger::new(Table::own(1).unwrap(), 100, 1, false).is_none());
 }
 
 #[test]
@@ -185,11 +185,26 @@ fn closes_one_connection_for_each_that_waits() {
     assert_eq!(workers[0].park(a, 0), Some(1), "for another request");
 }
 
+/// What a worker has left behind: the addresses of servers, and requests there.
+type Left = Vec<(Vec<u8>, u64)>;
+
+fn entered(ledger: &Ledger, pid: u64, is_alive: impl Fn(u64) -> bool) -> Left {
+    let mut left = Left::new();
+    ledger.enter(pid, is_alive, |address, requests| left.push((address.to_vec(), requests)));
+    left
+}
+
+fn recovered(ledger: &Ledger, is_alive: impl Fn(u64) -> bool) -> Left {
+    let mut left = Left::new();
+    ledger.recover(is_alive, |address, requests| left.push((address.to_vec(), requests)));
+    left
+}
+
 #[test]
 fn takes_back_what_a_killed_worker_held() {
     let workers = workers(2, 2, true);
-    assert_eq!(workers[0].enter(100, |_| true), []);
-    assert_eq!(workers[1].enter(101, |_| true), []);
+    assert_eq!(entered(&workers[0], 100, |_| true), []);
+    assert_eq!(entered(&workers[1], 101, |_| true), []);
     let a = workers[0].note(A, 2, 0).unwrap();
     workers[1].begin(a);
     workers[1].begin(a);
@@ -199,29 +214,29 @@ fn takes_back_what_a_killed_worker_held() {
     workers[1].publish(Line::Queue, Some(1));
     std::mem::forget(workers[1].lock());
 
-    assert_eq!(workers[0].recover(|_| true), []);
-    assert_eq!(workers[0].recover(|pid| pid == 100), [Left { address: A.to_vec(), requests: 2 }]);
+    assert_eq!(recovered(&workers[0], |_| true), []);
+    assert_eq!(recovered(&workers[0], |pid| pid == 100), [(A.to_vec(), 2)]);
     assert_eq!(workers[0].longest(0), None);
     assert!(!workers[0].any_is_busy());
     assert!(workers[0].open(a) && workers[0].open(a) && !workers[0].open(a));
     assert_eq!(workers[0].park(a, 0), None);
-    assert_eq!(workers[0].recover(|pid| pid == 100), []);
-    assert_eq!(workers[1].enter(102, |pid| pid == 100), []);
+    assert_eq!(recovered(&workers[0], |pid| pid == 100), []);
+    assert_eq!(entered(&workers[1], 102, |pid| pid == 100), []);
 }
 
 #[test]
 fn takes_back_what_the_process_before_held() {
     let workers = workers(2, 2, true);
     let a = workers[0].note(A, 2, 0).unwrap();
-    assert_eq!(workers[1].enter(101, |_| true), []);
+    assert_eq!(entered(&workers[1], 101, |_| true), []);
     workers[1].begin(a);
     workers[1].open(a);
-    assert_eq!(workers[1].enter(102, |_| false), [Left { address: A.to_vec(), requests: 1 }]);
+    assert_eq!(entered(&workers[1], 102, |_| false), [(A.to_vec(), 1)]);
     assert!(workers[0].open(a) && workers[0].open(a) && !workers[0].open(a));
     workers[1].begin(a);
     // Whoever was to take back what it left was killed too.
     workers[1].table.words()[1 + 4 * 2 + 1].store(1 << 63 | 100, SeqCst);
-    assert_eq!(workers[1].enter(103, |_| false), [Left { address: A.to_vec(), requests: 1 }]);
+    assert_eq!(entered(&workers[1], 103, |_| false), [(A.to_vec(), 1)]);
 }
 
 #[test]
@@ -242,7 +257,7 @@ fn a_server_of_another_generation_makes_room_if_it_has_nothing() {
 
 #[test]
 fn servers_of_one_generation_do_not_push_each_other_out() {
-    let ledger = Ledger::new(Table::own(1000), 1000, 1, false).unwrap();
+    let ledger = Ledger::new(Table::own(1000).unwrap(), 1000, 1, false).unwrap();
     let addresses: Vec<[u8; 16]> = (0..1000u64).map(|n| u128::from(n * 0x1_0001).to_ne_bytes()).collect();
     for (limit, address) in (1..).zip(&addresses) {
         ledger.note(address, limit, 0).unwrap();

@@ -8,10 +8,12 @@ use std::sync::atomic::{
 };
 use std::sync::Arc;
 
+use crate::memory::{collect, push};
+
 use super::index::Index;
 use super::plan::{Plan, Server, GONE, OTHER, QUEUE, SERVERS};
 use super::records::{settle, Records};
-use super::view::{add_auth, add_queue, each_server, Target, View};
+use super::view::{add_auth, add_queue, each_server, Describe, Target, View};
 use super::{add, AuthMeter, OF_AUTH, OF_QUEUE, OF_SERVER};
 
 /// What one configuration counts, and what those before it have counted. The master makes it, its workers inherit it.
@@ -51,7 +53,7 @@ pub struct Worker {
 
 impl Generation {
     /// A generation behind `last`. The words, as many zeros as [`Plan::size`] says, are the `owner`'s, and
-    /// readable as long as it. `None` if there are too few.
+    /// readable as long as it. `None` if there are too few, or there is no memory.
     pub fn new(
         plan: Plan,
         workers: usize,
@@ -64,25 +66,29 @@ impl Generation {
         if words.len() < plan.size(workers) {
             return None;
         }
-        let places = plan.places();
-        let indexes = plan.upstreams.iter().map(|upstream| Index::new(&upstream.servers)).collect();
+        let places = plan.places()?;
+        let mut indexes = Vec::new();
+        for upstream in &plan.upstreams {
+            push(&mut indexes, Index::new(&upstream.servers)?)?;
+        }
         let own = Arc::new(Memory { plan, places, indexes, workers, words, _owner: owner });
         let mut past = Vec::new();
         let before = last.into_iter().flat_map(|last| last.past.iter().map(|past| (&past.memory, false)));
         for (memory, is_last) in last.map(|last| (&last.own, true)).into_iter().chain(before) {
-            let former = Past::new(memory, &own);
+            let former = Past::new(memory, &own)?;
             // A process of the last one that was not there yet may come.
             let is_over = |process| if process == 0 { !is_last } else { !is_alive(process) };
             if memory.processes().all(is_over) {
                 own.fold(&former);
             } else {
-                past.push(former);
+                push(&mut past, former)?;
             }
         }
         Some(Self { own, past })
     }
 
-    /// This process is a worker now, perhaps in place of one that was killed.
+    /// This process is a worker now, perhaps in place of one that was killed. `None` if there is no memory, or
+    /// there are not so many workers.
     pub fn enter(&self, worker: usize, process: u64) -> Option<Worker> {
         let own = &self.own;
         if worker >= own.workers {
@@ -90,18 +96,22 @@ impl Generation {
         }
         let before = own.words[own.plan.process(worker)].swap(process, SeqCst);
         let column = own.column(worker);
+        let mut records = Vec::new();
+        records.try_reserve_exact(own.places.len()).ok()?;
         let upstreams = own.plan.upstreams.iter().zip(&own.places).enumerate();
-        let upstreams = upstreams.map(|(number, (upstream, (at, size)))| {
+        records.extend(upstreams.map(|(number, (upstream, (at, size)))| {
             let words = &column[*at..at + size];
             // Memory that nobody has touched costs nothing.
             if before != 0 {
                 settle(upstream, words);
             }
             Records::new(own.clone(), number, words)
-        });
-        let auth = column[own.plan.first_auth()..].chunks_exact(OF_AUTH).take(own.plan.auth.len());
-        let auth = auth.filter_map(|words| words.first_chunk().map(AuthMeter));
-        Some(Worker { upstreams: upstreams.collect(), auth: auth.collect() })
+        }));
+        let mut auth = Vec::new();
+        auth.try_reserve_exact(own.plan.auth.len()).ok()?;
+        let words = column[own.plan.first_auth()..].chunks_exact(OF_AUTH).take(own.plan.auth.len());
+        auth.extend(words.filter_map(|words| words.first_chunk().map(AuthMeter)));
+        Some(Worker { upstreams: records, auth })
     }
 
     /// Whether a warning about an upstream, one of 64, was not written before, in any worker.
@@ -111,20 +121,19 @@ impl Generation {
         written.load(Relaxed) & bit == 0 && written.fetch_or(bit, Relaxed) & bit == 0
     }
 
-    /// What the numbers are now. `describe` tells of a server that is not of the configuration: it gets the number of the
-    /// upstream, and the address.
+    /// What the numbers are now. `None` if there is no memory.
     pub fn view(
         self: &Arc<Self>,
         is_alive: impl Fn(u64) -> bool,
-        describe: impl Fn(usize, &[u8]) -> Server + 'static,
-    ) -> View {
+        describe: &'static Describe,
+    ) -> Option<View> {
         View::new(self.clone(), is_alive, describe)
     }
 }
 
 impl Memory {
     /// The processes of the workers; 0 is none yet.
-    pub(super) fn processes(&self) -> impl Iterator<Item = u64> + '_ {
+    pub(super) fn processes(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
         (0..self.workers).map(|worker| self.words[self.plan.process(worker)].load(SeqCst))
     }
 
@@ -181,16 +190,23 @@ impl Memory {
 }
 
 impl Past {
-    fn new(memory: &Arc<Memory>, own: &Memory) -> Self {
+    /// `None` if there is no memory.
+    fn new(memory: &Arc<Memory>, own: &Memory) -> Option<Self> {
         let old = &memory.plan;
-        let names: HashMap<&str, usize> = old.upstreams.iter().map(|it| it.name.as_str()).zip(0..).collect();
-        let upstreams = own.plan.upstreams.iter().enumerate().map(|(this, upstream)| {
-            let number = *names.get(upstream.name.as_str())?;
+        let mut names = HashMap::<&str, usize>::new();
+        names.try_reserve(old.upstreams.len()).ok()?;
+        names.extend(old.upstreams.iter().map(|it| it.name.as_str()).zip(0..));
+        let mut upstreams = Vec::new();
+        for (this, upstream) in own.plan.upstreams.iter().enumerate() {
             let target = |server: &Server| own.target(this, &server.address);
-            Some((number, old.upstreams[number].servers.iter().map(target).collect()))
-        });
+            let former = match names.get(upstream.name.as_str()) {
+                Some(&number) => Some((number, collect(old.upstreams[number].servers.iter().map(target))?)),
+                None => None,
+            };
+            push(&mut upstreams, former)?;
+        }
         let auth = own.plan.auth.iter().map(|uri| old.auth.iter().position(|old| old == uri));
-        Self { memory: memory.clone(), upstreams: upstreams.collect(), auth: auth.collect() }
+        Some(Self { memory: memory.clone(), upstreams, auth: collect(auth)? })
     }
 }
 

@@ -12,12 +12,14 @@ use super::plan::Server;
 pub(super) struct Index(HashMap<u64, u32, BuildHasherDefault<Same>>);
 
 impl Index {
-    pub(super) fn new(servers: &[Server]) -> Self {
+    /// `None` if there is no memory.
+    pub(super) fn new(servers: &[Server]) -> Option<Self> {
         let mut index = HashMap::default();
+        index.try_reserve(servers.len()).ok()?;
         for (at, server) in (0..).zip(servers) {
             index.entry(hash_bytes(0, &server.address)).or_insert(at);
         }
-        Self(index)
+        Some(Self(index))
     }
 
     /// The place of the server among those of which the index is.

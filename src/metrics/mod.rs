@@ -30,7 +30,7 @@ pub use generation::{Generation, Worker};
 pub use histogram::{Histogram, BOUNDS};
 pub use plan::{readable, Plan, Server, Upstream};
 pub use records::Records;
-pub use view::{Row, View, LEFT};
+pub use view::{Describe, Row, View, LEFT};
 
 /// Where a connection is. The number of those that are there goes up and down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

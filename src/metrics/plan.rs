@@ -1,5 +1,7 @@
 //! What there is to be counted, as the configuration says, and where it lies in a column.
 
+use crate::memory::{append, collect};
+
 use super::records::OF_RECORD;
 use super::{OF_AUTH, OF_QUEUE, OF_SERVER};
 
@@ -49,14 +51,25 @@ pub struct Server {
 }
 
 /// Bytes as they can be shown: what is no UTF-8 by its number, and so is the backslash of what looks as if it was written
-/// by its number, so that different names stay different.
-pub fn readable(bytes: &[u8]) -> String {
+/// by its number, so that different names stay different. `None` if there is no memory.
+pub fn readable(bytes: &[u8]) -> Option<String> {
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
-        text.push_str(&chunk.valid().replace("\\x", "\\x5cx"));
-        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+        for (nth, part) in chunk.valid().split("\\x").enumerate() {
+            if nth > 0 {
+                append(&mut text, "\\x5cx")?;
+            }
+            append(&mut text, part)?;
+        }
+        for byte in chunk.invalid() {
+            let digit = |number: u8| char::from_digit(number.into(), 16).unwrap_or_default();
+            append(&mut text, "\\x")?;
+            // As many bytes as their marks had.
+            text.try_reserve(2).ok()?;
+            text.extend([digit(byte >> 4), digit(byte & 15)]);
+        }
     }
-    text
+    Some(text)
 }
 
 /// Where the numbers of an upstream lie, from its beginning.
@@ -114,14 +127,14 @@ impl Plan {
     }
 
     /// Where each upstream begins in a column, and how long it is.
-    pub(super) fn places(&self) -> Vec<(usize, usize)> {
+    pub(super) fn places(&self) -> Option<Vec<(usize, usize)>> {
         let mut at = 0;
         let mut place = |upstream| {
             let size = self.size_of(upstream);
             at += size;
             (at - size, size)
         };
-        self.upstreams.iter().map(&mut place).collect()
+        collect(self.upstreams.iter().map(&mut place))
     }
 
     /// Where the numbers of `auth_subrequest` begin in a column.

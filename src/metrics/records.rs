@@ -144,7 +144,8 @@ pub(super) fn read(places: &[AtomicU64], mut each: impl FnMut(&[u8], &[u64; OF_S
         // It changes hands at most now and then.
         for _ in 0..100 {
             let before = place[CHANGES].load(Acquire);
-            let words: Vec<u64> = place.iter().map(|word| word.load(Relaxed)).collect();
+            let mut words = [0; OF_RECORD];
+            words.iter_mut().zip(place).for_each(|(to, from)| *to = from.load(Relaxed));
             fence(Acquire);
             if before % 2 == 1 || place[CHANGES].load(Relaxed) != before {
                 std::hint::spin_loop();
@@ -154,8 +155,9 @@ pub(super) fn read(places: &[AtomicU64], mut each: impl FnMut(&[u8], &[u64; OF_S
             if length == 0 {
                 return;
             }
-            let address: Vec<u8> =
-                words[ADDRESS..NUMBERS].iter().flat_map(|word| word.to_ne_bytes()).collect();
+            let mut address = [0; MAX_ADDRESS];
+            let bytes = words[ADDRESS..NUMBERS].iter().flat_map(|word: &u64| word.to_ne_bytes());
+            address.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
             if let (Some(address), Some(numbers)) = (address.get(..length), words[NUMBERS..].first_chunk()) {
                 each(address, numbers);
             }

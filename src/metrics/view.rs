@@ -1,8 +1,10 @@
 //! The numbers of all workers, added up.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
+
+use crate::memory::{collect, copy, owned, push};
 
 use super::generation::{Generation, Memory, Past};
 use super::histogram::Histogram;
@@ -28,11 +30,12 @@ pub struct View {
     generation: Arc<Generation>,
     /// For each worker, first of this generation and then of each before.
     alive: Vec<Vec<bool>>,
-    describe: Box<Describe>,
+    describe: &'static Describe,
 }
 
-/// Tells of a server that is not of the configuration: of which upstream it is, and its address.
-type Describe = dyn Fn(usize, &[u8]) -> Server;
+/// Tells of a server that is not of the configuration: gets the number of its upstream, and its address. `None` if there
+/// is no memory.
+pub type Describe = dyn Fn(usize, &[u8]) -> Option<Server>;
 
 /// The numbers of one server.
 #[derive(Clone, Debug)]
@@ -62,13 +65,15 @@ impl View {
     pub(super) fn new(
         generation: Arc<Generation>,
         is_alive: impl Fn(u64) -> bool,
-        describe: impl Fn(usize, &[u8]) -> Server + 'static,
-    ) -> Self {
-        let alive =
-            |memory: &Memory| memory.processes().map(|process| process != 0 && is_alive(process)).collect();
-        let past = generation.past.iter().map(|past| alive(&past.memory));
-        let alive = [alive(&generation.own)].into_iter().chain(past).collect();
-        Self { generation, alive, describe: Box::new(describe) }
+        describe: &'static Describe,
+    ) -> Option<Self> {
+        let is_alive = |process| process != 0 && is_alive(process);
+        let mut alive = Vec::new();
+        push(&mut alive, collect(generation.own.processes().map(is_alive))?)?;
+        for past in &generation.past {
+            push(&mut alive, collect(past.memory.processes().map(is_alive))?)?;
+        }
+        Some(Self { generation, alive, describe })
     }
 
     /// What there is.
@@ -81,22 +86,27 @@ impl View {
         self.alive.iter().flatten().filter(|alive| **alive).count()
     }
 
-    /// The servers of an upstream, those of the configuration first.
-    pub fn rows(&self, upstream: usize) -> Vec<Row> {
-        let Some(plan) = self.plan().upstreams.get(upstream) else { return Vec::new() };
-        let mut fixed = vec![Numbers::default(); plan.servers.len()];
+    /// The servers of an upstream, those of the configuration first. `None` if there is no memory.
+    pub fn rows(&self, upstream: usize) -> Option<Vec<Row>> {
+        let Some(plan) = self.plan().upstreams.get(upstream) else { return Some(Vec::new()) };
+        let mut fixed = collect(plan.servers.iter().map(|_| Numbers::default()))?;
         let (mut other, mut gone) = (Numbers::default(), Numbers::default());
-        let mut changing = BTreeMap::<Vec<u8>, Numbers>::new();
+        let mut changing = HashMap::<Vec<u8>, Numbers>::new();
+        let mut is_complete = true;
         let mut each = |target: &Target, address: &[u8], numbers: &[u64; OF_SERVER]| {
             let to = match target {
                 Target::Server(at) => fixed.get_mut(*at),
-                Target::Changing => Some(changing.entry(address.to_vec()).or_default()),
+                Target::Changing => {
+                    let found = numbers_of(&mut changing, address);
+                    is_complete &= found.is_some();
+                    found
+                }
                 Target::Other => None,
                 Target::Gone => Some(&mut gone),
             };
             to.unwrap_or(&mut other).add(&Numbers(*numbers));
         };
-        let own: Vec<Target> = (0..plan.servers.len()).map(Target::Server).collect();
+        let own = collect((0..plan.servers.len()).map(Target::Server))?;
         let to = (&*self.generation.own, upstream);
         each_server(&self.generation.own, self.alive(), upstream, &own, to, &mut each);
         for (past, alive) in self.past() {
@@ -104,14 +114,26 @@ impl View {
                 each_server(&past.memory, alive, *number, targets, to, &mut each);
             }
         }
+        if !is_complete {
+            return None;
+        }
+        let mut changing = collect(changing.into_iter())?;
+        changing.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        let mut rows = Vec::new();
+        rows.try_reserve_exact(fixed.len() + changing.len() + 2).ok()?;
         let configured = fixed.into_iter().enumerate();
-        let configured = configured.map(|(at, numbers)| Row { which: Which::Configured(at), numbers });
-        let met = |server, numbers| Row { which: Which::Met(server), numbers };
-        let changing = changing.into_iter();
-        let changing = changing.map(|(address, numbers)| met((self.describe)(upstream, &address), numbers));
-        let rest = [(OTHERS, other), (LEFT, gone)].into_iter().filter(|(_, it)| *it != Numbers::default());
-        let named = |text: &str| Server { text: text.to_owned(), ..Server::default() };
-        configured.chain(changing).chain(rest.map(|(text, numbers)| met(named(text), numbers))).collect()
+        rows.extend(configured.map(|(at, numbers)| Row { which: Which::Configured(at), numbers }));
+        for (address, numbers) in changing {
+            let server = (self.describe)(upstream, &address)?;
+            push(&mut rows, Row { which: Which::Met(server), numbers })?;
+        }
+        for (text, numbers) in [(OTHERS, other), (LEFT, gone)] {
+            if numbers != Numbers::default() {
+                let server = Server { text: owned(text)?, ..Server::default() };
+                push(&mut rows, Row { which: Which::Met(server), numbers })?;
+            }
+        }
+        Some(rows)
     }
 
     /// The server of a row: one of the configuration, or what is to be told of another one. `other` and [`LEFT`] are
@@ -156,6 +178,15 @@ impl View {
     fn past(&self) -> impl Iterator<Item = (&Past, &Vec<bool>)> {
         self.generation.past.iter().zip(self.alive.iter().skip(1))
     }
+}
+
+/// The numbers of the server at an address. `None` if there is no memory.
+fn numbers_of<'a>(all: &'a mut HashMap<Vec<u8>, Numbers>, address: &[u8]) -> Option<&'a mut Numbers> {
+    if !all.contains_key(address) {
+        all.try_reserve(1).ok()?;
+        all.insert(copy(address)?, Numbers::default());
+    }
+    all.get_mut(address)
 }
 
 /// Passes on what each column has; `alive` says which workers still run, `targets` are those of the servers, and `to` has

@@ -1,7 +1,10 @@
 //! The numbers as JSON. README describes the schema; a change of what is there already makes it a new one.
 
+use std::fmt::Display;
+
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
+use crate::memory::Text;
 use crate::metrics::{Count, Numbers, OfQueue, Phase, Row, View};
 
 use super::buckets;
@@ -31,21 +34,21 @@ impl Writer {
         Self { view, time, at: At::Head }
     }
 
-    pub(super) fn write(&mut self, to: &mut Vec<u8>) -> bool {
+    pub(super) fn write(&mut self, to: &mut Text) -> bool {
         self.at = match std::mem::replace(&mut self.at, At::End) {
             At::Head => {
-                to.extend_from_slice(b"{\"schema\":");
+                to.push(b"{\"schema\":");
                 value(to, &SCHEMA);
-                to.extend_from_slice(b",\"timestamp\":");
+                to.push(b",\"timestamp\":");
                 value(to, &self.time);
-                to.extend_from_slice(b",\"workers\":");
+                to.push(b",\"workers\":");
                 value(to, &self.view.workers());
-                to.extend_from_slice(b",\"upstreams\":{");
+                to.push(b",\"upstreams\":{");
                 At::Upstream(0)
             }
             At::Upstream(number) if number < self.view.plan().upstreams.len() => self.upstream(to, number),
             At::Upstream(_) => {
-                to.extend_from_slice(b"},\"auth\":{");
+                to.push(b"},\"auth\":{");
                 At::Auth(0)
             }
             At::Peers(number, rows, next) => match rows.get(next) {
@@ -55,7 +58,7 @@ impl Writer {
                     At::Peers(number, rows, next + 1)
                 }
                 None => {
-                    to.extend_from_slice(b"]}");
+                    to.push(b"]}");
                     At::Upstream(number + 1)
                 }
             },
@@ -63,12 +66,12 @@ impl Writer {
                 Some(uri) => {
                     comma(to, number);
                     value(to, uri);
-                    to.push(b':');
+                    to.push(b":");
                     value(to, &Auth(&self.view, number));
                     At::Auth(number + 1)
                 }
                 None => {
-                    to.extend_from_slice(b"}}\n");
+                    to.push(b"}}\n");
                     At::End
                 }
             },
@@ -77,29 +80,32 @@ impl Writer {
         true
     }
 
-    fn upstream(&self, to: &mut Vec<u8>, number: usize) -> At {
-        let rows = self.view.rows(number);
+    fn upstream(&self, to: &mut Text, number: usize) -> At {
+        let Some(rows) = self.view.rows(number) else {
+            to.give_up();
+            return At::End;
+        };
         let mut sum = Numbers::default();
         rows.iter().for_each(|row| sum.add(&row.numbers));
         comma(to, number);
         value(to, &self.view.plan().upstreams[number].name);
-        to.push(b':');
+        to.push(b":");
         value(to, &Upstream { view: &self.view, number, sum });
         // The servers follow in the same object.
         to.pop();
-        to.extend_from_slice(b",\"peers\":[");
+        to.push(b",\"peers\":[");
         At::Peers(number, rows, 0)
     }
 }
 
-fn comma(to: &mut Vec<u8>, before: usize) {
+fn comma(to: &mut Text, before: usize) {
     if before > 0 {
-        to.push(b',');
+        to.push(b",");
     }
 }
 
-fn value(to: &mut Vec<u8>, value: &impl Serialize) {
-    // Memory can be written, and what is written here has strings for keys.
+fn value(to: &mut Text, value: &impl Serialize) {
+    // A text can be written, and what is written here has strings for keys.
     let _ = serde_json::to_writer(to, value);
 }
 
@@ -211,8 +217,17 @@ impl Serialize for Times {
 /// An object of what a function yields.
 struct Map<F>(F);
 
-impl<K: Serialize, V: Serialize, I: Iterator<Item = (K, V)>, F: Fn() -> I> Serialize for Map<F> {
+impl<K: Display, V: Serialize, I: Iterator<Item = (K, V)>, F: Fn() -> I> Serialize for Map<F> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_map(self.0())
+        to.collect_map(self.0().map(|(key, value)| (Shown(key), value)))
+    }
+}
+
+/// A string, as it is displayed.
+struct Shown<T>(T);
+
+impl<T: Display> Serialize for Shown<T> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&self.0)
     }
 }

@@ -7,6 +7,9 @@ mod prometheus;
 #[cfg(test)]
 mod tests;
 
+use std::fmt::{self, Display, Formatter};
+
+use crate::memory::Text;
 use crate::metrics::View;
 
 pub use accept::choose;
@@ -56,12 +59,12 @@ impl Writer {
         }
     }
 
-    /// Appends the next piece; `false` if there was none left.
-    pub fn write(&mut self, to: &mut Vec<u8>) -> bool {
+    /// Appends the next piece; `false` if there was none left. Without memory it leaves it out, and what follows.
+    pub fn write(&mut self, to: &mut Text) -> bool {
         match self {
             Self::Html(true) => false,
             Self::Html(written) => {
-                to.extend_from_slice(PAGE.as_bytes());
+                to.push(PAGE.as_bytes());
                 *written = true;
                 true
             }
@@ -72,13 +75,37 @@ impl Writer {
 }
 
 /// The bounds of a histogram and the numbers up to them, in seconds as they are written.
-fn buckets(times: &crate::metrics::Histogram) -> impl Iterator<Item = (String, u64)> + '_ {
-    let bounds = crate::metrics::BOUNDS.iter().map(|bound| seconds(*bound));
-    bounds.zip(times.at_most).chain([("+Inf".to_owned(), times.count)])
+fn buckets(times: &crate::metrics::Histogram) -> impl Iterator<Item = (Bound, u64)> + '_ {
+    let bounds = crate::metrics::BOUNDS.iter().map(|bound| Bound::UpTo(Seconds(*bound)));
+    bounds.zip(times.at_most).chain([(Bound::Any, times.count)])
 }
 
-/// Milliseconds as seconds, without needless zeros.
-fn seconds(milliseconds: u64) -> String {
-    let text = format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000);
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+/// The bound of a bucket.
+enum Bound {
+    UpTo(Seconds),
+    Any,
+}
+
+impl Display for Bound {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UpTo(seconds) => seconds.fmt(f),
+            Self::Any => f.write_str("+Inf"),
+        }
+    }
+}
+
+/// Milliseconds, shown as seconds without needless zeros.
+struct Seconds(u64);
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (seconds, rest) = (self.0 / 1000, self.0 % 1000);
+        match (rest % 10, rest % 100, rest) {
+            (_, _, 0) => write!(f, "{seconds}"),
+            (_, 0, _) => write!(f, "{seconds}.{}", rest / 100),
+            (0, _, _) => write!(f, "{seconds}.{:02}", rest / 10),
+            _ => write!(f, "{seconds}.{rest:03}"),
+        }
+    }
 }

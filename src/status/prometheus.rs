@@ -1,15 +1,16 @@
 //! The numbers in Prometheus' text exposition format 0.0.4: all of one name together.
 
-use std::io::Write;
+use std::fmt::{self, Display, Formatter, Write};
 
+use crate::memory::{owned, push, Text};
 use crate::metrics::{Count, Histogram, Numbers, OfQueue, Phase, View, LEFT, PHASES};
 
-use super::{buckets, seconds};
+use super::{buckets, Seconds};
 
 /// Writes the numbers family by family and upstream by upstream.
 pub struct Writer {
     view: View,
-    /// The servers of the upstreams met so far, as all families are to tell of one moment: their labels and numbers.
+    /// The servers of the upstreams met so far, as all families are to tell of one moment: their names and numbers.
     servers: Vec<Vec<(String, Numbers)>>,
     family: usize,
     /// The next upstream, or URI, of the family.
@@ -144,7 +145,7 @@ impl Writer {
         Self { view, servers: Vec::new(), family: 0, next: 0 }
     }
 
-    pub(super) fn write(&mut self, to: &mut Vec<u8>) -> bool {
+    pub(super) fn write(&mut self, to: &mut Text) -> bool {
         let Some(family) = FAMILIES.get(self.family) else { return false };
         let plan = self.view.plan();
         let number = match family.of {
@@ -156,8 +157,10 @@ impl Writer {
             head(to, family);
         }
         if self.next < number {
-            if family.of.is_about_servers() && self.next == self.servers.len() {
-                self.servers.push(self.read_servers());
+            let is_new = family.of.is_about_servers() && self.next == self.servers.len();
+            if is_new && self.read_servers().and_then(|servers| push(&mut self.servers, servers)).is_none() {
+                to.give_up();
+                return false;
             }
             self.samples(to, family);
             self.next += 1;
@@ -168,10 +171,10 @@ impl Writer {
     }
 
     /// The samples of a family that are about one upstream, or URI.
-    fn samples(&self, to: &mut Vec<u8>, Family { name, of, .. }: &Family) {
+    fn samples(&self, to: &mut Text, Family { name, of, .. }: &Family) {
         let (view, next) = (&self.view, self.next);
         match of {
-            Of::Workers => sample(to, name, "", &[], view.workers() as u64),
+            Of::Workers => sample(to, name, Labels::None, &[], view.workers() as u64),
             Of::Limit => {
                 let upstream = &view.plan().upstreams[next];
                 let servers = if upstream.per_server { upstream.servers.len().max(1) } else { 1 };
@@ -179,7 +182,7 @@ impl Writer {
             }
             Of::Phases => self.of_servers(to, |to, labels, numbers| {
                 for (state, phase) in PHASES.into_iter().zip([Phase::Idle, Phase::Active, Phase::Draining]) {
-                    sample(to, name, labels, &[("state", state)], numbers.phase(phase));
+                    sample(to, name, labels, &[("state", &state)], numbers.phase(phase));
                 }
             }),
             Of::Server(number) => {
@@ -193,84 +196,125 @@ impl Writer {
             Of::QueueLimit => {
                 self.of_upstream(to, name, view.plan().upstreams[next].queue.unwrap_or(0) as u64);
             }
-            Of::QueueTimes => histogram(to, name, &self.upstream_label(), &view.queue(next).1),
+            Of::QueueTimes => histogram(to, name, self.upstream_label(), &view.queue(next).1),
             Of::Decisions => {
-                let label = label("uri", &view.plan().auth[next]);
+                let label = Labels::Uri(&view.plan().auth[next]);
                 for (outcome, number) in view.auth(next).0 {
-                    sample(to, name, &label, &[("outcome", outcome)], number);
+                    sample(to, name, label, &[("outcome", &outcome)], number);
                 }
             }
             Of::AuthTimes => {
-                histogram(to, name, &label("uri", &view.plan().auth[next]), &view.auth(next).1);
+                histogram(to, name, Labels::Uri(&view.plan().auth[next]), &view.auth(next).1);
             }
         }
     }
 
-    fn of_upstream(&self, to: &mut Vec<u8>, name: &str, value: u64) {
-        sample(to, name, &self.upstream_label(), &[], value);
+    fn of_upstream(&self, to: &mut Text, name: &str, value: u64) {
+        sample(to, name, self.upstream_label(), &[], value);
     }
 
-    fn of_servers(&self, to: &mut Vec<u8>, each: impl Fn(&mut Vec<u8>, &str, &Numbers)) {
-        for (labels, numbers) in self.servers.get(self.next).into_iter().flatten() {
-            each(to, labels, numbers);
+    fn of_servers(&self, to: &mut Text, each: impl Fn(&mut Text, Labels<'_>, &Numbers)) {
+        for (server, numbers) in self.servers.get(self.next).into_iter().flatten() {
+            each(to, Labels::Server(self.upstream_name(), server), numbers);
         }
     }
 
-    fn read_servers(&self) -> Vec<(String, Numbers)> {
-        let upstream = self.upstream_label();
-        let rows = self.view.rows(self.next).into_iter();
-        rows.filter_map(|row| {
+    /// `None` if there is no memory.
+    fn read_servers(&self) -> Option<Vec<(String, Numbers)>> {
+        let mut servers = Vec::new();
+        for row in self.view.rows(self.next)? {
             // Of what is gone Prometheus remembers what it has been told.
-            let server = self.view.server(self.next, &row).filter(|server| server.text != LEFT)?;
-            let labels = format!("{upstream},{}", label("server", &server.text));
-            Some((labels, row.numbers))
-        })
-        .collect()
+            if let Some(server) = self.view.server(self.next, &row).filter(|server| server.text != LEFT) {
+                push(&mut servers, (owned(&server.text)?, row.numbers))?;
+            }
+        }
+        Some(servers)
     }
 
-    fn upstream_label(&self) -> String {
-        label("upstream", &self.view.plan().upstreams[self.next].name)
+    fn upstream_name(&self) -> &str {
+        &self.view.plan().upstreams[self.next].name
+    }
+
+    fn upstream_label(&self) -> Labels<'_> {
+        Labels::Upstream(self.upstream_name())
     }
 }
 
-fn head(to: &mut Vec<u8>, Family { name, kind, help, .. }: &Family) {
-    // Memory can be written.
+fn head(to: &mut Text, Family { name, kind, help, .. }: &Family) {
+    // A text can be written.
     let _ = write!(to, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
 }
 
-/// A line; `labels` are written as they have to be, `more` are words.
-fn sample(to: &mut Vec<u8>, name: &str, labels: &str, more: &[(&str, &str)], value: u64) {
-    to.extend_from_slice(name.as_bytes());
-    if !labels.is_empty() {
-        to.push(b'{');
-        to.extend_from_slice(labels.as_bytes());
-        for (name, value) in more {
-            for part in [",", name, "=\"", value, "\""] {
-                to.extend_from_slice(part.as_bytes());
+/// What the numbers of a sample are about.
+#[derive(Clone, Copy)]
+enum Labels<'a> {
+    None,
+    Upstream(&'a str),
+    /// Of an upstream.
+    Server(&'a str, &'a str),
+    Uri(&'a str),
+}
+
+impl Display for Labels<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => Ok(()),
+            Self::Upstream(name) => write!(f, "upstream=\"{}\"", Escaped(name)),
+            Self::Server(name, server) => {
+                write!(f, "upstream=\"{}\",server=\"{}\"", Escaped(name), Escaped(server))
+            }
+            Self::Uri(uri) => write!(f, "uri=\"{}\"", Escaped(uri)),
+        }
+    }
+}
+
+/// The value of a label, with what has a meaning in it escaped.
+struct Escaped<'a>(&'a str);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for part in self.0.split_inclusive(['\\', '"', '\n']) {
+            match part.char_indices().next_back() {
+                Some((at, last @ ('\\' | '"'))) => write!(f, "{}\\{last}", &part[..at])?,
+                Some((at, '\n')) => write!(f, "{}\\n", &part[..at])?,
+                _ => f.write_str(part)?,
             }
         }
-        to.push(b'}');
+        Ok(())
+    }
+}
+
+/// A line; `more` are labels whose values are words.
+fn sample(
+    to: &mut Text,
+    name: impl Display,
+    labels: Labels<'_>,
+    more: &[(&str, &dyn Display)],
+    value: impl Display,
+) {
+    // A text can be written.
+    let _ = write!(to, "{name}");
+    if !matches!(labels, Labels::None) {
+        let _ = write!(to, "{{{labels}");
+        for (name, value) in more {
+            let _ = write!(to, ",{name}=\"{value}\"");
+        }
+        to.push(b"}");
     }
     let _ = writeln!(to, " {value}");
 }
 
 /// Those that have occurred: most never do, and there are many for each server.
-fn reasons(to: &mut Vec<u8>, name: &str, labels: &str, all: impl Iterator<Item = (&'static str, u64)>) {
+fn reasons(to: &mut Text, name: &str, labels: Labels<'_>, all: impl Iterator<Item = (&'static str, u64)>) {
     for (reason, number) in all.filter(|(_, number)| *number > 0) {
-        sample(to, name, labels, &[("reason", reason)], number);
+        sample(to, name, labels, &[("reason", &reason)], number);
     }
 }
 
-fn histogram(to: &mut Vec<u8>, name: &str, labels: &str, times: &Histogram) {
+fn histogram(to: &mut Text, name: &str, labels: Labels<'_>, times: &Histogram) {
     for (bound, number) in buckets(times) {
-        sample(to, &format!("{name}_bucket"), labels, &[("le", &bound)], number);
+        sample(to, format_args!("{name}_bucket"), labels, &[("le", &bound)], number);
     }
-    let _ = writeln!(to, "{name}_sum{{{labels}}} {}", seconds(times.sum));
-    sample(to, &format!("{name}_count"), labels, &[], times.count);
-}
-
-/// A label, with what has a meaning in its value escaped.
-fn label(name: &str, value: &str) -> String {
-    let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-    format!("{name}=\"{value}\"")
+    sample(to, format_args!("{name}_sum"), labels, &[], Seconds(times.sum));
+    sample(to, format_args!("{name}_count"), labels, &[], times.count);
 }

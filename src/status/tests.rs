@@ -58,15 +58,12 @@ fn the_client_gets_what_it_likes_best() {
 
 const ODD: &str = "a\"b\\c\nd<e>&é";
 
+fn server(address: &[u8], text: &str) -> Server {
+    let (address, text, name) = (address.to_vec(), text.into(), ODD.into());
+    Server { address, text, name, backup: true, down: false, max_conns: 7 }
+}
+
 fn numbers() -> View {
-    let server = |address: &[u8], text: &str| Server {
-        address: address.to_vec(),
-        text: text.into(),
-        name: ODD.into(),
-        backup: true,
-        down: false,
-        max_conns: 7,
-    };
     let first = Upstream {
         name: "a".into(),
         servers: vec![server(b"1", "10.0.0.1:80"), server(b"2", ODD)],
@@ -92,15 +89,15 @@ fn numbers() -> View {
     queue.end(1500);
     queue.overflow();
     worker.auth[1].decide(Decision::FailedOpen, 70_000);
-    Arc::new(generation).view(|_| true, move |_, address| server(address, "new"))
+    Arc::new(generation).view(|_| true, &|_, address| Some(server(address, "new"))).unwrap()
 }
 
 fn written(format: Format) -> String {
     let mut writer = Writer::new(format, numbers(), 1.5);
-    let mut text = Vec::new();
+    let mut text = Text::new(0).unwrap();
     while writer.write(&mut text) {}
-    assert!(!writer.write(&mut text));
-    String::from_utf8(text).unwrap()
+    assert!(!writer.write(&mut text) && text.is_whole());
+    String::from_utf8(text.bytes().to_vec()).unwrap()
 }
 
 #[test]
@@ -158,9 +155,9 @@ fn writes_for_prometheus() {
 #[test]
 fn pieces_are_small() {
     for format in [Format::Json, Format::Prometheus] {
-        let (mut writer, mut text) = (Writer::new(format, numbers(), 1.5), Vec::new());
+        let (mut writer, mut text) = (Writer::new(format, numbers(), 1.5), Text::new(0).unwrap());
         while writer.write(&mut text) {
-            assert!(text.len() < 4096, "{}", text.len());
+            assert!(text.bytes().len() < 4096, "{}", text.bytes().len());
             text.clear();
         }
     }

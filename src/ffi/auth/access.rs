@@ -6,7 +6,7 @@ use nginx_sys::{
     ngx_http_complex_value, ngx_http_core_run_phases, ngx_http_finalize_request,
     ngx_http_read_client_request_body, ngx_http_request_t, ngx_http_variable_t, ngx_int_t,
     ngx_log_error_core, ngx_str_t, ngx_uint_t, off_t, NGX_AGAIN, NGX_DECLINED, NGX_DONE, NGX_ERROR,
-    NGX_LOG_ERR, NGX_OK,
+    NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_LOG_ERR, NGX_OK,
 };
 use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 
@@ -16,12 +16,16 @@ use crate::metrics::Decision;
 use super::super::bits;
 use super::super::guard::guard;
 use super::super::log::debug;
+use super::super::memory::or_fail;
 use super::super::request::Request;
 use super::answer::{Auth, Stage};
 use super::ask::{ask, body_size, has_body};
 use super::conf::{LocConf, SetVariable};
 use super::copy::copy;
 use super::deny::deny;
+
+/// There is no memory.
+const FAILED: ngx_int_t = NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
 
 const TOO_LARGE: ngx_int_t = 413;
 
@@ -35,7 +39,7 @@ pub(super) unsafe extern "C" fn auth_subrequest_handler(r: *mut ngx_http_request
         let Some(uri) = conf.uri() else { return NGX_DECLINED as ngx_int_t };
         debug(r.log(), c"auth subrequest handler");
         let auth = Auth::of(r).filter(|auth| auth.is_about(uri)).or_else(|| Auth::begin(r, conf, uri));
-        auth.map_or(NGX_ERROR as ngx_int_t, |auth| step(r, auth, conf))
+        auth.map_or(FAILED, |auth| step(r, auth, conf))
     })
 }
 
@@ -71,7 +75,7 @@ fn read_body(r: Request, auth: &Auth, conf: &LocConf) -> ngx_int_t {
     }
     auth.stage.set(Stage::Reading);
     // SAFETY: a live request; it may call the handler at once.
-    let rc = unsafe { ngx_http_read_client_request_body(r.as_ptr(), Some(body_handler)) };
+    let rc = or_fail(FAILED, || unsafe { ngx_http_read_client_request_body(r.as_ptr(), Some(body_handler)) });
     if rc >= 300 {
         return rc;
     }
@@ -102,13 +106,13 @@ unsafe extern "C" fn body_handler(r: *mut ngx_http_request_t) {
 fn conclude(r: Request, auth: &Auth, conf: &LocConf) -> ngx_int_t {
     for variable in conf.set() {
         if set_variable(r, auth, variable).is_none() {
-            return NGX_ERROR as ngx_int_t;
+            return FAILED;
         }
     }
     let verdict = auth.answer().verdict(conf.pass_status());
     // An error page and the log do not see what the client has made up.
     if verdict != Verdict::Allow && copy(r, conf.copy_header()).is_none() {
-        return NGX_ERROR as ngx_int_t;
+        return FAILED;
     }
     auth.count(match (&verdict, conf.on_error()) {
         (Verdict::Allow, _) => Decision::Allowed,
@@ -163,7 +167,9 @@ fn set_variable(r: Request, auth: &Auth, variable: &SetVariable) -> Option<()> {
     let mut value = variable.value;
     let mut text = ngx_str_t::empty();
     // SAFETY: the question lives as long as the main request.
-    let rc = unsafe { ngx_http_complex_value(sub.as_ptr(), &raw mut value, &raw mut text) };
+    let rc = or_fail(NGX_ERROR as ngx_int_t, || unsafe {
+        ngx_http_complex_value(sub.as_ptr(), &raw mut value, &raw mut text)
+    });
     if rc != NGX_OK as ngx_int_t {
         return None;
     }

@@ -4,14 +4,14 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
-use nginx_sys::{ngx_http_request_t, ngx_pool_cleanup_add};
+use nginx_sys::ngx_http_request_t;
 
 use crate::auth::{Answer, Verdict};
 use crate::lifetime::Msec;
 use crate::metrics::Decision;
 
 use super::super::alarm::{now, Alarm};
-use super::super::conf::allocate;
+use super::super::memory::{add_cleanup, allocate};
 use super::super::request::Request;
 use super::ask::is_ours;
 use super::capture::Capture;
@@ -71,7 +71,7 @@ impl Auth {
         // SAFETY: the pool of a live request.
         let memory = unsafe { allocate::<Self>(r.pool(), 1) }?.cast::<Self>();
         // SAFETY: as above; no memory of nginx's choosing is asked for.
-        let cleanup = NonNull::new(unsafe { ngx_pool_cleanup_add(r.pool(), 0) })?;
+        let cleanup = unsafe { add_cleanup(r.pool(), 0) }?;
         let auth = Self {
             r,
             uri: *uri,

@@ -6,9 +6,9 @@ use nginx_sys::{
     ngx_buf_t, ngx_chain_t, ngx_event_t, ngx_http_finalize_request, ngx_http_headers_in_t,
     ngx_http_post_subrequest_pt, ngx_http_post_subrequest_t, ngx_http_postponed_request_t,
     ngx_http_request_body_t, ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_subrequest,
-    ngx_http_variable_value_t, ngx_int_t, ngx_pcalloc, ngx_str_t, off_t, NGX_AGAIN, NGX_ERROR,
-    NGX_HTTP_CLIENT_CLOSED_REQUEST, NGX_HTTP_CLOSE, NGX_HTTP_REQUEST_TIME_OUT, NGX_HTTP_SUBREQUEST_WAITED,
-    NGX_OK,
+    ngx_http_variable_value_t, ngx_int_t, ngx_str_t, off_t, NGX_AGAIN, NGX_ERROR,
+    NGX_HTTP_CLIENT_CLOSED_REQUEST, NGX_HTTP_CLOSE, NGX_HTTP_INTERNAL_SERVER_ERROR,
+    NGX_HTTP_REQUEST_TIME_OUT, NGX_HTTP_SUBREQUEST_WAITED, NGX_OK,
 };
 #[cfg(ngx_feature = "http_cache")]
 use nginx_sys::{ngx_del_timer, ngx_http_cache_t};
@@ -18,9 +18,9 @@ use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 use crate::auth::is_same_header;
 
 use super::super::bits;
-use super::super::conf::allocate;
 use super::super::guard::guard;
 use super::super::log::debug;
+use super::super::memory::{allocate, allocate_zeroed, or_fail};
 use super::super::request::Request;
 use super::answer::{Auth, Stage};
 use super::capture::State;
@@ -29,7 +29,9 @@ use super::conf::{LocConf, MainConf};
 /// Asks the location of `auth_subrequest`; `body` is the size of the client's body if it is sent along.
 pub(super) fn ask(r: Request, auth: &Auth, conf: &LocConf, body: Option<u64>) -> ngx_int_t {
     if send(r, auth, conf, body).is_none() {
-        return NGX_ERROR as ngx_int_t;
+        // A question that was made already would keep an error page waiting: the request ends without a response.
+        let is_made = auth.sub.get().is_some();
+        return if is_made { NGX_ERROR as ngx_int_t } else { NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t };
     }
     auth.start();
     auth.alarm.prepare(stop_handler, NonNull::from(auth).as_ptr().cast(), false);
@@ -50,15 +52,13 @@ fn send(r: Request, auth: &Auth, conf: &LocConf, body: Option<u64>) -> Option<()
     let mut sub: *mut ngx_http_request_t = std::ptr::null_mut();
     let flags = NGX_HTTP_SUBREQUEST_WAITED as usize;
     // SAFETY: a live request; nginx copies both strings, whose bytes are the cycle's.
-    let rc = unsafe {
+    let rc = or_fail(NGX_ERROR as ngx_int_t, || unsafe {
         ngx_http_subrequest(r.as_ptr(), &raw mut uri.path, args, &raw mut sub, post.as_ptr(), flags)
-    };
-    if rc != NGX_OK as ngx_int_t {
-        return None;
-    }
-    // SAFETY: nginx has made it.
-    let sub = unsafe { Request::from_raw(sub) }?;
-    auth.sub.set(Some(sub));
+    });
+    // SAFETY: null, or nginx has made it.
+    let sub = unsafe { Request::from_raw(sub) };
+    auth.sub.set(sub);
+    let sub = sub.filter(|_| rc == NGX_OK as ngx_int_t)?;
     if conf.pass_body == 0 {
         sub.set_header_only();
     }
@@ -99,8 +99,7 @@ fn prepare_headers(sub: Request, r: Request, body: Option<u64>) -> Option<()> {
     } else {
         // nginx would read the real one, and close its file.
         // SAFETY: the pool of a live request.
-        let none = unsafe { ngx_pcalloc(r.pool(), size_of::<ngx_http_request_body_t>()) };
-        let none = NonNull::new(none)?.cast::<ngx_http_request_body_t>();
+        let none = unsafe { allocate_zeroed::<ngx_http_request_body_t>(r.pool()) }?;
         // SAFETY: a live request; writes one field.
         unsafe { (*sub.as_ptr()).request_body = none.as_ptr() };
     }

@@ -11,8 +11,8 @@ use nginx_sys::{
 };
 
 use super::super::bits;
-use super::super::conf::allocate;
 use super::super::guard::guard;
+use super::super::memory::allocate;
 use super::super::request::Request;
 use super::answer::{Auth, Stage};
 use super::ask::buffer_size;

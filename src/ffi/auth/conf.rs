@@ -6,18 +6,19 @@ use std::ptr::{self, NonNull};
 
 use nginx_sys::{
     ngx_conf_t, ngx_cycle_t, ngx_http_complex_value_t, ngx_http_get_variable_index, ngx_http_set_variable_pt,
-    ngx_msec_t, ngx_pcalloc, ngx_pool_t, ngx_str_t, ngx_uint_t,
+    ngx_int_t, ngx_msec_t, ngx_pool_t, ngx_str_t, ngx_uint_t, NGX_ERROR,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::http::HttpModuleConfExt;
 use ngx::ngx_string;
 
 use crate::auth::{OnError, PASS_STATUS};
+use crate::memory::push;
 use crate::metrics::{readable, AuthMeter};
 
-use super::super::conf::{allocate, place_in_pool};
 use super::super::constants;
 use super::super::guard::guard;
+use super::super::memory::{allocate, or_fail, place_in_pool};
 use super::super::request::Request;
 use super::module::module;
 
@@ -118,23 +119,21 @@ impl LocConf {
         // SAFETY: nginx passes the configuration being read, whose pool is the new cycle's.
         let pool = unsafe { (*cf).pool };
         // SAFETY: `pool` is live, and `LocConf` has no destructor to run.
-        let memory = unsafe { ngx_pcalloc(pool, size_of::<LocConf>()) }.cast::<LocConf>();
-        if !memory.is_null() {
-            let conf = LocConf {
-                timeout: UNSET_MSEC,
-                pass_body: UNSET_SIZE,
-                body: UNSET_SIZE,
-                uri: None,
-                on_error: None,
-                pass_status: None,
-                pass_header: None,
-                copy_header: None,
-                set: None,
-            };
-            // SAFETY: freshly allocated, large enough, and aligned as all of nginx's pool memory.
-            unsafe { memory.write(conf) };
-        }
-        memory.cast()
+        let Some(memory) = (unsafe { allocate::<LocConf>(pool, 1) }) else { return ptr::null_mut() };
+        let conf = LocConf {
+            timeout: UNSET_MSEC,
+            pass_body: UNSET_SIZE,
+            body: UNSET_SIZE,
+            uri: None,
+            on_error: None,
+            pass_status: None,
+            pass_header: None,
+            copy_header: None,
+            set: None,
+        };
+        // SAFETY: allocated above for a `LocConf`.
+        unsafe { memory.cast::<LocConf>().write(conf) };
+        memory.as_ptr().cast()
     }
 
     /// nginx's `merge_loc_conf`: what is not written here is as at the level above.
@@ -282,18 +281,23 @@ impl MainConf {
         main.map(|main| unsafe { main.as_ref() })
     }
 
-    /// The number of what `auth_subrequest` names.
-    pub(super) fn number(&self, uri: &'static [u8]) -> usize {
+    /// The number of what `auth_subrequest` names. `None` if there is no memory.
+    pub(super) fn number(&self, uri: &'static [u8]) -> Option<usize> {
         let mut uris = self.uris.borrow_mut();
-        uris.iter().position(|known| *known == uri).unwrap_or_else(|| {
-            uris.push(uri);
-            uris.len() - 1
-        })
+        if let Some(known) = uris.iter().position(|known| *known == uri) {
+            return Some(known);
+        }
+        push(&mut uris, uri)?;
+        Some(uris.len() - 1)
     }
 
-    /// What `auth_subrequest` names anywhere, each once.
-    pub(in super::super) fn uris(&self) -> Vec<String> {
-        self.uris.borrow().iter().map(|uri| readable(uri)).collect()
+    /// What `auth_subrequest` names anywhere, each once. `None` if there is no memory.
+    pub(in super::super) fn uris(&self) -> Option<Vec<String>> {
+        let mut all = Vec::new();
+        for uri in self.uris.borrow().iter() {
+            push(&mut all, readable(uri)?)?;
+        }
+        Some(all)
     }
 
     /// Notes the variables that matter as soon as some location asks. `None` if there is no memory.
@@ -311,7 +315,8 @@ impl MainConf {
         let of_message = OF_MESSAGE.map(|name| (name, &main.of_message));
         for (mut name, list) in of_message.into_iter().chain([(ngx_string!("remote_user"), &main.of_user)]) {
             // SAFETY: the configuration being read; nginx copies the name.
-            let index = unsafe { ngx_http_get_variable_index(cf, &raw mut name) };
+            let index =
+                or_fail(NGX_ERROR as ngx_int_t, || unsafe { ngx_http_get_variable_index(cf, &raw mut name) });
             // SAFETY: the new cycle's pool.
             let slice = unsafe { list.get().with(pool, usize::try_from(index).ok()?) };
             list.set(slice?);

@@ -5,7 +5,7 @@ use std::mem::offset_of;
 
 use nginx_sys::{
     ngx_hash_find, ngx_http_core_main_conf_t, ngx_http_header_t, ngx_http_headers_in_t, ngx_http_request_t,
-    ngx_int_t, ngx_str_t, ngx_table_elt_t, NGX_DECLINED, NGX_ERROR,
+    ngx_int_t, ngx_str_t, ngx_table_elt_t, NGX_DECLINED, NGX_ERROR, NGX_HTTP_INTERNAL_SERVER_ERROR,
 };
 use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 
@@ -27,7 +27,7 @@ pub(super) unsafe extern "C" fn copy_headers_handler(r: *mut ngx_http_request_t)
         if copied.is_empty() || is_part_of_question(r) || copy(r, copied).is_some() {
             return NGX_DECLINED as ngx_int_t;
         }
-        NGX_ERROR as ngx_int_t
+        NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t
     })
 }
 
@@ -136,19 +136,26 @@ fn point(
     offset: usize,
     mut headers: impl Iterator<Item = *mut ngx_table_elt_t>,
 ) -> Option<()> {
-    use nginx_sys::{ngx_array_create, ngx_array_push, ngx_array_t};
+    use std::ptr::NonNull;
+
+    use nginx_sys::{ngx_array_create, ngx_array_t};
+
+    use super::super::memory::{or_fail, push_to_array};
     const COOKIES: usize = offset_of!(ngx_http_headers_in_t, cookies);
     const FORWARDED: usize = offset_of!(ngx_http_headers_in_t, x_forwarded_for);
     match offset {
         0 => {}
         COOKIES | FORWARDED => {
             // SAFETY: the pool of a live request.
-            let array = unsafe { ngx_array_create(r.pool(), 1, size_of::<*mut ngx_table_elt_t>()) };
+            let array = or_fail(std::ptr::null_mut(), || unsafe {
+                ngx_array_create(r.pool(), 1, size_of::<*mut ngx_table_elt_t>())
+            });
             for header in headers {
-                // SAFETY: made above, or null.
-                let element = (!array.is_null()).then(|| unsafe { ngx_array_push(array) })?;
-                // SAFETY: null, or a new element.
-                *unsafe { element.cast::<*mut ngx_table_elt_t>().as_mut() }? = header;
+                let array = NonNull::new(array)?.as_ptr();
+                // SAFETY: made above.
+                let element = unsafe { push_to_array::<*mut ngx_table_elt_t>(array) }?;
+                // SAFETY: a new element.
+                unsafe { element.write(header) };
             }
             // SAFETY: made above, or null.
             let array: &ngx_array_t = unsafe { array.as_ref() }?;

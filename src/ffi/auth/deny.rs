@@ -3,13 +3,14 @@
 use nginx_sys::{
     ngx_buf_t, ngx_chain_t, ngx_http_core_access_phase, ngx_http_core_loc_conf_t,
     ngx_http_discard_request_body, ngx_http_err_page_t, ngx_http_finalize_request, ngx_http_output_filter,
-    ngx_http_request_t, ngx_http_send_header, ngx_int_t, ngx_list_push, ngx_pcalloc, ngx_str_t,
-    ngx_table_elt_t, off_t, NGX_DONE, NGX_ERROR, NGX_HTTP_SATISFY_ALL, NGX_OK,
+    ngx_http_request_t, ngx_http_send_header, ngx_int_t, ngx_str_t, ngx_table_elt_t, off_t, NGX_DONE,
+    NGX_ERROR, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_SATISFY_ALL, NGX_OK,
 };
 use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
 
 use super::super::bits;
 use super::super::headers::{bytes, Header, Headers};
+use super::super::memory::{allocate_zeroed, push_to_list};
 use super::super::request::Request;
 use super::answer::Auth;
 use super::capture::State;
@@ -26,7 +27,7 @@ pub(super) fn deny(r: Request, auth: &Auth, conf: &LocConf, status: u16) -> ngx_
         log_missing(r, auth);
     }
     if !auth.denied.replace(true) && pass_headers(r, sub, conf).is_none() {
-        return NGX_ERROR as ngx_int_t;
+        return NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
     }
     match body {
         None => status as ngx_int_t,
@@ -71,11 +72,11 @@ fn pass_headers(r: Request, sub: Request, conf: &LocConf) -> Option<()> {
 
 fn pass_header(r: Request, header: Header) -> Option<()> {
     // SAFETY: the list of a live response.
-    let new = unsafe { ngx_list_push(r.response_headers()) }.cast::<ngx_table_elt_t>();
+    let new = unsafe { push_to_list::<ngx_table_elt_t>(r.response_headers()) }?.as_ptr();
     // SAFETY: a header of a live list.
     let copy: ngx_table_elt_t = unsafe { header.as_ptr().read() };
-    // SAFETY: null, or a new element of the list.
-    let place = unsafe { new.as_mut() }?;
+    // SAFETY: a new element of the list.
+    let place = unsafe { &mut *new };
     *place = copy;
     #[cfg(nginx_header_chains)]
     {
@@ -164,7 +165,7 @@ fn respond(r: Request, sub: Request, status: u16, body: &[u8]) -> ngx_int_t {
         return rc;
     }
     if prepare(r, sub, status, body.len()).is_none() {
-        return NGX_ERROR as ngx_int_t;
+        return NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
     }
     // SAFETY: a live request whose response has not begun.
     let mut rc = unsafe { ngx_http_send_header(r.as_ptr()) };
@@ -207,9 +208,9 @@ fn prepare(r: Request, sub: Request, status: u16, length: usize) -> Option<()> {
 
 fn send_body(r: Request, body: &[u8]) -> Option<ngx_int_t> {
     // SAFETY: the pool of a live request.
-    let buf = unsafe { ngx_pcalloc(r.pool(), size_of::<ngx_buf_t>()) }.cast::<ngx_buf_t>();
-    // SAFETY: null, or zeros, which are a valid buffer; nobody else has it.
-    let to = unsafe { buf.as_mut() }?;
+    let mut buf = unsafe { allocate_zeroed::<ngx_buf_t>(r.pool()) }?;
+    // SAFETY: zeros, which are a valid buffer; nobody else has it.
+    let to = unsafe { buf.as_mut() };
     to.start = body.as_ptr().cast_mut();
     to.pos = to.start;
     to.last = to.start.wrapping_add(body.len());
@@ -217,7 +218,7 @@ fn send_body(r: Request, body: &[u8]) -> Option<ngx_int_t> {
     to.set_memory(1);
     to.set_last_buf(1);
     to.set_last_in_chain(1);
-    let mut chain = ngx_chain_t { buf, next: std::ptr::null_mut() };
+    let mut chain = ngx_chain_t { buf: buf.as_ptr(), next: std::ptr::null_mut() };
     // SAFETY: a live request whose header was sent; nginx copies the chain.
     Some(unsafe { ngx_http_output_filter(r.as_ptr(), &raw mut chain) })
 }

@@ -8,7 +8,7 @@ use nginx_sys::{
     ngx_command_t, ngx_conf_set_msec_slot, ngx_conf_set_size_slot, ngx_conf_t, ngx_hash_key,
     ngx_http_add_variable, ngx_http_compile_complex_value, ngx_http_compile_complex_value_t,
     ngx_http_get_variable_index, ngx_http_request_t, ngx_http_variable_value_t, ngx_int_t, ngx_pool_t,
-    ngx_str_t, ngx_uint_t, NGX_CONF_1MORE, NGX_CONF_TAKE1, NGX_CONF_TAKE2, NGX_HTTP_LOC_CONF,
+    ngx_str_t, ngx_uint_t, NGX_CONF_1MORE, NGX_CONF_TAKE1, NGX_CONF_TAKE2, NGX_ERROR, NGX_HTTP_LOC_CONF,
     NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, NGX_HTTP_VAR_CHANGEABLE, NGX_LOG_EMERG,
     NGX_OK,
 };
@@ -18,9 +18,10 @@ use ngx::{ngx_conf_log_error, ngx_string};
 use crate::auth::{is_same_header, parse_header, parse_status, parse_uri, OnError};
 use crate::directive::Invalid;
 
-use super::super::conf::allocate;
 use super::super::directives::{report, words, Setter, IS_DUPLICATE};
 use super::super::guard::guard;
+use super::super::memory::{allocate, or_fail};
+use super::super::setup::no_memory;
 use super::conf::{Copied, LocConf, MainConf, SetVariable, Slice, Uri};
 
 /// The command table; an empty name ends it.
@@ -76,8 +77,9 @@ const fn command(name: ngx_str_t, words: u32, set: Setter, offset: usize) -> ngx
 enum Refusal<'a> {
     Invalid(Invalid<'a>),
     IsDuplicate,
-    /// nginx has said why.
     NoMemory,
+    /// nginx has said why.
+    Told,
 }
 
 impl<'a> From<Invalid<'a>> for Refusal<'a> {
@@ -106,7 +108,11 @@ unsafe fn set<'a>(
             Ok(()) => NGX_CONF_OK,
             Err(Refusal::Invalid(invalid)) => report(cf, Err(invalid)),
             Err(Refusal::IsDuplicate) => IS_DUPLICATE.as_ptr().cast_mut(),
-            Err(Refusal::NoMemory) => NGX_CONF_ERROR,
+            Err(Refusal::Told) => NGX_CONF_ERROR,
+            Err(Refusal::NoMemory) => {
+                no_memory(cf);
+                NGX_CONF_ERROR
+            }
         }
     })
 }
@@ -144,10 +150,9 @@ unsafe extern "C" fn auth_subrequest(
         }
         // SAFETY: the configuration being read.
         let main = unsafe { MainConf::of_conf(cf) }.ok_or(Refusal::NoMemory)?;
-        let uri = parse_uri(word).map(|(path, args)| {
-            Some(Uri { path: text(path), args: text(args.unwrap_or(&[])), number: main.number(path) })
-        });
-        once(&mut conf.uri, uri)?;
+        let (path, args) = parse_uri(word)?;
+        let number = main.number(path).ok_or(Refusal::NoMemory)?;
+        once(&mut conf.uri, Ok(Some(Uri { path: text(path), args: text(args.unwrap_or(&[])), number })))?;
         // SAFETY: the configuration being read.
         unsafe { MainConf::note_variables(cf) }.ok_or(Refusal::NoMemory)
     };
@@ -232,7 +237,8 @@ fn copied(cf: *mut ngx_conf_t, pool: *mut ngx_pool_t, name: ngx_str_t) -> Option
         byte => byte.to_ascii_lowercase(),
     })?;
     // SAFETY: the configuration being read, and a name in its pool.
-    let index = unsafe { ngx_http_get_variable_index(cf, &raw mut variable) };
+    let index =
+        or_fail(NGX_ERROR as ngx_int_t, || unsafe { ngx_http_get_variable_index(cf, &raw mut variable) });
     // SAFETY: so many bytes.
     let hash = unsafe { ngx_hash_key(lowercase.data, lowercase.len) };
     Some(Copied { name, lowercase, hash, variable: usize::try_from(index).ok()? })
@@ -267,9 +273,9 @@ unsafe extern "C" fn auth_subrequest_set(
         let Some(name) = words[0].as_bytes().strip_prefix(b"$").filter(|name| !name.is_empty()) else {
             let name = words[0];
             ngx_conf_log_error!(NGX_LOG_EMERG, cf, "invalid variable name \"{name}\"");
-            return Err(Refusal::NoMemory);
+            return Err(Refusal::Told);
         };
-        let variable = set_variable(cf, text(name), words[1]).ok_or(Refusal::NoMemory)?;
+        let variable = set_variable(cf, text(name), words[1]).ok_or(Refusal::Told)?;
         add(&mut conf.set, pool, variable)
     };
     // SAFETY: as nginx passed them.
@@ -278,9 +284,11 @@ unsafe extern "C" fn auth_subrequest_set(
 
 fn set_variable(cf: *mut ngx_conf_t, mut name: ngx_str_t, mut text: ngx_str_t) -> Option<SetVariable> {
     // SAFETY: the configuration being read; nginx copies the name.
-    let variable = unsafe { ngx_http_add_variable(cf, &raw mut name, NGX_HTTP_VAR_CHANGEABLE as ngx_uint_t) };
+    let variable = or_fail(std::ptr::null_mut(), || unsafe {
+        ngx_http_add_variable(cf, &raw mut name, NGX_HTTP_VAR_CHANGEABLE as ngx_uint_t)
+    });
     // SAFETY: as above.
-    let index = unsafe { ngx_http_get_variable_index(cf, &raw mut name) };
+    let index = or_fail(NGX_ERROR as ngx_int_t, || unsafe { ngx_http_get_variable_index(cf, &raw mut name) });
     // SAFETY: nginx's answer, null if there is no memory or the name is another module's.
     let variable = unsafe { variable.as_mut() }?;
     if variable.get_handler.is_none() {
@@ -294,7 +302,8 @@ fn set_variable(cf: *mut ngx_conf_t, mut name: ngx_str_t, mut text: ngx_str_t) -
     compile.value = &raw mut text;
     compile.complex_value = &raw mut value;
     // SAFETY: all it takes is set.
-    if unsafe { ngx_http_compile_complex_value(&raw mut compile) } != NGX_OK as ngx_int_t {
+    let rc = or_fail(NGX_ERROR as ngx_int_t, || unsafe { ngx_http_compile_complex_value(&raw mut compile) });
+    if rc != NGX_OK as ngx_int_t {
         return None;
     }
     Some(SetVariable { index: usize::try_from(index).ok()?, value, set_handler: variable.set_handler })

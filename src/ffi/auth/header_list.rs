@@ -8,8 +8,8 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_list_part_t, ngx_pool_t, ngx_str_t, ngx_table_elt_t};
 
-use super::super::conf::allocate;
 use super::super::headers::Headers;
+use super::super::memory::allocate;
 use super::super::request::Request;
 use super::conf::Copied;
 

@@ -1,7 +1,7 @@
 //! The module as nginx sees it.
 
 use nginx_sys::{
-    ngx_array_push, ngx_conf_t, ngx_cycle_t, ngx_http_handler_pt, ngx_http_module_t,
+    ngx_conf_t, ngx_cycle_t, ngx_http_handler_pt, ngx_http_module_t,
     ngx_http_phases_NGX_HTTP_ACCESS_PHASE as ACCESS_PHASE,
     ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE as PRECONTENT_PHASE, ngx_int_t, ngx_module_t, NGX_ERROR,
     NGX_HTTP_MODULE, NGX_OK,
@@ -9,6 +9,7 @@ use nginx_sys::{
 use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 
 use super::super::guard::guard;
+use super::super::memory::push_to_array;
 use super::access::auth_subrequest_handler;
 use super::capture;
 use super::conf::{LocConf, MainConf};
@@ -70,9 +71,10 @@ fn add_handler(cf: *mut ngx_conf_t, phase: usize, handler: ngx_http_handler_pt) 
     let main = unsafe { NgxHttpCoreModule::main_conf_mut(&*cf) }?;
     let handlers = &raw mut main.phases[phase].handlers;
     // SAFETY: nginx has made the array before it calls `postconfiguration`.
-    let place = unsafe { ngx_array_push(handlers) }.cast::<ngx_http_handler_pt>();
-    // SAFETY: null, or a new element of the array.
-    unsafe { place.as_mut() }.map(|place| *place = handler)
+    let place = unsafe { push_to_array::<ngx_http_handler_pt>(handlers) }?;
+    // SAFETY: a new element of the array.
+    unsafe { place.write(handler) };
+    Some(())
 }
 
 /// Filters are chained anew for each configuration, so that each worker puts ours before them.
