@@ -165,6 +165,7 @@ pub(super) fn store(
         }
         #[cfg(not(nginx_resolve))]
         let _ = generation;
+        upstream.yield_to_clients();
     }
     if let Some(evicted) = evicted {
         upstream.close(evicted, End::Evicted);

@@ -43,8 +43,9 @@ pub(super) fn linger(conn: Conn, upstream: &Upstream, server: Server) -> bool {
     let data = unsafe { memory.as_mut() }.write(Lingering { upstream: NonNull::from(upstream), server });
     conn.set_data(NonNull::from(data).as_ptr().cast());
     conn.set_logs(cycle_log());
-    // A worker that exits closes it as it closes idle ones.
+    // A worker that exits closes it as it closes idle ones, and so does one that runs out of connections.
     conn.set_idle(true);
+    conn.set_reusable(true);
     write.clear_timer();
     write.set_handler(Some(nothing_to_do));
     read.clear_delayed();
@@ -55,6 +56,7 @@ pub(super) fn linger(conn: Conn, upstream: &Upstream, server: Server) -> bool {
         upstream.add_lingering(server);
         return true;
     }
+    conn.set_reusable(false);
     false
 }
 

@@ -3,7 +3,7 @@
 //! In the order of a worker's life: the module table and what `load_module` looks for (`module`),
 //! directives (`directives`, `conf`, `configured`), what happens once the configuration is read (`setup`, `abi`,
 //! `stock`), what the workers of a configuration share (`main_conf`, `workers`, `zone`, `mapping`), a request (`peer`, `peer_data`, `choose`, `balancer`, `tried`, `shape`, `handshake`, `session`, `keep`, `response`, `drain`, `stale`, `upstream`),
-//! one that has to wait (`wait`, `waiter`, `turn`, `connect`, `fail`), limits (`counts`, `linger`), an idle connection
+//! one that has to wait (`wait`, `waiter`, `turn`, `connect`, `fail`), limits (`counts`, `linger`, `shortage`), an idle connection
 //! (`idle`), servers that come and go (`resolve`). What can be seen of it: why a connection was not kept (`why`), `warnings`,
 //! what can be logged (`notes`, `variables`), the numbers (`status`). Beneath them: pointers
 //! with a type (`conn`, `peer_connection`, `request`, `attempt`, `headers`, `bits`), what the kernel tells (`tcp`), memory that is asked for (`memory`), events of our own (`alarm`), the panic
@@ -48,6 +48,7 @@ mod response;
 mod session;
 mod setup;
 mod shape;
+mod shortage;
 mod stale;
 mod status;
 mod stock;

@@ -199,6 +199,7 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
 #[inline(never)]
 fn open(kp: &PeerData, peer: Peer, status: Status) {
     let upstream = kp.upstream();
+    upstream.yield_to_request();
     let meter = upstream.meter(peer.address());
     if let Some(meter) = meter {
         meter.open();
@@ -343,6 +344,10 @@ fn lose(
         // Its shape is unknown.
         (None, Some(_)) => Verdict::Tell(state, why_failed(kp, state, false).unwrap_or(End::Identity)),
         (_, None) => {
+            if state == 0 {
+                // No server has refused it: there are no more connections or descriptors.
+                kp.upstream().give_up_one();
+            }
             if unsent {
                 // The server has refused the connection at once, and has not got the request either.
                 kp.unsent.set(true);

@@ -99,6 +99,12 @@ impl Drop for Zone {
 }
 
 impl Zone {
+    /// Whether `look` finds something in any of the upstreams; it looks no further then.
+    pub(super) fn any_upstream(&self, look: impl Fn(&Upstream) -> bool) -> bool {
+        // SAFETY: in the same cycle, which is alive.
+        self.upstreams.borrow().iter().any(|upstream| look(unsafe { upstream.as_ref() }))
+    }
+
     /// Notes an upstream that is to be counted. `None` if there is no memory.
     pub(super) fn add(&self, upstream: NonNull<Upstream>, plan: metrics::Upstream) -> Option<()> {
         // SAFETY: in the same cycle, which is alive.

@@ -217,6 +217,24 @@ impl<C: Connection> IdlePool<C> {
         self.release(self.limited.get(server as usize)?.oldest())
     }
 
+    /// Takes out the connection that is stored for longest.
+    pub fn take_oldest(&mut self) -> Option<C> {
+        if self.is_empty() {
+            return None;
+        }
+        let stored = (0..).zip(&self.slots).filter(|(_, slot)| slot.conn.is_some());
+        // The clock wraps around, so the sign of the difference tells which comes first.
+        let oldest = stored.reduce(|one, other| {
+            let comes_first = one.1.since.wrapping_sub(other.1.since) as isize <= 0;
+            if comes_first {
+                one
+            } else {
+                other
+            }
+        });
+        self.release(oldest?.0)
+    }
+
     /// Marks the servers that are no longer there, so that [`IdlePool::take_removed`] finds their
     /// connections. Returns whether there are any.
     pub fn mark_removed(&mut self, mut is_there: impl FnMut(&[u8]) -> bool) -> bool {

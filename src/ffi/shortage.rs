@@ -1,0 +1,64 @@
+//! The worker runs out of connections, or of descriptors: what is idle in a pool is given up before a request fails.
+//!
+//! When no more than a sixteenth of its connections is left, nginx closes what it calls reusable: those of clients that
+//! are idle, or have just come and not asked for anything yet. Those to servers are not among them, as they would be
+//! counted as clients that wait. So that no client has to go for an idle connection, the pools of the worker yield sooner,
+//! when no more than an eighth is left: one connection is closed for each that is stored, and as many as it takes for a
+//! request that needs a new one. And one is closed after a connection could not be opened though nobody refused it: as the
+//! limit of descriptors is reached, the next request gets what is closed.
+
+use nginx_sys::ngx_cycle;
+
+use crate::metrics::End;
+
+use super::main_conf::MainConf;
+use super::upstream::Upstream;
+
+/// A connection whose server limits them may stay for a while after it was closed.
+const ATTEMPTS: usize = 8;
+
+impl Upstream {
+    /// A request is about to get a new connection.
+    #[inline]
+    pub(super) fn yield_to_request(&self) {
+        for _ in 0..ATTEMPTS {
+            if !is_short() || !self.give_up_one() {
+                return;
+            }
+        }
+    }
+
+    /// A connection was stored.
+    #[inline]
+    pub(super) fn yield_to_clients(&self) {
+        if is_short() {
+            self.give_up_one();
+        }
+    }
+
+    /// Closes the connection that is idle for longest, here or in another pool of this worker. `false` if there is none.
+    #[cold]
+    pub(super) fn give_up_one(&self) -> bool {
+        // SAFETY: the worker's cycle, set before any request.
+        let cycle = unsafe { ngx_cycle };
+        // SAFETY: as above.
+        let main = unsafe { MainConf::of_cycle(cycle) };
+        self.give_up_own() || main.is_some_and(|main| main.zone.any_upstream(Self::give_up_own))
+    }
+
+    fn give_up_own(&self) -> bool {
+        let oldest = self.idle.with(|idle| idle.take_oldest()).flatten();
+        oldest.map(|idle| self.close(idle, End::Evicted)).is_some()
+    }
+}
+
+/// Whether few connections are left.
+#[inline]
+fn is_short() -> bool {
+    // SAFETY: the worker's cycle, set before any request.
+    let cycle = unsafe { ngx_cycle };
+    // SAFETY: as above; reads one field.
+    let left = unsafe { (*cycle).free_connection_n };
+    // SAFETY: as above.
+    left <= unsafe { (*cycle).connection_n } / 8
+}
