@@ -52,7 +52,6 @@ proxy_ssl_server_name on;
 proxy_connect_timeout 500ms;
 log_format all '\$upstream_connection_reused|\$upstream_connection_requests|\$upstream_keepalive_status|\$upstream_queue_time'
     '|\$auth_subrequest_status|\$auth_subrequest_time';
-access_log @{[ work_dir() ]}/requests.log all;
 upstream pool { server $one; keepalive 8; }
 upstream small { server $one; server $two; keepalive 1; }
 upstream tls { server 127.0.0.1:$secure; keepalive 8; keepalive_timeout 1s; }
@@ -72,6 +71,7 @@ server {
 }
 server {
     listen 127.0.0.1:$port;
+    access_log @{[ work_dir() ]}/requests.log all;
     location /pool { proxy_pass http://pool; }
     location /small { proxy_pass http://small; }
     location /queued { proxy_pass http://queued; }
