@@ -385,7 +385,7 @@ $nginx->stop;
     is $says->("keepalive_zone $_;\n$site"), 'accepted', "zone: $_ is accepted" for '64K', '1m', '1000M';
 
     is $says->("keepalive_zone 9000000000000000;\n$site"),
-        'refused: "keepalive_zone" cannot be had: Cannot allocate memory (os error 12) in "keepalive_zone 9000000000000000;"',
+        'refused: "keepalive_zone" cannot be had in "keepalive_zone 9000000000000000;" (12: Cannot allocate memory)',
         'zone: more than there is';
 
     # With it nginx works.
