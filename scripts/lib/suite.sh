@@ -49,7 +49,7 @@ run_suites() {
     # Chosen files are for somebody who looks at them.
     [[ $CHOSEN_FILES == no ]] || return 0
     for key in "${KEYS[@]}"; do
-        for module in stock ours; do
+        for module in "${MODULES[@]}"; do
             ! can_run "$key" "$module" || try_again "$key" "$module"
         done
     done

@@ -31,6 +31,10 @@ pub fn target(data: &[u8]) {
     prometheus(view(&generation), &upstreams, &auth, &json);
 }
 
+fn shown(name: &[u8]) -> String {
+    readable(name).expect("enough memory")
+}
+
 /// As nginx sees to it, no two upstreams have the same name, and no two servers of one the same address.
 fn plan(lines: Vec<&[u8]>) -> Plan {
     let mut upstreams: Vec<Upstream> = Vec::new();
@@ -38,19 +42,19 @@ fn plan(lines: Vec<&[u8]>) -> Plan {
     for line in lines {
         let Some((kind, name)) = line.split_first() else { continue };
         match (kind, upstreams.last_mut()) {
-            (b'a', _) if paths.insert(name) => auth.push(readable(name)),
+            (b'a', _) if paths.insert(name) => auth.push(shown(name)),
             (b'u', _) if names.insert(name) => {
                 let queue = (name.len() % 2 == 1).then_some(7);
-                upstreams.push(Upstream { name: readable(name), queue, limit: 32, ..Upstream::default() });
+                upstreams.push(Upstream { name: shown(name), queue, limit: 32, ..Upstream::default() });
             }
             (b's', Some(upstream)) => {
-                let (address, text) = (name.to_vec(), format!("unix:{}", readable(name)));
+                let (address, text) = (name.to_vec(), format!("unix:{}", shown(name)));
                 if upstream.servers.iter().all(|server| server.address != address) {
                     upstream.servers.push(Server { address, text, ..Server::default() });
                 }
             }
             (b'n', Some(upstream)) => {
-                upstream.servers.last_mut().into_iter().for_each(|server| server.name = readable(name));
+                upstream.servers.last_mut().into_iter().for_each(|server| server.name = shown(name));
             }
             _ => {}
         }
