@@ -194,7 +194,7 @@ fn framing(answer: &Answer, is_head: bool) -> Framing {
 }
 
 /// The body of a plain GET over a connection of its own.
-pub async fn get(address: SocketAddr, target: &str) -> io::Result<String> {
+pub async fn get(address: SocketAddr, target: impl std::fmt::Display) -> io::Result<String> {
     let mut connection = Connection::open(address).await?;
     connection
         .send(format!("GET {target} HTTP/1.1\r\nHost: soak\r\nConnection: close\r\n\r\n").as_bytes())

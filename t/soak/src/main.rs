@@ -219,6 +219,7 @@ async fn soak(options: Options) -> io::Result<bool> {
             proof.same_workers(&watched);
         }
         rests.push(rest);
+        rest::places(&soak, of.name, &mut proof).await?;
         all.add(&tally);
     }
 

@@ -126,6 +126,8 @@ pub struct Served {
     pub accepted: i64,
     pub open: i64,
     pub requests: i64,
+    /// Requests that it works at.
+    pub busy: i64,
 }
 
 /// The listeners of a scripted backend, in their order.
@@ -144,6 +146,7 @@ fn line(line: &str) -> Served {
         accepted: number("accepted"),
         open: number("open"),
         requests: number("requests"),
+        busy: number("busy"),
     }
 }
 
@@ -154,7 +157,7 @@ pub async fn front(status: SocketAddr, address: &str) -> io::Result<Served> {
     match numbers[..] {
         // Active connections; accepted, handled, requests; reading, writing, waiting.
         [open, accepted, _, requests, ..] => {
-            Ok(Served { address: address.into(), accepted, open: open - 1, requests })
+            Ok(Served { address: address.into(), accepted, open: open - 1, requests, busy: 0 })
         }
         _ => Err(io::Error::other(format!("no status: {text}"))),
     }
@@ -183,6 +186,9 @@ mod tests {
     fn reads_statistics() {
         let served =
             line(r#"{"addr":"127.0.0.1:1","accepted":4,"open":0,"max_open":2,"requests":9,"busy":0}"#);
-        assert_eq!(served, Served { address: "127.0.0.1:1".into(), accepted: 4, open: 0, requests: 9 });
+        assert_eq!(
+            served,
+            Served { address: "127.0.0.1:1".into(), accepted: 4, open: 0, requests: 9, busy: 0 }
+        );
     }
 }

@@ -35,7 +35,7 @@ impl Proof {
         }
     }
 
-    fn check(&mut self, holds: bool, what: String) {
+    pub fn check(&mut self, holds: bool, what: String) {
         if holds {
             self.shown.push(what);
         } else {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
+use crate::client::get;
 use crate::numbers::{self, Served, Status};
 use crate::processes::{self, Process};
 use crate::proof::Proof;
@@ -65,4 +66,27 @@ impl Rest {
         let master = processes::look(options.master).unwrap_or_default();
         Ok((Self { status, served, master, workers, front_asked: proof.front_asked }, busy))
     }
+}
+
+/// The places that `max_conns` gives the servers of `queued`, all together.
+const PLACES: i64 = 6;
+
+/// Whether as many requests as `max_conns` allows still find their places, so that none was lost.
+pub async fn places(soak: &Soak, part: &str, proof: &mut Proof) -> io::Result<()> {
+    let nginx = soak.options.nginx;
+    let requests: Vec<_> = (0..PLACES).map(|_| tokio::spawn(get(nginx, "/queued?delay=3000"))).collect();
+    let servers = [soak.listener("queued", 0)?, soak.listener("queued", 1)?];
+    let mut most = 0;
+    while !requests.iter().all(|request| request.is_finished()) {
+        sleep(Duration::from_millis(50)).await;
+        let served = numbers::served(soak.options.control[0]).await?;
+        let busy: i64 =
+            servers.iter().filter_map(|server| served.get(*server)).map(|server| server.busy).sum();
+        most = busy.max(most);
+    }
+    proof.check(
+        most == PLACES,
+        format!("{part}: {most} of {PLACES} places of a limited upstream can be had at a time"),
+    );
+    Ok(())
 }
