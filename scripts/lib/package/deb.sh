@@ -58,7 +58,7 @@ write_deb_tree() {
     fill_in "$LIB/package/debian/control" MAINTAINER "$maintainer" >"$tree/debian/control"
     write_deb_changelog "$version" "$maintainer" >"$tree/debian/changelog"
     (cd "$ROOT" && perl "$LIB/package/copyright.pl") >"$tree/debian/copyright" || die "see cargo's message above"
-    cp "$ROOT"/README.md "$ROOT"/CHANGELOG.md "$tree/"
+    cp -r "$ROOT"/README.md "$ROOT"/CHANGELOG.md "$ROOT"/docs "$tree/"
     install -m 644 "$(built_module "$NGINX_VERSION")" "$tree/$MODULE.so"
     copy_examples "$tree/examples"
 }

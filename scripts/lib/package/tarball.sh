@@ -14,7 +14,7 @@ make_tarball() {
     tree=$TEMP/$name module=$(built_module "$NGINX_VERSION")
     mkdir -p "$tree"
     install -m 644 "$module" "$tree/$MODULE.so"
-    cp "$ROOT"/README.md "$ROOT"/CHANGELOG.md "$tree/"
+    cp -r "$ROOT"/README.md "$ROOT"/CHANGELOG.md "$ROOT"/LICENSE "$ROOT"/docs "$tree/"
     (cd "$ROOT" && perl "$LIB/package/copyright.pl") >"$tree/COPYRIGHT" || die "see cargo's message above"
     copy_examples "$tree/examples"
     fill_in "$LIB/package/INSTALL" VERSION "$MODULE_VERSION" NGINX_VERSION "$NGINX_VERSION" MACHINE "$(uname -sm)" \

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use keepalive::ledger::{Ledger, Left, Line, Server, Table};
+use keepalive::ledger::{Ledger, Line, Server, Table};
 
 use crate::input::Input;
 
@@ -65,6 +65,9 @@ struct Worker {
     is_asked: bool,
 }
 
+/// The address of each server, and the requests there that a worker has left behind.
+type Left = Vec<(Vec<u8>, u64)>;
+
 #[derive(Clone, Copy)]
 struct Place {
     address: usize,
@@ -90,7 +93,7 @@ impl Model {
             let ledger = Ledger::new(Table::Shared(words), SERVERS, number, true).expect("enough memory");
             ledger.set_worker(me);
             let pid = me as u64 + 1;
-            assert_eq!(ledger.enter(pid, |_| true), []);
+            ledger.enter(pid, |_| true, |_, _| panic!("nobody was there before"));
             let cells = (0..Ledger::numbers(SERVERS) as Server).map(|server| (server, Cells::default()));
             Worker {
                 ledger,
@@ -305,7 +308,7 @@ impl Model {
     }
 
     /// What a worker has left behind at the servers, which forget it now.
-    fn take_left(&mut self, worker: usize) -> Vec<Left> {
+    fn take_left(&mut self, worker: usize) -> Left {
         let worker = &mut self.workers[worker];
         worker.waits = [None; 2];
         worker.rung = None;
@@ -313,7 +316,7 @@ impl Model {
         for (server, cells) in &mut worker.cells {
             if cells.requests > 0 {
                 let address = ADDRESSES[self.places[server].address].to_vec();
-                left.push(Left { address, requests: cells.requests });
+                left.push((address, cells.requests));
             }
             *cells = Cells::default();
         }
@@ -323,7 +326,12 @@ impl Model {
     fn enter(&mut self, me: usize) {
         self.pids += 1;
         let alive = self.alive();
-        let left = self.workers[me].ledger.enter(self.pids, |pid| alive.contains(&pid));
+        let mut left = Left::new();
+        self.workers[me].ledger.enter(
+            self.pids,
+            |pid| alive.contains(&pid),
+            |address, requests| left.push((address.to_vec(), requests)),
+        );
         let expected = if self.workers[me].known == 0 { Vec::new() } else { self.take_left(me) };
         assert_eq!(left, expected);
         (self.workers[me].pid, self.workers[me].known) = (self.pids, self.pids);
@@ -331,7 +339,10 @@ impl Model {
 
     fn recover(&mut self, me: usize) {
         let alive = self.alive();
-        let left = self.workers[me].ledger.recover(|pid| alive.contains(&pid));
+        let mut left = Left::new();
+        self.workers[me]
+            .ledger
+            .recover(|pid| alive.contains(&pid), |address, requests| left.push((address.to_vec(), requests)));
         let mut expected = Vec::new();
         for worker in self.others(me) {
             if self.workers[worker].pid == 0 && self.workers[worker].known != 0 {

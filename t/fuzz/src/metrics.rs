@@ -203,7 +203,7 @@ impl Model {
         let generation = self.generation.clone();
         let worker = generation.enter(number, self.pids).expect("there is such a worker");
         let (mut records, mut auth) = (worker.upstreams, worker.auth);
-        let plan = self.generation.clone().view(|_| true, |_, it| server(it));
+        let plan = self.generation.view(|_| true, &|_, it| Some(server(it))).expect("enough memory");
         if plan.plan().upstreams[0].name != UPSTREAMS[0] {
             records.reverse();
             auth.reverse();
@@ -325,11 +325,12 @@ impl Model {
 
     fn compare(&self) {
         let alive = self.alive();
-        let view = self.generation.view(move |pid| alive.contains(&pid), |_, it| server(it));
+        let view = self.generation.view(move |pid| alive.contains(&pid), &|_, it| Some(server(it)));
+        let view = view.expect("enough memory");
         assert_eq!(view.workers(), self.processes.len());
         for (which, name) in UPSTREAMS.iter().enumerate() {
             let at = view.plan().upstreams.iter().position(|it| it.name == *name).expect("it is there");
-            let rows = view.rows(at);
+            let rows = view.rows(at).expect("enough memory");
             let mut sum = Numbers::default();
             rows.iter().for_each(|row| sum.add(&row.numbers));
             self.compare_numbers(&sum, |of, _| of == which);

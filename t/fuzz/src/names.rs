@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
 
+use keepalive::memory::Text;
 use keepalive::metrics::{readable, Decision, End, Generation, Phase, Plan, Server, Upstream, View};
 use keepalive::status::{Format, Writer};
 use serde_json::Value;
@@ -80,13 +81,15 @@ fn count(generation: &Generation, upstreams: &[Upstream]) {
 }
 
 fn view(generation: &Arc<Generation>) -> View {
-    generation.view(|_| true, |_, _| Server::default())
+    generation.view(|_| true, &|_, _| Some(Server::default())).expect("enough memory")
 }
 
 fn written(format: Format, view: View) -> String {
-    let (mut writer, mut text) = (Writer::new(format, view, 1.5), Vec::new());
+    let mut text = Text::new(0).expect("enough memory");
+    let mut writer = Writer::new(format, view, 1.5);
     while writer.write(&mut text) {}
-    String::from_utf8(text).expect("it is UTF-8")
+    assert!(text.is_whole());
+    String::from_utf8(text.bytes().to_vec()).expect("it is UTF-8")
 }
 
 fn texts<'a>(values: impl Iterator<Item = &'a String>) -> BTreeSet<&'a str> {
