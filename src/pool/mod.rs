@@ -217,22 +217,17 @@ impl<C: Connection> IdlePool<C> {
         self.release(self.limited.get(server as usize)?.oldest())
     }
 
-    /// Takes out the connection that is stored for longest.
+    /// Takes out the connection that is idle for longest; with [`Limit::PerServer`] that of one server after the other.
     pub fn take_oldest(&mut self) -> Option<C> {
-        if self.is_empty() {
-            return None;
-        }
-        let stored = (0..).zip(&self.slots).filter(|(_, slot)| slot.conn.is_some());
-        // The clock wraps around, so the sign of the difference tells which comes first.
-        let oldest = stored.reduce(|one, other| {
-            let comes_first = one.1.since.wrapping_sub(other.1.since) as isize <= 0;
-            if comes_first {
-                one
-            } else {
-                other
+        let ring = match self.limit {
+            Limit::Total(_) => &self.total,
+            Limit::PerServer(_) => {
+                let server = self.servers.next_with_idle()?;
+                self.servers.ring(server)
             }
-        });
-        self.release(oldest?.0)
+        };
+        let oldest = ring.oldest(&self.slots);
+        self.release(oldest)
     }
 
     /// Marks the servers that are no longer there, so that [`IdlePool::take_removed`] finds their

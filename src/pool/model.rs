@@ -137,6 +137,8 @@ pub enum Op {
     Expire(Msec),
     /// A server leaves the upstream.
     RemoveServer(u8),
+    /// A connection is given up.
+    TakeOldest,
     /// The oldest connection to a server makes room.
     TakeOldestOf(u32),
     /// Those to a server that were stored so long ago, or longer, are removed.
@@ -225,6 +227,19 @@ pub fn agree(limit: Limit, ops: impl IntoIterator<Item = Op>) {
                     rings.iter_mut().find_map(|ring| ring.take(number));
                 }
             }
+            Op::TakeOldest => {
+                let oldest = |ring: &ModelRing| ring.all().map(|s| s.stored_at).min();
+                let taken = pool.take_oldest().map(|conn| conn.number);
+                // Any server's may be the one: whose turn it is depends on when their entries were made.
+                let ring =
+                    taken.and_then(|it| rings.iter().position(|ring| ring.all().any(|s| s.number == it)));
+                assert_eq!(ring.is_some(), rings.iter().any(|ring| ring.len() > 0));
+                if let (Some(ring), Some(number)) = (ring, taken) {
+                    let age = rings[ring].all().find(|s| s.number == number).map(|s| s.stored_at);
+                    assert_eq!(age, oldest(&rings[ring]));
+                    rings[ring].take(number);
+                }
+            }
             Op::TakeOldestOf(server) => {
                 let of_server = |s: &&Stored| server < LIMITED && u32::from(s.key.0) == server;
                 let all = rings.iter().flat_map(ModelRing::all);
@@ -285,6 +300,7 @@ mod tests {
             1 => any::<u32>().prop_map(Op::RemoveStale),
             2 => (0usize..TIMEOUT).prop_map(Op::Expire),
             1 => (0..SERVERS).prop_map(Op::RemoveServer),
+            1 => Just(Op::TakeOldest),
             2 => (0..u32::from(SERVERS)).prop_map(Op::TakeOldestOf),
             1 => (0..SERVERS, 0usize..2 * TIMEOUT).prop_map(|(server, ago)| Op::RemoveOlder(server, ago)),
             1 => Just(Op::Reset),

@@ -28,6 +28,9 @@ pub(super) struct InRing;
 pub(super) trait Aging: Node<InRing> {
     /// Whether it would expire so soon that it should go first.
     fn about_to_expire(&self, now: Msec) -> bool;
+
+    /// When it was stored.
+    fn since(&self) -> Msec;
 }
 
 /// The connections that share one limit.
@@ -75,6 +78,18 @@ impl Ring {
             (oldest, Seat::Member)
         } else {
             (self.guest, Seat::Guest)
+        }
+    }
+
+    /// The connection that is idle for longest.
+    pub(super) fn oldest(&self, slots: &[impl Aging]) -> Link {
+        let member = self.members.oldest();
+        let since = |at: Link| slots.get(at as usize).map(Aging::since);
+        match (since(member), since(self.guest)) {
+            // The clock wraps around, so the sign of the difference tells which comes first.
+            (Some(member), Some(guest)) if (guest.wrapping_sub(member) as isize) < 0 => self.guest,
+            (None, _) => self.guest,
+            _ => member,
         }
     }
 

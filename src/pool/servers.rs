@@ -15,6 +15,8 @@ pub(super) struct Servers {
     buckets: Vec<List<InBucket>>,
     /// All servers without idle connections, and some that have got one since.
     vacant: List<Vacant>,
+    /// Whose turn it is to give up a connection.
+    turn: usize,
 }
 
 #[derive(Debug)]
@@ -69,11 +71,20 @@ impl Servers {
     pub(super) fn new(capacity: usize) -> Result<Self, TryReserveError> {
         let mut entries = Vec::new();
         entries.try_reserve_exact(capacity)?;
-        Ok(Self { entries, buckets: buckets(capacity)?, vacant: List::default() })
+        Ok(Self { entries, buckets: buckets(capacity)?, vacant: List::default(), turn: 0 })
     }
 
     pub(super) fn ring(&mut self, server: Link) -> &mut Ring {
         &mut self.entries[server as usize].ring
+    }
+
+    /// One server with idle connections after the other.
+    pub(super) fn next_with_idle(&mut self) -> Option<Link> {
+        let number = self.entries.len();
+        let mut others = (self.turn..number).chain(0..self.turn.min(number));
+        let at = others.find(|at| self.entries[*at].ring.len() > 0)?;
+        self.turn = at + 1;
+        Some(at as Link)
     }
 
     #[inline]

@@ -51,6 +51,10 @@ impl<C> Aging for Slot<C> {
         // The clock wraps around, so the sign of the difference tells which comes first.
         now.wrapping_sub(self.ripe) as isize >= 0
     }
+
+    fn since(&self) -> Msec {
+        self.since
+    }
 }
 
 impl<C> Default for Slot<C> {

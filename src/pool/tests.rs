@@ -16,11 +16,11 @@ fn gives_up_the_one_that_is_idle_for_longest() {
     let mut pool = pool(Limit::Total(3));
     assert_eq!(pool.take_oldest(), None);
     let (a, other): (Key, Key) = ((3, 0, 0, b""), (4, 0, 0, b""));
-    for (number, key, since) in [(1, a, Msec::MAX - 5), (2, other, Msec::MAX - 9), (3, a, 2)] {
+    for (number, key, since) in [(1, a, Msec::MAX - 9), (2, other, Msec::MAX - 5), (3, a, 2)] {
         put(&mut pool, key, number, true, since);
     }
     let mut oldest = || pool.take_oldest().map(|conn| conn.number);
-    assert_eq!([oldest(), oldest(), oldest(), oldest()], [Some(2), Some(1), Some(3), None]);
+    assert_eq!([oldest(), oldest(), oldest(), oldest()], [Some(1), Some(2), Some(3), None]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub fn target(data: &[u8]) {
 
 fn op(input: &mut Input<'_>) -> Op {
     let server = |input: &mut Input<'_>| input.below(SERVERS.into()) as u8;
-    match input.below(10) {
+    match input.below(11) {
         0 => Op::Put(key(input), false),
         1 => Op::Put(key(input), true),
         2 => Op::Checkout(key(input)),
@@ -30,6 +30,7 @@ fn op(input: &mut Input<'_>) -> Op {
         6 => Op::RemoveServer(server(input)),
         7 => Op::TakeOldestOf(server(input).into()),
         8 => Op::RemoveOlder(server(input), usize::from(input.byte()) * 6),
+        9 => Op::TakeOldest,
         _ => Op::Reset,
     }
 }
