@@ -11,17 +11,10 @@ check_builds() {
 
 # A bit more in ngx_connection_t, as Debian's 1.22.1 has: nginx's own check of version and signature does not see it.
 other_headers_are_refused() (
-    set -e
     local tree=$TEMP/other-headers said
-    mkdir -p "$tree"
-    cp -rL "$SOURCE_DIR/." "$tree/source"
-    cp -rL "$BUILD_DIR/." "$tree/objs"
-    sed -i 's/^\( *unsigned *\)idle:1;/\1one_bit_more:1;\n&/' "$tree/source/src/core/ngx_connection.h"
-    grep -q one_bit_more "$tree/source/src/core/ngx_connection.h"
-    # The makefile may name the folder that the headers are in.
-    sed -i "s|$SOURCE_DIR|$tree/source|g" "$tree/objs/Makefile"
+    copy_with_one_bit_more "$tree" || return 1
     SOURCE_DIR=$tree/source BUILD_DIR=$tree/objs
-    cargo_for other-headers build --release
+    cargo_for other-headers build --release || return 1
     printf '%s\n' "load_module $(target_dir other-headers)/release/lib$MODULE.so;" "pid $tree/pid;" \
         'events {}' 'http { upstream u { server 127.0.0.1:1; } }' >"$tree/nginx.conf"
     if said=$("$BINARY" -t -p "$tree" -e stderr -c "$tree/nginx.conf" 2>&1); then
@@ -32,35 +25,44 @@ other_headers_are_refused() (
     [[ $said == *'is not binary compatible'*'rebuild it'* ]]
 )
 
-# ./configure --add-dynamic-module; and --add-module, which must ask for an nginx without the stock module.
-own_build_works() (
-    set -e
-    local source tree=$TEMP/own
-    source=$(crate_source)
+copy_with_one_bit_more() {
+    local tree=$1 header=$1/source/src/core/ngx_connection.h
+    mkdir -p "$tree" &&
+        cp -rL "$SOURCE_DIR/." "$tree/source" &&
+        cp -rL "$BUILD_DIR/." "$tree/objs" &&
+        sed -i 's/^\( *unsigned *\)idle:1;/\1one_bit_more:1;\n&/' "$header" &&
+        grep -q one_bit_more "$header" &&
+        # The makefile may name the folder that the headers are in.
+        sed -i "s|$SOURCE_DIR|$tree/source|g" "$tree/objs/Makefile"
+}
 
-    cp -r "$source" "$tree"
-    cd "$tree"
-    own_build --add-dynamic-module="$ROOT"
-    own_build_serves "$tree/objs/$MODULE.so"
+# ./configure --add-dynamic-module; and --add-module, which must ask for an nginx without the stock module. (`set -e` would
+# do nothing here: who calls this asks for its status.)
+own_build_works() (
+    local source tree=$TEMP/own
+    source=$(crate_source) &&
+        cp -r "$source" "$tree" &&
+        cd "$tree" &&
+        own_build --add-dynamic-module="$ROOT" &&
+        own_build_serves "$tree/objs/$MODULE.so" || return 1
 
     if auto/configure --with-http_ssl_module --add-module="$ROOT"; then
         say "a static module beside the stock one is accepted"
         return 1
     fi
-    own_build --add-module="$ROOT" --without-http_upstream_keepalive_module
-    own_build_serves ''
-    own_build_is_ours
+    own_build --add-module="$ROOT" --without-http_upstream_keepalive_module &&
+        own_build_serves '' &&
+        own_build_is_ours
 )
 
 own_build() {
-    rm -rf objs
-    auto/configure --with-http_ssl_module "$@"
-    make -j "$(nproc)"
+    rm -rf objs &&
+        auto/configure --with-http_ssl_module "$@" &&
+        make -j "$(nproc)"
 }
 
 own_build_serves() (
-    cd "$ROOT"
-    mkdir -p "$tree/run/tmp"
+    cd "$ROOT" && mkdir -p "$tree/run/tmp" || return 1
     BINARY=$tree/objs/nginx
     suite_environment "$tree/run" ours \
         env TEST_NGINX_LOAD_MODULES="$1" prove t/high-values.t t/eviction.t t/tls.t
