@@ -41,9 +41,12 @@ for my $module (1, 0, 1, 1, 0, 1) {
     $nginx->configure(module => $module);
     my @old = $nginx->reload;
     ok wait_for { !grep { Keepalive::Nginx::is_alive($_) } @old }, 'the old workers are gone';
-    my $mapped = grep { is_mapped($_) } $nginx->workers;
-    is $mapped, $module ? 2 : 0, $module ? 'the line is there: both workers use the module' : 'the line is gone: none does';
-    is !!is_mapped($nginx->pid), !!$module, 'and so it is with the master';
+    SKIP: {
+        skip 'a module with sanitizers is not unloaded', 2 if is_sanitized() && !$module;
+        my $mapped = grep { is_mapped($_) } $nginx->workers;
+        is $mapped, $module ? 2 : 0, $module ? 'the line is there: both workers use the module' : 'the line is gone: none does';
+        is !!is_mapped($nginx->pid), !!$module, 'and so it is with the master';
+    }
     ok $load->wait_for_more(50), 'the load goes on';
 
     # Eight idle connections per worker serve it all, whichever module it is.

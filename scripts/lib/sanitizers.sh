@@ -10,6 +10,7 @@ choose_sanitized() {
 }
 
 note_sanitizer_needs() {
+    need "addr2line" binutils have addr2line
     need "the static libraries of gcc's sanitizers" gcc has_sanitizers
 }
 
@@ -29,8 +30,8 @@ provide_sanitized() {
 # project sets it, and on a nightly it is not needed. The module calls the runtime that is in nginx (external-clangrt).
 # There is no UndefinedBehaviorSanitizer for Rust: with debug assertions the code that the compiler makes from this crate looks
 # itself at arithmetic, at the alignment of pointers, and at what the standard library's unsafe functions ask for. The standard
-# library as it was compiled by others has neither. nginx unloads its modules before it exits, when leaks are yet to be named:
-# hence nodelete. `--target` keeps all this away from build scripts.
+# library as it was compiled by others has neither. nginx unloads its modules before it exits, and then leaks could not be
+# told by function: hence nodelete. `--target` keeps all this away from build scripts.
 build_sanitized_module() {
     local version=$1 host
     host=$(rustc -vV | sed -n 's/^host: //p')
@@ -48,7 +49,8 @@ build_sanitized_module() {
 sanitized_nginx() {
     local common="log_path=$1/reports/\$file:exitcode=0:abort_on_error=1:handle_abort=1:allocator_may_return_null=1"
     # The workers may run as somebody else.
-    mkdir -p -m 777 "$1/reports"
+    mkdir "$1/reports"
+    chmod 777 "$1/reports"
     cat >"$1/nginx" <<WRAPPER
 #!/bin/bash
 file=nginx

@@ -18,7 +18,7 @@ use Test::More ();
 use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(nginx_binary module_path is_ours version_at_least default_is_on
-    has_feature has_module_file free_port work_dir wait_for memory_of memory_is_below);
+    has_feature has_module_file free_port work_dir wait_for is_sanitized memory_of memory_is_below);
 
 my $binary  = find_program($ENV{TEST_NGINX_BINARY} || 'nginx');
 my $modules = $ENV{TEST_NGINX_LOAD_MODULES} || '';
@@ -85,6 +85,9 @@ sub has_module_file {
     return system("$binary -t -p $dir -c $config >/dev/null 2>&1") == 0 ? $path : undef;
 }
 
+# Whether nginx and the module were compiled with sanitizers (scripts/test --asan).
+sub is_sanitized { $ENV{TEST_NGINX_SANITIZED} ? 1 : 0 }
+
 # What a process has in memory, in kB.
 sub memory_of {
     my ($pid) = @_;
@@ -97,7 +100,7 @@ sub memory_is_below {
     my ($memory, $limit, $name) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     SKIP: {
-        Test::More::skip('the sanitizers need memory of their own', 1) if $ENV{TEST_NGINX_SANITIZED};
+        Test::More::skip('the sanitizers need memory of their own', 1) if is_sanitized();
         Test::More::cmp_ok($memory, '<', $limit, $name);
     }
 }
