@@ -51,6 +51,7 @@ END
         location /body/off { auth_subrequest_body 0; proxy_pass http://app; }
         @{[ $dav ? 'location /body/dav { client_body_in_file_only clean; dav_methods PUT; alias ' . work_dir() . '/; }' : '' ]}
         location /body/return { auth_subrequest /allow; proxy_pass http://app; }
+        location /body/unreadable { error_page 400 /body/error; proxy_pass http://app; }
         location /body/fastcgi { auth_subrequest /fastcgi-auth; proxy_pass http://app; }
     }
     location \@app { proxy_pass http://app; }
@@ -226,6 +227,15 @@ SKIP: {
     $upload->('/ten/piped', 11);
     my $logged = sub { open my $in, '<', $log or return ''; join '', <$in> };
     ok wait_for { $logged->() =~ m{^/ten/$_ 413 HTTP/2}m }, "HTTP/2, too large: $_" for qw(announced piped);
+}
+
+# A body that is no body: the page for it is elsewhere, where the body would be asked about again.
+for my $case (['at once', "\r\n\r\nno size"], ['later', '']) {
+    my ($when, $behind) = @$case;
+    my $request = $site->begin('/body/unreadable', 'status=204', method => 'POST', timeout => 3,
+        headers => ["Transfer-Encoding: chunked$behind"]);
+    $request->more("no size\r\n") if $when eq 'later';
+    is $request->finish->{status}, 400, "a body that cannot be read, $when: refused";
 }
 
 # FastCGI: the same in other words. ($request_method is always that of the client.)

@@ -27,6 +27,9 @@ use super::deny::deny;
 /// There is no memory.
 const FAILED: ngx_int_t = NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
 
+/// The body of the client cannot be read.
+const BAD_REQUEST: ngx_int_t = 400;
+
 const TOO_LARGE: ngx_int_t = 413;
 
 /// As `ngx_http_auth_request_handler()`, nginx calls it for requests of clients only, again and again until it is
@@ -47,7 +50,8 @@ fn step(r: Request, auth: &Auth, conf: &LocConf) -> ngx_int_t {
     match auth.stage.get() {
         Stage::New if conf.body > 0 && has_body(r) => read_body(r, auth, conf),
         Stage::New => ask(r, auth, conf, None),
-        Stage::Reading => NGX_DONE as ngx_int_t,
+        // nginx has given up, and this is the location of its error page: what nobody can be asked about is refused.
+        Stage::Reading => BAD_REQUEST,
         Stage::Read => match body_size(r) {
             size if size > conf.body as u64 => refuse(r, size),
             size => ask(r, auth, conf, Some(size)),
