@@ -23,11 +23,14 @@ my $nginx = Keepalive::Nginx->new(log_level => 'warn', main => "worker_rlimit_no
     'proxy_http_version 1.1; proxy_set_header Connection ""; keepalive_timeout 0;',
     (map { "upstream $_ { server $server; keepalive 64; keepalive_timeout 1h; }" } @pools),
     "server { listen 127.0.0.1:$port;",
-    (map { "location /$_ { proxy_pass http://$_; }" } @pools), '}')->start;
-$nginx->allow(qr/\(24: Too many open files\)/);
+    (map { "location /$_ { proxy_pass http://$_; }" } @pools),
+    'location /elsewhere { proxy_bind 192.0.2.1; proxy_pass http://p2; }', '}')->start;
+$nginx->allow(qr/\(24: Too many open files\)|bind\(192\.0\.2\.1\) failed/);
 my ($worker) = $nginx->workers;
 
 get($port, '/p1');
+is statuses(map { get($port, '/elsewhere') } 1 .. 3), '500 x 3', 'connections from an address that is not there';
+is $backend->stats->{open}, 1, 'are not what pools give up theirs for';
 $backend->drop;
 ok wait_for { $backend->stats->{open} == 0 }, 'the pools are empty';
 my $descriptors = $nginx->descriptors;

@@ -345,8 +345,7 @@ fn lose(
         (None, Some(_)) => Verdict::Tell(state, why_failed(kp, state, false).unwrap_or(End::Identity)),
         (_, None) => {
             if state == 0 {
-                // No server has refused it: there are no more connections or descriptors.
-                kp.upstream().give_up_one();
+                kp.upstream().yield_after_failure();
             }
             if unsent {
                 // The server has refused the connection at once, and has not got the request either.

@@ -4,8 +4,8 @@
 //! are idle, or have just come and not asked for anything yet. Those to servers are not among them, as they would be
 //! counted as clients that wait. So that no client has to go for an idle connection, the pools of the worker yield sooner,
 //! when no more than an eighth is left: one connection is closed for each that is stored, and as many as it takes for a
-//! request that needs a new one. And one is closed after a connection could not be opened though nobody refused it: as the
-//! limit of descriptors is reached, the next request gets what is closed.
+//! request that needs a new one. And one is closed after a connection could not be opened as the limit of descriptors is
+//! reached: the next request gets what is closed.
 
 use nginx_sys::ngx_cycle;
 
@@ -36,9 +36,17 @@ impl Upstream {
         }
     }
 
+    /// A connection could not be opened, and no server has refused it.
+    #[cold]
+    pub(super) fn yield_after_failure(&self) {
+        if is_short() || lacks_descriptors() {
+            self.give_up_one();
+        }
+    }
+
     /// Closes the connection that is idle for longest, here or in another pool of this worker. `false` if there is none.
     #[cold]
-    pub(super) fn give_up_one(&self) -> bool {
+    fn give_up_one(&self) -> bool {
         // SAFETY: the worker's cycle, set before any request.
         let cycle = unsafe { ngx_cycle };
         // SAFETY: as above.
@@ -61,4 +69,16 @@ fn is_short() -> bool {
     let left = unsafe { (*cycle).free_connection_n };
     // SAFETY: as above.
     left <= unsafe { (*cycle).connection_n } / 8
+}
+
+/// Whether the limit of descriptors is reached.
+fn lacks_descriptors() -> bool {
+    // SAFETY: takes no memory.
+    let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    if fd == -1 {
+        return true;
+    }
+    // SAFETY: opened above, and nobody else has it.
+    unsafe { libc::close(fd) };
+    false
 }
