@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::hint::black_box;
 
 /// Adds an element.
 pub fn push<T>(to: &mut Vec<T>, value: T) -> Option<()> {
@@ -44,7 +45,11 @@ pub const SPARE: usize = 4093;
 /// Whether there is memory for a few small things that cannot be asked for in a way that may fail: what was given back
 /// just now is what the C library serves them from.
 pub fn is_spare() -> bool {
-    Vec::<u8>::new().try_reserve_exact(SPARE).is_ok()
+    let mut spare = Vec::<u8>::new();
+    let is_there = spare.try_reserve_exact(SPARE).is_ok();
+    // The compiler may leave out memory that nobody looks at.
+    black_box(&spare);
+    is_there
 }
 
 /// A text that is written piece by piece. If there is no memory for one, it and all that follow are left out.

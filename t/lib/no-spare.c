@@ -1,0 +1,16 @@
+/* For LD_PRELOAD: there is no memory of the size that the module asks for before it makes what may not fail (src/memory.rs). */
+
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+
+void *malloc(size_t size)
+{
+    static void *(*next)(size_t);
+
+    if (next == NULL) {
+        next = dlsym(RTLD_NEXT, "malloc");
+    }
+
+    return size == 4093 ? NULL : next(size);
+}

@@ -1,0 +1,42 @@
+# What the master makes at its start in ways that cannot fail, it makes only if there is memory to spare: without, nothing is
+# counted, and requests are served.
+
+use strict;
+use warnings;
+
+use Test::More;
+
+use lib 't/lib';
+use Keepalive::Backend;
+use Keepalive::Client;
+use Keepalive::Nginx;
+use Keepalive::Queue;
+use Keepalive::Setup;
+
+plan skip_all => 'needs the module' unless is_ours();
+
+my $library = work_dir() . '/no-spare.so';
+plan skip_all => 'no C compiler' if system("cc -Wall -shared -fPIC -o $library t/lib/no-spare.c -ldl >$library.log 2>&1") != 0;
+my @within = ('env', "LD_PRELOAD=$library");
+plan skip_all => 'this nginx has a malloc() of its own' if system(join(' ', @within, nginx_binary(), '-v >/dev/null 2>&1')) != 0;
+
+my $backend = Keepalive::Backend->start;
+my $port = free_port();
+
+my $nginx = Keepalive::Nginx->new(within => \@within, http => <<"END")->start;
+upstream backend { server @{[ $backend->address ]}; keepalive 8; }
+server {
+    listen 127.0.0.1:$port;
+    location / { proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection ""; }
+    location = /status { keepalive_status; }
+}
+END
+$nginx->allow(qr/there is no memory to count in/);
+
+like $nginx->error_log, qr/\[crit\].* keepalive: there is no memory to count in \(12: Cannot allocate memory\)/, 'the log tells';
+is statuses(map { get($port, '/') } 1 .. 3), '200 x 3', 'requests are served';
+is $backend->stats->{accepted}, 1, 'by one connection';
+is get($port, '/status')->{status}, 503, 'there is nothing to show';
+
+$nginx->stop;
+done_testing;
