@@ -54,6 +54,10 @@ sub at_once {
 get($port, '/status?format=json') for 1, 2;
 my $descriptors = $nginx->descriptors;
 
+# Just enough for all: as nobody lacks anything, nothing is given up.
+is at_once('/a', 27), '200 x 27', 'more than seven eighths of all connections are in use' for 1 .. 10;
+cmp_ok $backend->stats->{accepted}, '<=', 30, 'and used again';
+
 for my $round (1 .. 3) {
     is at_once('/a', 25), '200 x 25', "round $round: 25 at a time";
     cmp_ok +(idle('a'))[0], '>=', 20, 'their connections are kept';

@@ -3,11 +3,12 @@
 //! When no more than a sixteenth of its connections is left, nginx closes what it calls reusable: those of clients that
 //! are idle, or have just come and not asked for anything yet. Those to servers are not among them, as they would be
 //! counted as clients that wait. So that no client has to go for an idle connection, the pools of the worker yield sooner,
-//! when no more than an eighth is left: one connection is closed for each that is stored, and as many as it takes for a
-//! request that needs a new one. And one is closed after a connection could not be opened as the limit of descriptors is
+//! when no more than an eighth is left: as many as it takes for a request that needs a new connection. And if nginx had to
+//! close clients in this second all the same, one for each connection that is stored. As long as nobody lacks anything,
+//! all of them can be in use. And one is closed after a connection could not be opened as the limit of descriptors is
 //! reached: the next request gets what is closed.
 
-use nginx_sys::ngx_cycle;
+use nginx_sys::{ngx_cached_time, ngx_cycle};
 
 use crate::metrics::End;
 
@@ -31,7 +32,7 @@ impl Upstream {
     /// A connection was stored.
     #[inline]
     pub(super) fn yield_to_clients(&self) {
-        if is_short() {
+        if is_short() && closes_clients() {
             self.give_up_one();
         }
     }
@@ -69,6 +70,18 @@ fn is_short() -> bool {
     let left = unsafe { (*cycle).free_connection_n };
     // SAFETY: as above.
     left <= unsafe { (*cycle).connection_n } / 8
+}
+
+/// Whether nginx had to close clients in this second.
+fn closes_clients() -> bool {
+    // SAFETY: the worker's cycle, set before any request.
+    let cycle = unsafe { ngx_cycle };
+    // SAFETY: as above; reads one field.
+    let last = unsafe { (*cycle).connections_reuse_time };
+    // SAFETY: nginx's clock, a global set before any request.
+    let now = unsafe { ngx_cached_time };
+    // SAFETY: as above; points into nginx's own array of times.
+    last == unsafe { (*now).sec }
 }
 
 /// Whether the limit of descriptors is reached.
