@@ -70,7 +70,7 @@ my @post = (method => 'POST', body => 'x');
 my @ends = (
     ['the server closes', 'pool', '', sub { $backend->control('/drop?listener=0') }],
     ['the server resets', 'pool', '', sub { $backend->control('/drop?how=reset&listener=0') }],
-    ['the server says something', 'pool', 'fault=extra&after=50', sub { sleep 0.1 }],
+    ['the server says something', 'pool', 'fault=extra&after=500', sub { sleep 0.6 }],
     ['keepalive_timeout', 'brief', '', sub { sleep 0.6 }],
     ['keepalive_requests', 'once', '', sub {}],
     ['right behind the answer', 'pool', 'fault=close', sub { sleep 0.05 }],
