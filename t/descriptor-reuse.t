@@ -20,7 +20,7 @@ my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
 proxy_http_version 1.1;
 proxy_set_header Connection "";
 upstream pool  { $servers keepalive 4; }
-upstream brief { $servers keepalive 4; keepalive_timeout 400ms; }
+upstream brief { $servers keepalive 4; keepalive_timeout 2s; }
 upstream tight { $servers keepalive 1; }
 upstream once  { $servers keepalive 4; keepalive_requests 1; }
 server {
@@ -71,7 +71,7 @@ my @ends = (
     ['the server closes', 'pool', '', sub { $backend->control('/drop?listener=0') }],
     ['the server resets', 'pool', '', sub { $backend->control('/drop?how=reset&listener=0') }],
     ['the server says something', 'pool', 'fault=extra&after=500', sub { sleep 0.6 }],
-    ['keepalive_timeout', 'brief', '', sub { sleep 0.6 }],
+    ['keepalive_timeout', 'brief', '', sub { sleep 1.5 }],
     ['keepalive_requests', 'once', '', sub {}],
     ['right behind the answer', 'pool', 'fault=close', sub { sleep 0.05 }],
     ['evicted', 'tight', '', sub {}],

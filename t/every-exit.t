@@ -111,7 +111,7 @@ my @exits = (
         'header=Connection:close', 'header=Connection:close&stay=1', 'len=1000000', 'fault=extra', 'fault=close', 'fault=reset'),
     # The next request must not come before it.
     ['a foreign answer behind its own', sub { my $got = status_of('/one?fault=extra&after=10'); sleep 0.05; $got }, 200],
-    ['an interim answer', sub { status_of('/one?interim=103&len=1') }, qr/^\d+$/],
+    ['an interim answer', sub { status_of('/one?interim=103&len=1', timeout => 1) }, qr/^\d+$/],
     ['HEAD', sub { status_of('/one', method => 'HEAD') }, 200],
     ['POST', sub { status_of('/one', @post) }, 200],
     ['a request of HTTP/1.0', sub { status_of('/old') }, 200],
@@ -129,7 +129,7 @@ my @exits = (
     ['half a header in time', sub { status_of('/brief?fault=hang&at=header') }, 504],
     ['half a body in time', sub { status_of('/brief?len=1000&fault=hang&at=body') }, 200],
     ['a body that is not taken in time', sub { status_of('/brief?early=1&delay=800', @huge) }, 504],
-    ['garbage', sub { status_of('/one?raw=no%20HTTP%20at%20all%0D%0A%0D%0A') }, qr/^\d+$/],
+    ['garbage', sub { status_of('/one?raw=no%20HTTP%20at%20all%0D%0A%0D%0A', timeout => 1) }, qr/^\d+$/],
     ['a header that is too big', sub { status_of('/one?fill=30000&status=204') }, 502],
     ['a tunnel', \&tunnel, 101],
     ['X-Accel-Redirect', sub { status_of('/one?header=X-Accel-Redirect:/page&len=100') }, 200],
