@@ -274,6 +274,23 @@ for my $first (grep { $_ % 16 == 0 || $_ > $number - 8 } 1 .. $number) {
 is join("\n", @wrong), '', "reload: some of $number allocations fail";
 $nginx->stop;
 
+# A worker that takes the place of one that was killed: it may count nothing, but of the other one nothing stays.
+$nginx = Keepalive::Nginx->new(http => $http)->start;
+$nginx->allow(qr/malloc\(\) failed, as a test wants it|no memory|exited on signal 9|keepalive: other workers/);
+$status = Keepalive::Status->new($port);
+drop();
+get($port, '/pool');
+is $status->json->{upstreams}{pool}{keepalive}, 1, 'an idle connection';
+($before) = $nginx->workers;
+set_order(1, $FOR_EVER);
+kill KILL => $before;
+ok wait_for { my @workers = $nginx->workers; @workers == 1 && $workers[0] != $before && $nginx->error_log =~ /no memory to count in/ },
+    'another worker comes, and has no memory to count in';
+set_order(0, 0);
+is get($port, '/pool')->{status}, 200, 'it serves';
+is $status->json->{upstreams}{pool}{keepalive}, 0, 'the idle connection of the one before is gone';
+$nginx->stop;
+
 my $reload_at;
 sub log_since_reload { $reload_at = length $nginx->error_log }
 # The master has read the configuration, and refused it: the present worker stays.

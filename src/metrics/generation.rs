@@ -94,10 +94,12 @@ impl Generation {
         if worker >= own.workers {
             return None;
         }
+        let (mut records, mut auth) = (Vec::new(), Vec::new());
+        records.try_reserve_exact(own.places.len()).ok()?;
+        auth.try_reserve_exact(own.plan.auth.len()).ok()?;
+        // From here on this is the column of a process that lives: nothing of it is left out as of one that has gone.
         let before = own.words[own.plan.process(worker)].swap(process, SeqCst);
         let column = own.column(worker);
-        let mut records = Vec::new();
-        records.try_reserve_exact(own.places.len()).ok()?;
         let upstreams = own.plan.upstreams.iter().zip(&own.places).enumerate();
         records.extend(upstreams.map(|(number, (upstream, (at, size)))| {
             let words = &column[*at..at + size];
@@ -107,8 +109,6 @@ impl Generation {
             }
             Records::new(own.clone(), number, words)
         }));
-        let mut auth = Vec::new();
-        auth.try_reserve_exact(own.plan.auth.len()).ok()?;
         let words = column[own.plan.first_auth()..].chunks_exact(OF_AUTH).take(own.plan.auth.len());
         auth.extend(words.filter_map(|words| words.first_chunk().map(AuthMeter)));
         Some(Worker { upstreams: records, auth })
