@@ -86,8 +86,9 @@ pub struct Put<C> {
     pub evicted: Option<C>,
 }
 
-/// Idle connections `C`. Every operation but those for removed servers costs the same at one and at
-/// thousands of connections, and none allocates: memory is reserved by [`IdlePool::new`].
+/// Idle connections `C`. Every operation costs the same at one and at thousands of connections, but for
+/// [`IdlePool::take_oldest`] and those for removed servers, which look at all of them. None allocates: memory is reserved by
+/// [`IdlePool::new`].
 #[derive(Debug)]
 pub struct IdlePool<C> {
     limit: Limit,
