@@ -248,6 +248,20 @@ set_order(0, 0);
 is join("\n", @wrong), '', "nginx -t: $number allocations, each may fail";
 note join ', ', map { 'status ' . ($_ >> 8) . ': ' . $seen{$_} } sort keys %seen;
 
+# What is made of many upstreams uses up what was to spare before.
+$tested = Keepalive::Nginx->new(http => join "\n", map { "upstream u$_ { server 127.0.0.1:$nobody; keepalive 2; }" } 1 .. 100);
+set_order(0, 0);
+$tested->test;
+($number) = counted();
+@wrong = ();
+for my $first ($number - 20 .. $number) {
+    set_order($first, $first);
+    my $said = `@{[ $tested->command('test.log') ]} -t 2>&1`;
+    push @wrong, "allocation $first: exit status $?: $said" if $? != 0 && $? != 256;
+}
+set_order(0, 0);
+is join("\n", @wrong), '', "nginx -t of 100 upstreams: the last of $number allocations";
+
 # A reload: the workers that are there serve on, whatever becomes of the new ones.
 $nginx = Keepalive::Nginx->new(http => $http)->start;
 $nginx->allow(qr/malloc\(\) failed, as a test wants it|no memory|max_conns|keepalive: other workers/);

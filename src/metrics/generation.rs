@@ -8,7 +8,7 @@ use std::sync::atomic::{
 };
 use std::sync::Arc;
 
-use crate::memory::{collect, push};
+use crate::memory::{collect, is_spare, push};
 
 use super::index::Index;
 use super::plan::{Plan, Server, GONE, OTHER, QUEUE, SERVERS};
@@ -70,6 +70,10 @@ impl Generation {
         let mut indexes = Vec::new();
         for upstream in &plan.upstreams {
             push(&mut indexes, Index::new(&upstream.servers)?)?;
+        }
+        // What was to spare before may be used up by now.
+        if !is_spare() {
+            return None;
         }
         let own = Arc::new(Memory { plan, places, indexes, workers, words, _owner: owner });
         let mut past = Vec::new();
