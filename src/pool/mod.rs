@@ -86,9 +86,8 @@ pub struct Put<C> {
     pub evicted: Option<C>,
 }
 
-/// Idle connections `C`. Every operation costs the same at one and at thousands of connections, but for
-/// [`IdlePool::take_oldest`] and those for removed servers, which look at all of them. None allocates: memory is reserved by
-/// [`IdlePool::new`].
+/// Idle connections `C`. Every operation costs the same at one and at thousands of connections, but for those for removed
+/// servers, which look at all of them. None allocates: memory is reserved by [`IdlePool::new`].
 #[derive(Debug)]
 pub struct IdlePool<C> {
     limit: Limit,
@@ -218,7 +217,8 @@ impl<C: Connection> IdlePool<C> {
         self.release(self.limited.get(server as usize)?.oldest())
     }
 
-    /// Takes out the connection that is idle for longest; with [`Limit::PerServer`] that of one server after the other.
+    /// Takes out the connection that is idle for longest; with [`Limit::PerServer`] that of one server after the other,
+    /// for which it may look at all servers, which are [`MAX_SERVERS`] at most.
     pub fn take_oldest(&mut self) -> Option<C> {
         let ring = match self.limit {
             Limit::Total(_) => &self.total,
