@@ -165,10 +165,11 @@ pub(super) fn store(
         }
         #[cfg(not(nginx_resolve))]
         let _ = generation;
-        upstream.yield_to_clients();
     }
     if let Some(evicted) = evicted {
         upstream.close(evicted, End::Evicted);
+    } else {
+        upstream.yield_to_clients();
     }
     place.map(|_| ()).ok_or(End::Evicted)
 }

@@ -8,11 +8,12 @@
 //! all of them can be in use. And one is closed after a connection could not be opened as the limit of descriptors is
 //! reached: the next request gets what is closed.
 
-use nginx_sys::{ngx_cached_time, ngx_cycle};
+use nginx_sys::{ngx_cached_time, ngx_cycle, ngx_cycle_t};
 
 use crate::metrics::End;
 
 use super::main_conf::MainConf;
+use super::module::module;
 use super::upstream::Upstream;
 
 /// A connection whose server limits them may stay for a while after it was closed.
@@ -50,8 +51,8 @@ impl Upstream {
     fn give_up_one(&self) -> bool {
         // SAFETY: the worker's cycle, set before any request.
         let cycle = unsafe { ngx_cycle };
-        // SAFETY: as above.
-        let main = unsafe { MainConf::of_cycle(cycle) };
+        // SAFETY: as above. Without master process it may be one whose configuration does not load the module any more.
+        let main = is_in(cycle).then(|| unsafe { MainConf::of_cycle(cycle) }).flatten();
         self.give_up_own() || main.is_some_and(|main| main.zone.any_upstream(Self::give_up_own))
     }
 
@@ -59,6 +60,18 @@ impl Upstream {
         let oldest = self.idle.with(|idle| idle.take_oldest()).flatten();
         oldest.map(|idle| self.close(idle, End::Evicted)).is_some()
     }
+}
+
+/// Whether a cycle has this module.
+fn is_in(cycle: *mut ngx_cycle_t) -> bool {
+    let module = module();
+    // SAFETY: nginx's list of all modules of a cycle, which ends with a null.
+    let modules = unsafe { (*cycle).modules };
+    // SAFETY: as above; reads one field.
+    let number = unsafe { (*cycle).modules_n };
+    // SAFETY: so many are in it, and it is not changed any more.
+    let modules = unsafe { std::slice::from_raw_parts(modules, number) };
+    modules.iter().any(|other| std::ptr::eq(*other, module))
 }
 
 /// Whether few connections are left.
