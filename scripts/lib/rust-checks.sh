@@ -20,7 +20,8 @@ check_rust() {
     check_once "cargo clippy, core only" cargo clippy --workspace --all-targets --no-default-features -- -D warnings
     unit_tests "unit tests of the core" --no-default-features
     unit_tests "tests of backend and soak" -p backend -p soak
-    check_fuzz_seeds
+    # They are built anew for that.
+    [[ $QUICK == yes ]] || check_fuzz_seeds
 }
 
 # check_once NAME COMMAND..: a check that passes or fails as a whole.
