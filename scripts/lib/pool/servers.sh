@@ -2,7 +2,7 @@
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
 # connections N: worker_connections for N sockets. nginx closes idle clients when less than a sixteenth is free.
-connections() { echo $(($1 + $1 / 8 + 100)); }
+connections() { echo $(($1 + $1 / 4 + 100)); }
 
 # peer_addresses: one line for each peer. They differ by address and share one port, as no machine has ten thousand
 # ports in a row to spare.
