@@ -61,10 +61,13 @@ ok +($nginx->test)[0], 'nginx -t takes the new file';
 reload($line);
 all_map($original, 'after a reload nginx has the old one');
 
-reload('');
-ok wait_for { !mapped($nginx->pid) }, 'a reload without the line: none';
-reload($line);
-all_map($new, 'and with the line again: the new one');
+SKIP: {
+    skip 'sanitizers need the file until the end, to name its functions', 2 if is_sanitized();
+    reload('');
+    ok wait_for { !mapped($nginx->pid) }, 'a reload without the line: none';
+    reload($line);
+    all_map($new, 'and with the line again: the new one');
+}
 
 $new = replace();
 my $old_master = $nginx->pid;
