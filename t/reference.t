@@ -162,8 +162,10 @@ server {
 END
 $nginx->start;
 get($port, $_) for ('/') x 3, '/?header=Connection:close';
+# What was closed is counted a moment later.
+my $metrics;
+wait_for { ($metrics = get($port, '/status?format=prometheus')->{body}) =~ /not_stored_total\{/ };
 my $json = JSON::PP::decode_json(get($port, '/status?format=json')->{body});
-my $metrics = get($port, '/status?format=prometheus')->{body};
 $nginx->stop;
 
 # Each metric as README has it: its type, its labels, and the values that are given for them.
