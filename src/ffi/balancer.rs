@@ -230,17 +230,19 @@ impl Servers {
     /// What there is to be told of the server at an address, besides the address. `None` if there is no memory.
     #[cfg(nginx_resolve)]
     pub(super) fn describe(self, address: &[u8]) -> Option<Server> {
-        let mut is_told = true;
         let mut found = Server { max_conns: self.limit(address), ..Server::default() };
+        let (mut is_found, mut is_told) = (false, true);
         for (list, is_backup) in self.lists().zip([false, true]) {
             list.each_here(false, |server, _| {
                 // SAFETY: shown under the lock of its list; a copy, as others may count meanwhile.
                 let server = &unsafe { server.read() };
-                if found.name.is_empty() && address_of(server) == address {
-                    let name = readable(bytes(server.server)).unwrap_or_default();
-                    is_told = !name.is_empty();
-                    (found.name, found.backup, found.down) = (name, is_backup, server.down != 0);
+                if is_found || address_of(server) != address {
+                    return;
                 }
+                let name = readable(bytes(server.server));
+                (is_found, is_told) = (true, name.is_some());
+                (found.name, found.backup, found.down) =
+                    (name.unwrap_or_default(), is_backup, server.down != 0);
             });
         }
         is_told.then_some(found)

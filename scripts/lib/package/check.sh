@@ -23,15 +23,16 @@ package_check_obstacle() {
     fi
 }
 
-check_package() {
-    local name="the Debian package" why
-    why=$(package_check_obstacle)
-    if [[ -n $why ]]; then
-        step "skipped: $name: $why"
-        add_result "$name" "" 0 0 1 "$why"
-        return
+check_package() { check_unless "$(package_check_obstacle)" "the Debian package" package_lives; }
+
+# check_unless WHY NAME COMMAND: skips the check if there is a reason to.
+check_unless() {
+    if [[ -n $1 ]]; then
+        step "skipped: $2: $1"
+        add_result "$2" "" 0 0 1 "$1"
+    else
+        check_once "$2" "$3"
     fi
-    check_once "$name" package_lives
 }
 
 package_lives() {

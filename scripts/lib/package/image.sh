@@ -3,19 +3,14 @@
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
 check_image() {
-    local name="the container image and the tarball" why
+    local why
     why=$(package_check_obstacle)
     if [[ -z $why ]] && ! load_version crate; then
         why="no source of nginx: $REASON"
     elif [[ -z $why && ! -d ${RUSTUP_HOME:-$HOME/.rustup}/toolchains ]]; then
         why="cargo is not rustup's"
     fi
-    if [[ -n $why ]]; then
-        step "skipped: $name: $why"
-        add_result "$name" "" 0 0 1 "$why"
-        return
-    fi
-    check_once "$name" image_serves
+    check_unless "$why" "the container image and the tarball" image_serves
 }
 
 image_serves() {
