@@ -14,6 +14,7 @@ use Keepalive::Load;
 use Keepalive::Nginx;
 use Keepalive::Queue;
 use Keepalive::Setup;
+use Keepalive::Status;
 
 plan skip_all => 'needs the module' unless is_ours();
 
@@ -54,11 +55,17 @@ for my $keepalive ('', 'keepalive 4;') {
 # The longest wait first. With one connection at a time, the order is told by the connections and their requests.
 for my $keepalive ('', 'keepalive 1;') {
     my $title = $keepalive ? 'order' : 'order, no pool';
-    my $nginx = workers_nginx(4, { u => "zone u 64k; $limited max_conns=1; $keepalive queue 100 timeout=20s;" });
+    my $nginx = workers_nginx(4, { u => "zone u 64k; $limited max_conns=1; $keepalive queue 100 timeout=20s;" },
+        locations => 'location = /status { keepalive_status; }');
+    my $status = Keepalive::Status->new($port);
     my $held = begin($port, '/u?fault=hang&at=start');
     ok wait_for { $backend->stats->{requests} == 1 }, "$title: the server is held";
-    my @waiting = map { sleep 0.06; begin($port, "/u?n=$_") } 1 .. 40;
-    sleep 0.1;
+    # Each begins to wait before the next one is sent.
+    my @waiting;
+    for my $number (1 .. 40) {
+        push @waiting, begin($port, "/u?n=$number");
+        wait_for { $status->json->{upstreams}{u}{queue}{size} == $number } or diag "$title: $number do not wait";
+    }
     $held->abort;
     my @answers = map { $_->finish } @waiting;
     is statuses(@answers), '200 x 40', "$title: all are answered";

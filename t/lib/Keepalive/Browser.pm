@@ -132,7 +132,7 @@ sub requests {
     my ($self) = @_;
     my @events = map { $json->decode(_bytes($_->{message}))->{message} } @{ $self->command('/se/log', { type => 'performance' }) };
     my @requests = map { $_->{params}{request} } grep { $_->{method} eq 'Network.requestWillBeSent' } @events;
-    return map { "$_->{method} $_->{url}" } grep { $_->{url} !~ /^(?:data|chrome):/ } @requests;
+    return map { "$_->{method} $_->{url}" } grep { $_->{url} !~ /^(?:data|chrome(?:-\w+)?):/ } @requests;
 }
 
 sub _bytes { my ($text) = @_; utf8::encode($text); return $text }
