@@ -13,7 +13,7 @@ use crate::list::{Link, List, Neighbours, Node, NONE};
 pub const MAX_WAITERS: usize = NONE as usize - 1;
 
 /// Waiters `W` in the order in which they came. Every operation costs the same at one and at
-/// thousands of waiters, and none allocates: memory is reserved by [`WaitQueue::new`].
+/// thousands of waiters. Only one allocates: the first that waits reserves the memory of all places.
 #[derive(Debug)]
 pub struct WaitQueue<W> {
     capacity: usize,
@@ -59,15 +59,19 @@ impl<W> Node<Waiting> for Place<W> {
 }
 
 impl<W: Copy> WaitQueue<W> {
-    /// An empty queue for at most `capacity` waiters.
+    /// An empty queue for at most `capacity` waiters, without memory.
+    pub fn new(capacity: usize) -> Self {
+        let capacity = capacity.min(MAX_WAITERS);
+        Self { capacity, places: Vec::new(), waiting: List::default(), free: List::default(), len: 0 }
+    }
+
+    /// Reserves the memory of a full queue, as the first one that waits does.
     ///
     /// # Errors
-    /// When the memory cannot be had.
-    pub fn new(capacity: usize) -> Result<Self, TryReserveError> {
-        let capacity = capacity.min(MAX_WAITERS);
-        let mut places = Vec::new();
-        places.try_reserve_exact(capacity)?;
-        Ok(Self { capacity, places, waiting: List::default(), free: List::default(), len: 0 })
+    /// When it cannot be had.
+    #[cold]
+    pub fn reserve(&mut self) -> Result<(), TryReserveError> {
+        self.places.try_reserve_exact(self.capacity - self.places.len())
     }
 
     /// How many wait.
@@ -80,7 +84,7 @@ impl<W: Copy> WaitQueue<W> {
         self.len == 0
     }
 
-    /// Puts one at the end; `None` if the queue is full.
+    /// Puts one at the end; `None` if the queue is full, or there is no memory for it.
     pub fn push(&mut self, who: W, since: Msec) -> Option<Ticket> {
         let at = self.free_place()?;
         let place = &mut self.places[at as usize];
@@ -125,6 +129,9 @@ impl<W: Copy> WaitQueue<W> {
             self.free.unlink(&mut self.places, at);
             return Some(at);
         }
+        if self.places.capacity() == 0 && self.reserve().is_err() {
+            return None;
+        }
         // Within what was reserved, so that nothing is allocated.
         (self.places.len() < self.capacity).then(|| {
             self.places.push(Place { waiter: None, version: 0, links: Neighbours::default() });
@@ -140,7 +147,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn queue(capacity: usize) -> WaitQueue<u32> {
-        WaitQueue::new(capacity).unwrap()
+        WaitQueue::new(capacity)
     }
 
     #[test]
@@ -176,6 +183,12 @@ mod tests {
         assert_eq!(queue.behind(old), None);
         assert_eq!(queue.remove(new), Some(2));
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn nobody_waits_where_no_memory_can_hold_the_queue() {
+        let mut queue = queue(MAX_WAITERS);
+        assert_eq!((queue.push(1, 0), queue.first(), queue.len()), (None, None, 0));
     }
 
     proptest! {

@@ -45,10 +45,11 @@ impl Drop for Session {
 }
 
 impl Sessions {
-    /// For an upstream with so many addresses; `None` if there is no memory.
-    pub(super) fn new(addresses: usize) -> Option<Self> {
+    /// For an upstream with so many addresses. A worker reserves the memory when it keeps the first session; if there
+    /// is none, it keeps none.
+    pub(super) fn new(addresses: usize) -> Self {
         let capacity = addresses.saturating_mul(PER_ADDRESS).max(CAPACITY);
-        IdlePool::new(Limit::Total(capacity), 0).ok().map(Guarded::new).map(Self)
+        Self(Guarded::new(IdlePool::new(Limit::Total(capacity), 0)))
     }
 
     /// Gives a connection that is about to shake hands the session that fits, if there is one.

@@ -24,14 +24,14 @@ use super::counts::Counts;
 use super::guard::{guard, log_panics, Guarded};
 use super::headers::bytes;
 use super::main_conf::MainConf;
-use super::memory::{allocate, place_in_pool};
+use super::memory::place_in_pool;
 use super::peer::init_keepalive_peer;
 #[cfg(nginx_resolve)]
 use super::resolve::Watch;
 #[cfg(ngx_feature = "http_ssl")]
 use super::session::Sessions;
 use super::stock::{InTheWay, Stock};
-use super::upstream::Upstream;
+use super::upstream::{Idle, Upstream};
 use super::variables;
 use super::wait::Waits;
 use super::zone::Told;
@@ -260,6 +260,8 @@ fn make(
     let numbers = servers.ledger_size().map_or(0, Ledger::numbers);
     // Without `keepalive` the pool stays empty.
     let size = limit.unwrap_or(Limit::Total(1));
+    // Only workers need it, and not before a connection is stored: this is to know that it can be had.
+    IdlePool::<Idle>::new(size, numbers).reserve().ok()?;
     // SAFETY: our callers pass the configuration being read.
     let pool = unsafe { (*cf).pool };
     // SAFETY: an explicit upstream, and its balancer has set the hook.
@@ -276,11 +278,11 @@ fn make(
         #[cfg(nginx_resolve)]
         // SAFETY: of the cycle in whose pool the upstream comes to lie.
         watch: servers.changing.then(|| unsafe { Watch::new(us) }),
-        idle: Guarded::new(IdlePool::new(size, numbers).ok()?),
+        idle: Guarded::new(IdlePool::new(size, numbers)),
         #[cfg(ngx_feature = "http_ssl")]
-        sessions: Sessions::new(servers.addresses.len())?,
-        // SAFETY: the new cycle's pool, in which the upstream comes to lie.
-        places: unsafe { allocate(pool, size.capacity()) }?,
+        sessions: Sessions::new(servers.addresses.len()),
+        pool: NonNull::new(pool)?,
+        places: Cell::new(None),
         counts: Counts::new(),
         waits,
         number: Cell::new(0),

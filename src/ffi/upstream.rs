@@ -4,7 +4,7 @@ use std::cell::{Cell, OnceCell};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t};
+use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ngx_pool_t};
 
 use crate::directive::KeepaliveDrain;
 use crate::ledger::Server;
@@ -17,6 +17,7 @@ use super::conn::Conn;
 use super::counts::Counts;
 use super::guard::Guarded;
 use super::idle;
+use super::memory::allocate;
 #[cfg(nginx_resolve)]
 use super::resolve::Watch;
 #[cfg(ngx_feature = "http_ssl")]
@@ -44,8 +45,11 @@ pub(crate) struct Upstream {
     pub(super) idle: Guarded<IdlePool<Idle>>,
     #[cfg(ngx_feature = "http_ssl")]
     pub(super) sessions: Sessions,
-    /// One for each slot of the pool, in memory that lives as long; written when the slot is filled.
-    pub(super) places: NonNull<MaybeUninit<Place>>,
+    /// That of the cycle in which it lies.
+    pub(super) pool: NonNull<ngx_pool_t>,
+    /// One for each slot of the pool, in memory that lives as long as this; written when the slot is filled. The worker
+    /// has it from the first connection on that is stored.
+    pub(super) places: Cell<Option<NonNull<MaybeUninit<Place>>>>,
     pub(super) counts: Counts,
     pub(super) waits: Waits,
     /// Its number among those that are counted.
@@ -118,10 +122,13 @@ impl Upstream {
     /// Stores a connection that was opened for what is wanted.
     #[inline]
     pub(crate) fn store(&self, wanted: &Wanted<'_>, offer: Offer<Idle>) -> Stored {
+        let Some(places) = self.places.get().or_else(|| self.make_places()) else {
+            return Stored { place: None, evicted: None };
+        };
         let Some(put) = self.idle.with(|idle| idle.put(wanted, offer)) else {
             return Stored { place: None, evicted: None };
         };
-        Stored { place: put.stored.ok().map(|slot| self.place(slot)), evicted: put.evicted }
+        Stored { place: put.stored.ok().map(|slot| self.place(places, slot)), evicted: put.evicted }
     }
 
     /// Takes the oldest idle connection to a server.
@@ -174,9 +181,18 @@ impl Upstream {
         self.idle.with(|idle| idle.is_empty()).unwrap_or(true)
     }
 
-    fn place(&self, slot: u32) -> NonNull<Place> {
-        // SAFETY: a slot's number is below the capacity, for which there are places.
-        let mut place = unsafe { self.places.add(slot as usize) };
+    /// For the first connection that this worker stores here. `None` if there is no memory: it is not stored.
+    #[cold]
+    fn make_places(&self) -> Option<NonNull<MaybeUninit<Place>>> {
+        let slots = self.idle.with(|idle| idle.capacity())?;
+        // SAFETY: of the cycle in which the upstream lies, which is alive while it is used.
+        self.places.set(unsafe { allocate(self.pool.as_ptr(), slots) });
+        self.places.get()
+    }
+
+    fn place(&self, places: NonNull<MaybeUninit<Place>>, slot: u32) -> NonNull<Place> {
+        // SAFETY: a slot's number is below the capacity, for which `make_places` has made places.
+        let mut place = unsafe { places.add(slot as usize) };
         // SAFETY: the memory is ours, and only the connection in this slot points at it.
         let place = unsafe { place.as_mut() };
         NonNull::from(place.write(Place { upstream: NonNull::from(self), slot }))

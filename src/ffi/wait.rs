@@ -46,10 +46,14 @@ pub(super) type Line = Guarded<WaitQueue<NonNull<Waiter>>>;
 pub(super) const INTERVAL: Msec = 1000;
 
 impl Waits {
-    /// At most `parked` requests can have a server; `None` if there is no memory.
+    /// At most `parked` requests can have a server; `None` if there would be no memory for as many as may wait.
     pub(super) fn new(directive: Option<Queue>, parked: usize) -> Option<Self> {
         let number = directive.map_or(0, |queue| queue.number);
-        let line = |capacity| WaitQueue::new(capacity).ok().map(Guarded::new);
+        let line = |capacity| {
+            // Only workers need it, and not before somebody waits: this is to know that it can be had.
+            WaitQueue::<NonNull<Waiter>>::new(capacity).reserve().ok()?;
+            Some(Guarded::new(WaitQueue::new(capacity)))
+        };
         Some(Self {
             directive,
             queue: line(number)?,

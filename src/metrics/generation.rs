@@ -177,20 +177,26 @@ impl Memory {
                     Target::Other => &words[OTHER..],
                     Target::Gone => &words[GONE..],
                 };
-                to.iter().zip(numbers).for_each(|(to, from)| add(to, *from));
+                add_all(to, numbers);
             };
             each_server(&past.memory, &[], *number, targets, (self, this), &mut each);
             let mut queue = [0; OF_QUEUE];
             add_queue(&past.memory, &[], *number, &mut queue);
-            words[QUEUE..].iter().zip(queue).for_each(|(to, from)| add(to, from));
+            add_all(&words[QUEUE..], &queue);
         }
         let auth = column[self.plan.first_auth()..].chunks_exact(OF_AUTH);
         for (words, number) in auth.zip(&past.auth) {
             let mut counts = [0; OF_AUTH];
             number.iter().for_each(|number| add_auth(&past.memory, *number, &mut counts));
-            words.iter().zip(counts).for_each(|(to, from)| add(to, from));
+            add_all(words, &counts);
         }
     }
+}
+
+/// Adds what there is: memory in which nothing is counted yet is not touched, and costs nothing.
+fn add_all(to: &[AtomicU64], numbers: &[u64]) {
+    let numbers = to.iter().zip(numbers).filter(|(_, from)| **from != 0);
+    numbers.for_each(|(to, from)| add(to, *from));
 }
 
 impl Past {

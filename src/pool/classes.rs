@@ -10,7 +10,7 @@ use crate::list::{Link, List, Neighbours, Node, NONE};
 /// A fixed number of classes. A plain one stays when its last connection goes, until its entry is
 /// needed for another: so the usual way of a connection, out of the pool and back, changes nothing
 /// here. One with an identity goes with its last connection, as that holds the identity.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Classes {
     entries: Vec<Class>,
     buckets: Vec<List<InBucket>>,
@@ -117,7 +117,8 @@ impl Classes {
     #[inline(always)]
     pub(super) fn find(&self, wanted: &Wanted<'_>, same_identity: impl Fn(Link) -> bool) -> Option<Link> {
         let hash = wanted.hash();
-        let mut at = self.buckets[self.bucket(hash)].newest();
+        // Before any is stored there are no buckets.
+        let mut at = self.buckets.get(self.bucket(hash))?.newest();
         while let Some(class) = self.entries.get(at as usize) {
             if class.hash == hash
                 && class.leads_to(wanted)
@@ -220,7 +221,7 @@ impl Classes {
     }
 
     fn bucket(&self, hash: u32) -> usize {
-        hash as usize & (self.buckets.len() - 1)
+        hash as usize & self.buckets.len().wrapping_sub(1)
     }
 }
 

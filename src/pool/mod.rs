@@ -80,18 +80,21 @@ pub struct Offer<C> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Put<C> {
     /// The slot of the connection, to be given to [`IdlePool::remove`]; or the connection itself if
-    /// there is no room, as described at [`Limit::PerServer`].
+    /// there is no room, as described at [`Limit::PerServer`], or no memory.
     pub stored: Result<u32, C>,
     /// The connection that made room. The caller closes it.
     pub evicted: Option<C>,
 }
 
 /// Idle connections `C`. Every operation costs the same at one and at thousands of connections, but for those for removed
-/// servers, which look at all of them. None allocates: memory is reserved by [`IdlePool::new`].
+/// servers, which look at all of them. Only one allocates: the first connection that is stored reserves the memory of all
+/// that will be, so that a pool costs nothing where it is made but not used.
 #[derive(Debug)]
 pub struct IdlePool<C> {
     limit: Limit,
     slots: Vec<Slot<C>>,
+    /// For how many servers that limit their connections there is a list, once the memory is reserved.
+    numbers: usize,
     /// The first of the slots without a connection; each points at the next one by `class`.
     free: Link,
     classes: Classes,
@@ -104,30 +107,54 @@ pub struct IdlePool<C> {
 }
 
 impl<C: Connection> IdlePool<C> {
-    /// An empty pool; `limited` is the number of servers that limit their connections.
+    /// An empty pool without memory; `limited` is the number of servers that limit their connections.
+    pub fn new(limit: Limit, limited: usize) -> Self {
+        Self {
+            limit,
+            slots: Vec::new(),
+            numbers: limited,
+            free: NONE,
+            classes: Classes::default(),
+            servers: Servers::default(),
+            total: Ring::default(),
+            limited: Vec::new(),
+            len: 0,
+        }
+    }
+
+    /// Reserves the memory of a full pool, as the first connection that is stored does.
     ///
     /// # Errors
-    /// When the memory cannot be had.
-    pub fn new(limit: Limit, limited: usize) -> Result<Self, TryReserveError> {
-        let capacity = limit.capacity();
+    /// When it cannot be had; then the pool stays as it is.
+    #[cold]
+    pub fn reserve(&mut self) -> Result<(), TryReserveError> {
+        if self.is_reserved() {
+            return Ok(());
+        }
+        let capacity = self.limit.capacity();
         let mut slots = Vec::new();
         slots.try_reserve_exact(capacity)?;
         let mut lists = Vec::new();
-        lists.try_reserve_exact(limited)?;
-        lists.resize_with(limited, List::default);
-        Ok(Self {
-            limit,
-            slots,
-            free: NONE,
-            classes: Classes::new(capacity)?,
-            servers: Servers::new(match limit {
-                Limit::Total(_) => 0,
-                Limit::PerServer(_) => MAX_SERVERS,
-            })?,
-            total: Ring::default(),
-            limited: lists,
-            len: 0,
-        })
+        lists.try_reserve_exact(self.numbers)?;
+        lists.resize_with(self.numbers, List::default);
+        let servers = match self.limit {
+            Limit::Total(_) => Servers::default(),
+            Limit::PerServer(_) => Servers::new(MAX_SERVERS)?,
+        };
+        let classes = Classes::new(capacity)?;
+        (self.slots, self.limited, self.servers, self.classes) = (slots, lists, servers, classes);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn is_reserved(&self) -> bool {
+        // There is at least one slot.
+        self.slots.capacity() > 0
+    }
+
+    /// The number of slots.
+    pub fn capacity(&self) -> usize {
+        self.limit.capacity()
     }
 
     /// How many connections are stored.
@@ -154,10 +181,10 @@ impl<C: Connection> IdlePool<C> {
     }
 
     /// Stores a connection that was opened for what is `wanted`. If the limit is reached, another
-    /// one makes room.
+    /// one makes room. It is not stored if it is the first one and there is no memory.
     #[inline]
     pub fn put(&mut self, wanted: &Wanted<'_>, offer: Offer<C>) -> Put<C> {
-        if wanted.address.len() > MAX_ADDRESS {
+        if wanted.address.len() > MAX_ADDRESS || (!self.is_reserved() && self.reserve().is_err()) {
             return Put { stored: Err(offer.conn), evicted: None };
         }
         let (evicted, seat, server) = match self.limit {

@@ -35,7 +35,7 @@ pub(super) fn with<T>(key: Key, f: impl FnOnce(&Wanted<'_>) -> T) -> T {
 }
 
 pub(super) fn pool(limit: Limit) -> IdlePool<Conn> {
-    IdlePool::new(limit, LIMITED as usize).unwrap()
+    IdlePool::new(limit, LIMITED as usize)
 }
 
 fn limited(key: Key) -> Option<u32> {

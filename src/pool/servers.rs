@@ -9,7 +9,7 @@ use crate::list::{Link, List, Neighbours, Node};
 
 /// A fixed number of servers. One without idle connections stays until its entry is needed for
 /// another.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Servers {
     entries: Vec<Server>,
     buckets: Vec<List<InBucket>>,

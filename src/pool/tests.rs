@@ -226,7 +226,10 @@ fn a_stale_slot_number_removes_nothing() {
 
 #[test]
 fn refuses_a_capacity_that_no_memory_can_hold() {
-    assert!(IdlePool::<Conn>::new(Limit::Total(MAX_CAPACITY), 0).is_err());
+    let mut pool = pool(Limit::Total(MAX_CAPACITY));
+    assert!(pool.reserve().is_err());
+    let put = put(&mut pool, server(1), 1, false, 0);
+    assert!(put.stored.is_err() && put.evicted.is_none() && pool.is_empty());
     assert_eq!(Limit::PerServer(usize::MAX).capacity(), MAX_CAPACITY);
     assert_eq!(Limit::PerServer(2).capacity(), 2 * MAX_SERVERS);
     assert_eq!(Limit::PerServer(100_000).capacity(), MAX_OF_ALL_SERVERS);

@@ -17,7 +17,7 @@ pub enum Op {
 /// # Panics
 /// If the queue does what the vector does not.
 pub fn agree(capacity: usize, ops: impl IntoIterator<Item = Op>) {
-    let mut queue = WaitQueue::new(capacity).unwrap();
+    let mut queue = WaitQueue::new(capacity);
     let (mut model, mut gone) = (Vec::<Waiter<u32>>::new(), Vec::<Ticket>::new());
     for (who, op) in (0..).zip(ops) {
         let since = who as Msec * 10;
