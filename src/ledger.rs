@@ -1,31 +1,36 @@
 //! How many connections each server has: what keeps `max_conns` exact, idle connections included.
 //!
 //! ```text
-//!   lock | for each worker: since when its first request waits, and the first of those that have tried a
-//!        | server in vain; whether it is asked for a connection; since when it is rung for; which process it is
+//!   lock, to mend | for each worker: since when its first request waits, and the first of those that have tried a
+//!                 | server in vain; whether it is asked for a connection; since when it is rung for; which process it is
 //!   server  address limit generation | open  requests | worker 0: open idle requests lingering parked asked
 //!                                    | (all workers)  | worker 1: ...
 //! ```
 //!
 //! The table is a slice of atomic numbers: the worker's own, or memory that all workers share if
 //! the upstream has a `zone`. Each worker writes what is its own into its own columns, so that it
-//! is known what a killed worker leaves behind.
+//! is known what a killed worker leaves behind; it can be killed, or stopped, between any two writes.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod killed;
 mod left;
 mod lock;
+mod noted;
+mod tally;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod turns;
 mod waits;
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use crate::hash::{hash_bytes, words_of};
 use crate::lifetime::Msec;
 use crate::memory::collect;
 use crate::pool::MAX_ADDRESS;
-use lock::Lock;
+use tally::Tally;
 
 pub use waits::Line;
 
@@ -38,6 +43,7 @@ pub struct Ledger {
     /// Servers are noted while requests run, not only before.
     changing: bool,
     me: Cell<usize>,
+    stuck: lock::Stuck,
 }
 
 /// The memory of a ledger: as many zeros as [`Ledger::size`] says.
@@ -52,8 +58,11 @@ pub enum Table {
 /// The number of a server in the ledger. It holds while the server has requests or connections.
 pub type Server = u32;
 
+/// Words before those of the workers.
+const HEADER: usize = 2;
+
 // Words of a server.
-const LENGTH: usize = 0;
+const HEAD: usize = 0;
 const ADDRESS: usize = 1;
 const ADDRESS_WORDS: usize = MAX_ADDRESS / 8;
 const LIMIT: usize = ADDRESS + ADDRESS_WORDS;
@@ -77,7 +86,7 @@ const OF_WORKER: usize = Of::Asked as usize + 1;
 impl Ledger {
     /// How many numbers the table of so many servers and workers has.
     pub fn size(servers: usize, workers: usize) -> usize {
-        1 + 5 * workers + capacity(servers) * (WORKERS + OF_WORKER * workers)
+        HEADER + 5 * workers + capacity(servers) * (WORKERS + OF_WORKER * workers)
     }
 
     /// Numbers of servers are below this, if there is to be room for so many.
@@ -90,7 +99,14 @@ impl Ledger {
     pub fn new(table: Table, servers: usize, workers: usize, changing: bool) -> Option<Self> {
         let workers = workers.max(1);
         let enough = table.words().len() >= Self::size(servers, workers);
-        enough.then(|| Self { table, servers: capacity(servers), workers, changing, me: Cell::new(0) })
+        enough.then(|| Self {
+            table,
+            servers: capacity(servers),
+            workers,
+            changing,
+            me: Cell::new(0),
+            stuck: Cell::new(None),
+        })
     }
 
     /// Says which worker this is.
@@ -108,84 +124,43 @@ impl Ledger {
         self.changing
     }
 
-    /// The server with an address, if it was noted in this generation, and whether it has a limit.
-    pub fn find(&self, address: &[u8], generation: u64) -> Option<(Server, bool)> {
-        let _lock = self.lock();
-        let server = self.probe(address, generation).0?;
-        let word = |at| self.word(server, at).load(SeqCst);
-        (word(GENERATION) == generation).then(|| (server, word(LIMIT) > 0))
-    }
-
-    /// Notes the limit of a server, 0 for none; `None` if there is no room, or the address is longer
-    /// than any that nginx knows. A server of another generation that has nothing any more makes room.
-    pub fn note(&self, address: &[u8], limit: u64, generation: u64) -> Option<Server> {
-        let _lock = self.lock();
-        let server = match self.probe(address, generation) {
-            (Some(server), _) => server,
-            (None, free) => {
-                let server = free.filter(|_| address.len() <= MAX_ADDRESS)?;
-                self.word(server, LENGTH).store(address.len() as u64, SeqCst);
-                for (at, word) in words_of(address).enumerate() {
-                    self.word(server, ADDRESS + at).store(word, SeqCst);
-                }
-                server
-            }
-        };
-        self.word(server, LIMIT).store(limit, SeqCst);
-        self.word(server, GENERATION).store(generation, SeqCst);
-        Some(server)
-    }
-
     /// A request begins to use the server. Returns whether the balancer keeps to the limit.
     pub fn begin(&self, server: Server) -> bool {
-        // In this order, and the other way round at the end: a worker that is killed in between leaves
-        // one too many behind, never one too few.
-        let before = self.word(server, REQUESTS).fetch_add(1, SeqCst);
-        self.mine(server, Of::Requests).fetch_add(1, SeqCst);
-        before < self.limit(server)
+        self.requests(server).add() < self.limit(server)
     }
 
     /// A request has stopped using the server.
     pub fn end(&self, server: Server) {
-        self.mine(server, Of::Requests).fetch_sub(1, SeqCst);
-        self.word(server, REQUESTS).fetch_sub(1, SeqCst);
+        self.requests(server).take();
     }
 
     /// Whether a server has as many requests as it may have.
     pub fn any_is_busy(&self) -> bool {
         (0..self.servers as Server).any(|server| {
             let limit = self.limit(server);
-            limit > 0 && self.word(server, REQUESTS).load(SeqCst) >= limit
+            limit > 0 && tally::number(self.word(server, REQUESTS)) >= limit
         })
     }
 
     /// Makes room for one more connection to the server, if the limit allows it.
     pub fn open(&self, server: Server) -> bool {
-        let limit = self.limit(server);
-        let more = |open| (open < limit).then_some(open + 1);
-        let opened = self.word(server, OPEN).fetch_update(SeqCst, SeqCst, more).is_ok();
-        if opened {
-            self.mine(server, Of::Open).fetch_add(1, SeqCst);
-        }
-        opened
+        self.opened(server).add_below(self.limit(server))
     }
 
     /// Counts one more connection to the server, whatever the limit.
     pub fn open_beyond(&self, server: Server) {
-        self.word(server, OPEN).fetch_add(1, SeqCst);
-        self.mine(server, Of::Open).fetch_add(1, SeqCst);
+        self.opened(server).add();
     }
 
     /// A connection to the server was closed.
     pub fn close(&self, server: Server) {
-        self.mine(server, Of::Open).fetch_sub(1, SeqCst);
-        self.word(server, OPEN).fetch_sub(1, SeqCst);
+        self.opened(server).take();
     }
 
     /// Whether the server has as many connections as it may have.
     pub fn is_full(&self, server: Server) -> bool {
         let limit = self.limit(server);
-        limit > 0 && self.word(server, OPEN).load(SeqCst) >= limit
+        limit > 0 && tally::number(self.word(server, OPEN)) >= limit
     }
 
     /// A connection to the server has become idle.
@@ -290,41 +265,21 @@ impl Ledger {
         self.word(server, LIMIT).load(SeqCst)
     }
 
-    /// Looks for a server; on the way it may find a place where it could be noted.
-    fn probe(&self, address: &[u8], generation: u64) -> (Option<Server>, Option<Server>) {
-        let start = hash_bytes(0, address) as usize;
-        let mut free = None;
-        for step in 0..self.servers {
-            let server = (start.wrapping_add(step) & (self.servers - 1)) as Server;
-            match self.word(server, LENGTH).load(SeqCst) {
-                0 => return (None, free.or(Some(server))),
-                length if length == address.len() as u64 && self.has_address(server, address) => {
-                    return (Some(server), None)
-                }
-                _ if free.is_none() && self.is_left_over(server, generation) => free = Some(server),
-                _ => {}
-            }
-        }
-        (None, free)
+    fn opened(&self, server: Server) -> Tally<'_> {
+        Tally { total: self.word(server, OPEN), part: self.mine(server, Of::Open) }
     }
 
-    fn has_address(&self, server: Server, address: &[u8]) -> bool {
-        words_of(address).enumerate().all(|(at, word)| self.word(server, ADDRESS + at).load(SeqCst) == word)
-    }
-
-    /// It was not met since the servers have changed, and nobody counts on it.
-    fn is_left_over(&self, server: Server, generation: u64) -> bool {
-        self.word(server, GENERATION).load(SeqCst) != generation
-            && [OPEN, REQUESTS].iter().all(|at| self.word(server, *at).load(SeqCst) == 0)
+    fn requests(&self, server: Server) -> Tally<'_> {
+        Tally { total: self.word(server, REQUESTS), part: self.mine(server, Of::Requests) }
     }
 
     fn is_asked(&self, worker: usize) -> &AtomicU64 {
-        &self.table.words()[1 + 2 * self.workers + worker]
+        &self.table.words()[HEADER + 2 * self.workers + worker]
     }
 
     fn word(&self, server: Server, at: usize) -> &AtomicU64 {
         let stride = WORKERS + OF_WORKER * self.workers;
-        &self.table.words()[1 + 5 * self.workers + server as usize * stride + at]
+        &self.table.words()[HEADER + 5 * self.workers + server as usize * stride + at]
     }
 
     fn of(&self, server: Server, worker: usize, of: Of) -> &AtomicU64 {
@@ -333,12 +288,6 @@ impl Ledger {
 
     fn mine(&self, server: Server, of: Of) -> &AtomicU64 {
         self.of(server, self.me.get(), of)
-    }
-
-    /// Servers change under the lock only.
-    fn lock(&self) -> Option<Lock<'_>> {
-        (self.changing && self.is_shared())
-            .then(|| Lock::take(&self.table.words()[0], self.me.get() as u64 + 1))
     }
 }
 
@@ -354,6 +303,13 @@ impl Table {
             Self::Shared(words) => words,
         }
     }
+}
+
+/// Comes before each access to what workers share that others can come between: tests stop a worker there, or kill it.
+#[inline(always)]
+fn step() {
+    #[cfg(test)]
+    killed::step();
 }
 
 /// Half of the places stay empty, so that a server is found after a few steps.

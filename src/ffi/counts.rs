@@ -18,6 +18,8 @@ use super::linger::linger;
 use super::resolve::Watch;
 use super::upstream::{Idle, Upstream};
 use super::wait::INTERVAL;
+#[cfg(nginx_resolve)]
+use super::workers::is_gone;
 use super::workers::Workers;
 
 /// The counts of one upstream; nothing is counted if no server has `max_conns`.
@@ -25,6 +27,8 @@ pub(super) struct Counts {
     pub(super) ledger: OnceCell<Ledger>,
     /// To wake other workers, if the upstream has a zone.
     pub(super) workers: Cell<Option<NonNull<Workers>>>,
+    /// When it was last looked what killed workers have left.
+    pub(super) recovered: Cell<Option<Msec>>,
 }
 
 /// Whether a connection may be opened.
@@ -38,7 +42,7 @@ pub(super) enum Room {
 
 impl Counts {
     pub(super) fn new() -> Self {
-        Self { ledger: OnceCell::new(), workers: Cell::new(None) }
+        Self { ledger: OnceCell::new(), workers: Cell::new(None), recovered: Cell::new(None) }
     }
 
     /// The ledger, if others write it too.
@@ -76,7 +80,8 @@ impl Upstream {
         let configured = unsafe { Configured::of(self.us) }?;
         for (address, limit) in configured.addresses.iter().filter(|(_, limit)| **limit > 0) {
             if !ledger.is_changing() {
-                ledger.note(address, *limit, 0);
+                // By the master, before there is a worker.
+                ledger.note(address, *limit, 0, now(), |_| false);
             }
         }
         Some(())
@@ -101,7 +106,7 @@ impl Upstream {
         }
         // SAFETY: the upstream's cycle is alive while it is used.
         let limit = unsafe { Servers::in_zone(self.us) }?.limit(address);
-        ledger.note(address, limit, generation).filter(|_| limit > 0)
+        ledger.note(address, limit, generation, now(), is_gone).filter(|_| limit > 0)
     }
 
     /// A request begins to use a limited server. Returns whether it is within the limit.

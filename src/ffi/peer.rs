@@ -361,7 +361,6 @@ fn lose(
 #[inline(never)]
 fn leave_server(kp: &PeerData, peer: Peer, server: Server, kept: bool) {
     let upstream = kp.upstream();
-    upstream.end(server);
     match peer.connection() {
         _ if kept => {}
         // The core would close it without telling when.
@@ -371,6 +370,8 @@ fn leave_server(kp: &PeerData, peer: Peer, server: Server, kept: bool) {
         }
         None => upstream.closed(server),
     }
+    // Just before the balancer hears of it: of a worker that is killed in between, the balancer counts one for ever.
+    upstream.end(server);
 }
 
 /// The connection of the request has come to its end.

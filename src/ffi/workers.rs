@@ -11,6 +11,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use nginx_sys::{
     ngx_connection_t, ngx_cycle_t, ngx_event_handler_pt, ngx_event_t, ngx_fd_t, ngx_int_t,
@@ -18,8 +19,10 @@ use nginx_sys::{
 };
 
 use crate::ledger::{Ledger, Table};
+use crate::lifetime::Msec;
 use crate::memory::push;
 
+use super::alarm::now;
 use super::balancer::Servers;
 use super::constants;
 use super::guard::guard;
@@ -27,6 +30,7 @@ use super::main_conf::MainConf;
 use super::mapping::Mapping;
 use super::memory::or_fail;
 use super::upstream::Upstream;
+use super::wait::INTERVAL;
 
 extern "C" {
     /// Of ngx_channel.h, which nginx-sys does not read.
@@ -43,8 +47,21 @@ extern "C" {
 pub(super) struct Workers {
     upstreams: RefCell<Vec<Sharing>>,
     bells: RefCell<Vec<OwnedFd>>,
+    /// One for each of them: what this one knows of its process.
+    known: RefCell<Vec<Cell<Known>>>,
     /// Kept for as long as the ledgers that lie in it.
     memory: Cell<Option<Mapping>>,
+}
+
+/// What is known of a process, and since when.
+#[derive(Clone, Copy, Default)]
+struct Known {
+    process: u64,
+    is_gone: bool,
+    /// When it was last looked whether there is a process of its number,
+    exists: Option<Msec>,
+    /// and whether that is the same one.
+    is_same: Option<Msec>,
 }
 
 /// An upstream whose ledger is shared.
@@ -69,6 +86,29 @@ impl Workers {
             // SAFETY: an open descriptor, and as many bytes as are said.
             unsafe { libc::write(bell.as_raw_fd(), (&raw const one).cast(), size_of_val(&one)) };
         }
+    }
+
+    /// Whether the process of a worker is gone. That is looked for once a second, for all upstreams; and in /proc, to tell
+    /// a process from one that got its number later, only if it does not answer.
+    fn is_gone(&self, worker: usize, process: u64, answers: bool) -> bool {
+        let all = self.known.borrow();
+        let Some(place) = all.get(worker) else { return !is_alive(process) };
+        let mut known = place.get();
+        if known.process != process {
+            known = Known { process, ..Known::default() };
+        }
+        let now = now();
+        let is_new = |then: Option<Msec>| then.is_some_and(|then| now.wrapping_sub(then) < INTERVAL);
+        if !known.is_gone && !is_new(known.exists) {
+            known.exists = Some(now);
+            known.is_gone = !exists(process);
+        }
+        if !known.is_gone && !answers && !is_new(known.is_same) {
+            known.is_same = Some(now);
+            known.is_gone = !is_same(process);
+        }
+        place.set(known);
+        known.is_gone
     }
 
     /// Makes memory and bells for so many workers. Without memory each worker counts for itself.
@@ -102,6 +142,7 @@ impl Workers {
         }
         for _ in 0..workers {
             push(&mut self.bells.borrow_mut(), new_bell()?).ok_or_else(no_memory)?;
+            push(&mut self.known.borrow_mut(), Cell::default()).ok_or_else(no_memory)?;
         }
         let size = |sharing: &Sharing| Ledger::size(sharing.servers, workers);
         let memory = Mapping::new(upstreams.iter().map(size).sum())?;
@@ -132,7 +173,7 @@ impl Workers {
             let upstream = unsafe { sharing.upstream.as_ref() };
             if let Some(ledger) = upstream.counts.shared() {
                 ledger.set_worker(me);
-                upstream.take_back(|left| ledger.enter(this_process(), is_alive, left));
+                upstream.take_back(|left| ledger.enter(this_process(), is_gone, wait_a_little, left));
             }
         }
         let Some(bell) = self.bells.borrow().get(me).map(AsRawFd::as_raw_fd) else { return };
@@ -153,11 +194,22 @@ impl Workers {
 }
 
 impl Upstream {
-    /// Other workers may have been killed, and none has taken the place of one of them: as after a reload.
+    /// Other workers may have been killed, and none has taken the place of one of them: as after a reload. It is looked for
+    /// once a second, however many wait.
     pub(super) fn recover(&self) {
-        if let Some(ledger) = self.counts.shared() {
-            self.take_back(|left| ledger.recover(is_alive, left));
+        let (Some(ledger), Some(workers)) = (self.counts.shared(), self.counts.workers.get()) else { return };
+        let now = now();
+        if self.counts.recovered.get().is_some_and(|then| now.wrapping_sub(then) < INTERVAL) {
+            return;
         }
+        self.counts.recovered.set(Some(now));
+        // SAFETY: belongs to the same cycle as the upstream.
+        let workers = unsafe { workers.as_ref() };
+        self.take_back(|left| {
+            ledger.recover(now, |worker, process, answers| workers.is_gone(worker, process, answers), left);
+        });
+        // Whoever does not answer by the next time may be gone.
+        ledger.unheard().for_each(|worker| self.ring(worker));
     }
 
     /// The requests and connections of a worker that was killed are gone: `each` tells of those at each server.
@@ -198,13 +250,39 @@ pub(super) fn this_process() -> u64 {
 }
 
 pub(super) fn is_alive(process: u64) -> bool {
-    let (pid, start) = (process & ((1 << PID_BITS) - 1), process >> PID_BITS);
-    let Ok(number) = libc::pid_t::try_from(pid) else { return false };
+    exists(process) && is_same(process)
+}
+
+pub(super) fn is_gone(process: u64) -> bool {
+    !is_alive(process)
+}
+
+fn pid_of(process: u64) -> u64 {
+    process & ((1 << PID_BITS) - 1)
+}
+
+/// Whether there is a process of this number.
+fn exists(process: u64) -> bool {
+    let Ok(number) = libc::pid_t::try_from(pid_of(process)) else { return false };
     // SAFETY: no signal is sent.
     let answer = unsafe { libc::kill(number, 0) };
-    let exists = answer == 0 || std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM);
+    answer == 0 || std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
+}
+
+/// Whether that is the same process, and has not ended.
+fn is_same(process: u64) -> bool {
+    let start = process >> PID_BITS;
     // Without a time to compare the number has to do.
-    exists && (start == 0 || start_of(pid).is_none_or(|now| now == start))
+    start == 0 || start_of(pid_of(process)).is_none_or(|now| now == start)
+}
+
+/// For what takes another worker less than a millisecond, unless that was stopped: not longer than a second in all.
+fn wait_a_little(times: u32) -> bool {
+    let waits = times < 25;
+    if waits {
+        std::thread::sleep(Duration::from_millis((1 << times.min(6)).min(50)));
+    }
+    waits
 }
 
 /// In place of a time: the process has ended, and waits for its parent to notice.

@@ -1,9 +1,16 @@
 //! What a worker that was killed leaves behind, and who takes it back: the process that takes its place, or,
 //! if none does, any other worker.
+//!
+//! Whoever takes it back can be killed as well, so that each step can be done again: the number of a process stands for the
+//! worker until nothing of it is left, and the totals are mended last.
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, SeqCst},
+};
 
-use super::{Ledger, Line, Of, Server, ADDRESS, ADDRESS_WORDS, LENGTH, OPEN, REQUESTS};
+use super::{step, tally, Ledger, Line, Of, Server, OPEN, REQUESTS};
+use crate::lifetime::Msec;
 
 /// In place of a process: another one takes back what this worker left, whose number stands beside it.
 const BEING_RECOVERED: u64 = 1 << 63;
@@ -11,63 +18,161 @@ const BEING_RECOVERED: u64 = 1 << 63;
 impl Ledger {
     /// This worker is the process `pid` from now on. Takes back what the process left behind that was this worker
     /// before: `left` gets the address of each server, and the requests there that the balancer was never told the end of.
-    pub fn enter(&self, pid: u64, is_alive: impl Fn(u64) -> bool, left: impl FnMut(&[u8], u64)) {
+    /// If another worker does that already, it `waits` for it, with the number of times it has, as long as that says; the
+    /// other one may have been stopped.
+    pub fn enter(
+        &self,
+        pid: u64,
+        is_gone: impl Fn(u64) -> bool,
+        waits: impl Fn(u32) -> bool,
+        left: impl FnMut(&[u8], u64),
+    ) {
         let process = self.process(self.me.get());
+        let mut waited = 0;
         loop {
             let before = process.load(SeqCst);
-            if before & BEING_RECOVERED != 0 && is_alive(before & !BEING_RECOVERED) {
-                std::thread::yield_now();
-            } else if process.compare_exchange(before, pid, SeqCst, SeqCst).is_ok() {
+            let is_taken = before & BEING_RECOVERED != 0 && !is_gone(before & !BEING_RECOVERED);
+            if is_taken && waits(waited) {
+                waited += 1;
+                continue;
+            }
+            step();
+            if process.compare_exchange(before, pid, SeqCst, SeqCst).is_ok() {
                 if before != 0 {
-                    self.take_back(self.me.get(), left);
+                    self.take_back(self.me.get(), pid, left);
                 }
                 return;
             }
         }
     }
 
-    /// Takes back what other workers have left behind whose processes are gone; see [`Self::enter`].
-    pub fn recover(&self, is_alive: impl Fn(u64) -> bool, mut left: impl FnMut(&[u8], u64)) {
-        let me = self.process(self.me.get()).load(SeqCst);
+    /// Takes back what other workers have left behind whose processes are gone; see [`Self::enter`]. `is_gone` gets the number
+    /// of a worker, its process, and whether it answers when it is rung for.
+    pub fn recover(
+        &self,
+        now: Msec,
+        is_gone: impl Fn(usize, u64, bool) -> bool,
+        mut left: impl FnMut(&[u8], u64),
+    ) {
+        let me = self.process(self.me.get()).load(SeqCst) | BEING_RECOVERED;
         for worker in self.others() {
             let process = self.process(worker);
             let pid = process.load(SeqCst);
-            if pid == 0 || is_alive(pid & !BEING_RECOVERED) {
+            // One that takes back what another has left is rung for by its own number only.
+            let answers = pid & BEING_RECOVERED == 0 && self.answers(worker, now);
+            if pid == 0 || !is_gone(worker, pid & !BEING_RECOVERED, answers) {
                 continue;
             }
-            if process.compare_exchange(pid, me | BEING_RECOVERED, SeqCst, SeqCst).is_ok() {
-                self.take_back(worker, &mut left);
-                process.store(0, SeqCst);
+            step();
+            if process.compare_exchange(pid, me, SeqCst, SeqCst).is_ok()
+                && self.take_back(worker, me, &mut left)
+            {
+                step();
+                // It may be another worker's by now, as in `enter`.
+                let _ = process.compare_exchange(me, 0, SeqCst, SeqCst);
             }
         }
+        self.mend_again();
     }
 
-    fn take_back(&self, worker: usize, mut left_behind: impl FnMut(&[u8], u64)) {
-        // It may have been killed while it held the lock.
-        let _ = self.table.words()[0].compare_exchange(worker as u64 + 1, 0, SeqCst, SeqCst);
+    /// The workers that have something here and that nobody has rung for, nor will when it is the turn of a request there:
+    /// if such a one does not answer, it may be gone.
+    pub fn unheard(&self) -> impl Iterator<Item = usize> + '_ {
+        let is_zero = |word: &AtomicU64| word.load(SeqCst) == 0;
+        self.others().filter(move |worker| {
+            let process = self.process(*worker).load(SeqCst);
+            process != 0
+                && process & BEING_RECOVERED == 0
+                && is_zero(self.rung(*worker))
+                && [Line::Queue, Line::Retries].iter().all(|line| is_zero(self.waits(*line, *worker)))
+                && self.has_something(*worker)
+        })
+    }
+
+    fn has_something(&self, worker: usize) -> bool {
+        let has = |server, of| !tally::is_empty(self.of(server, worker, of));
+        self.used().any(|server| has(server, Of::Open) || has(server, Of::Requests))
+    }
+
+    /// Takes back what a worker has left behind, for the process that is noted in its place. `false` if another one is by now.
+    fn take_back(&self, worker: usize, owner: u64, mut left_behind: impl FnMut(&[u8], u64)) -> bool {
+        let is_for_me = || self.process(worker).load(Acquire) == owner;
+        let forget = |word: &AtomicU64| {
+            let left = word.load(SeqCst);
+            step();
+            if left != 0 && is_for_me() {
+                // If it was changed meanwhile, it is another worker's already, and not forgotten.
+                let _ = word.compare_exchange(left, 0, SeqCst, SeqCst);
+            }
+        };
         for line in [Line::Queue, Line::Retries] {
-            self.waits(line, worker).store(0, SeqCst);
+            forget(self.waits(line, worker));
         }
-        self.rung(worker).store(0, SeqCst);
-        for server in 0..self.servers as Server {
-            let left = |of| self.of(server, worker, of).swap(0, SeqCst);
-            let (open, requests) = (left(Of::Open), left(Of::Requests));
+        forget(self.rung(worker));
+        for server in self.used() {
+            let Some(_) = tally::clear(self.of(server, worker, Of::Open), is_for_me) else { return false };
+            let requests = tally::clear(self.of(server, worker, Of::Requests), is_for_me);
             for of in [Of::Idle, Of::Lingering, Of::Parked, Of::Asked] {
-                left(of);
+                forget(self.of(server, worker, of));
             }
-            self.word(server, OPEN).fetch_sub(open, SeqCst);
-            self.word(server, REQUESTS).fetch_sub(requests, SeqCst);
-            if requests > 0 {
-                let mut address = [0; ADDRESS_WORDS * 8];
-                let words = (0..ADDRESS_WORDS).map(|at| self.word(server, ADDRESS + at).load(SeqCst));
-                address.iter_mut().zip(words.flat_map(u64::to_ne_bytes)).for_each(|(to, from)| *to = from);
-                let length = self.word(server, LENGTH).load(SeqCst) as usize;
-                left_behind(address.get(..length).unwrap_or(&address), requests);
+            match requests {
+                None => return false,
+                Some(0) => {}
+                // The total still has them, so that the place keeps its address.
+                Some(requests) => {
+                    let (address, length) = self.address(server);
+                    left_behind(address.get(..length).unwrap_or(&address), requests);
+                }
             }
+        }
+        if !self.mend() {
+            step();
+            self.to_mend().fetch_add(1, SeqCst);
+        }
+        true
+    }
+
+    /// Makes all totals what the workers have. `false` if one of them was found counting each time.
+    fn mend(&self) -> bool {
+        let mut mended = true;
+        for server in self.used() {
+            for (total, of) in [(OPEN, Of::Open), (REQUESTS, Of::Requests)] {
+                let parts = (0..self.workers).map(|worker| self.of(server, worker, of));
+                mended &= tally::mend(self.word(server, total), parts);
+            }
+        }
+        mended
+    }
+
+    /// Mends what could not be mended when it was taken back.
+    fn mend_again(&self) {
+        let times = self.to_mend().load(SeqCst);
+        if times > 0 && self.mend() {
+            step();
+            // Unless there is more by now.
+            let _ = self.to_mend().compare_exchange(times, 0, SeqCst, SeqCst);
         }
     }
 
-    fn process(&self, worker: usize) -> &AtomicU64 {
-        &self.table.words()[1 + 4 * self.workers + worker]
+    fn used(&self) -> impl Iterator<Item = Server> + '_ {
+        (0..self.servers as Server).filter(|server| self.is_used(*server))
+    }
+
+    /// How often totals could not be mended.
+    fn to_mend(&self) -> &AtomicU64 {
+        &self.table.words()[1]
+    }
+
+    pub(super) fn process(&self, worker: usize) -> &AtomicU64 {
+        &self.table.words()[super::HEADER + 4 * self.workers + worker]
+    }
+
+    /// What tells this process from all others.
+    pub(super) fn identity(&self) -> u64 {
+        match self.process(self.me.get()).load(SeqCst) {
+            // Nobody has entered yet, so nobody is killed.
+            0 => self.me.get() as u64 + 1,
+            process => process,
+        }
     }
 }

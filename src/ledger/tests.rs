@@ -2,11 +2,18 @@
 
 use super::*;
 
-const A: &[u8] = b"server a, 16 b..";
-const B: &[u8] = b"another";
+pub(super) const A: &[u8] = b"server a, 16 b..";
+pub(super) const B: &[u8] = b"another";
+
+impl Ledger {
+    /// Notes a server while nobody else does.
+    pub(super) fn noted(&self, address: &[u8], limit: u64, generation: u64) -> Option<Server> {
+        self.note(address, limit, generation, 0, |_| false)
+    }
+}
 
 /// One table as several workers see it.
-fn workers(number: usize, servers: usize, changing: bool) -> Vec<Ledger> {
+pub(super) fn workers(number: usize, servers: usize, changing: bool) -> Vec<Ledger> {
     let words: Vec<AtomicU64> = (0..Ledger::size(servers, number)).map(|_| AtomicU64::new(0)).collect();
     let words: &'static [AtomicU64] = words.leak();
     let ledger = |me| {
@@ -36,13 +43,13 @@ fn asked(worker: &Ledger) -> (Vec<Server>, Vec<Server>) {
 #[test]
 fn finds_what_was_noted() {
     let ledger = alone();
-    let a = ledger.note(A, 4, 0).unwrap();
-    let b = ledger.note(B, 0, 0).unwrap();
+    let a = ledger.noted(A, 4, 0).unwrap();
+    let b = ledger.noted(B, 0, 0).unwrap();
     assert_eq!(ledger.find(A, 0), Some((a, true)));
     assert_eq!(ledger.find(B, 0), Some((b, false)));
     assert_eq!(ledger.find(b"unknown", 0), None);
     assert_eq!(ledger.find(A, 1), None, "the servers have changed since");
-    assert_eq!(ledger.note(&[1; 113], 1, 0), None);
+    assert_eq!(ledger.noted(&[1; 113], 1, 0), None);
 }
 
 #[test]
@@ -53,7 +60,7 @@ fn refuses_a_table_that_is_too_small() {
 #[test]
 fn opens_as_many_as_the_limit_allows() {
     let ledger = alone();
-    let a = ledger.note(A, 2, 0).unwrap();
+    let a = ledger.noted(A, 2, 0).unwrap();
     assert!(ledger.open(a) && ledger.open(a) && !ledger.open(a));
     assert!(ledger.is_full(a));
     ledger.close(a);
@@ -66,7 +73,7 @@ fn opens_as_many_as_the_limit_allows() {
 #[test]
 fn tells_whether_the_balancer_keeps_to_the_limit() {
     let ledger = alone();
-    let a = ledger.note(A, 1, 0).unwrap();
+    let a = ledger.noted(A, 1, 0).unwrap();
     assert!(!ledger.any_is_busy());
     assert!(ledger.begin(a));
     assert!(ledger.any_is_busy());
@@ -79,7 +86,7 @@ fn tells_whether_the_balancer_keeps_to_the_limit() {
 #[test]
 fn the_limit_holds_over_all_workers() {
     let workers = workers(3, 1, false);
-    let a = workers[0].note(A, 2, 0).unwrap();
+    let a = workers[0].noted(A, 2, 0).unwrap();
     assert!(workers[1].open(a) && workers[2].open(a));
     assert!(workers.iter().all(|worker| !worker.open(a)));
     workers[2].close(a);
@@ -89,7 +96,7 @@ fn the_limit_holds_over_all_workers() {
 #[test]
 fn asks_the_worker_with_the_most_idle_connections() {
     let workers = workers(3, 1, false);
-    let a = workers[0].note(A, 3, 0).unwrap();
+    let a = workers[0].noted(A, 3, 0).unwrap();
     for (worker, idle) in [(1, 1), (2, 2)] {
         for _ in 0..idle {
             assert!(workers[worker].open(a));
@@ -110,7 +117,7 @@ fn asks_the_worker_with_the_most_idle_connections() {
 #[test]
 fn one_that_has_no_idle_connection_any_more_lets_others_be_asked() {
     let workers = workers(3, 1, false);
-    let a = workers[0].note(A, 2, 0).unwrap();
+    let a = workers[0].noted(A, 2, 0).unwrap();
     for worker in &workers[1..] {
         assert!(worker.open(a));
         worker.add_idle(a);
@@ -126,7 +133,7 @@ fn one_that_has_no_idle_connection_any_more_lets_others_be_asked() {
 #[test]
 fn is_not_asked_in_vain() {
     let workers = workers(2, 1, false);
-    let a = workers[0].note(A, 1, 0).unwrap();
+    let a = workers[0].noted(A, 1, 0).unwrap();
     assert!(workers[1].open(a));
     workers[1].add_idle(a);
     assert_eq!(workers[0].park(a, 0), Some(1));
@@ -167,7 +174,7 @@ fn a_worker_that_does_not_answer_is_not_waited_for() {
 #[test]
 fn closes_one_connection_for_each_that_waits() {
     let workers = workers(2, 1, false);
-    let a = workers[0].note(A, 3, 0).unwrap();
+    let a = workers[0].noted(A, 3, 0).unwrap();
     for _ in 0..3 {
         assert!(workers[1].open(a));
         workers[1].add_idle(a);
@@ -190,13 +197,15 @@ type Left = Vec<(Vec<u8>, u64)>;
 
 fn entered(ledger: &Ledger, pid: u64, is_alive: impl Fn(u64) -> bool) -> Left {
     let mut left = Left::new();
-    ledger.enter(pid, is_alive, |address, requests| left.push((address.to_vec(), requests)));
+    let is_gone = |pid| !is_alive(pid);
+    ledger.enter(pid, is_gone, |_| false, |address, requests| left.push((address.to_vec(), requests)));
     left
 }
 
 fn recovered(ledger: &Ledger, is_alive: impl Fn(u64) -> bool) -> Left {
     let mut left = Left::new();
-    ledger.recover(is_alive, |address, requests| left.push((address.to_vec(), requests)));
+    let is_gone = |_, pid, _| !is_alive(pid);
+    ledger.recover(0, is_gone, |address, requests| left.push((address.to_vec(), requests)));
     left
 }
 
@@ -205,14 +214,14 @@ fn takes_back_what_a_killed_worker_held() {
     let workers = workers(2, 2, true);
     assert_eq!(entered(&workers[0], 100, |_| true), []);
     assert_eq!(entered(&workers[1], 101, |_| true), []);
-    let a = workers[0].note(A, 2, 0).unwrap();
+    let a = workers[0].noted(A, 2, 0).unwrap();
     workers[1].begin(a);
     workers[1].begin(a);
     workers[1].open(a);
     workers[1].open(a);
     workers[1].add_idle(a);
     workers[1].publish(Line::Queue, Some(1));
-    std::mem::forget(workers[1].lock());
+    workers[1].table.words()[0].store(101, SeqCst);
 
     assert_eq!(recovered(&workers[0], |_| true), []);
     assert_eq!(recovered(&workers[0], |pid| pid == 100), [(A.to_vec(), 2)]);
@@ -221,13 +230,16 @@ fn takes_back_what_a_killed_worker_held() {
     assert!(workers[0].open(a) && workers[0].open(a) && !workers[0].open(a));
     assert_eq!(workers[0].park(a, 0), None);
     assert_eq!(recovered(&workers[0], |pid| pid == 100), []);
+    assert_eq!(workers[0].note(B, 1, 0, 0, |_| false), None, "the lock is held");
+    assert_eq!(workers[0].note(B, 1, 0, 0, |pid| pid == 101), None, "nobody asks again so soon");
+    assert!(workers[0].note(B, 1, 0, 1000, |pid| pid == 101).is_some());
     assert_eq!(entered(&workers[1], 102, |pid| pid == 100), []);
 }
 
 #[test]
 fn takes_back_what_the_process_before_held() {
     let workers = workers(2, 2, true);
-    let a = workers[0].note(A, 2, 0).unwrap();
+    let a = workers[0].noted(A, 2, 0).unwrap();
     assert_eq!(entered(&workers[1], 101, |_| true), []);
     workers[1].begin(a);
     workers[1].open(a);
@@ -235,24 +247,70 @@ fn takes_back_what_the_process_before_held() {
     assert!(workers[0].open(a) && workers[0].open(a) && !workers[0].open(a));
     workers[1].begin(a);
     // Whoever was to take back what it left was killed too.
-    workers[1].table.words()[1 + 4 * 2 + 1].store(1 << 63 | 100, SeqCst);
+    workers[1].process(1).store(1 << 63 | 100, SeqCst);
     assert_eq!(entered(&workers[1], 103, |_| false), [(A.to_vec(), 1)]);
+}
+
+/// Who does not answer may be gone; who has nothing, was rung for, or will be, need not be rung for to know that.
+#[test]
+fn rings_for_those_who_have_something() {
+    let workers = workers(4, 1, false);
+    let a = workers[0].noted(A, 4, 0).unwrap();
+    let unheard = || workers[0].unheard().collect::<Vec<usize>>();
+    for (worker, pid) in workers.iter().zip(100..) {
+        entered(worker, pid, |_| true);
+    }
+    assert!(unheard().is_empty());
+    workers[0].open(a);
+    workers[1].open(a);
+    workers[2].begin(a);
+    workers[3].open(a);
+    assert_eq!(unheard(), [1, 2, 3]);
+    workers[0].ring(1, 10);
+    workers[3].publish(Line::Retries, Some(5));
+    assert_eq!(unheard(), [2]);
+    let told = std::cell::RefCell::new(Vec::new());
+    let is_gone = |worker, pid, answers| {
+        told.borrow_mut().push((worker, pid, answers));
+        false
+    };
+    workers[0].recover(300, is_gone, |_, _| {});
+    assert_eq!(*told.borrow(), [(1, 101, false), (2, 102, true), (3, 103, true)]);
+}
+
+/// A worker waits for the one that takes back what it left before, but not for ever.
+#[test]
+fn a_worker_begins_even_if_another_one_is_stopped() {
+    let workers = workers(2, 1, false);
+    let a = workers[0].noted(A, 1, 0).unwrap();
+    entered(&workers[0], 100, |_| true);
+    entered(&workers[1], 101, |_| true);
+    workers[1].open(a);
+    workers[1].process(1).store(1 << 63 | 100, SeqCst);
+    let waited = Cell::new(0);
+    let waits = |times| {
+        waited.set(waited.get() + 1);
+        times < 7
+    };
+    workers[1].enter(102, |pid| pid != 100, waits, |_, _| {});
+    assert_eq!(waited.get(), 8);
+    assert!(workers[1].open(a) && !workers[1].open(a));
 }
 
 #[test]
 fn a_server_of_another_generation_makes_room_if_it_has_nothing() {
     let workers = workers(1, 1, true);
     let addresses: Vec<[u8; 16]> = (0..40).map(|n| [n; 16]).collect();
-    let kept = workers[0].note(&addresses[0], 1, 0).unwrap();
+    let kept = workers[0].noted(&addresses[0], 1, 0).unwrap();
     workers[0].open(kept);
     for (generation, address) in (1u64..).zip(&addresses[1..]) {
-        let server = workers[0].note(address, 1, generation).unwrap();
+        let server = workers[0].noted(address, 1, generation).unwrap();
         assert_ne!(server, kept);
         assert_eq!(workers[0].find(address, generation), Some((server, true)));
         assert_eq!(workers[0].find(&addresses[0], 0), Some((kept, true)));
     }
     // Both places are taken, one by connections, one by a server of the same generation.
-    assert_eq!(workers[0].note(&addresses[1], 1, 39), None);
+    assert_eq!(workers[0].noted(&addresses[1], 1, 39), None);
 }
 
 #[test]
@@ -260,7 +318,7 @@ fn servers_of_one_generation_do_not_push_each_other_out() {
     let ledger = Ledger::new(Table::own(1000).unwrap(), 1000, 1, false).unwrap();
     let addresses: Vec<[u8; 16]> = (0..1000u64).map(|n| u128::from(n * 0x1_0001).to_ne_bytes()).collect();
     for (limit, address) in (1..).zip(&addresses) {
-        ledger.note(address, limit, 0).unwrap();
+        ledger.noted(address, limit, 0).unwrap();
     }
     for address in &addresses {
         assert!(ledger.find(address, 0).is_some());

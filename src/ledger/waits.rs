@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use super::{Ledger, Of, Server};
+use super::{Ledger, Of, Server, HEADER};
 use crate::lifetime::Msec;
 
 /// A worker that has been rung for so long and has not answered is not waited for, in milliseconds.
@@ -70,11 +70,11 @@ impl Ledger {
     }
 
     pub(super) fn waits(&self, line: Line, worker: usize) -> &AtomicU64 {
-        &self.table.words()[1 + line as usize * self.workers + worker]
+        &self.table.words()[HEADER + line as usize * self.workers + worker]
     }
 
     pub(super) fn rung(&self, worker: usize) -> &AtomicU64 {
-        &self.table.words()[1 + 3 * self.workers + worker]
+        &self.table.words()[HEADER + 3 * self.workers + worker]
     }
 
     pub(super) fn answers(&self, worker: usize, now: Msec) -> bool {

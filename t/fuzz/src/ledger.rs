@@ -93,7 +93,7 @@ impl Model {
             let ledger = Ledger::new(Table::Shared(words), SERVERS, number, true).expect("enough memory");
             ledger.set_worker(me);
             let pid = me as u64 + 1;
-            ledger.enter(pid, |_| true, |_, _| panic!("nobody was there before"));
+            ledger.enter(pid, |_| false, |_| false, |_, _| panic!("nobody was there before"));
             let cells = (0..Ledger::numbers(SERVERS) as Server).map(|server| (server, Cells::default()));
             Worker {
                 ledger,
@@ -146,7 +146,7 @@ impl Model {
 
     fn note(&mut self, me: usize, address: usize, limit: u64) {
         let generation = self.generation;
-        let noted = self.workers[me].ledger.note(ADDRESSES[address], limit, generation);
+        let noted = self.workers[me].ledger.note(ADDRESSES[address], limit, generation, self.now, |_| false);
         let before = self.places.iter().find(|(_, it)| it.address == address).map(|(server, _)| *server);
         let is_left_over = |server: Server, place: &Place| {
             place.generation != generation && self.sum(server, |it| it.open + it.requests) == 0
@@ -329,7 +329,8 @@ impl Model {
         let mut left = Left::new();
         self.workers[me].ledger.enter(
             self.pids,
-            |pid| alive.contains(&pid),
+            |pid| !alive.contains(&pid),
+            |_| false,
             |address, requests| left.push((address.to_vec(), requests)),
         );
         let expected = if self.workers[me].known == 0 { Vec::new() } else { self.take_left(me) };
@@ -340,9 +341,15 @@ impl Model {
     fn recover(&mut self, me: usize) {
         let alive = self.alive();
         let mut left = Left::new();
-        self.workers[me]
-            .ledger
-            .recover(|pid| alive.contains(&pid), |address, requests| left.push((address.to_vec(), requests)));
+        let ledger = &self.workers[me].ledger;
+        ledger.recover(
+            self.now,
+            |worker, pid, answers| {
+                assert_eq!(answers, self.answers(me, worker));
+                !alive.contains(&pid)
+            },
+            |address, requests| left.push((address.to_vec(), requests)),
+        );
         let mut expected = Vec::new();
         for worker in self.others(me) {
             if self.workers[worker].pid == 0 && self.workers[worker].known != 0 {

@@ -1,0 +1,216 @@
+//! Workers that are killed before any of their steps, and that interrupt each other between any two: whatever happens,
+//! in the end all is counted that there is, and nothing else.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
+
+use super::tests::{workers, A, B};
+use super::*;
+
+pub(super) type Hook = Box<dyn FnMut()>;
+
+thread_local! {
+    /// What comes before each step of this thread.
+    static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
+}
+
+pub(super) fn step() {
+    let hook = HOOK.with(|hook| hook.borrow_mut().take());
+    if let Some(mut hook) = hook {
+        hook();
+        HOOK.with(|place| place.borrow_mut().replace(hook));
+    }
+}
+
+/// Works, with something that comes before each step.
+pub(super) fn with_hook(hook: Hook, work: impl FnOnce()) {
+    HOOK.with(|place| place.borrow_mut().replace(hook));
+    work();
+    HOOK.with(|place| place.borrow_mut().take());
+}
+
+/// Works, and is killed before the step of this number. Returns whether it came to that.
+pub(super) fn killed_before(number: usize, work: impl FnOnce()) -> bool {
+    let mut left = number;
+    let hook = move || match left {
+        // Nothing that the worker would do at its end is done.
+        0 => resume_unwind(Box::new("killed") as Box<dyn Any + Send>),
+        _ => left -= 1,
+    };
+    let killed = catch_unwind(AssertUnwindSafe(|| with_hook(Box::new(hook), work))).is_err();
+    HOOK.with(|place| place.borrow_mut().take());
+    killed
+}
+
+/// Calls `case` with 0, 1, 2, ... until it says that nobody was killed.
+fn before_each_step(mut case: impl FnMut(usize) -> bool) {
+    let mut number = 0;
+    while case(number) {
+        number += 1;
+        assert!(number < 1000, "it does not end");
+    }
+    assert!(number > 0, "it has no steps");
+}
+
+const LIMIT: u64 = 9;
+pub(super) const NOBODY: fn(&[u8], u64) = |_, _| {};
+
+/// Three workers, the processes 100, 101 and 102; each has two requests and two connections, one of them idle.
+pub(super) fn three() -> (Vec<Ledger>, Server) {
+    let workers = workers(3, 2, true);
+    let server = workers[0].noted(A, LIMIT, 0).unwrap();
+    for (worker, pid) in workers.iter().zip(100..) {
+        worker.enter(pid, |_| false, |_| false, NOBODY);
+        for _ in 0..2 {
+            worker.begin(server);
+            worker.open(server);
+        }
+        worker.add_idle(server);
+        worker.publish(Line::Queue, Some(7));
+    }
+    (workers, server)
+}
+
+fn recover(worker: &Ledger, gone: &[u64], told: &Cell<u64>) {
+    worker.recover(0, |_, pid, _| gone.contains(&pid), |_, requests| told.set(told.get() + requests));
+}
+
+/// The totals are what these workers have, and the limit is reached by as many more as are missing.
+fn is_exact(worker: &Ledger, server: Server, open: u64, requests: u64) {
+    let totals = [OPEN, REQUESTS].map(|at| tally::number(worker.word(server, at)));
+    assert_eq!(totals, [open, requests]);
+    assert_eq!((0..20).filter(|_| worker.open(server)).count() as u64, LIMIT - open);
+    (open..LIMIT).for_each(|_| worker.close(server));
+}
+
+type Work = (&'static str, fn(&Ledger, Server));
+
+/// What a worker does that counts.
+const WORKS: [Work; 7] = [
+    ("begin", |worker, server| {
+        worker.begin(server);
+    }),
+    ("end", |worker, server| worker.end(server)),
+    ("open", |worker, server| {
+        worker.open(server);
+    }),
+    ("open beyond", |worker, server| worker.open_beyond(server)),
+    ("close", |worker, server| worker.close(server)),
+    ("note", |worker, _| {
+        worker.noted(B, 3, 0);
+    }),
+    ("note again", |worker, _| {
+        worker.noted(A, LIMIT, 0);
+    }),
+];
+
+#[test]
+fn nothing_is_lost_with_a_worker_that_is_killed() {
+    for (name, work) in WORKS {
+        before_each_step(|number| {
+            let (workers, server) = three();
+            let killed = killed_before(number, || work(&workers[1], server));
+            // Others go on counting before anybody knows.
+            workers[2].open(server);
+            workers[0].close(server);
+            workers[0].end(server);
+            let told = Cell::new(0);
+            recover(&workers[0], &[101], &told);
+            // Nobody finds anything else; whoever does not find it notes it again.
+            assert!(workers[0].find(A, 0).is_none_or(|found| found == (server, true)));
+            assert_eq!(workers[0].note(A, LIMIT, 0, 0, |pid| pid == 101), Some(server), "{name}, {number}");
+            assert!(workers[0].note(B, 4, 0, 0, |pid| pid == 101).is_some_and(|it| it != server));
+            is_exact(&workers[0], server, 1 + 3, 1 + 2);
+            // The balancer knows of one more as long as it begins, and of one less only after it has ended.
+            let (least, most) = match name {
+                "begin" => (2, 3),
+                "end" => (1, 2),
+                _ => (2, 2),
+            };
+            assert!((least..=most).contains(&told.get()), "{name}, {number}: {told:?}");
+            assert_eq!(workers[0].of(server, 1, Of::Idle).load(SeqCst), 0);
+            assert_eq!(workers[2].another_waits_longest(0), Some(0));
+            killed
+        });
+    }
+}
+
+/// Nor with those who take back what it has left: another worker, and the process that comes in its place.
+#[test]
+fn nothing_is_lost_with_those_who_come_after_it() {
+    for (_, work) in WORKS {
+        before_each_step(|number| {
+            let mut killed = false;
+            before_each_step(|second| {
+                let (workers, server) = three();
+                killed = killed_before(number, || work(&workers[1], server));
+                let told = Cell::new(0);
+                let also = killed_before(second, || recover(&workers[0], &[101], &told));
+                recover(&workers[2], if also { &[101, 100] } else { &[101] }, &told);
+                let lives = if also { 1 } else { 2 };
+                is_exact(&workers[2], server, 2 * lives, 2 * lives);
+                also
+            });
+            before_each_step(|second| {
+                let (workers, server) = three();
+                killed = killed_before(number, || work(&workers[1], server));
+                let is_gone = |pid| pid == 101 || pid == 103;
+                let also = killed_before(second, || workers[1].enter(103, is_gone, |_| false, NOBODY));
+                workers[1].enter(104, is_gone, |_| false, NOBODY);
+                is_exact(&workers[1], server, 4, 4);
+                also
+            });
+            killed
+        });
+    }
+}
+
+/// One that is stopped while it counts is not taken for one that is gone: what it has begun stands until it goes on.
+#[test]
+fn what_cannot_be_mended_at_once_is_mended_later() {
+    let (workers, server) = three();
+    assert!(killed_before(2, || {
+        workers[1].open(server);
+    }));
+    // The third one counts as well, and is interrupted.
+    assert!(killed_before(2, || workers[2].close(server)));
+    let told = Cell::new(0);
+    recover(&workers[0], &[101], &told);
+    assert_eq!(workers[0].words()[1].load(SeqCst), 1, "to be mended");
+    // It goes on, and writes its part without the mark.
+    let part = workers[2].mine(server, Of::Open);
+    part.store((part.load(SeqCst) & !1) + (1 << 32) - (1 << 2), SeqCst);
+    recover(&workers[0], &[], &told);
+    assert_eq!(workers[0].words()[1].load(SeqCst), 0);
+    is_exact(&workers[0], server, 3, 4);
+}
+
+impl Ledger {
+    fn words(&self) -> &[AtomicU64] {
+        self.table.words()
+    }
+}
+
+/// One that is stopped while it notes a server keeps nobody from going on: what it writes is not found, its lock is not
+/// waited for any more, and all others are found and counted.
+#[test]
+fn nobody_waits_for_one_that_is_stopped() {
+    before_each_step(|number| {
+        let (workers, server) = three();
+        let second = workers[0].noted(B, 5, 0).unwrap();
+        let stopped = killed_before(number, || {
+            workers[1].noted(b"server c, 16 b..", 7, 0);
+        });
+        assert_eq!(workers[0].find(A, 0), Some((server, true)));
+        assert_eq!(workers[0].find(B, 0), Some((second, true)));
+        assert!(workers[0].open(second) && workers[2].begin(second));
+        // While it holds the lock nobody else does.
+        let is_held = workers[0].words()[0].load(SeqCst) != 0;
+        for now in [0, 1, 5000] {
+            let noted = workers[0].note(b"server d, 16 b..", 1, 0, now, |_| false);
+            assert_eq!(noted.is_none(), is_held, "{number}");
+        }
+        stopped
+    });
+}

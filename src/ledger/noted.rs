@@ -1,0 +1,182 @@
+//! Which server has which number, and its limit.
+//!
+//! Workers look for a server without a lock, while another one may note one: the first word of a place has a mark as long
+//! as the others are written, and is another one afterwards, so that whoever has read some of them before and some after
+//! notices. Those who note are kept apart by a lock. One that is killed while it holds the lock leaves a place with the mark:
+//! nobody finds the server there, and whoever comes to note it, or needs the place, writes it anew.
+
+use std::sync::atomic::{
+    fence,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+use super::lock::Lock;
+use super::{step, tally, Ledger, Server, ADDRESS, GENERATION, HEAD, LIMIT, OPEN, REQUESTS};
+use crate::hash::{hash_bytes, words_of};
+use crate::lifetime::Msec;
+use crate::pool::MAX_ADDRESS;
+
+/// Parts of the first word: the length of the address, a mark, and how often the place was written; 0 if never.
+const LENGTH: u64 = 0xff;
+const CHANGING: u64 = 1 << 8;
+const WRITTEN: u64 = 1 << 9;
+
+/// Not the number of any generation.
+const NO_GENERATION: u64 = u64::MAX;
+
+/// So often a place is read, until nobody is found writing it.
+const ATTEMPTS: usize = if cfg!(test) { 4 } else { 100 };
+
+/// What is found at a place.
+enum Found {
+    /// It was never used: what was looked for is nowhere behind it.
+    Nothing,
+    Another,
+    Wanted {
+        limit: u64,
+        generation: u64,
+    },
+}
+
+impl Ledger {
+    /// The server with an address, if it was noted in this generation, and whether it has a limit.
+    pub fn find(&self, address: &[u8], generation: u64) -> Option<(Server, bool)> {
+        for server in self.places(address) {
+            match self.look(server, address) {
+                Found::Nothing => return None,
+                Found::Another => {}
+                Found::Wanted { limit, generation: of } => {
+                    return (of == generation).then_some((server, limit > 0));
+                }
+            }
+        }
+        None
+    }
+
+    /// Notes the limit of a server, 0 for none; `None` if there is no room, if the address is longer than any that nginx
+    /// knows, or if another worker was stopped while it noted one. A server of another generation that has nothing any more
+    /// makes room.
+    pub fn note(
+        &self,
+        address: &[u8],
+        limit: u64,
+        generation: u64,
+        now: Msec,
+        is_gone: impl Fn(u64) -> bool,
+    ) -> Option<Server> {
+        if address.len() > MAX_ADDRESS {
+            return None;
+        }
+        let lock = match self.changing && self.is_shared() {
+            true => Some(Lock::take(&self.table.words()[0], self.identity(), now, &self.stuck, is_gone)?),
+            false => None,
+        };
+        let (known, free) = self.probe(address, generation);
+        match (known, free) {
+            (Some(server), _) => self.write(server, None, limit, generation),
+            (None, Some(server)) => self.write(server, Some(address), limit, generation),
+            (None, None) => {}
+        }
+        if let Some(lock) = lock {
+            lock.let_go();
+        }
+        known.or(free)
+    }
+
+    /// The address of a server that stays as it is meanwhile, as somebody counts on it: its bytes and their number.
+    pub(super) fn address(&self, server: Server) -> ([u8; MAX_ADDRESS], usize) {
+        let mut address = [0; MAX_ADDRESS];
+        let words = (0..MAX_ADDRESS / 8).map(|at| self.word(server, ADDRESS + at).load(Relaxed));
+        address.iter_mut().zip(words.flat_map(u64::to_ne_bytes)).for_each(|(to, from)| *to = from);
+        (address, (self.word(server, HEAD).load(Relaxed) & LENGTH) as usize)
+    }
+
+    /// Whether the place of a server was ever used.
+    pub(super) fn is_used(&self, server: Server) -> bool {
+        self.word(server, HEAD).load(Acquire) != 0
+    }
+
+    /// Where an address can be, in the order in which it is looked for.
+    fn places(&self, address: &[u8]) -> impl Iterator<Item = Server> {
+        let (start, mask) = (hash_bytes(0, address) as usize, self.servers - 1);
+        (0..self.servers).map(move |step| (start.wrapping_add(step) & mask) as Server)
+    }
+
+    #[inline]
+    fn look(&self, server: Server, address: &[u8]) -> Found {
+        let word = |at| self.word(server, at);
+        for _ in 0..ATTEMPTS {
+            step();
+            let head = word(HEAD).load(Acquire);
+            if head == 0 {
+                return Found::Nothing;
+            }
+            if head & CHANGING != 0 {
+                std::hint::spin_loop();
+                continue;
+            }
+            let same = head & LENGTH == address.len() as u64 && self.has_address(server, address);
+            step();
+            let (limit, generation) = (word(LIMIT).load(Relaxed), word(GENERATION).load(Relaxed));
+            // What was read of a change makes the mark of the change visible, as that has a fence behind it.
+            fence(Acquire);
+            step();
+            if word(HEAD).load(Relaxed) == head {
+                return if same { Found::Wanted { limit, generation } } else { Found::Another };
+            }
+        }
+        // Whoever writes it was interrupted, stopped or killed.
+        Found::Another
+    }
+
+    /// Looks for a server, under the lock; on the way it may find a place where it could be noted.
+    fn probe(&self, address: &[u8], generation: u64) -> (Option<Server>, Option<Server>) {
+        let mut free = None;
+        for server in self.places(address) {
+            match self.word(server, HEAD).load(Relaxed) {
+                0 => return (None, free.or(Some(server))),
+                head if head & LENGTH == address.len() as u64 && self.has_address(server, address) => {
+                    return (Some(server), None)
+                }
+                head if free.is_none() && self.is_left_over(server, head, generation) => free = Some(server),
+                _ => {}
+            }
+        }
+        (None, free)
+    }
+
+    /// Writes a place, under the lock; its address, too, if it gets another one.
+    fn write(&self, server: Server, address: Option<&[u8]>, limit: u64, generation: u64) {
+        let word = |at, value| {
+            step();
+            self.word(server, at).store(value, Relaxed);
+        };
+        let head = self.word(server, HEAD).load(Relaxed);
+        let length = address.map_or(head & LENGTH, |address| address.len() as u64);
+        let written = (head & !(CHANGING | LENGTH)).wrapping_add(WRITTEN);
+        word(HEAD, head & !LENGTH | CHANGING | length);
+        // The mark comes first.
+        fence(Release);
+        if let Some(address) = address {
+            word(GENERATION, NO_GENERATION);
+            for (at, value) in words_of(address).enumerate() {
+                word(ADDRESS + at, value);
+            }
+        }
+        word(LIMIT, limit);
+        word(GENERATION, generation);
+        step();
+        self.word(server, HEAD).store(written | length, Release);
+    }
+
+    fn has_address(&self, server: Server, address: &[u8]) -> bool {
+        step();
+        words_of(address).enumerate().all(|(at, word)| self.word(server, ADDRESS + at).load(Relaxed) == word)
+    }
+
+    /// It was not met since the servers have changed, or is of one who was killed; and nobody counts on it.
+    fn is_left_over(&self, server: Server, head: u64, generation: u64) -> bool {
+        (head & CHANGING != 0 || self.word(server, GENERATION).load(Relaxed) != generation)
+            && [OPEN, REQUESTS].iter().all(|at| tally::number(self.word(server, *at)) == 0)
+    }
+}
