@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod pool;
 pub mod queue;
 pub mod request_head;
+pub mod room;
 pub mod stale;
 pub mod status;
 pub mod times;

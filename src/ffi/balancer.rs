@@ -3,6 +3,8 @@
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
+use libc::time_t;
+
 use nginx_sys::{
     ngx_event_free_peer_pt, ngx_event_get_peer_pt, ngx_event_notify_peer_pt,
     ngx_http_upstream_free_round_robin_peer, ngx_http_upstream_rr_peer_data_t, ngx_http_upstream_rr_peer_t,
@@ -13,6 +15,7 @@ use nginx_sys::{ngx_rwlock_rlock, ngx_rwlock_unlock, ngx_rwlock_wlock};
 
 #[cfg(nginx_resolve)]
 use crate::metrics::{readable, Server};
+use crate::room::{Outlook, Rooms};
 
 #[cfg(nginx_resolve)]
 use super::headers::bytes;
@@ -88,17 +91,6 @@ impl Balancer {
     }
 }
 
-/// What the servers of an upstream promise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outlook {
-    /// A server that is up has room.
-    Room,
-    /// Each that is up has as many requests as its `max_conns` allows.
-    Full,
-    /// No server is up.
-    Down,
-}
-
 /// The servers of an upstream, as nginx's own balancers keep them.
 ///
 /// # Invariants
@@ -143,6 +135,11 @@ impl Servers {
         NonNull::new(number).map(|number| unsafe { number.read_volatile() })
     }
 
+    /// Which set of servers this is now, if they change.
+    pub(super) fn set(self) -> ngx_uint_t {
+        self.number().1
+    }
+
     /// How many servers there are, backup servers not included, and in which set of servers.
     pub(super) fn number(self) -> (usize, ngx_uint_t) {
         self.lock(false);
@@ -165,7 +162,7 @@ impl Servers {
     pub(super) fn outlook(self, tried: Option<&Tried>) -> Outlook {
         let now = ngx_time();
         let mut outlook = Outlook::Down;
-        let tried = tried.filter(|tried| tried.is_of(self));
+        let tried = tried.filter(|tried| tried.is_of(self, self.set()));
         let mut number = 0;
         self.each(false, |server, single| {
             number += 1;
@@ -174,17 +171,25 @@ impl Servers {
             }
             // SAFETY: shown under the lock of its list; a copy, as others may count meanwhile.
             let server = unsafe { server.read() };
-            // As `ngx_http_upstream_get_peer()`; the only server is asked however often it fails.
-            let failed = !single
-                && server.max_fails > 0
-                && server.fails >= server.max_fails
-                && now - server.checked <= server.fail_timeout;
-            if server.down == 0 && !failed {
-                let full = server.max_conns > 0 && server.conns >= server.max_conns;
-                outlook = if full { Outlook::Full } else { Outlook::Room };
+            match outlook_of(&server, single, now) {
+                Outlook::Down => {}
+                better => outlook = better,
             }
         });
         outlook
+    }
+
+    /// What each of them has at this moment. `None` if there is no memory.
+    pub(super) fn look_at_all(self, rooms: &mut Rooms) -> Option<()> {
+        let now = ngx_time();
+        rooms.clear();
+        let mut added = Some(());
+        self.each(false, |server, single| {
+            // SAFETY: shown under the lock of its list; a copy, as others may count meanwhile.
+            let server = unsafe { server.read() };
+            added = added.and_then(|()| rooms.add(outlook_of(&server, single, now)));
+        });
+        added
     }
 
     /// What all servers with an address allow together; 0 if one of them allows any number.
@@ -306,6 +311,21 @@ impl Servers {
 
     #[cfg(not(ngx_feature = "http_upstream_zone"))]
     pub(super) fn unlock(self) {}
+}
+
+/// As `ngx_http_upstream_get_peer()`; the only server is asked however often it fails.
+fn outlook_of(server: &ngx_http_upstream_rr_peer_t, single: bool, now: time_t) -> Outlook {
+    let failed = !single
+        && server.max_fails > 0
+        && server.fails >= server.max_fails
+        && now - server.checked <= server.fail_timeout;
+    if server.down != 0 || failed {
+        Outlook::Down
+    } else if server.max_conns > 0 && server.conns >= server.max_conns {
+        Outlook::Full
+    } else {
+        Outlook::Room
+    }
 }
 
 /// The bytes of a server's socket address.

@@ -3,7 +3,7 @@
 
 use std::ptr::NonNull;
 
-use nginx_sys::{ngx_http_upstream_srv_conf_t, ngx_pool_t};
+use nginx_sys::{ngx_http_upstream_srv_conf_t, ngx_pool_t, ngx_uint_t};
 
 use super::balancer::{Balancer, Servers};
 use super::memory::allocate;
@@ -13,7 +13,7 @@ pub(super) struct Tried {
     servers: Servers,
     /// Of which set of servers, if they change.
     #[cfg(nginx_resolve)]
-    config: nginx_sys::ngx_uint_t,
+    config: ngx_uint_t,
     /// A bit for each, in the request's pool.
     words: NonNull<usize>,
     length: usize,
@@ -81,25 +81,23 @@ impl Tried {
         }
     }
 
-    /// Whether these are still the servers of which it tells.
-    pub(super) fn is_of(&self, servers: Servers) -> bool {
-        let (_, _config) = servers.number();
+    /// Whether these are still the servers of which it tells: they, in this set.
+    pub(super) fn is_of(&self, servers: Servers, _set: ngx_uint_t) -> bool {
         #[cfg(nginx_resolve)]
-        if self.config != _config {
+        if self.config != _set {
             return false;
         }
         servers == self.servers
     }
 
+    /// A bit for each server.
+    pub(super) fn words(&self) -> &[usize] {
+        // SAFETY: initialised by `of`, in the pool of the live request; nobody writes them again.
+        unsafe { std::slice::from_raw_parts(self.words.as_ptr(), self.length) }
+    }
+
     pub(super) fn has(&self, number: usize) -> bool {
         const BITS: usize = usize::BITS as usize;
-        if number / BITS >= self.length {
-            return false;
-        }
-        // SAFETY: within the words, as was just checked.
-        let word = unsafe { self.words.add(number / BITS) };
-        // SAFETY: initialised by `of`, in the pool of the live request.
-        let word = unsafe { word.read() };
-        word & 1 << (number % BITS) != 0
+        self.words().get(number / BITS).is_some_and(|word| word & 1 << (number % BITS) != 0)
     }
 }

@@ -3,14 +3,16 @@
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_event_connect_peer, ngx_event_t, ngx_int_t, NGX_AGAIN, NGX_BUSY, NGX_DECLINED, NGX_DONE, NGX_OK,
+    ngx_event_connect_peer, ngx_event_t, ngx_int_t, ngx_uint_t, NGX_AGAIN, NGX_BUSY, NGX_DECLINED, NGX_DONE,
+    NGX_OK,
 };
 
 use crate::metrics::End;
 use crate::queue;
+use crate::room::Outlook;
 
 use super::alarm::now;
-use super::balancer::Outlook;
+use super::balancer::Servers;
 use super::connect::take_up;
 use super::fail::{declined, error, fail, Failure};
 use super::guard::guard;
@@ -89,14 +91,17 @@ impl Upstream {
     }
 
     /// Each of these has servers to which it does not go back, so that one of them does not stand for
-    /// all; but to ask for many of them is not worth it.
+    /// all; but to ask for many of them is not worth it. Who has room is looked up once, and anew when that may have changed.
     fn serve_retries(&self) {
         let retries = &self.waits.retries;
         let mut in_vain = 0;
+        let mut looked = None;
         let mut next = retries.with(|line| line.first()).flatten();
         while let (Some(waiting), 0..=MAX_IN_VAIN) = (next, in_vain) {
             next = retries.with(|line| line.behind(waiting.ticket)).flatten();
-            if !self.serve(waiting) {
+            if self.serve(waiting, |kp| self.outlook_of_all(kp, &mut looked)) {
+                looked = None;
+            } else {
                 in_vain += 1;
             }
             next = next.and_then(|behind| retries.with(|line| line.get(behind.ticket)).flatten());
@@ -104,6 +109,27 @@ impl Upstream {
         if let Some(ledger) = self.counts.shared() {
             ledger.with_retries().for_each(|worker| self.ring(worker));
         }
+    }
+
+    /// What the request can expect of the servers as they were when they were last `looked` at.
+    fn outlook_of_all(&self, kp: &PeerData, looked: &mut Option<(Servers, ngx_uint_t)>) -> Option<Outlook> {
+        // SAFETY: the upstream's cycle is alive while it is used, and its balancer has initialised the request.
+        let servers = unsafe { Servers::of(self.us, kp.balancer.get()) }?;
+        let set = match *looked {
+            Some((of, set)) if of == servers => set,
+            _ => {
+                let set = servers.set();
+                let all = self.waits.rooms.with(|rooms| servers.look_at_all(rooms)).flatten();
+                if all.is_none() {
+                    return outlook(kp);
+                }
+                *looked = Some((servers, set));
+                set
+            }
+        };
+        let tried =
+            kp.tried().filter(|tried| tried.is_of(servers, set)).map_or(&[][..], |tried| tried.words());
+        self.waits.rooms.with(|rooms| rooms.outlook(tried.iter().copied()))
     }
 
     /// Those who have waited longest come first, in whatever worker they are; `in_time` this one's
@@ -118,14 +144,14 @@ impl Upstream {
                 }
             }
             let first = self.waits.queue.with(|queue| queue.first()).flatten();
-            if !first.is_some_and(|waiting| self.serve(waiting)) {
+            if !first.is_some_and(|waiting| self.serve(waiting, outlook)) {
                 return;
             }
         }
     }
 
-    /// It is the turn of a request; returns whether it does not wait any more.
-    fn serve(&self, waiting: Waiting) -> bool {
+    /// It is the turn of a request, which can `expect` that; returns whether it does not wait any more.
+    fn serve(&self, waiting: Waiting, expect: impl FnOnce(&PeerData) -> Option<Outlook>) -> bool {
         // SAFETY: as long as a request is in a line it is alive, and its waiter in its pool.
         let waiter = unsafe { waiting.who.as_ref() };
         // SAFETY: as above.
@@ -133,7 +159,7 @@ impl Upstream {
         let failure = if self.waits.directive.is_some_and(|queue| waited(waiting.since) >= queue.timeout) {
             Failure::TimedOut
         } else {
-            match grant(kp, waiter, waiting) {
+            match grant(kp, waiter, waiting, expect) {
                 Turn::Over => return true,
                 Turn::NotYet => return false,
                 Turn::Never => Failure::NoLiveServer,
@@ -158,9 +184,14 @@ const MAX_IN_VAIN: usize = 255;
 
 /// Asks the balancer again, in the name of the request. All that is between the core and the
 /// balancer takes part, as in the first attempt.
-fn grant(kp: &PeerData, waiter: &Waiter, waiting: Waiting) -> Turn {
+fn grant(
+    kp: &PeerData,
+    waiter: &Waiter,
+    waiting: Waiting,
+    expect: impl FnOnce(&PeerData) -> Option<Outlook>,
+) -> Turn {
     // The balancer is new to the request each time, at a price: it is not asked for nothing.
-    match outlook(kp) {
+    match expect(kp) {
         Some(Outlook::Down) => return Turn::Never,
         Some(Outlook::Full) => return Turn::NotYet,
         Some(Outlook::Room) | None => {}

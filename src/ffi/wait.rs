@@ -12,9 +12,10 @@ use crate::ledger::{self, Server};
 use crate::lifetime::Msec;
 use crate::metrics::{End, Phase};
 use crate::queue::{Ticket, WaitQueue};
+use crate::room::{Outlook, Rooms};
 
 use super::alarm::{now, Alarm};
-use super::balancer::{Outlook, Servers};
+use super::balancer::Servers;
 use super::fail::{fail, Failure};
 use super::guard::{guard, Guarded};
 use super::linger;
@@ -34,6 +35,8 @@ pub(super) struct Waits {
     /// Those who have tried a server in vain, and take another one only: nobody has to wait for them.
     pub(super) retries: Line,
     pub(super) parked: Line,
+    /// Which servers had room when it was last looked for `retries`.
+    pub(super) rooms: Guarded<Rooms>,
     /// Calls `take_turns`: when something has changed, when the longest wait has lasted too long, and
     /// now and then, as servers also come back by themselves.
     pub(super) alarm: Alarm,
@@ -59,6 +62,7 @@ impl Waits {
             queue: line(number)?,
             retries: line(number)?,
             parked: line(parked)?,
+            rooms: Guarded::new(Rooms::default()),
             alarm: Alarm::new(),
         })
     }
