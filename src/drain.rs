@@ -6,18 +6,24 @@
 //!   chunked:   Size --> Data(n) --> DataEnd --> Size ..
 //!                \                                           (RFC 9112, section 7.1)
 //!                 `-- size 0 --> Trailer .. empty line ------> Done
+//!
+//!   FastCGI:   Records, up to the one that ends the request -> Done
 //! ```
 #![forbid(unsafe_code)]
 
 use httparse::{parse_chunk_size, parse_headers, Status, EMPTY_HEADER};
 
-/// How the end of a response body is known (RFC 9112, section 6.3).
+use crate::fastcgi::Records;
+
+/// How the end of a response body is known (RFC 9112, section 6.3; FastCGI 1.0, section 5.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// By `Content-Length`: so many bytes.
     Length(u64),
     /// By `Transfer-Encoding: chunked`.
     Chunked,
+    /// By the records of FastCGI, which have come so far.
+    Records(Records),
 }
 
 /// Reads a body up to its end and keeps nothing of it.
@@ -26,7 +32,7 @@ pub struct Drain {
     state: State,
     /// The size that the body may still have.
     size_left: u64,
-    /// The size that chunk framing and trailers may still have.
+    /// The size that chunk framing and trailers, or what is not content of records, may still have.
     framing_left: u64,
     line: Line,
 }
@@ -43,6 +49,8 @@ enum State {
     DataEnd,
     /// A line of the trailer section.
     Trailer,
+    /// Within the records of FastCGI.
+    Records(Records),
     Done,
 }
 
@@ -58,10 +66,12 @@ pub enum Progress {
 /// Why the rest of a response cannot be drained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The body is larger than the limit, or its chunk framing is.
+    /// The body is larger than the limit, or its framing is.
     TooLarge,
     /// The chunk framing is not what RFC 9112 says.
     Malformed,
+    /// The records are not what FastCGI says, or the request was not served.
+    InvalidRecord,
     /// Something follows the body.
     Surplus,
 }
@@ -76,7 +86,7 @@ struct Line {
 const MAX_LINE: usize = 256;
 
 impl Drain {
-    /// Drains a body of at most `size` bytes; the framing of its chunks may take as much again, and that
+    /// Drains a body of at most `size` bytes; the framing of its chunks or records may take as much again, and that
     /// of one chunk in any case.
     ///
     /// # Errors
@@ -87,9 +97,12 @@ impl Drain {
             Framing::Length(0) => State::Done,
             Framing::Length(length) => State::Rest(length),
             Framing::Chunked => State::Size,
+            Framing::Records(records) => State::Records(records),
         };
+        let known = if let State::Records(records) = state { records.missing() } else { 0 };
+        let size_left = size.checked_sub(known).ok_or(Refusal::TooLarge)?;
         let framing_left = size.saturating_add(2 * MAX_LINE as u64);
-        Ok(Self { state, size_left: size, framing_left, line: Line { bytes: [0; MAX_LINE], length: 0 } })
+        Ok(Self { state, size_left, framing_left, line: Line { bytes: [0; MAX_LINE], length: 0 } })
     }
 
     /// Takes what was read from the server, in pieces of any size.
@@ -110,6 +123,7 @@ impl Drain {
                     self.state = if missing > 0 { State::Data(missing) } else { State::DataEnd };
                     rest
                 }
+                State::Records(records) => self.read_records(records, bytes)?,
                 State::Size | State::DataEnd | State::Trailer => {
                     self.framing_left = self.framing_left.checked_sub(1).ok_or(Refusal::TooLarge)?;
                     self.line.push(*first)?;
@@ -121,6 +135,15 @@ impl Drain {
             };
         }
         Ok(if self.state == State::Done { Progress::Done } else { Progress::More })
+    }
+
+    /// Takes some of the bytes, and returns the others.
+    fn read_records<'a>(&mut self, mut records: Records, bytes: &'a [u8]) -> Result<&'a [u8], Refusal> {
+        let (taken, rest) = records.read(bytes).map_err(|_| Refusal::InvalidRecord)?;
+        self.framing_left = self.framing_left.checked_sub(taken.framing).ok_or(Refusal::TooLarge)?;
+        self.size_left = self.size_left.checked_sub(taken.announced).ok_or(Refusal::TooLarge)?;
+        self.state = if records.is_done() { State::Done } else { State::Records(records) };
+        Ok(rest)
     }
 
     fn line_read(&mut self) -> Result<(), Refusal> {
@@ -182,6 +205,7 @@ fn is_field(line: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fastcgi::tests::{end, record};
     use proptest::prelude::*;
 
     const SIZE: u64 = 1000;
@@ -259,6 +283,53 @@ mod tests {
             assert_eq!(chunked(text), Err(Refusal::Malformed), "{text:?}");
         }
         assert_eq!(chunked("ffffffffffffffff\r\n"), Err(Refusal::TooLarge));
+    }
+
+    /// What follows a header that ends within this record of standard output.
+    fn records(first: &[u8], rest: &[&[u8]]) -> (Framing, Vec<u8>) {
+        const HEADER: &[u8] = b"Status: 200\r\n\r\n";
+        let output = record(6, &[HEADER, first].concat(), 3);
+        let (read, unread) = output.split_at(8 + HEADER.len());
+        let framing = Framing::Records(Records::behind(read).unwrap());
+        (framing, [&[unread], rest].concat().concat())
+    }
+
+    #[test]
+    fn records_are_read_up_to_the_end_of_the_request() {
+        let (output, error, end) = (record(6, b"more", 0), record(7, b"Notice", 2), end());
+        for rest in [&[&end[..]][..], &[&error, &end], &[&output, &error, &record(6, b"", 0), &end]] {
+            for first in [&b""[..], b"body"] {
+                let (framing, bytes) = records(first, rest);
+                assert_eq!(drain(framing, &bytes), Ok(Progress::Done));
+                for length in 0..bytes.len() {
+                    let mut cut = Drain::new(framing, SIZE).unwrap();
+                    assert_eq!(cut.read(&bytes[..length]), Ok(Progress::More), "{length}");
+                    assert_eq!(cut.read(&bytes[length..]), Ok(Progress::Done), "{length}");
+                    assert_eq!(cut.read(b"\x01"), Err(Refusal::Surplus), "{length}");
+                }
+            }
+        }
+        let (framing, bytes) = records(b"body", &[b"\x01\x0b\x00\x00\x00\x08\x00\x00"]);
+        assert_eq!(drain(framing, &bytes), Err(Refusal::InvalidRecord));
+    }
+
+    #[test]
+    fn records_have_the_limits_of_chunks() {
+        let (framing, bytes) = records(&[b'x'; 1000], &[&end()]);
+        assert_eq!(drain(framing, &bytes), Ok(Progress::Done));
+        let (framing, _) = records(&[b'x'; 1001], &[&end()]);
+        assert_eq!(Drain::new(framing, SIZE).err(), Some(Refusal::TooLarge));
+        // As soon as it is announced, and together with what the application complains about.
+        let (framing, bytes) = records(&[b'x'; 900], &[&record(7, &[b'x'; 100], 0), &end()]);
+        assert_eq!(drain(framing, &bytes), Ok(Progress::Done));
+        let (framing, bytes) = records(&[b'x'; 900], &[&record(7, &[b'x'; 101], 0)[..8]]);
+        assert_eq!(drain(framing, &bytes), Err(Refusal::TooLarge));
+        // Records without content, and padding.
+        let empty = record(7, b"", 0).repeat(180);
+        let (framing, bytes) = records(b"", &[&empty, &end()]);
+        assert_eq!(drain(framing, &bytes), Ok(Progress::Done));
+        let (framing, bytes) = records(b"", &[&record(7, b"", 255).repeat(6)]);
+        assert_eq!(drain(framing, &bytes), Err(Refusal::TooLarge));
     }
 
     proptest! {

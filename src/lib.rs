@@ -13,6 +13,7 @@
 pub mod auth;
 pub mod directive;
 pub mod drain;
+pub mod fastcgi;
 pub mod frames;
 mod hash;
 pub mod hint;

@@ -218,6 +218,7 @@ pub(super) fn reason(refusal: Refusal) -> Reason {
         Refusal::Surplus => (c"something follows the response", End::UnexpectedData),
     }
 }
+        Refusal::InvalidRecord => (c"the FastCGI response is invalid", End::Error),
 
 /// Says why a connection is closed though its response could have been drained.
 #[cold]

@@ -1,4 +1,4 @@
-//! How far an HTTP/1 request and its response are when the core gives back the connection: whether all of
+//! How far a request and its response, of HTTP/1 or FastCGI, are when the core gives back the connection: whether all of
 //! the request was sent, and how much of the response nobody has read.
 
 use std::ptr::NonNull;
@@ -11,6 +11,7 @@ use nginx_sys::{
 };
 
 use crate::drain::Framing;
+use crate::fastcgi::{asks_to_close, Records};
 use crate::frames::number_as_first;
 use crate::hint::Hint;
 use crate::request_head::{is_http1, may_announce_body, RequestHead};
@@ -97,6 +98,19 @@ impl Request {
         unsafe { bits::CACHED.is_set(self.as_ptr()) }
     }
 
+    /// How much the cache keeps of the buffer for itself, before the response.
+    fn cached_length(self) -> usize {
+        #[cfg(ngx_feature = "http_cache")]
+        {
+            // SAFETY: live by the type invariant; reads one field.
+            let cache = NonNull::new(unsafe { (*self.as_ptr()).cache });
+            // SAFETY: in the pool of the live request.
+            cache.map_or(0, |cache| unsafe { (*cache.as_ptr()).header_start })
+        }
+        #[cfg(not(ngx_feature = "http_cache"))]
+        0
+    }
+
     fn is_header_only(self) -> bool {
         // SAFETY: live by the type invariant; reads one bit.
         unsafe { bits::HEADER_ONLY.is_set(self.as_ptr()) }
@@ -156,22 +170,59 @@ impl HttpUpstream {
         }
         // SAFETY: live by the type invariant; reads one bit.
         let upgraded = unsafe { ngx_http_upstream_t::upgrade_raw(self.as_ptr()) != 0 };
+        if upgraded || self.is_interim() {
+            return None;
+        }
+        let framing = if self.module() == b"fastcgi" {
+            self.records_framing(r, request)?
+        } else {
+            self.http1_framing(request)?
+        };
+        Some(Unread { framing, preread: self.preread() })
+    }
+
+    fn http1_framing(self, request: FirstBuffer) -> Option<Framing> {
         // SAFETY: live by the type invariant; makes no reference.
         let headers = unsafe { &raw const (*self.as_ptr()).headers_in };
         // It is set for HTTP/1.0 as well.
         // SAFETY: as above; reads one bit.
         let closes = unsafe { ngx_http_upstream_headers_in_t::connection_close_raw(headers) != 0 };
-        if upgraded || closes || self.is_interim() || self.http1_request(request).is_none() {
+        if closes || self.http1_request(request).is_none() {
             return None;
         }
         // SAFETY: as above; reads one bit.
-        let framing = if unsafe { ngx_http_upstream_headers_in_t::chunked_raw(headers) != 0 } {
-            Framing::Chunked
-        } else {
-            // SAFETY: as above; reads one field.
-            Framing::Length(u64::try_from(unsafe { (*headers).content_length_n }).ok()?)
-        };
-        Some(Unread { framing, preread: self.preread() })
+        if unsafe { ngx_http_upstream_headers_in_t::chunked_raw(headers) != 0 } {
+            return Some(Framing::Chunked);
+        }
+        // SAFETY: as above; reads one field.
+        u64::try_from(unsafe { (*headers).content_length_n }).ok().map(Framing::Length)
+    }
+
+    /// How far nginx is in a record, it tells nobody: but all that it has read is in the buffer still, unless the application
+    /// has complained before it answered. (A header `Connection` is not about this connection.)
+    fn records_framing(self, r: Request, request: FirstBuffer) -> Option<Framing> {
+        if asks_to_close(request.bytes()) {
+            return None;
+        }
+        // SAFETY: live by the type invariant; reads one field.
+        let state = NonNull::new(unsafe { (*self.as_ptr()).state })?;
+        // SAFETY: the present state of a live request; `ngx_http_upstream_process_header()` counts there what it reads.
+        let received = usize::try_from(unsafe { (*state.as_ptr()).bytes_received }).ok()?;
+        // SAFETY: live by the type invariant; makes no reference.
+        let buffer = unsafe { &raw const (*self.as_ptr()).buffer };
+        // SAFETY: as above; reads one field.
+        let start = unsafe { (*buffer).start };
+        // SAFETY: as above.
+        let pos = unsafe { (*buffer).pos };
+        // SAFETY: as above.
+        let last = unsafe { (*buffer).last };
+        let first = start.wrapping_add(r.cached_length());
+        if start.is_null() || (last as usize).checked_sub(first as usize)? != received {
+            return None;
+        }
+        // SAFETY: a buffer in the request's pool, filled from `first`, from where the core has read into it, to `last`, and
+        // `pos` is in between; nobody writes it meanwhile.
+        Records::behind(unsafe { between(first, pos) }).map(Framing::Records)
     }
 
     /// What an HTTP/1 server says of its connection, if it says something.

@@ -8,6 +8,7 @@ use nginx_sys::{
     NGX_PEER_FAILED,
 };
 
+use crate::fastcgi;
 use crate::lifetime::Refusal;
 use crate::metrics::End;
 use crate::request_head::{asks_to_close, says_close, AsksToClose};
@@ -77,12 +78,8 @@ fn not_keepalive(kp: &PeerData, conn: Conn) -> End {
 }
 
 fn of_another_protocol(kp: &PeerData) -> End {
-    // The head of a FastCGI request: a record of 8 bytes for its beginning, then the role, and what is to become of the
-    // connection (FastCGI 1.0, section 5.1).
-    const FLAGS: usize = 10;
-    const KEEP_CONN: u8 = 1;
     match kp.u.module() {
-        b"fastcgi" if kp.first_buffer.bytes().get(FLAGS).is_some_and(|flags| flags & KEEP_CONN == 0) => {
+        b"fastcgi" if fastcgi::asks_to_close(kp.first_buffer.bytes()) => {
             kp.warn(Warning::FastcgiClose, End::RequestClose)
         }
         b"uwsgi" | b"scgi" => End::Protocol,

@@ -76,6 +76,9 @@ fn length(stream: &[u8]) -> Option<(usize, &[u8])> {
 }
 
 pub fn answer(request: &Request, identity: &Identity) -> Answer {
+    if let Some(raw) = &request.script.raw {
+        return Answer { head: Vec::new(), body: raw.clone(), keep_alive: request.keep_alive };
+    }
     let cgi::Text { head, body } = cgi::text(request, identity);
     let mut framed = Vec::new();
     for piece in body.chunks(MAX_CONTENT) {

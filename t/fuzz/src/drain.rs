@@ -1,16 +1,21 @@
-//! The rest of a response that is read for nobody: its end is where RFC 9112 says, however the bytes come. If it was found one
-//! byte too early or too late, the next client would get the rest of this answer.
+//! The rest of a response that is read for nobody: its end is where RFC 9112 or FastCGI says, however the bytes come. If it was
+//! found one byte too early or too late, the next client would get the rest of this answer.
 #![forbid(unsafe_code)]
 
 use keepalive::drain::{Drain, Framing, Progress, Refusal};
+use keepalive::fastcgi::Records;
 
 use crate::input::Input;
+use crate::records;
 
 /// The first line: `c` for chunks or the length, the size that is drained at most, the sizes of pieces in one number. Then
-/// the body.
+/// the body. Or `r` for records of FastCGI, size and pieces, how many bytes nginx has read; and all records.
 pub fn target(data: &[u8]) {
     let mut input = Input(data);
     let mut first = Input(input.line());
+    if let Some(rest) = first.0.strip_prefix(b"r ") {
+        return records(Input(rest), input.0);
+    }
     let framing = match first.0.strip_prefix(b"c") {
         Some(rest) => {
             first = Input(rest.strip_prefix(b" ").unwrap_or(rest));
@@ -21,13 +26,28 @@ pub fn target(data: &[u8]) {
     let (size, pieces) = (first.number() as u64, first.number());
     let body = input.0;
 
-    let expected = expected(framing, size, body);
+    compare(framing, size, body, pieces, expected(framing, size, body));
+}
+
+fn records(mut first: Input, bytes: &[u8]) {
+    let (size, pieces, read) = (first.number() as u64, first.number(), first.number());
+    let (read, unread) = bytes.split_at(read.min(bytes.len()));
+    let rest = records::behind(read);
+    let records = Records::behind(read);
+    assert_eq!(records.map(|records| records.missing()), rest.map(|rest| rest.content as u64));
+    if let Some((records, rest)) = records.zip(rest) {
+        compare(Framing::Records(records), size, unread, pieces, records::expected(rest, size, unread));
+    }
+}
+
+fn compare(framing: Framing, size: u64, body: &[u8], pieces: usize, expected: Outcome) {
     assert_eq!(read(framing, size, body, |_| usize::MAX), expected);
     assert_eq!(read(framing, size, body, |_| 1), expected);
     assert_eq!(read(framing, size, body, |nth| 1 + (pieces >> (nth * 4 % 64)) % 16), expected);
 }
 
-type Outcome = Result<Progress, Refusal>;
+/// What comes of it.
+pub type Outcome = Result<Progress, Refusal>;
 
 /// Reads the body in pieces.
 fn read(framing: Framing, size: u64, mut body: &[u8], length: impl Fn(usize) -> usize) -> Outcome {
@@ -59,6 +79,7 @@ fn expected(framing: Framing, size: u64, body: &[u8]) -> Outcome {
             Ok(_) => Err(Refusal::Surplus),
             Err(outcome) => outcome,
         },
+        Framing::Records(_) => unreachable!("see above"),
     }
 }
 

@@ -22,6 +22,7 @@ mod metrics;
 mod names;
 mod pool;
 mod queue;
+mod records;
 mod request_head;
 mod times;
 

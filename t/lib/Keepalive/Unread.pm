@@ -21,13 +21,13 @@ our @EXPORT = qw(chunked);
 #
 # The answers of upstream `name` are read when /name/ask is asked for, and left unread for /name/auth, /name/mirror,
 # /name/accel (X-Accel-Redirect), /name/intercept (error_page) and /name/next (the next server). What the client gets
-# there comes from another server, the pages. An upstream named tls.. is spoken to by TLS.
+# there comes from another server, the pages. An upstream named tls.. is spoken to by TLS, and one named fastcgi.. by FastCGI.
 sub new {
     my ($class, $backend, $upstreams, %options) = @_;
     my $pages = Keepalive::Backend->start;
     my $self = bless { port => $options{port} // free_port(), backend => $backend, pages => $pages }, $class;
     my $locations = delete $options{locations} // '';
-    $locations .= ways($_, /^tls/ ? 'https' : 'http') for sort keys %$upstreams;
+    $locations .= /^fastcgi/ ? fastcgi_ways($_) : ways($_, /^tls/ ? 'https' : 'http') for sort keys %$upstreams;
     $self->{nginx} = Keepalive::Queue::queue_nginx($self->{port}, $upstreams, %options, locations => <<"END",
     location = /instead { proxy_pass http://pages/; }
     $locations
@@ -59,6 +59,44 @@ sub ways {
     location /$name/next {
         proxy_next_upstream http_403 http_404 http_429 http_500 http_503;
         proxy_pass $scheme://$name/?\$http_x_script;
+    }
+END
+}
+
+# As they are with FastCGI. Scripts of /$name/.. are, as above, in X-Script.
+sub fastcgi_ways {
+    my ($name) = @_;
+    my $method = 'fastcgi_param REQUEST_METHOD $request_method;';
+    return <<"END";
+    location /$name/auth { auth_request /$name/ask; proxy_pass http://pages; }
+    location /$name/mirror { mirror /$name/ask; proxy_pass http://pages; }
+    location /$name/ask {
+        fastcgi_pass $name;
+        fastcgi_keep_conn on;
+        fastcgi_pass_request_body off;
+        fastcgi_param QUERY_STRING \$http_x_script;
+        $method
+    }
+    location /$name/accel {
+        fastcgi_pass $name;
+        fastcgi_keep_conn on;
+        fastcgi_param QUERY_STRING header=X-Accel-Redirect:/instead&\$http_x_script;
+        $method
+    }
+    location /$name/intercept {
+        fastcgi_pass $name;
+        fastcgi_keep_conn on;
+        fastcgi_intercept_errors on;
+        error_page 401 404 500 = /instead;
+        fastcgi_param QUERY_STRING \$http_x_script;
+        $method
+    }
+    location /$name/next {
+        fastcgi_pass $name;
+        fastcgi_keep_conn on;
+        fastcgi_next_upstream http_403 http_404 http_429 http_500 http_503;
+        fastcgi_param QUERY_STRING \$http_x_script;
+        $method
     }
 END
 }
