@@ -35,7 +35,7 @@ sub tls_server {
 
 # What a server sends, and after how many milliseconds.
 my %servers = (none => ['nothing', 0], at_once => ['ticket', 0], late => ['ticket', 100], update => ['update', 100],
-    goodbye => ['goodbye', 100]);
+    goodbye => ['goodbye', 100], update_along => ['update', 0], data_along => ['data', 0], goodbye_along => ['goodbye', 0]);
 my ($upstreams, $locations) = ('', '');
 for my $name (sort keys %servers) {
     my $server = 'server 127.0.0.1:' . tls_server(@{ $servers{$name} }) . ';';
@@ -49,6 +49,7 @@ my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
 proxy_http_version 1.1;
 proxy_set_header Connection "";
 proxy_ssl_protocols TLSv1.3;
+proxy_buffer_size 4k;
 $upstreams
 server { listen 127.0.0.1:$port; $locations }
 END
@@ -61,7 +62,7 @@ sub carried {
     for my $n (1 .. $number) {
         sleep 0.5 if $n > 1;
         my $answer = get($port, $path, @options);
-        push @carried, $answer->{body} =~ /^connection (\d+) request (\d+) session (.)$/ ? "$1:$2$3" : "status $answer->{status}";
+        push @carried, ($answer->{headers}{'x-name'} // '') =~ /^connection (\d+) request (\d+) session (.)$/ ? "$1:$2$3" : "status $answer->{status}";
     }
     return join ' ', @carried;
 }
@@ -76,6 +77,18 @@ for my $name (qw(late update goodbye)) {
     my $stays = is_ours() && $name ne 'goodbye';
     is carried("/$name", 3, method => 'POST'), $stays ? '1:1. 1:2. 1:3.' : '1:1. 2:1r 3:1r', "$name: "
         . ($stays ? 'the connection stays' : 'each request has a new connection, and resumes the session');
+}
+
+# What TLS has taken from the socket along with the answer, and nobody has read: no socket tells of it any more.
+SKIP: {
+    skip 'needs the module', 1 unless is_ours();
+    is carried("/$_", 3, method => 'HEAD'), '1:1. 1:2. 1:3.', "$_, HEAD: the connection stays" for 'update_along';
+    is surprise("/$_"), 'the same', "$_: and is used by a request that comes at once" for qw(at_once update_along);
+    for my $name (qw(data_along goodbye_along)) {
+        is carried("/$name", 3, method => 'HEAD'), '1:1. 2:1r 3:1r', "$name, HEAD: the connection is closed";
+        my @names = map { get($port, "/$name", method => 'HEAD')->{headers}{'x-name'} } 1 .. 10;
+        is scalar(grep { /request 1 session r$/ } @names), 10, "$name: and so is each of ten, one right after the other" or diag "@names";
+    }
 }
 
 # It comes at the moment at which a request does, and nginx reads the request first.

@@ -98,7 +98,7 @@ pub(super) fn silent(conn: Conn) -> bool {
     heard(conn).is_none()
 }
 
-/// What there is to read. TLS may have decrypted something already, and may have something of its own to read.
+/// What there is to read: one call of the system tells that there is nothing. TLS may have something of its own to read.
 #[inline]
 fn heard(conn: Conn) -> Option<End> {
     let n = peek(conn);
@@ -110,14 +110,27 @@ fn heard(conn: Conn) -> Option<End> {
     }
     #[cfg(ngx_feature = "http_ssl")]
     if !conn.ssl().is_null() {
-        return match conn.receive(&mut [0]) {
-            Received::Nothing => None,
-            Received::Bytes(_) => Some(End::UnexpectedData),
-            Received::End if conn.read().error() => Some(End::Error),
-            Received::End => Some(End::ServerClosed),
-        };
+        return if n > 0 || may_hold_more(conn.read()) { heard_through_tls(conn) } else { None };
     }
     (n > 0).then_some(End::UnexpectedData)
+}
+
+/// Whether TLS may have taken something from the socket that nobody has read. `ngx_ssl_recv()` says so in one way or the
+/// other, since no socket would wake nginx for that: the event is ready, or it is posted, to be so in a moment.
+#[cfg(ngx_feature = "http_ssl")]
+#[inline]
+fn may_hold_more(read: Event) -> bool {
+    read.ready() || read.posted()
+}
+
+#[cfg(ngx_feature = "http_ssl")]
+fn heard_through_tls(conn: Conn) -> Option<End> {
+    match conn.receive(&mut [0]) {
+        Received::Nothing => None,
+        Received::Bytes(_) => Some(End::UnexpectedData),
+        Received::End if conn.read().error() => Some(End::Error),
+        Received::End => Some(End::ServerClosed),
+    }
 }
 
 /// Whether the last call of the system has found nothing.

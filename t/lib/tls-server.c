@@ -11,6 +11,7 @@
 #include <openssl/ssl.h>
 
 #include <arpa/inet.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,17 +28,25 @@ say(SSL *ssl, const char *what)
     } else if (strcmp(what, "update") == 0) {
         SSL_key_update(ssl, SSL_KEY_UPDATE_NOT_REQUESTED);
         SSL_do_handshake(ssl);
+    } else if (strcmp(what, "data") == 0) {
+        SSL_write(ssl, "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nforeign\n", 47);
     } else if (strcmp(what, "goodbye") == 0) {
         SSL_shutdown(ssl);
     }
+}
+
+static void
+cork(SSL *ssl, int on)
+{
+    setsockopt(SSL_get_fd(ssl), IPPROTO_TCP, TCP_CORK, &on, sizeof(on));
 }
 
 /* Requests have no body, and come one after the other. */
 static void
 serve(SSL *ssl, int connection, const char *what, int milliseconds)
 {
-    char request[8192], body[100], answer[300];
-    int length = 0, number = 0, read;
+    char request[8192], name[100], body[101], answer[4097];
+    int length = 0, number = 0, read, fill;
 
     while ((read = SSL_read(ssl, request + length, sizeof(request) - 1 - length)) > 0) {
         length += read;
@@ -46,12 +55,21 @@ serve(SSL *ssl, int connection, const char *what, int milliseconds)
             continue;
         }
         length = 0;
-        snprintf(body, sizeof(body), "connection %d request %d session %s\n", connection, ++number,
+        snprintf(name, sizeof(name), "connection %d request %d session %s", connection, ++number,
                  SSL_session_reused(ssl) ? "r" : ".");
-        snprintf(answer, sizeof(answer), "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n%s", strlen(body), body);
+        snprintf(body, sizeof(body), strncmp(request, "HEAD ", 5) == 0 ? "" : "%s\n", name);
+        for (fill = 1;; fill = 4096 - strlen(answer) + 1) {
+            snprintf(answer, sizeof(answer), "HTTP/1.1 200 OK\r\nX-Name: %s\r\nX-Fill: %0*d\r\nContent-Length: %zu\r\n\r\n%s",
+                     name, fill, 0, strlen(name) + 1, body);
+            if (milliseconds > 0 || strlen(answer) == 4096) {
+                break;
+            }
+        }
+        cork(ssl, milliseconds == 0);
         SSL_write(ssl, answer, strlen(answer));
         usleep(milliseconds * 1000);
         say(ssl, what);
+        cork(ssl, 0);
         if (strcmp(what, "goodbye") == 0) {
             pause();
         }
