@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use crate::hint::Margin;
 use crate::lifetime::Msec;
 use crate::pool::{Limit, MAX_CAPACITY};
 use crate::queue::MAX_WAITERS;
@@ -50,14 +51,13 @@ impl Default for KeepaliveDrain {
 /// `keepalive_hint on | off [margin=time];`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepaliveHint {
-    /// By how many milliseconds a connection is closed before the server would close it; `None` if the server is not
-    /// listened to.
-    pub margin: Option<Msec>,
+    /// How long before the server a connection is closed; `None` if the server is not listened to.
+    pub margin: Option<Margin>,
 }
 
 impl Default for KeepaliveHint {
     fn default() -> Self {
-        Self { margin: Some(1000) }
+        Self { margin: Some(Margin::Share) }
     }
 }
 
@@ -215,11 +215,11 @@ impl KeepaliveHint {
         let mut margin = None;
         for word in parameters {
             let value = word.strip_prefix(b"margin=").filter(|_| on).ok_or(Invalid::Parameter(word))?;
-            if margin.replace(time(value).ok_or(Invalid::Value(word))?).is_some() {
+            if margin.replace(Margin::Fixed(time(value).ok_or(Invalid::Value(word))?)).is_some() {
                 return Err(Invalid::Duplicate(word));
             }
         }
-        Ok(Self { margin: margin.or(Self::default().margin).filter(|_| on) })
+        Ok(Self { margin: on.then(|| margin.unwrap_or_default()) })
     }
 }
 
@@ -328,8 +328,8 @@ mod tests {
             KeepaliveHint::parse(words[0].as_bytes(), parameters, decimal).map_err(|err| err.to_string())
         };
         assert_eq!(hint(&["on"]), Ok(KeepaliveHint::default()));
-        assert_eq!(hint(&["on", "margin=0"]), Ok(KeepaliveHint { margin: Some(0) }));
-        assert_eq!(hint(&["on", "margin=200"]), Ok(KeepaliveHint { margin: Some(200) }));
+        assert_eq!(hint(&["on", "margin=0"]), Ok(KeepaliveHint { margin: Some(Margin::Fixed(0)) }));
+        assert_eq!(hint(&["on", "margin=200"]), Ok(KeepaliveHint { margin: Some(Margin::Fixed(200)) }));
         assert_eq!(hint(&["off"]), Ok(KeepaliveHint { margin: None }));
         assert_eq!(hint(&["yes"]), Err("invalid value \"yes\" in \"keepalive_hint\" directive".into()));
         assert_eq!(hint(&["on", "margin=x"]), Err("invalid value \"margin=x\"".into()));

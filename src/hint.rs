@@ -32,6 +32,32 @@ impl Hint {
     }
 }
 
+/// `keepalive_hint`: how long before the server a connection is closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Margin {
+    /// A tenth of the time that the server says, but no more than a second; and the round trip. The server counts from when
+    /// it has sent the response, nginx from when it has read it, and the next request must arrive in time. The rest is for
+    /// workers and servers that are busy.
+    #[default]
+    Share,
+    /// So many milliseconds.
+    Fixed(Msec),
+}
+
+impl Margin {
+    /// The most that is a share, in milliseconds.
+    const LARGEST: Msec = 1000;
+
+    /// What is left of the time that the server says, in milliseconds, as the round trip is; `None` if nothing is.
+    pub fn left(self, announced: Msec, round_trip: impl FnOnce() -> Msec) -> Option<Msec> {
+        let margin = match self {
+            Self::Share => (announced / 10).min(Self::LARGEST).saturating_add(round_trip()),
+            Self::Fixed(margin) => margin,
+        };
+        announced.checked_sub(margin).filter(|left| *left > 0)
+    }
+}
+
 fn smallest(known: &mut Option<usize>, new: Option<usize>) {
     *known = (*known).into_iter().chain(new).min();
 }
@@ -93,6 +119,33 @@ mod tests {
     fn of_several_the_smallest_counts() {
         assert_eq!(read(&["timeout=9, timeout=5, timeout=7"]), (Some(5000), None));
         assert_eq!(read(&["timeout=9", "max=4", "timeout=x", "timeout=3, max=8"]), (Some(3000), Some(4)));
+    }
+
+    #[test]
+    fn a_share_is_left_of_whatever_the_server_says() {
+        let left = |seconds: Msec, round_trip| Margin::Share.left(seconds * 1000, || round_trip);
+        assert_eq!(
+            [1, 2, 5, 10, 60].map(|seconds| left(seconds, 1)),
+            [899, 1799, 4499, 8999, 58_999].map(Some)
+        );
+        assert_eq!(
+            [0, 1, 200, 899, 900].map(|trip| left(1, trip)),
+            [Some(900), Some(899), Some(700), Some(1), None]
+        );
+        assert_eq!(left(0, 0), None);
+        assert_eq!(Margin::Share.left(Msec::MAX, || Msec::MAX), None);
+    }
+
+    #[test]
+    fn a_margin_that_was_written_holds() {
+        let left =
+            |announced, margin| Margin::Fixed(margin).left(announced, || unreachable!("it is not asked for"));
+        assert_eq!(left(5000, 1000), Some(4000));
+        assert_eq!(left(1000, 999), Some(1));
+        assert_eq!(left(1000, 1000), None);
+        assert_eq!(left(1000, Msec::MAX), None);
+        assert_eq!(left(1000, 0), Some(1000));
+        assert_eq!(left(0, 0), None);
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::hint::Hint;
+use crate::hint::{Hint, Margin};
 
 /// A point in time or a span in milliseconds, as nginx counts them (`ngx_msec_t`): it wraps around,
 /// so differences are taken with `wrapping_sub`.
@@ -18,9 +18,8 @@ pub struct Limits {
     pub time: Msec,
     /// `keepalive_timeout`: milliseconds for which a connection stays open when idle.
     pub timeout: Msec,
-    /// `keepalive_hint`: by how many milliseconds a connection is closed before the server would close it; `None` if the
-    /// server is not listened to.
-    pub margin: Option<Msec>,
+    /// `keepalive_hint`: how long before the server a connection is closed; `None` if the server is not listened to.
+    pub margin: Option<Margin>,
 }
 
 /// A connection in the moment in which its request gives it back.
@@ -65,8 +64,10 @@ pub enum Refusal {
     Requests,
     /// It is older than `keepalive_time`.
     Time,
-    /// The server has said that it serves no more requests, or closes the connection at once (`Keep-Alive`).
+    /// The server has said that it serves no more requests on it (`Keep-Alive`).
     Hint,
+    /// The server has said that it closes the connection so soon that nothing is left of that time.
+    ClosesSoon,
     /// The protocol does not allow another request on it.
     NotKeepalive,
     /// A part of the request was not sent; the server would take the next request for it.
@@ -83,6 +84,7 @@ impl fmt::Display for Refusal {
             Self::Requests => "keepalive_requests reached",
             Self::Time => "keepalive_time reached",
             Self::Hint => "server keeps it no longer",
+            Self::ClosesSoon => "server closes it too soon",
             Self::NotKeepalive => "not a keepalive response",
             Self::RequestUnsent => "request not fully sent",
             Self::Exiting => "worker exiting",
@@ -114,26 +116,32 @@ impl Limits {
         }
     }
 
-    /// What is left to a connection that may be kept, when the server said `hint` with its last response.
+    /// What is left to a connection that may be kept, when the server said `hint` with its last response; `round_trip` is how
+    /// long one takes, in milliseconds, and may not be asked for.
     ///
     /// # Errors
-    /// [`Refusal::Hint`] if the server serves no more requests on it, or would close it within the margin.
+    /// [`Refusal::Hint`] if the server serves no more requests on it, [`Refusal::ClosesSoon`] if it would close it within the
+    /// margin.
     #[inline]
-    pub fn rest(&self, conn: &Returned, hint: &Hint) -> Result<Rest, Refusal> {
+    pub fn rest(
+        &self,
+        conn: &Returned,
+        hint: &Hint,
+        round_trip: impl FnOnce() -> Msec,
+    ) -> Result<Rest, Refusal> {
         let Some(margin) = self.margin else { return Ok(Rest { idle: self.timeout, allowed: conn.allowed }) };
-        let more = hint.requests.map_or(usize::MAX, |more| conn.requests.saturating_add(more));
-        let rest = Rest {
-            idle: hint
-                .timeout
-                .map_or(self.timeout, |timeout| self.timeout.min(timeout.saturating_sub(margin))),
-            allowed: conn.allowed.min(more),
+        let idle = match hint.timeout {
+            Some(announced) => {
+                margin.left(announced, round_trip).ok_or(Refusal::ClosesSoon)?.min(self.timeout)
+            }
+            None => self.timeout,
         };
-        let is_over = conn.requests >= rest.allowed || hint.timeout.is_some_and(|timeout| timeout <= margin);
-        if is_over {
-            Err(Refusal::Hint)
-        } else {
-            Ok(rest)
+        let more = hint.requests.map_or(usize::MAX, |more| conn.requests.saturating_add(more));
+        let allowed = conn.allowed.min(more);
+        if conn.requests >= allowed {
+            return Err(Refusal::Hint);
         }
+        Ok(Rest { idle, allowed })
     }
 }
 
@@ -141,7 +149,8 @@ impl Limits {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { requests: 100, time: 1000, timeout: 60_000, margin: Some(1000) };
+    const LIMITS: Limits =
+        Limits { requests: 100, time: 1000, timeout: 60_000, margin: Some(Margin::Fixed(1000)) };
     const GOOD: Returned = Returned {
         failed: false,
         broken: false,
@@ -182,7 +191,7 @@ mod tests {
         timeout: Option<Msec>,
         requests: Option<usize>,
     ) -> Option<(Msec, usize)> {
-        let rest = limits.rest(&conn, &Hint { timeout, requests });
+        let rest = limits.rest(&conn, &Hint { timeout, requests }, || 5);
         assert_ne!(rest, Err(Refusal::Requests));
         rest.ok().map(|rest| (rest.idle, rest.allowed))
     }
@@ -211,11 +220,23 @@ mod tests {
         assert_eq!(idle(LIMITS, Some(1000)), None);
         assert_eq!(idle(LIMITS, Some(0)), None);
         assert_eq!(idle(LIMITS, Some(75_000)), Some(60_000));
-        let exactly = Limits { margin: Some(0), ..LIMITS };
+        let exactly = Limits { margin: Some(Margin::Fixed(0)), ..LIMITS };
         assert_eq!(idle(exactly, Some(1000)), Some(1000));
         assert_eq!(idle(exactly, Some(0)), None);
+        let share = Limits { margin: Some(Margin::Share), ..LIMITS };
+        assert_eq!(idle(share, Some(1000)), Some(895));
+        assert_eq!(idle(share, Some(75_000)), Some(60_000));
+        assert_eq!(idle(share, Some(0)), None);
         let deaf = Limits { margin: None, ..LIMITS };
         assert_eq!(rest(deaf, GOOD, Some(0), Some(0)), Some((60_000, usize::MAX)));
+    }
+
+    #[test]
+    fn the_two_words_of_the_server_are_told_apart() {
+        let rest = |timeout, requests| LIMITS.rest(&GOOD, &Hint { timeout, requests }, || 5);
+        assert_eq!(rest(Some(1000), Some(0)), Err(Refusal::ClosesSoon));
+        assert_eq!(rest(Some(2000), Some(0)), Err(Refusal::Hint));
+        assert_eq!(rest(None, Some(0)), Err(Refusal::Hint));
     }
 
     #[test]

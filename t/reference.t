@@ -108,7 +108,7 @@ my %default = (
     keepalive_timeout => [found($conf, qr/\btimeout: or\(self\.timeout, (\w+)\)/)],
     keepalive_drain => [map { /(\d+) << 10/ ? $1 * 1024 : $_ } found($values, qr/Self \{ size: (.*?), timeout: (\w+) \}/)],
     keepalive_check => [map { $_ eq '!=' ? 'on' : 'off' } found($conf, qr/self\.check (\S+) 0/)],
-    keepalive_hint => ['on', found($values, qr/Self \{ margin: Some\((\w+)\) \}/)],
+    keepalive_hint => ['on', map { $_ eq 'Share' ? () : $_ } found($values, qr/Self \{ margin: Some\(Margin::(\w+)\) \}/)],
     keepalive_stale_retry => [map { lc } found(source('stale.rs'), qr/#\[default\]\s+(\w+)/)],
     keepalive_stale_fails => [map { $_ eq '==' ? 'off' : 'on' } found($conf, qr/self\.stale_fails (\S+) 1/)],
     auth_subrequest => ['off'],

@@ -35,6 +35,10 @@ sub longer {
     return qq(keepalive_timeout $timeout of upstream "X" is longer than the $announced that the server announces);
 }
 
+my $no_more = 'no connection is used again';
+sub too_long { return qq(keepalive_hint margin=$_[0] of upstream "X" leaves nothing of the $_[1] that the server announces: $no_more) }
+my $at_once = qq(the server announces "Keep-Alive: timeout=0": $no_more);
+
 sub hint { return 'header=Keep-Alive:' . $_[0] =~ s/=/%3D/gr }
 
 # Each case has an upstream and a location of its own: `upstream` is what stands beside the server, `location` is what
@@ -102,7 +106,18 @@ my @cases = (
         says => [longer('1500ms', '1s')] },
     { name => 'hint_parts', upstream => 'keepalive 4; keepalive_timeout 2500ms;', paths => [hint('timeout=1')], says => [longer('2500ms', '1s')] },
     { name => 'hint_no_second', upstream => 'keepalive 4; keepalive_timeout 500ms;', paths => [hint('timeout=0')],
-        says => [longer('500ms', '0s')] },
+        says => [on($at_once)] },
+    { name => 'hint_zero', paths => [hint('timeout=0')], says => [on($at_once)] },
+    { name => 'hint_zero_off', upstream => 'keepalive 4; keepalive_hint off;', paths => [hint('timeout=0')], says => [longer('60s', '0s')] },
+    { name => 'hint_zero_max', paths => [hint('max=0')] },
+    # By itself the margin leaves something of any time; one that was written is taken at its word.
+    { name => 'hint_one', paths => [hint('timeout=1')], says => [longer('60s', '1s')] },
+    { name => 'hint_margin', upstream => 'keepalive 4; keepalive_hint on margin=1s;', paths => [hint('timeout=1')],
+        says => [too_long('1s', '1s')] },
+    { name => 'hint_margin_ms', upstream => 'keepalive 4; keepalive_hint on margin=2500ms;', paths => [hint('timeout=2')],
+        says => [too_long('2500ms', '2s')] },
+    { name => 'hint_margin_less', upstream => 'keepalive 4; keepalive_hint on margin=999ms;', paths => [hint('timeout=1')],
+        says => [longer('60s', '1s')] },
 );
 
 my ($blocks, $locations) = ('', '');

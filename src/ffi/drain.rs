@@ -21,7 +21,7 @@ use super::idle::{asked_to_close, cycle_log, dummy_handler};
 use super::keep::store;
 use super::log::debug;
 use super::memory::allocate;
-use super::upstream::{Bytes, Idle, Upstream};
+use super::upstream::{Bytes, Idle, RoundTrip, Upstream};
 
 /// What the `data` of such a connection points at: all that it takes to store it once the request is gone.
 /// The connection's pool has it in a block of its own, which can be freed.
@@ -38,6 +38,7 @@ pub(super) struct Draining {
     server: Option<Server>,
     meter: Option<Meter>,
     hinted: bool,
+    round_trip: Option<RoundTrip>,
     allowed: u32,
     timeout: Msec,
     generation: usize,
@@ -56,7 +57,7 @@ pub(super) fn begin(
     generation: usize,
     taken: impl FnOnce(),
 ) -> Result<(), End> {
-    let Idle { conn, identity, server, meter, hinted, allowed } = offer.conn;
+    let Idle { conn, identity, server, meter, hinted, round_trip, allowed } = offer.conn;
     let mut address = [0; MAX_ADDRESS];
     let Some(to) = address.get_mut(..wanted.address.len()) else { return Err(End::Error) };
     to.copy_from_slice(wanted.address);
@@ -76,6 +77,7 @@ pub(super) fn begin(
         server,
         meter,
         hinted,
+        round_trip,
         allowed,
         timeout: offer.timeout,
         generation,
@@ -197,6 +199,7 @@ fn put(upstream: &Upstream, conn: Conn, draining: &Draining) -> Result<(), End> 
             server: draining.server,
             meter: draining.meter,
             hinted: draining.hinted,
+            round_trip: draining.round_trip,
             allowed: draining.allowed,
         },
         class: draining.class,
@@ -215,10 +218,10 @@ pub(super) fn reason(refusal: Refusal) -> Reason {
     match refusal {
         Refusal::TooLarge => (c"the response is larger than \"keepalive_drain\"", End::DrainLimit),
         Refusal::Malformed => (c"the chunked response is invalid", End::Error),
+        Refusal::InvalidRecord => (c"the FastCGI response is invalid", End::Error),
         Refusal::Surplus => (c"something follows the response", End::UnexpectedData),
     }
 }
-        Refusal::InvalidRecord => (c"the FastCGI response is invalid", End::Error),
 
 /// Says why a connection is closed though its response could have been drained.
 #[cold]

@@ -3,7 +3,7 @@
 use nginx_sys::{ngx_uint_t, NGX_PEER_FAILED};
 
 use crate::drain::{Drain, Progress};
-use crate::lifetime::{Refusal, Returned};
+use crate::lifetime::{Limits, Msec, Refusal, Rest, Returned};
 use crate::metrics::{End, Phase};
 use crate::pool::{Offer, Wanted};
 
@@ -18,7 +18,8 @@ use super::peer_connection::Peer;
 use super::peer_data::{Attempt, PeerData};
 use super::response::Unread;
 use super::shape;
-use super::upstream::{Bytes, Idle, Stored, Upstream};
+use super::tcp;
+use super::upstream::{Bytes, Idle, RoundTrip, Stored, Upstream};
 use super::why::{why_failed, why_not};
 
 /// Takes the connection from the request, into the pool or to be drained before, unless there is a reason
@@ -56,17 +57,7 @@ pub(super) fn keep(
         debug_conn(peer.log(), not_saving(refusal), conn);
         return Err(why_not(kp, conn, refusal, state, attempt.reuse.is_some()));
     }
-    let hint = kp.u.keepalive_hint(r, kp.first_buffer).unwrap_or_default();
-    if let Some(announced) = hint.timeout.filter(|timeout| *timeout < limits.timeout) {
-        kp.warn_of_hint(limits.timeout, announced);
-    }
-    let rest = match limits.rest(&returned, &hint) {
-        Ok(rest) => rest,
-        Err(refusal) => {
-            debug_conn(peer.log(), not_saving(refusal), conn);
-            return Err(End::Hint);
-        }
-    };
+    let (rest, round_trip) = rest(kp, peer, conn, attempt, &limits, &returned)?;
     if !read.wait_readable() {
         return Err(End::Error);
     }
@@ -88,6 +79,7 @@ pub(super) fn keep(
             server,
             meter: kp.meter.get(),
             hinted: rest.idle < limits.timeout,
+            round_trip,
             allowed: u32::try_from(rest.allowed).unwrap_or(u32::MAX),
         },
         class: attempt.class,
@@ -174,6 +166,44 @@ pub(super) fn store(
     place.map(|_| ()).ok_or(End::Evicted)
 }
 
+/// What is left to a connection that may be kept, when its server has been listened to; and how long a round trip takes, if
+/// that was asked.
+#[inline(always)]
+fn rest(
+    kp: &PeerData,
+    peer: Peer,
+    conn: Conn,
+    attempt: Attempt,
+    limits: &Limits,
+    returned: &Returned,
+) -> Result<(Rest, Option<RoundTrip>), End> {
+    let hint = kp.u.keepalive_hint(kp.request(), kp.first_buffer).unwrap_or_default();
+    let mut round_trip = attempt.reuse.and_then(|reuse| reuse.round_trip);
+    let ask = || Msec::from(round_trip.get_or_insert_with(|| ask_round_trip(conn)).get());
+    match limits.rest(returned, &hint, ask) {
+        Ok(rest) => {
+            if let Some(announced) = hint.timeout.filter(|timeout| *timeout < limits.timeout) {
+                kp.warn_of_hint(limits.timeout, announced);
+            }
+            Ok((rest, round_trip))
+        }
+        Err(refusal) => {
+            debug_conn(peer.log(), not_saving(refusal), conn);
+            if refusal == Refusal::ClosesSoon {
+                kp.warn_of_no_time(limits.margin, hint.timeout, round_trip);
+            }
+            Err(End::Hint)
+        }
+    }
+}
+
+/// How long a round trip takes; that is asked once for a connection, and only if its server says how long it keeps it.
+#[cold]
+fn ask_round_trip(conn: Conn) -> RoundTrip {
+    let measured = tcp::round_trip(conn).unwrap_or(0);
+    RoundTrip::new(u16::try_from(measured).unwrap_or(u16::MAX)).unwrap_or(RoundTrip::MIN)
+}
+
 /// The identity under which a connection is stored: that with which it was opened.
 #[inline]
 fn identity_to_keep(kp: &PeerData, attempt: Attempt, conn: Conn) -> Option<Bytes> {
@@ -196,6 +226,9 @@ fn not_saving(refusal: Refusal) -> &'static std::ffi::CStr {
         Refusal::Requests => c"free keepalive peer: not saving connection %p: keepalive_requests reached",
         Refusal::Time => c"free keepalive peer: not saving connection %p: keepalive_time reached",
         Refusal::Hint => c"free keepalive peer: not saving connection %p: the server keeps it no longer",
+        Refusal::ClosesSoon => {
+            c"free keepalive peer: not saving connection %p: the server closes it too soon"
+        }
         Refusal::NotKeepalive => c"free keepalive peer: not saving connection %p: no keepalive response",
         Refusal::RequestUnsent => c"free keepalive peer: not saving connection %p: request not fully sent",
         Refusal::Exiting => c"free keepalive peer: not saving connection %p: worker exiting",

@@ -35,7 +35,7 @@ use super::memory::{add_cleanup, allocate};
 use super::peer_connection::Peer;
 use super::peer_data::PeerData;
 use super::tcp::{unacknowledged, Counts};
-use super::upstream::Idle;
+use super::upstream::{Idle, RoundTrip};
 
 /// A connection that came from the pool, in the moment in which it did.
 #[derive(Clone, Copy)]
@@ -43,6 +43,8 @@ pub(super) struct Reuse {
     then: Msec,
     /// The number of the last request that the server serves on it, as far as it said.
     pub(super) allowed: u32,
+    /// How long a round trip takes, once that was asked.
+    pub(super) round_trip: Option<RoundTrip>,
     /// To prove later that a request has not arrived; in the request's pool.
     counts: Option<NonNull<Counts>>,
 }
@@ -72,7 +74,7 @@ impl Reuse {
             && !kp.request().is_unbuffered()
             && !kp.u.repeats(failure_of(kp, true));
         let counts = if proves { note_counts(kp, idle.conn) } else { None };
-        Self { then: now(), allowed: idle.allowed, counts }
+        Self { then: now(), allowed: idle.allowed, round_trip: idle.round_trip, counts }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the kernel tells of a TCP connection.
 
+use crate::lifetime::Msec;
+
 use super::conn::Conn;
 
 /// How far a connection is, in both directions.
@@ -51,6 +53,29 @@ mod linux {
         }
     }
 
+    /// The beginning of `struct tcp_info` up to the shortest round trip of the last minutes (since Linux 4.6), in
+    /// microseconds.
+    #[repr(C)]
+    struct Path {
+        others: [u8; 148],
+        round_trip: u32,
+    }
+
+    /// How long a round trip takes, without the time that either side takes itself, in milliseconds and rounded up; `None` if
+    /// the connection is no TCP connection, or the kernel does not say.
+    pub(in super::super) fn round_trip(conn: Conn) -> Option<Msec> {
+        const UNKNOWN: u32 = u32::MAX;
+        const { assert!(offset_of!(Path, round_trip) == 148) };
+        let mut path = Path { others: [0; 148], round_trip: UNKNOWN };
+        let mut length = size_of::<Path>() as libc::socklen_t;
+        let memory = (&raw mut path).cast();
+        // SAFETY: an open socket, and room for as many bytes as `length` says.
+        let rc =
+            unsafe { libc::getsockopt(conn.fd(), libc::IPPROTO_TCP, libc::TCP_INFO, memory, &mut length) };
+        let is_known = rc == 0 && length as usize >= size_of::<Path>() && path.round_trip != UNKNOWN;
+        is_known.then(|| path.round_trip.div_ceil(1000) as Msec)
+    }
+
     /// How many bytes wait to be acknowledged; `None` if the connection is no TCP connection.
     pub(in super::super) fn unacknowledged(conn: Conn) -> Option<u64> {
         Counts::of(conn)?;
@@ -62,7 +87,7 @@ mod linux {
 }
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::unacknowledged;
+pub(super) use linux::{round_trip, unacknowledged};
 
 #[cfg(not(target_os = "linux"))]
 impl Counts {
@@ -73,5 +98,10 @@ impl Counts {
 
 #[cfg(not(target_os = "linux"))]
 pub(super) fn unacknowledged(_: Conn) -> Option<u64> {
+    None
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn round_trip(_: Conn) -> Option<Msec> {
     None
 }

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, OnceCell};
 use std::mem::MaybeUninit;
+use std::num::NonZeroU16;
 use std::ptr::NonNull;
 
 use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ngx_pool_t};
@@ -69,9 +70,14 @@ pub(crate) struct Idle {
     pub(crate) meter: Option<Meter>,
     /// It is closed sooner than `keepalive_timeout` says, because the server would close it.
     pub(crate) hinted: bool,
+    /// How long a round trip takes, once that was asked.
+    pub(crate) round_trip: Option<RoundTrip>,
     /// The number of the last request that the server serves on it, as far as it said.
     pub(crate) allowed: u32,
 }
+
+/// A time in milliseconds, rounded up.
+pub(crate) type RoundTrip = NonZeroU16;
 
 impl Connection for Idle {
     fn identity(&self) -> &[u8] {

@@ -4,11 +4,13 @@ use std::ffi::CStr;
 
 use nginx_sys::{ngx_log_error_core, ngx_str_t, NGX_LOG_WARN};
 
+use crate::hint::Margin;
 use crate::lifetime::Msec;
 use crate::metrics::End;
 
 use super::main_conf::MainConf;
 use super::peer_data::PeerData;
+use super::upstream::RoundTrip;
 
 /// What there is to be warned of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +21,9 @@ pub(super) enum Warning {
     ServerCloses,
     FastcgiClose,
     HintIsShorter,
+    ClosesAtOnce,
+    MarginIsLonger,
+    RoundTripIsLonger,
 }
 
 impl Warning {
@@ -32,6 +37,15 @@ impl Warning {
             Self::FastcgiClose => c"keepalive is on for upstream \"%V\", but requests ask the server to close; set fastcgi_keep_conn on",
             Self::HintIsShorter => {
                 c"keepalive_timeout %M%s of upstream \"%V\" is longer than the %M%s that the server announces"
+            }
+            Self::ClosesAtOnce => {
+                c"keepalive is on for upstream \"%V\", but the server announces \"Keep-Alive: timeout=0\": no connection is used again"
+            }
+            Self::MarginIsLonger => {
+                c"keepalive_hint margin=%M%s of upstream \"%V\" leaves nothing of the %M%s that the server announces: no connection is used again"
+            }
+            Self::RoundTripIsLonger => {
+                c"a round trip of %M%s to upstream \"%V\" leaves nothing of the %M%s that the server announces: no connection is used again"
             }
         }
     }
@@ -60,17 +74,46 @@ impl PeerData {
     /// Warns that the server closes idle connections before `keepalive_timeout`, both in milliseconds.
     #[cold]
     pub(super) fn warn_of_hint(&self, timeout: Msec, announced: Msec) {
-        if self.is_first(Warning::HintIsShorter) {
+        self.warn_of_times(Warning::HintIsShorter, timeout, announced);
+    }
+
+    /// Warns that nothing is left of the time, in milliseconds, for which the server keeps idle connections.
+    #[cold]
+    pub(super) fn warn_of_no_time(
+        &self,
+        margin: Option<Margin>,
+        announced: Option<Msec>,
+        round_trip: Option<RoundTrip>,
+    ) {
+        let announced = announced.unwrap_or(0);
+        match (announced, margin, round_trip) {
+            (0, ..) => {
+                self.warn(Warning::ClosesAtOnce, End::Hint);
+            }
+            (_, Some(Margin::Fixed(margin)), _) => {
+                self.warn_of_times(Warning::MarginIsLonger, margin, announced);
+            }
+            (_, _, round_trip) => {
+                let round_trip = round_trip.map_or(0, |it| it.get().into());
+                self.warn_of_times(Warning::RoundTripIsLonger, round_trip, announced);
+            }
+        }
+    }
+
+    /// A warning about a time of ours and one that the server announces, in milliseconds.
+    #[cold]
+    fn warn_of_times(&self, warning: Warning, ours: Msec, announced: Msec) {
+        if self.is_first(warning) {
             let name = self.upstream_name();
-            let ((timeout, its_unit), (announced, unit)) = (with_unit(timeout), with_unit(announced));
+            let ((ours, its_unit), (announced, unit)) = (with_unit(ours), with_unit(announced));
             // SAFETY: a live log; `%M` takes a time in milliseconds, `%s` a string that ends with a null byte, `%V` a string of nginx.
             unsafe {
                 ngx_log_error_core(
                     NGX_LOG_WARN as usize,
                     self.request().log(),
                     0,
-                    Warning::HintIsShorter.text().as_ptr(),
-                    timeout,
+                    warning.text().as_ptr(),
+                    ours,
                     its_unit.as_ptr(),
                     name,
                     announced,

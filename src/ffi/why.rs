@@ -46,7 +46,7 @@ pub(super) fn why_not(kp: &PeerData, conn: Conn, refusal: Refusal, state: ngx_ui
         Refusal::Broken => End::Failed,
         Refusal::Requests => End::Requests,
         Refusal::Time => End::Time,
-        Refusal::Hint => End::Hint,
+        Refusal::Hint | Refusal::ClosesSoon => End::Hint,
         Refusal::NotKeepalive => not_keepalive(kp, conn),
         Refusal::RequestUnsent => End::BodyUnsent,
         Refusal::Exiting => End::Exiting,

@@ -3,6 +3,7 @@
 
 use keepalive::auth::{is_same_header, parse_header, parse_status, parse_uri, OnError};
 use keepalive::directive::{Invalid, Keepalive, KeepaliveDrain, KeepaliveHint, Queue};
+use keepalive::hint::Margin;
 use keepalive::pool::{Limit, MAX_CAPACITY};
 use keepalive::queue::MAX_WAITERS;
 use keepalive::stale::StaleRetry;
@@ -148,7 +149,9 @@ fn hint(first: &[u8], others: &[&[u8]]) {
     });
     let expected = match (first, wrong) {
         (b"on" | b"off", Some(wrong)) => Err(wrong),
-        (b"on", None) => Ok(KeepaliveHint { margin: value(others, "margin=").map_or(Some(1000), number) }),
+        (b"on", None) => Ok(KeepaliveHint {
+            margin: Some(value(others, "margin=").and_then(number).map_or(Margin::Share, Margin::Fixed)),
+        }),
         (b"off", None) => Ok(KeepaliveHint { margin: None }),
         _ => Err(Invalid::Argument("keepalive_hint", first)),
     };

@@ -2,18 +2,22 @@
 //! configuration allows, and never lengthen it.
 #![forbid(unsafe_code)]
 
-use keepalive::hint::Hint;
+use keepalive::hint::{Hint, Margin};
 use keepalive::lifetime::{Limits, Msec, Refusal, Returned};
 
 use crate::input::Input;
 
-/// The first line: requests that the connection has served and may serve, `keepalive_timeout`, the margin or `off`. The
-/// others: the header's values.
+/// The first line: requests that the connection has served and may serve, `keepalive_timeout`, then the margin, or `off`, or
+/// `on` with a round trip. The others: the header's values.
 pub fn target(data: &[u8]) {
     let mut input = Input(data);
     let mut first = Input(input.line());
     let (requests, allowed, timeout) = (first.number(), first.number(), first.number());
-    let margin = (!first.0.starts_with(b"off")).then(|| first.number());
+    let (margin, round_trip) = match first.0 {
+        [b'o', b'f', ..] => (None, 0),
+        [b'o', _, _, rest @ ..] => (Some(Margin::Share), Input(rest).number()),
+        _ => (Some(Margin::Fixed(first.number())), 0),
+    };
     let values = input.lines();
 
     let mut hint = Hint::default();
@@ -35,19 +39,28 @@ pub fn target(data: &[u8]) {
         request_sent: true,
         exiting: false,
     };
-    match (limits.rest(&conn, &hint), margin) {
+    // What has to be left of the server's time.
+    let margin = margin.map(|margin| match (margin, hint.timeout) {
+        (Margin::Fixed(margin), _) => margin as u128,
+        (Margin::Share, Some(announced)) => (announced as u128 / 10).min(1000) + round_trip as u128,
+        (Margin::Share, None) => 0,
+    });
+    match (limits.rest(&conn, &hint, || round_trip), margin) {
         (rest, None) => assert_eq!(rest.map(|rest| (rest.idle, rest.allowed)), Ok((timeout, allowed))),
         (Ok(rest), Some(margin)) => {
             assert!(rest.idle <= timeout && rest.allowed <= allowed && rest.allowed > requests);
-            let in_time = |server: Msec| rest.idle as u128 + margin as u128 <= server as u128;
+            let in_time = |server: Msec| rest.idle as u128 + margin <= server as u128;
             assert!(hint.timeout.is_none_or(in_time));
             assert!(rest.idle > 0 || timeout == 0);
+            // And no more than that is lost.
+            let is_most = |server: Msec| rest.idle == timeout || rest.idle as u128 + margin == server as u128;
+            assert!(hint.timeout.is_none_or(is_most));
             let spoken = hint.timeout.is_some() || hint.requests.is_some();
             assert!(spoken || (rest.idle, rest.allowed) == (timeout, allowed));
         }
         (Err(refusal), Some(margin)) => {
-            assert_eq!(refusal, Refusal::Hint);
-            let too_late = hint.timeout.is_some_and(|server| server <= margin);
+            let too_late = hint.timeout.is_some_and(|server| server as u128 <= margin);
+            assert_eq!(refusal, if too_late { Refusal::ClosesSoon } else { Refusal::Hint });
             assert!(too_late || requests >= allowed || hint.requests == Some(0));
         }
     }
