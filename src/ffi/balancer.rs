@@ -9,6 +9,7 @@ use nginx_sys::{
     ngx_event_free_peer_pt, ngx_event_get_peer_pt, ngx_event_notify_peer_pt,
     ngx_http_upstream_free_round_robin_peer, ngx_http_upstream_rr_peer_data_t, ngx_http_upstream_rr_peer_t,
     ngx_http_upstream_rr_peers_t, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_time, ngx_uint_t, NGX_ERROR,
+    NGX_PEER_NEXT,
 };
 #[cfg(ngx_feature = "http_upstream_zone")]
 use nginx_sys::{ngx_rwlock_rlock, ngx_rwlock_unlock, ngx_rwlock_wlock};
@@ -54,8 +55,9 @@ impl Balancer {
         }
     }
 
-    /// Gives back the server as if the request had not been sent to it. Round robin takes everything but a failure as a
-    /// success, by which a server that was tried anew after a failure is well again: so it is as before the try.
+    /// Gives back the server as if the request had not been sent to it: it goes on to another one, and this is no failure. Round
+    /// robin takes everything but a failure as a success, by which a server that was tried anew after a failure is well
+    /// again: so it is as before the try.
     #[cold]
     pub(super) fn free_untried(self, peer: Peer) {
         if let Some(data) = self.round_robin() {
@@ -71,7 +73,7 @@ impl Balancer {
                 servers.unlock();
             }
         }
-        self.free(peer, 0);
+        self.free(peer, NGX_PEER_NEXT as ngx_uint_t);
     }
 
     /// Tells the balancer what has happened to the request.

@@ -38,9 +38,9 @@ pub(super) fn keep(
     };
     let (read, write) = (conn.read(), conn.write());
     let r = kp.request();
-    let is_read = kp.u.is_response_read(r, kp.first_buffer);
+    let is_read = kp.u.is_response_read(r, kp.first_buffer.get());
     let can_drain = !is_read && upstream.drain.size > 0;
-    let unread = if can_drain { kp.u.unread_response(r, kp.first_buffer) } else { None };
+    let unread = if can_drain { kp.u.unread_response(r, kp.first_buffer.get()) } else { None };
     let returned = Returned {
         failed: state & NGX_PEER_FAILED as ngx_uint_t != 0,
         broken: read.eof() || read.error() || read.timed_out() || write.error() || write.timed_out(),
@@ -48,7 +48,7 @@ pub(super) fn keep(
         allowed: attempt.reuse.map_or(usize::MAX, |reuse| reuse.allowed as usize),
         opened: conn.start_time(),
         keepalive: is_read || unread.is_some(),
-        request_sent: kp.u.is_request_sent(r, kp.first_buffer, conn),
+        request_sent: kp.u.is_request_sent(r, kp.first_buffer.get(), conn),
         // Those who wait are served to the end, and without a pool each would open a connection.
         exiting: upstream.is_ending(),
     };
@@ -177,7 +177,7 @@ fn rest(
     limits: &Limits,
     returned: &Returned,
 ) -> Result<(Rest, Option<RoundTrip>), End> {
-    let hint = kp.u.keepalive_hint(kp.request(), kp.first_buffer).unwrap_or_default();
+    let hint = kp.u.keepalive_hint(kp.request(), kp.first_buffer.get()).unwrap_or_default();
     let mut round_trip = attempt.reuse.and_then(|reuse| reuse.round_trip);
     let ask = || Msec::from(round_trip.get_or_insert_with(|| ask_round_trip(conn)).get());
     match limits.rest(returned, &hint, ask) {

@@ -88,7 +88,8 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
             r,
             u,
             conf: u.conf(),
-            first_buffer: u.first_buffer(),
+            own_conf: Cell::new(None),
+            first_buffer: Cell::new(u.first_buffer()),
             balancer: Cell::new(balancer),
             #[cfg(ngx_feature = "http_ssl")]
             without_sessions: Cell::new(false),
@@ -135,8 +136,9 @@ pub(super) unsafe extern "C" fn get_keepalive_peer(
 fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
     let upstream = kp.upstream();
     let mut within = true;
-    // SAFETY: the location's.
-    unsafe { kp.u.set_conf(kp.conf) };
+    if kp.own_conf.get().is_some() {
+        kp.own_conf_ends();
+    }
     match kp.stage.get() {
         Stage::Resuming(_) => {}
         Stage::Again(held) => {
@@ -150,7 +152,10 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
             return NGX_OK as ngx_int_t;
         }
         stage => match choose(kp, peer, stage) {
-            Choice::Server(keeps_to_limit) => within = keeps_to_limit,
+            Choice::Server(keeps_to_limit) => {
+                within = keeps_to_limit;
+                kp.first_buffer.set(kp.u.first_buffer());
+            }
             Choice::Busy if stage == Stage::Asking => return enqueue(kp, peer),
             Choice::Busy => return NGX_BUSY as ngx_int_t,
             Choice::Not(rc) => {

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::{
     ngx_addr_t, ngx_connection_t, ngx_event_free_peer_pt, ngx_event_get_peer_pt, ngx_event_notify_peer_pt,
-    ngx_log_t, ngx_peer_connection_t, ngx_str_t, ngx_uint_t, sockaddr, socklen_t,
+    ngx_log_t, ngx_peer_connection_t, ngx_str_t, ngx_uint_t, sockaddr,
 };
 #[cfg(ngx_feature = "http_ssl")]
 use nginx_sys::{ngx_event_save_peer_session_pt, ngx_event_set_peer_session_pt};
@@ -32,6 +32,10 @@ pub(crate) struct Hooks {
     #[cfg(ngx_feature = "http_ssl")]
     pub(crate) save_session: ngx_event_save_peer_session_pt,
 }
+
+/// A peer as it was, with all fields that this nginx has.
+#[derive(Clone, Copy)]
+pub(crate) struct SavedPeer(ngx_peer_connection_t);
 
 impl Peer {
     /// # Safety
@@ -120,20 +124,29 @@ impl Peer {
         unsafe { (*self.as_ptr()).name = name };
     }
 
-    /// The server that the balancer has given: its address, the length of that, and its name.
-    pub(crate) fn server(self) -> (*mut sockaddr, socklen_t, *mut ngx_str_t) {
-        // SAFETY: live by the type invariant; the reference ends before nginx is called.
-        let pc = unsafe { self.0.as_ref() };
-        (pc.sockaddr, pc.socklen, pc.name)
+    /// All that is known of the server that the balancer has given, to be given to the core again.
+    pub(crate) fn save(self) -> SavedPeer {
+        // SAFETY: live by the type invariant; a structure of numbers and pointers, with no reference to it.
+        SavedPeer(unsafe { self.0.read() })
     }
 
-    pub(crate) fn set_server(self, address: *mut sockaddr, length: socklen_t, name: *mut ngx_str_t) {
+    /// Has the server again that was saved, and no connection. What the core has cleared since, because it means to ask for
+    /// another server, is as it was, whichever fields these are in this nginx. But all that is about the attempts, and
+    /// not about the server, stays as it is now: how many are left, since when they go on, whom the core calls.
+    pub(crate) fn restore(self, saved: &SavedPeer) {
+        let (hooks, tries) = (self.hooks(), self.tries());
+        // SAFETY: live by the type invariant; reads one field.
+        let start_time = unsafe { (*self.as_ptr()).start_time };
+        let log = self.log();
+        // SAFETY: live by the type invariant, and nobody holds a reference to it; what is written was read from there.
+        unsafe { self.0.write(saved.0) };
+        self.set_hooks(hooks);
+        self.set_tries(tries);
         // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).sockaddr = address };
+        unsafe { (*self.as_ptr()).start_time = start_time };
         // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).socklen = length };
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).name = name };
+        unsafe { (*self.as_ptr()).log = log };
+        self.set_connection(std::ptr::null_mut());
     }
 
     /// The balancer has given a server, and has not got it back.

@@ -31,9 +31,11 @@ pub(super) struct PeerData {
     pub(super) upstream: NonNull<Upstream>,
     pub(super) r: NonNull<ngx_http_request_t>,
     pub(super) u: HttpUpstream,
-    /// That of the location, which the upstream request has but for a while.
+    /// That of the location. The request may have another one: ours for a while, or that of another module.
     pub(super) conf: NonNull<ngx_http_upstream_conf_t>,
-    pub(super) first_buffer: FirstBuffer,
+    pub(super) own_conf: Cell<Option<NonNull<OwnConf>>>,
+    /// Another module may write the request anew when it is asked for a server.
+    pub(super) first_buffer: Cell<FirstBuffer>,
     pub(super) balancer: Cell<Balancer>,
     /// The request must not reuse TLS sessions, though the core is made to think so.
     #[cfg(ngx_feature = "http_ssl")]
@@ -55,6 +57,13 @@ pub(super) struct PeerData {
     pub(super) waiter: Cell<Option<NonNull<Waiter>>>,
     #[cfg(nginx_resolve)]
     pub(super) generation: Cell<usize>,
+}
+
+/// A configuration that lets the core repeat the request; in the request's pool.
+pub(super) struct OwnConf {
+    conf: ngx_http_upstream_conf_t,
+    /// What the request had before.
+    replaced: NonNull<ngx_http_upstream_conf_t>,
 }
 
 /// How far an attempt is.
@@ -130,19 +139,40 @@ impl PeerData {
         self.notes.note(self.request(), status, requests);
     }
 
-    /// Lets the core repeat the request after these failures, by a copy of its configuration that holds until then.
+    /// Lets the core repeat the request after these failures, by a copy of the configuration that the request has now. It
+    /// holds until the request asks for a server again.
     #[cold]
     pub(super) fn allow_repeating(&self, failures: u32) {
-        // SAFETY: lives in the cycle of the request.
-        let mut conf = unsafe { self.conf.read() };
+        self.own_conf_ends();
+        let replaced = self.u.conf();
+        // SAFETY: that of the location, which lives in the cycle of the request, or one that another module has put into
+        // the request's place for as long as that lives; only read here.
+        let mut conf = unsafe { replaced.read() };
         conf.next_upstream |= failures as ngx_uint_t;
         // SAFETY: the pool of the live request.
-        let Some(memory) = (unsafe { allocate::<ngx_http_upstream_conf_t>(self.pool(), 1) }) else { return };
-        let memory = memory.cast::<ngx_http_upstream_conf_t>();
+        let Some(memory) = (unsafe { allocate::<OwnConf>(self.pool(), 1) }) else { return };
+        let own = memory.cast::<OwnConf>();
         // SAFETY: allocated above.
-        unsafe { memory.write(conf) };
+        unsafe { own.write(OwnConf { conf, replaced }) };
+        // SAFETY: written above; makes no reference.
+        let conf = unsafe { &raw mut (*own.as_ptr()).conf };
+        let Some(conf) = NonNull::new(conf) else { return };
         // SAFETY: a copy, in the request's pool.
-        unsafe { self.u.set_conf(memory) };
+        unsafe { self.u.set_conf(conf) };
+        self.own_conf.set(Some(own));
+    }
+
+    /// Gives the request the configuration back that it had before, unless somebody has given it another one meanwhile: a
+    /// module that has its own copy for a request writes into what it finds there, as Lua's `set_timeouts()` does.
+    #[cold]
+    pub(super) fn own_conf_ends(&self) {
+        let Some(own) = self.own_conf.take() else { return };
+        // SAFETY: `allow_repeating` has put it into the pool of the live request; nobody holds a reference to it.
+        let own = unsafe { own.as_ref() };
+        if std::ptr::eq(self.u.conf().as_ptr(), &raw const own.conf) {
+            // SAFETY: what the request had when the copy was made: it lives as long as the request.
+            unsafe { self.u.set_conf(own.replaced) };
+        }
     }
 
     /// How long the request has waited, if it has, in milliseconds.

@@ -283,6 +283,7 @@ impl HttpUpstream {
     }
 
     /// The first buffer of the request; to be asked before anything is sent.
+    #[inline]
     pub(super) fn first_buffer(self) -> FirstBuffer {
         // SAFETY: live by the type invariant; reads one field.
         let chain = NonNull::new(unsafe { (*self.as_ptr()).request_bufs });

@@ -16,8 +16,8 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_str_t, ngx_uint_t, sockaddr, socklen_t, NGX_HTTP_LOCK, NGX_HTTP_PATCH, NGX_HTTP_POST,
-    NGX_HTTP_UPSTREAM_FT_ERROR, NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT, NGX_PEER_FAILED,
+    ngx_uint_t, NGX_HTTP_LOCK, NGX_HTTP_PATCH, NGX_HTTP_POST, NGX_HTTP_UPSTREAM_FT_ERROR,
+    NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT, NGX_PEER_FAILED,
 };
 #[cfg(ngx_feature = "http_ssl")]
 use nginx_sys::{SSL_get_shutdown, SSL_RECEIVED_SHUTDOWN};
@@ -32,7 +32,7 @@ use super::guard::guard;
 use super::idle;
 use super::log::debug_conn;
 use super::memory::{add_cleanup, allocate};
-use super::peer_connection::Peer;
+use super::peer_connection::{Peer, SavedPeer};
 use super::peer_data::PeerData;
 use super::tcp::{unacknowledged, Counts};
 use super::upstream::{Idle, RoundTrip};
@@ -52,9 +52,7 @@ pub(super) struct Reuse {
 /// The server that a request keeps.
 pub(super) struct Held {
     request: NonNull<PeerData>,
-    address: *mut sockaddr,
-    length: socklen_t,
-    name: *mut ngx_str_t,
+    peer: SavedPeer,
     is_held: Cell<bool>,
 }
 
@@ -124,7 +122,7 @@ pub(super) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: 
     let again = !is_silent
         && upstream.stale_retry != StaleRetry::Off
         && will_repeat(kp, proven)
-        && kp.u.ready_for_new_connection(kp.first_buffer);
+        && kp.u.ready_for_new_connection(kp.first_buffer.get());
     if again && proven {
         kp.allow_repeating(NGX_HTTP_UPSTREAM_FT_ERROR | NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT);
         kp.unsent.set(true);
@@ -200,10 +198,10 @@ fn hold(kp: &PeerData, peer: Peer) -> Option<NonNull<Held>> {
     let cleanup = unsafe { add_cleanup(kp.pool(), size_of::<Held>()) }?;
     // SAFETY: a new cleanup record of the pool, which has come with as much memory.
     let held = NonNull::new(unsafe { (*cleanup.as_ptr()).data }.cast::<Held>())?;
-    let (address, length, name) = peer.server();
-    let request = NonNull::from(kp);
+    // The core has not touched yet what the balancer wrote when it gave the server.
+    let (request, peer) = (NonNull::from(kp), peer.save());
     // SAFETY: as above, and aligned as all memory of nginx's pools.
-    unsafe { held.write(Held { request, address, length, name, is_held: Cell::new(true) }) };
+    unsafe { held.write(Held { request, peer, is_held: Cell::new(true) }) };
     // SAFETY: a new cleanup record of the pool.
     unsafe { (*cleanup.as_ptr()).handler = Some(give_back) };
     Some(held)
@@ -215,8 +213,7 @@ pub(super) fn resume(peer: Peer, held: NonNull<Held>) {
     // SAFETY: in the pool of the request that is asking.
     let held = unsafe { held.as_ref() };
     held.is_held.set(false);
-    peer.set_connection(std::ptr::null_mut());
-    peer.set_server(held.address, held.length, held.name);
+    peer.restore(&held.peer);
 }
 
 /// The request has ended without asking again: its server goes back to the balancer.
@@ -229,7 +226,11 @@ unsafe extern "C" fn give_back(data: *mut c_void) {
     // SAFETY: in the same pool.
     let kp = unsafe { held.request.as_ref() };
     let server = kp.server.take();
-    kp.balancer.get().free_untried(kp.u.peer());
+    let peer = kp.u.peer();
+    // The balancer may look at what it has written there.
+    peer.restore(&held.peer);
+    kp.balancer.get().free_untried(peer);
+    peer.set_no_server(std::ptr::null_mut(), std::ptr::null_mut());
     guard((), || {
         let upstream = kp.upstream();
         if let Some(server) = server {

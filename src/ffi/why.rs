@@ -62,7 +62,7 @@ fn not_keepalive(kp: &PeerData, conn: Conn) -> End {
     if u.is_upgraded() {
         return End::Upgraded;
     }
-    let Some(head) = u.http1_request(kp.first_buffer) else { return of_another_protocol(kp) };
+    let Some(head) = u.http1_request(kp.first_buffer.get()) else { return of_another_protocol(kp) };
     // A server may close for a reason of its own, as after an error; the first response tells whether it always does.
     let is_first = conn.requests() <= 1 && u.response_status() < NGX_HTTP_BAD_REQUEST as usize;
     match (asks_to_close(head), u.closes()) {
@@ -79,7 +79,7 @@ fn not_keepalive(kp: &PeerData, conn: Conn) -> End {
 
 fn of_another_protocol(kp: &PeerData) -> End {
     match kp.u.module() {
-        b"fastcgi" if fastcgi::asks_to_close(kp.first_buffer.bytes()) => {
+        b"fastcgi" if fastcgi::asks_to_close(kp.first_buffer.get().bytes()) => {
             kp.warn(Warning::FastcgiClose, End::RequestClose)
         }
         b"uwsgi" | b"scgi" => End::Protocol,

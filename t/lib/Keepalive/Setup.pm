@@ -72,17 +72,19 @@ sub has_feature {
     return $features =~ /--\Q$name\E(?![\w-])/;
 }
 
-# Whether this file of nginx's modules folder exists and nginx accepts it; returns its path.
+# Whether these files of nginx's modules folder exist and nginx accepts them, in this order; returns their paths, or that of
+# the only one.
 sub has_module_file {
-    my ($name) = @_;
+    my (@names) = @_;
     my ($folder) = $features =~ /--modules-path=(\S+)/ or return;
-    my $path = "$folder/$name";
-    return unless -f $path;
+    my @paths = map { "$folder/$_" } @names;
+    return if grep { !-f } @paths;
     my $config = "$dir/module.conf";
     open my $out, '>', $config or die "$config: $!";
-    print $out "load_module $path; pid $dir/module.pid; error_log stderr; events {}\n";
+    print $out map({ "load_module $_; " } @paths), "pid $dir/module.pid; error_log stderr; events {}\n";
     close $out;
-    return system("$binary -t -p $dir -c $config >/dev/null 2>&1") == 0 ? $path : undef;
+    return if system("$binary -t -p $dir -c $config >/dev/null 2>&1") != 0;
+    return wantarray ? @paths : $paths[0];
 }
 
 # Whether nginx and the module were compiled with sanitizers (scripts/test --asan).
