@@ -1,6 +1,9 @@
 //! The head of an HTTP/2 request as nginx has written it: the beginning of a connection, and the frames of the header. When
 //! the request goes over a connection that has carried others, nginx leaves out the former and numbers the latter; it
 //! does not number them back when the request then goes over a new one.
+//!
+//! And what a server says of a request that it does not process: GOAWAY, with the last stream that it may have processed, and
+//! RST_STREAM with REFUSED_STREAM. Both promise that nothing was done (RFC 9113, sections 6.8 and 8.7).
 #![forbid(unsafe_code)]
 
 /// What each connection begins with (RFC 9113, section 3.4).
@@ -32,6 +35,127 @@ pub fn number_as_first(head: &mut [u8]) -> bool {
         frames = rest;
     }
     true
+}
+
+/// Whether this begins a connection of HTTP/2.
+#[inline]
+pub fn is_http2(head: &[u8]) -> bool {
+    head.starts_with(PREFACE)
+}
+
+/// The stream of a request whose head this is, as it was numbered when it was sent.
+pub fn stream_of(head: &[u8]) -> Option<u32> {
+    let mut frames = head.strip_prefix(PREFACE)?;
+    loop {
+        let ([high, middle, low, _, _, stream @ ..], rest) = frames.split_first_chunk::<HEADER>()?;
+        if *stream != [0; 4] {
+            return Some(u32::from_be_bytes(*stream));
+        }
+        frames = rest.get(u32::from_be_bytes([0, *high, *middle, *low]) as usize..)?;
+    }
+}
+
+const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
+
+/// The error code of a stream that was closed before anything was processed (RFC 9113, section 7).
+const REFUSED_STREAM: u32 = 7;
+
+/// The bit in front of a stream's number, which says nothing.
+const RESERVED: u32 = 1 << 31;
+
+/// What of a frame's payload matters here: the whole of RST_STREAM, and the two numbers of GOAWAY.
+const PAYLOAD: usize = 8;
+
+/// What a server has said of the streams of a connection, read from its frames as they come, in pieces of any size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// The beginning of the frame that is being read, `length` bytes of it.
+    frame: [u8; HEADER + PAYLOAD],
+    length: usize,
+    /// How many bytes of the frame come behind that.
+    left: usize,
+    /// The last stream that the server may have processed, if it has said so.
+    last: Option<u32>,
+    /// The stream that it has refused.
+    refused: Option<u32>,
+    /// It has said something else of a stream, or what is no frame.
+    answered: bool,
+}
+
+impl Heard {
+    /// Reads what has come next.
+    pub fn read(&mut self, mut bytes: &[u8]) {
+        while let Some((byte, rest)) = bytes.split_first() {
+            if self.left > 0 {
+                let skipped = self.left.min(bytes.len());
+                self.left -= skipped;
+                bytes = bytes.get(skipped..).unwrap_or_default();
+                continue;
+            }
+            if let Some(place) = self.frame.get_mut(self.length) {
+                *place = *byte;
+            }
+            self.length += 1;
+            bytes = rest;
+            if self.length >= HEADER && self.length == HEADER + self.wanted() {
+                self.end_of_frame();
+            }
+        }
+    }
+
+    /// How many bytes of the payload are to be read.
+    fn wanted(&self) -> usize {
+        match self.kind() {
+            RST_STREAM | GOAWAY => self.payload_length().min(PAYLOAD),
+            _ => 0,
+        }
+    }
+
+    fn kind(&self) -> u8 {
+        self.frame[3]
+    }
+
+    fn payload_length(&self) -> usize {
+        self.number(0) as usize >> 8
+    }
+
+    fn number(&self, at: usize) -> u32 {
+        let bytes = self.frame.get(at..).and_then(|bytes| bytes.first_chunk());
+        bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes))
+    }
+
+    fn end_of_frame(&mut self) {
+        let stream = self.number(5) & !RESERVED;
+        let first = self.number(HEADER);
+        match (self.kind(), self.payload_length(), stream) {
+            (GOAWAY, PAYLOAD.., 0) => {
+                // It may be told again, and with a lower number only.
+                let last = first & !RESERVED;
+                self.last = Some(self.last.map_or(last, |before| before.min(last)));
+            }
+            (RST_STREAM, 4, 1..) if first == REFUSED_STREAM => self.refused = Some(stream),
+            (GOAWAY | RST_STREAM, ..) | (_, _, 1..) => self.answered = true,
+            (_, _, 0) => {}
+        }
+        self.left = self.payload_length() - self.wanted();
+        self.length = 0;
+    }
+
+    /// Whether the server has not processed this stream, and will not.
+    pub fn refuses(&self, stream: u32) -> bool {
+        !self.answered && (self.refused == Some(stream) || self.last.is_some_and(|last| last < stream))
+    }
+
+    /// Whether the server will process no further stream.
+    pub fn says_goodbye(&self) -> bool {
+        self.last.is_some()
+    }
+
+    /// Whether all that has come is about the connection.
+    pub fn is_of_the_connection(&self) -> bool {
+        !self.answered && self.refused.is_none()
+    }
 }
 
 #[cfg(test)]
@@ -70,5 +194,96 @@ mod tests {
         let frames = [24, 24 + 15, 24 + 15 + 13, 24 + 15 + 13 + 309, whole.len() - 13, whole.len()];
         assert_eq!(boundaries.collect::<Vec<_>>(), frames);
         assert!(!number_as_first(b"POST / HTTP/1.1\r\n\r\n".to_vec().as_mut_slice()));
+    }
+
+    #[test]
+    fn the_stream_is_that_of_the_header() {
+        for stream in [1, 3, 0x7fff_ffff] {
+            assert_eq!(stream_of(&head(stream)), Some(stream));
+        }
+        assert_eq!(stream_of(&head(3)[..24 + 15 + 13]), None);
+        assert_eq!(stream_of(b"POST / HTTP/1.1\r\n\r\n"), None);
+        assert!(is_http2(&head(1)) && !is_http2(b"PRI * HTTP/2.0\r\n\r\n"));
+    }
+
+    fn goaway(last: u32, debug: &[u8]) -> Vec<u8> {
+        frame(GOAWAY, 0, &[&last.to_be_bytes()[..], &[0; 4], debug].concat())
+    }
+
+    fn reset(stream: u32, code: u32) -> Vec<u8> {
+        frame(RST_STREAM, stream, &code.to_be_bytes())
+    }
+
+    fn heard(frames: &[Vec<u8>]) -> Heard {
+        let mut heard = Heard::default();
+        heard.read(&frames.concat());
+        heard
+    }
+
+    #[test]
+    fn both_say_that_nothing_was_done() {
+        let settings = frame(4, 0, &[1; 12]);
+        for frames in [
+            vec![goaway(1, b"")],
+            vec![settings.clone(), goaway(1, b"a reason of some length")],
+            vec![goaway(0x7fff_ffff, b""), frame(6, 0, &[0; 8]), goaway(1 | RESERVED, b"")],
+            vec![goaway(1, b""), goaway(5, b"")],
+            vec![settings, reset(3, REFUSED_STREAM)],
+            vec![frame(0xfb, 0, &[7; 300]), reset(3, REFUSED_STREAM), goaway(3, b"")],
+        ] {
+            assert!(heard(&frames).refuses(3), "{frames:?}");
+            assert!(!heard(&frames).refuses(1), "{frames:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_have_been_processed_is_not_refused() {
+        let answer = frame(1, 3, &[0x88]);
+        for frames in [
+            vec![],
+            vec![goaway(3, b"")],
+            vec![goaway(0x7fff_ffff, b"")],
+            vec![reset(3, 8)],
+            vec![reset(3, 0)],
+            vec![reset(1, REFUSED_STREAM)],
+            vec![answer.clone(), goaway(1, b"")],
+            vec![answer, reset(3, REFUSED_STREAM)],
+            vec![frame(8, 3, &[0, 0, 1, 0]), goaway(1, b"")],
+            vec![frame(GOAWAY, 3, &[0; 8])],
+            vec![frame(GOAWAY, 0, &[0; 7])],
+            vec![frame(RST_STREAM, 3, &[0, 0, 0, 7, 0])],
+            vec![b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), goaway(1, b"")],
+        ] {
+            assert!(!heard(&frames).refuses(3), "{frames:?}");
+        }
+    }
+
+    #[test]
+    fn only_frames_of_the_connection_are_no_answer() {
+        let about = [frame(4, 0, &[1; 6]), frame(6, 0, &[0; 8]), frame(8, 0, &[0, 0, 1, 0]), goaway(9, b"")];
+        assert!(heard(&about).is_of_the_connection());
+        assert!(heard(&about).says_goodbye() && !heard(&about[..3]).says_goodbye());
+        for of_a_stream in [frame(8, 1, &[0; 4]), frame(1, 3, &[0x88]), reset(3, 7), reset(3, 2)] {
+            assert!(!heard(&[of_a_stream]).is_of_the_connection());
+        }
+    }
+
+    #[test]
+    fn pieces_say_what_the_whole_says() {
+        let frames =
+            [frame(4, 0, &[1; 12]), goaway(1, b"why"), reset(5, REFUSED_STREAM), frame(6, 0, &[0; 8])];
+        let bytes = frames.concat();
+        let whole = heard(&frames);
+        for size in 1..=bytes.len() {
+            let mut in_pieces = Heard::default();
+            bytes.chunks(size).for_each(|piece| in_pieces.read(piece));
+            assert_eq!(in_pieces, whole, "{size}");
+        }
+        for end in 0..bytes.len() {
+            let mut in_two = Heard::default();
+            in_two.read(&bytes[..end]);
+            in_two.read(&bytes[end..]);
+            assert_eq!(in_two, whole, "{end}");
+        }
     }
 }

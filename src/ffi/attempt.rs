@@ -4,6 +4,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::{
     ngx_http_upstream_state_t, ngx_http_upstream_t, ngx_int_t, ngx_msec_t, ngx_pool_t, ngx_str_t, ngx_uint_t,
+    off_t,
 };
 
 use crate::lifetime::Msec;
@@ -111,8 +112,13 @@ impl HttpUpstream {
 
     /// Whether a byte of the response has come.
     pub(super) fn has_response(self) -> bool {
+        self.bytes_received() > 0
+    }
+
+    /// How many bytes have come in the present attempt.
+    pub(super) fn bytes_received(self) -> off_t {
         // SAFETY: the present state of a live request, in its pool.
-        self.state().is_some_and(|state| unsafe { (*state.as_ptr()).bytes_received } > 0)
+        self.state().map_or(0, |state| unsafe { (*state.as_ptr()).bytes_received })
     }
 
     /// Whether `proxy_next_upstream_timeout` allows another try.

@@ -40,6 +40,7 @@ mod notes;
 mod peer;
 mod peer_connection;
 mod peer_data;
+mod refusal;
 mod request;
 #[cfg(nginx_resolve)]
 mod resolve;

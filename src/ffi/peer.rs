@@ -31,7 +31,8 @@ use super::memory::allocate;
 use super::notes::{keep_notes, Notes, Status};
 use super::peer_connection::{Hooks, Peer};
 use super::peer_data::{Attempt, PeerData, Stage};
-use super::request::HttpUpstream;
+use super::refusal;
+use super::request::{HttpUpstream, Request};
 use super::shape;
 use super::stale::{self, Held, Reuse, Verdict};
 use super::upstream::Idle;
@@ -81,6 +82,9 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
     let u = unsafe { HttpUpstream::from_ptr(u) };
     let balancer = Balancer::new(u.peer().hooks());
     let r = NonNull::new(r)?;
+    let first_buffer = u.first_buffer();
+    // SAFETY: live, says the caller.
+    let ear = refusal::listen(unsafe { Request::from_ptr(r) }, u, first_buffer);
     // SAFETY: allocated above for a `PeerData`.
     unsafe {
         memory.write(PeerData {
@@ -89,7 +93,8 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
             u,
             conf: u.conf(),
             own_conf: Cell::new(None),
-            first_buffer: Cell::new(u.first_buffer()),
+            first_buffer: Cell::new(first_buffer),
+            ear,
             balancer: Cell::new(balancer),
             #[cfg(ngx_feature = "http_ssl")]
             without_sessions: Cell::new(false),
@@ -300,8 +305,8 @@ type Outcome = (Option<ngx_uint_t>, Result<(), End>);
 fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Outcome {
     let failed = state & NGX_PEER_FAILED as ngx_uint_t != 0;
     let unsent = kp.unsent.take();
-    match (kp.attempt.take(), peer.connection()) {
-        (Some(attempt), Some(conn)) if !failed || attempt.reuse.is_none() => {
+    let outcome = match (kp.attempt.take(), peer.connection()) {
+        (Some(attempt), Some(conn)) if !failed || (attempt.reuse.is_none() && !kp.is_refused(conn)) => {
             (Some(state), keep(kp, peer, conn, attempt, state))
         }
         (attempt, conn) => match lose(kp, peer, attempt, conn, state, unsent) {
@@ -311,7 +316,11 @@ fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Outcome {
                 (None, Err(end))
             }
         },
+    };
+    if state != 0 {
+        kp.number_anew();
     }
+    outcome
 }
 
 /// Counts what has become of the connection.
@@ -343,6 +352,9 @@ fn lose(
 ) -> Verdict {
     let reuse = attempt.and_then(|attempt| attempt.reuse);
     match (reuse, conn) {
+        (reuse, Some(conn)) if attempt.is_some() && kp.is_refused(conn) => {
+            guard(Verdict::Tell(state, End::Error), || refusal::judge(kp, peer, conn, reuse, state))
+        }
         (Some(reuse), Some(conn)) => {
             guard(Verdict::Tell(state, End::Error), || stale::judge(kp, peer, conn, reuse, state))
         }

@@ -17,6 +17,7 @@ use super::fail::Failure;
 use super::memory::allocate;
 use super::notes::{Notes, Status};
 use super::peer_connection::Peer;
+use super::refusal::Ear;
 use super::request::{HttpUpstream, Request};
 use super::response::FirstBuffer;
 use super::stale::{Held, Reuse};
@@ -36,6 +37,8 @@ pub(super) struct PeerData {
     pub(super) own_conf: Cell<Option<NonNull<OwnConf>>>,
     /// Another module may write the request anew when it is asked for a server.
     pub(super) first_buffer: Cell<FirstBuffer>,
+    /// What an HTTP/2 server says of the request.
+    pub(super) ear: Option<NonNull<Ear>>,
     pub(super) balancer: Cell<Balancer>,
     /// The request must not reuse TLS sessions, though the core is made to think so.
     #[cfg(ngx_feature = "http_ssl")]

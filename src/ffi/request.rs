@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use nginx_sys::{
     ngx_http_finalize_request, ngx_http_log_ctx_t, ngx_http_request_t, ngx_http_run_posted_requests,
     ngx_http_upstream_conf_t, ngx_http_upstream_t, ngx_int_t, ngx_log_error_core, ngx_log_t, ngx_module_t,
-    ngx_pool_t, ngx_uint_t, NGX_LOG_CRIT, NGX_LOG_ERR, NGX_LOG_INFO,
+    ngx_pool_t, ngx_uint_t, off_t, NGX_LOG_CRIT, NGX_LOG_ERR, NGX_LOG_INFO,
 };
 
 use ngx::http::{HttpModuleLocationConf, NgxHttpCoreModule};
@@ -64,6 +64,17 @@ impl Request {
         // SAFETY: a live request.
         let conf = NgxHttpCoreModule::location_conf(unsafe { &*self.as_ptr() });
         conf.is_some_and(|conf| conf.post_action.len > 0)
+    }
+
+    /// Whether its body is known to have at most so many bytes.
+    pub(super) fn has_body_within(self, limit: off_t) -> bool {
+        // SAFETY: live by the type invariant; reads one field.
+        let length = unsafe { (*self.as_ptr()).headers_in.content_length_n };
+        // SAFETY: live by the type invariant; reads one field.
+        let body = NonNull::new(unsafe { (*self.as_ptr()).request_body });
+        // SAFETY: in the pool of the live request; reads one field.
+        let has_body = body.is_some_and(|body| unsafe { !(*body.as_ptr()).bufs.is_null() });
+        (0..=limit).contains(&length) || !has_body
     }
 
     /// The length of `r->upstream_states`.

@@ -40,7 +40,7 @@ use super::upstream::{Idle, RoundTrip};
 /// A connection that came from the pool, in the moment in which it did.
 #[derive(Clone, Copy)]
 pub(super) struct Reuse {
-    then: Msec,
+    pub(super) then: Msec,
     /// The number of the last request that the server serves on it, as far as it said.
     pub(super) allowed: u32,
     /// How long a round trip takes, once that was asked.
@@ -99,7 +99,7 @@ fn failure_of(kp: &PeerData, sent: bool) -> ngx_uint_t {
 /// The core gives back a connection that came from the pool, and tells of a failure.
 #[cold]
 pub(super) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: ngx_uint_t) -> Verdict {
-    if kp.u.has_response() {
+    if kp.has_response() {
         return Verdict::Tell(state, End::Failed);
     }
     let failure = examine(conn, reuse);
@@ -122,7 +122,11 @@ pub(super) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: 
     let again = !is_silent
         && upstream.stale_retry != StaleRetry::Off
         && will_repeat(kp, proven)
+        && kp.can_be_sent_anew(conn)
         && kp.u.ready_for_new_connection(kp.first_buffer.get());
+    if again {
+        kp.send_what_is_ready(conn);
+    }
     if again && proven {
         kp.allow_repeating(NGX_HTTP_UPSTREAM_FT_ERROR | NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT);
         kp.unsent.set(true);
@@ -185,7 +189,7 @@ fn says_goodbye(conn: Conn) -> bool {
 
 /// Whether the core will ask for a connection again, as `ngx_http_upstream_next()` decides it. There it has one more try
 /// for a connection that came from the pool.
-fn will_repeat(kp: &PeerData, proven: bool) -> bool {
+pub(super) fn will_repeat(kp: &PeerData, proven: bool) -> bool {
     let (u, r) = (kp.u, kp.request());
     let sent = u.request_sent();
     let is_gone = sent && r.is_unbuffered();
@@ -193,7 +197,7 @@ fn will_repeat(kp: &PeerData, proven: bool) -> bool {
 }
 
 /// Keeps the server for the request.
-fn hold(kp: &PeerData, peer: Peer) -> Option<NonNull<Held>> {
+pub(super) fn hold(kp: &PeerData, peer: Peer) -> Option<NonNull<Held>> {
     // SAFETY: the pool of the live request.
     let cleanup = unsafe { add_cleanup(kp.pool(), size_of::<Held>()) }?;
     // SAFETY: a new cleanup record of the pool, which has come with as much memory.

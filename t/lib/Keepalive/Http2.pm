@@ -9,11 +9,13 @@ use warnings;
 use IO::Select;
 use IO::Socket::INET;
 use POSIX ();
-use Time::HiRes qw(time);
+use Socket qw(IPPROTO_TCP TCP_NODELAY);
+use Time::HiRes qw(sleep time);
 
 use Keepalive::Setup;
 
-use constant { DATA => 0, HEADERS => 1, SETTINGS => 4, PING => 6, END_STREAM => 1, ACK => 1, END_HEADERS => 4 };
+use constant { DATA => 0, HEADERS => 1, RST_STREAM => 3, SETTINGS => 4, PING => 6, GOAWAY => 7 };
+use constant { END_STREAM => 1, ACK => 1, END_HEADERS => 4, CANCEL => 8, REFUSED_STREAM => 7 };
 
 # A frame (RFC 9113, section 4.1).
 sub frame {
@@ -33,22 +35,28 @@ sub answer {
 }
 
 # Keepalive::Http2->start($bytes): sends them 100 ms after each answer; undef stands for closing the connection.
+#
+# With `refuse`, it does not process what comes from the request `from` of a connection on (of every second connection, with
+# `every => 2`), and says so in one of these ways (`how`): refused, goaway (which ends the connection, too), settings (before
+# that), twice (GOAWAY, the first one without a limit); or it resets the stream for another reason (cancel), or answers behind a
+# GOAWAY (answered), or with status 500 (broken). It does so `early`, when the header has come; or in single bytes (`pieces`). What it has done is in the
+# file `record`, a line each.
 sub start {
-    my ($class, $bytes) = @_;
+    my ($class, $bytes, %options) = @_;
     my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => free_port(), Listen => 50, ReuseAddr => 1)
         or die "$!";
     my $pid = fork // die "fork: $!";
     if (!$pid) {
         $SIG{$_} = 'DEFAULT' for qw(HUP INT TERM);
         $SIG{PIPE} = 'IGNORE';
-        serve($socket, $bytes, getppid);
+        serve($socket, $bytes, getppid, %options);
         POSIX::_exit(0);
     }
     return bless { pid => $pid, owner => $$, port => $socket->sockport }, $class;
 }
 
 sub serve {
-    my ($listener, $bytes, $parent) = @_;
+    my ($listener, $bytes, $parent, %options) = @_;
     my $select = IO::Select->new($listener);
     my ($serial, %state) = 0;
     while (getppid == $parent) {
@@ -56,7 +64,10 @@ sub serve {
             if ($socket == $listener) {
                 my $new = $listener->accept or next;
                 $select->add($new);
-                $state{$new} = { number => ++$serial, requests => 0, buffer => '' };
+                my $refuse = $options{refuse};
+                undef $refuse if $refuse && $serial % ($refuse->{every} || 1);
+                setsockopt $new, IPPROTO_TCP, TCP_NODELAY, 1;
+                $state{$new} = { number => ++$serial, requests => 0, buffer => '', refuse => $refuse, record => $options{record} };
                 syswrite $new, frame(SETTINGS, 0, 0, '');
                 next;
             }
@@ -95,13 +106,56 @@ sub read_frames {
             shutdown $socket, 2;
             return 0;
         }
-        next unless ($type == HEADERS || $type == DATA) && $flags & END_STREAM;
+        my $is_whole = ($type == HEADERS || $type == DATA) && $flags & END_STREAM;
+        my $refuse = $state->{refuse};
+        my $is_due = $refuse && $refuse->{early} ? $type == HEADERS : $is_whole;
+        if ($refuse && $is_due && $state->{requests} + 1 >= $refuse->{from}) {
+            $state->{requests}++;
+            return 0 if !refuse($socket, $state, $stream);
+            delete $state->{open} if $is_whole;
+            next;
+        }
+        next unless $is_whole;
         delete $state->{open};
+        note_down($state, 'answered');
         my $number = ++$state->{requests};
         syswrite $socket, answer($stream, "connection $state->{number} request $number");
         $answered = 1;
     }
     return $answered;
+}
+
+sub note_down {
+    my ($state, $what) = @_;
+    return if !defined $state->{record};
+    open my $out, '>>', $state->{record} or die "$state->{record}: $!";
+    print $out "$what by connection $state->{number}\n";
+    close $out;
+}
+
+# Does not process a stream, and says so; returns whether the connection goes on.
+sub refuse {
+    my ($socket, $state, $stream) = @_;
+    my $how = $state->{refuse}{how};
+    note_down($state, $how eq 'answered' ? 'answered' : 'refused');
+    my $goaway = sub { frame(GOAWAY, 0, 0, pack 'NN', @_) };
+    my $last = $stream > 1 ? $stream - 2 : 0;
+    my %bytes = (
+        goaway   => $goaway->($last, 0),
+        settings => frame(SETTINGS, 0, 0, pack 'nN', 3, 50) . frame(PING, 0, 0, 'p' x 8) . $goaway->($last, 0),
+        twice    => $goaway->(0x7fffffff, 0) . frame(PING, 0, 0, 'p' x 8) . $goaway->($last, 0),
+        refused  => frame(RST_STREAM, 0, $stream, pack 'N', REFUSED_STREAM),
+        cancel   => frame(RST_STREAM, 0, $stream, pack 'N', CANCEL),
+        broken   => frame(HEADERS, END_HEADERS | END_STREAM, $stream, "\x8e" . field('content-type', 'application/grpc')),
+        answered => $goaway->($stream, 0) . answer($stream, 'answered'),
+    );
+    for my $piece ($state->{refuse}{pieces} ? $bytes{$how} =~ /./gs : $bytes{$how}) {
+        syswrite $socket, $piece;
+        sleep 0.005 if $state->{refuse}{pieces};
+    }
+    return 1 if $how =~ /^(?:refused|cancel|broken)$/;
+    shutdown $socket, 1;
+    return 0;
 }
 
 sub DESTROY {
