@@ -11,7 +11,14 @@
 //! ```
 //!
 //! A server that ends its half of the connection only, and goes on reading, looks like the first; it could not answer.
+//!
+//! The kernel tells the state of a connection and its counts in one call, but not of one moment: it reads the state before
+//! it locks the connection, and the counts after. A FIN that comes in between is in the counts, and not in the state. So
+//! no state is taken to be as new as the counts that came with it, but only one that was asked for later.
 #![forbid(unsafe_code)]
+
+#[cfg(test)]
+mod model;
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +40,66 @@ pub struct Failure {
     pub written: bool,
     /// Whether the server's TCP has acknowledged any of it; `None` if that is not known.
     pub acknowledged: Option<bool>,
+}
+
+/// What the kernel counts of a TCP connection, in one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Bytes that the other side has acknowledged.
+    pub acknowledged: u64,
+    /// Bytes that have come from it; a FIN counts for one.
+    pub received: u64,
+}
+
+/// A connection as a request takes it, before anything is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// What was counted first.
+    pub counts: Counts,
+    /// Whether a FIN was there when the connection was looked at, *after* it was counted. If not, the counts have none.
+    pub has_fin: bool,
+}
+
+/// A connection that has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// What is counted now.
+    pub counts: Counts,
+    /// Whether its state says that a FIN has come. After a reset it says nothing.
+    pub has_fin: bool,
+    /// How many of the bytes that have come since it was taken were read.
+    pub read: u64,
+}
+
+/// What has come since a connection was taken that was not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// Nothing, and no FIN.
+    Nothing,
+    /// A FIN; it is not known when.
+    Fin,
+    /// A FIN if there is nothing to read, otherwise a byte.
+    OneByte,
+    /// More than that.
+    Bytes,
+}
+
+impl Failed {
+    /// What tells whether the server has closed the connection.
+    pub fn unread(&self, taken: &Taken) -> Unread {
+        let received = self.counts.received.wrapping_sub(taken.counts.received);
+        match received.wrapping_sub(self.read) {
+            _ if taken.has_fin || self.has_fin => Unread::Fin,
+            0 => Unread::Nothing,
+            1 => Unread::OneByte,
+            _ => Unread::Bytes,
+        }
+    }
+
+    /// Whether any of what was written to it since it was taken was acknowledged.
+    pub fn has_acknowledged(&self, taken: &Taken) -> bool {
+        self.counts.acknowledged != taken.counts.acknowledged
+    }
 }
 
 /// `keepalive_stale_retry`: which requests are sent again, whatever their method.

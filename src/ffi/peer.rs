@@ -230,13 +230,14 @@ fn note_shape(kp: &PeerData, peer: Peer) {
 fn find(
     kp: &PeerData,
     peer: Peer,
-    checkout: impl FnOnce(&PeerData, Peer, &Wanted<'_>) -> (Option<Idle>, Option<ClassRef>),
+    checkout: impl FnOnce(&PeerData, Peer, &Wanted<'_>) -> (Option<(Idle, Reuse)>, Option<ClassRef>),
 ) -> Option<Idle> {
     // SAFETY: the request that is asking for a peer.
     let identity = unsafe { shape::identity(kp.r, kp.u) }?;
     // SAFETY: just written into the pool of the live request.
     let wanted = shape::wanted(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
     let (found, class) = checkout(kp, peer, &wanted);
+    let (found, reuse) = found.unzip();
     #[cfg(ngx_feature = "http_ssl")]
     // SAFETY: the request that is asking for a peer.
     if found.is_none() && kp.u.uses_tls() && unsafe { shape::tls::ask_for_handshake(kp.r, kp.u) }.is_some() {
@@ -248,19 +249,21 @@ fn find(
         #[cfg(ngx_feature = "http_ssl")]
         from_handshake: false,
         class,
-        reuse: found.map(|idle| Reuse::of(kp, &idle)),
+        reuse,
     }));
     found
 }
 
 /// Takes a connection that fits from the pool, and closes those that turn out to be closed by the server.
 #[inline]
-fn checkout(kp: &PeerData, peer: Peer, wanted: &Wanted<'_>) -> (Option<Idle>, Option<ClassRef>) {
+fn checkout(kp: &PeerData, peer: Peer, wanted: &Wanted<'_>) -> (Option<(Idle, Reuse)>, Option<ClassRef>) {
     let upstream = kp.upstream();
     loop {
-        match upstream.checkout(wanted) {
-            (Some(idle), _) if upstream.check && !stale::is_fresh(kp, peer, &idle) => {}
-            found => return found,
+        let (found, class) = upstream.checkout(wanted);
+        let Some(idle) = found else { return (None, class) };
+        let reuse = Reuse::of(kp, &idle);
+        if !upstream.check || stale::is_fresh(kp, peer, &idle) {
+            return (Some((idle, reuse)), class);
         }
     }
 }

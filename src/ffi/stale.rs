@@ -24,7 +24,7 @@ use nginx_sys::{SSL_get_shutdown, SSL_RECEIVED_SHUTDOWN};
 
 use crate::lifetime::Msec;
 use crate::metrics::{Count, End};
-use crate::stale::{End as FailureEnd, Failure, StaleRetry};
+use crate::stale::{End as FailureEnd, Failed, Failure, StaleRetry, Taken, Unread};
 
 use super::alarm::now;
 use super::conn::Conn;
@@ -34,7 +34,7 @@ use super::log::debug_conn;
 use super::memory::{add_cleanup, allocate};
 use super::peer_connection::{Peer, SavedPeer};
 use super::peer_data::PeerData;
-use super::tcp::{unacknowledged, Counts};
+use super::tcp::{unacknowledged, Told};
 use super::upstream::{Idle, RoundTrip};
 
 /// A connection that came from the pool, in the moment in which it did.
@@ -46,7 +46,7 @@ pub(super) struct Reuse {
     /// How long a round trip takes, once that was asked.
     pub(super) round_trip: Option<RoundTrip>,
     /// To prove later that a request has not arrived; in the request's pool.
-    counts: Option<NonNull<Counts>>,
+    taken: Option<NonNull<Taken>>,
 }
 
 /// The server that a request keeps.
@@ -65,24 +65,27 @@ pub(super) enum Verdict {
 }
 
 impl Reuse {
-    /// Notes what may be needed if the connection turns out to be stale. What nginx repeats by itself needs no proof.
+    /// Notes what may be needed if the connection turns out to be stale. What nginx repeats by itself needs no proof. This is to
+    /// be noted *before* [`is_fresh`] looks: what finds the connection open then proves that no FIN was counted here.
     #[inline]
     pub(super) fn of(kp: &PeerData, idle: &Idle) -> Self {
         let proves = kp.upstream().stale_retry != StaleRetry::Off
             && !kp.request().is_unbuffered()
             && !kp.u.repeats(failure_of(kp, true));
-        let counts = if proves { note_counts(kp, idle.conn) } else { None };
-        Self { then: now(), allowed: idle.allowed, round_trip: idle.round_trip, counts }
+        let taken = if proves { note_taken(kp, idle.conn) } else { None };
+        Self { then: now(), allowed: idle.allowed, round_trip: idle.round_trip, taken }
     }
 }
 
 #[cold]
-fn note_counts(kp: &PeerData, conn: Conn) -> Option<NonNull<Counts>> {
-    let counts = Counts::of(conn)?;
+fn note_taken(kp: &PeerData, conn: Conn) -> Option<NonNull<Taken>> {
+    let counts = Told::about(conn)?.counts;
+    // Nobody looks at the connection with `keepalive_check off`, so it is asked for its state now.
+    let has_fin = !kp.upstream().check && Told::about(conn)?.has_fin;
     // SAFETY: the pool of the live request.
-    let mut memory = unsafe { allocate::<Counts>(kp.pool(), 1) }?;
+    let mut memory = unsafe { allocate::<Taken>(kp.pool(), 1) }?;
     // SAFETY: allocated above.
-    Some(NonNull::from(unsafe { memory.as_mut() }.write(counts)))
+    Some(NonNull::from(unsafe { memory.as_mut() }.write(Taken { counts, has_fin })))
 }
 
 /// The kind of a failed connection, as `ngx_http_upstream_next()` looks for it in `proxy_next_upstream`.
@@ -102,7 +105,7 @@ pub(super) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: 
     if kp.has_response() {
         return Verdict::Tell(state, End::Failed);
     }
-    let failure = examine(conn, reuse);
+    let failure = examine(kp, conn, reuse);
     if !failure.is_of_the_connection() {
         return Verdict::Tell(state, End::Failed);
     }
@@ -147,28 +150,29 @@ pub(super) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: 
     }
 }
 
-fn examine(conn: Conn, reuse: Reuse) -> Failure {
+fn examine(kp: &PeerData, conn: Conn, reuse: Reuse) -> Failure {
     let sent = conn.sent();
     let written = sent > 0;
     if conn.read().timed_out() || conn.write().timed_out() {
         let acknowledged = unacknowledged(conn).map(|bytes| bytes < sent);
         return Failure { end: FailureEnd::TimedOut, written, acknowledged };
     }
-    // SAFETY: `note_counts` has put them into the pool of the live request.
-    let before = reuse.counts.map(|counts| unsafe { counts.read() });
-    let Some((before, now)) = before.and_then(|before| Some((before, Counts::of(conn)?))) else {
+    // SAFETY: `note_taken` has put it into the pool of the live request.
+    let taken = reuse.taken.map(|taken| unsafe { taken.read() });
+    let Some((taken, now)) = taken.and_then(|taken| Some((taken, Told::about(conn)?))) else {
         return Failure { end: FailureEnd::Reset, written, acknowledged: None };
     };
-    let closed = match now.received.wrapping_sub(before.received) {
-        _ if before.has_fin => true,
-        0 => false,
-        1 => !idle::has_data(conn),
-        _ => says_goodbye(conn),
+    let failed = Failed { counts: now.counts, has_fin: now.has_fin, read: kp.bytes_read() };
+    let closed = match failed.unread(&taken) {
+        Unread::Nothing => false,
+        Unread::Fin => true,
+        Unread::OneByte => !idle::has_data(conn),
+        Unread::Bytes => says_goodbye(conn),
     };
     Failure {
         end: if closed { FailureEnd::Closed } else { FailureEnd::Reset },
         written,
-        acknowledged: Some(now.acknowledged != before.acknowledged),
+        acknowledged: Some(failed.has_acknowledged(&taken)),
     }
 }
 

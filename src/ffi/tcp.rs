@@ -1,17 +1,15 @@
 //! What the kernel tells of a TCP connection.
 
 use crate::lifetime::Msec;
+use crate::stale::Counts;
 
 use super::conn::Conn;
 
-/// How far a connection is, in both directions.
+/// What one call tells.
 #[derive(Clone, Copy)]
-pub(super) struct Counts {
-    /// Bytes that the other side has acknowledged.
-    pub(super) acknowledged: u64,
-    /// Bytes that have come from it; a FIN counts for one.
-    pub(super) received: u64,
-    /// The FIN of the other side has come, and none of ours was sent.
+pub(super) struct Told {
+    pub(super) counts: Counts,
+    /// The FIN of the other side has come, and none of ours was sent. This can be older than the counts.
     pub(super) has_fin: bool,
 }
 
@@ -33,9 +31,9 @@ mod linux {
     /// `TCP_CLOSE_WAIT` of `tcpi_state`.
     const CLOSE_WAIT: u8 = 8;
 
-    impl Counts {
+    impl Told {
         /// `None` if the connection is no TCP connection, or the kernel does not count.
-        pub(in super::super) fn of(conn: Conn) -> Option<Self> {
+        pub(in super::super) fn about(conn: Conn) -> Option<Self> {
             const { assert!(offset_of!(TcpInfo, bytes_received) == 128) };
             let mut info = TcpInfo { state: 0, others: [0; 119], bytes_acked: 0, bytes_received: 0 };
             let mut length = size_of::<TcpInfo>() as libc::socklen_t;
@@ -46,8 +44,7 @@ mod linux {
             };
             let whole = rc == 0 && length as usize >= size_of::<TcpInfo>();
             whole.then_some(Self {
-                acknowledged: info.bytes_acked,
-                received: info.bytes_received,
+                counts: Counts { acknowledged: info.bytes_acked, received: info.bytes_received },
                 has_fin: info.state == CLOSE_WAIT,
             })
         }
@@ -78,7 +75,7 @@ mod linux {
 
     /// How many bytes wait to be acknowledged; `None` if the connection is no TCP connection.
     pub(in super::super) fn unacknowledged(conn: Conn) -> Option<u64> {
-        Counts::of(conn)?;
+        Told::about(conn)?;
         let mut bytes: libc::c_int = 0;
         // SAFETY: an open socket, and room for a number. For sockets this request is called SIOCOUTQ.
         let rc = unsafe { libc::ioctl(conn.fd(), libc::TIOCOUTQ, &raw mut bytes) };
@@ -90,8 +87,8 @@ mod linux {
 pub(super) use linux::{round_trip, unacknowledged};
 
 #[cfg(not(target_os = "linux"))]
-impl Counts {
-    pub(super) fn of(_: Conn) -> Option<Self> {
+impl Told {
+    pub(super) fn about(_: Conn) -> Option<Self> {
         None
     }
 }
