@@ -17,9 +17,6 @@
 //! no state is taken to be as new as the counts that came with it, but only one that was asked for later.
 #![forbid(unsafe_code)]
 
-#[cfg(test)]
-mod model;
-
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -148,6 +145,9 @@ impl Failure {
         self.end != End::TimedOut || self.acknowledged == Some(false)
     }
 }
+
+#[cfg(test)]
+mod model;
 
 #[cfg(test)]
 mod tests {

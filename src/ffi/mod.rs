@@ -15,6 +15,7 @@ mod attempt;
 mod auth;
 mod balancer;
 mod bits;
+mod checkout;
 mod choose;
 mod conf;
 mod configured;

@@ -14,9 +14,9 @@ use nginx_sys::{
 
 use crate::ledger::Server;
 use crate::metrics::{Count, End, Phase};
-use crate::pool::{ClassRef, Wanted};
 
 use super::balancer::Balancer;
+use super::checkout::{checkout, find, note_shape};
 use super::choose::{choose, Choice};
 use super::conf::SrvConf;
 use super::conn::Conn;
@@ -33,8 +33,7 @@ use super::peer_connection::{Hooks, Peer};
 use super::peer_data::{Attempt, PeerData, Stage};
 use super::refusal;
 use super::request::{HttpUpstream, Request};
-use super::shape;
-use super::stale::{self, Held, Reuse, Verdict};
+use super::stale::{self, Held, Verdict};
 use super::upstream::Idle;
 use super::wait::{enqueue, leave, park};
 use super::why::why_failed;
@@ -147,11 +146,11 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
     match kp.stage.get() {
         Stage::Resuming(_) => {}
         Stage::Again(held) => {
-            stale::resume(peer, held);
+            let was_stale = stale::resume(peer, held);
             kp.stage.set(Stage::Asking);
             guard((), || note_shape(kp, peer));
             guard((), || open(kp, peer, Status::Miss));
-            if let Some(meter) = kp.meter.get() {
+            if let Some(meter) = kp.meter.get().filter(|_| was_stale) {
                 meter.count(Count::Repeats);
             }
             return NGX_OK as ngx_int_t;
@@ -217,55 +216,6 @@ fn open(kp: &PeerData, peer: Peer, status: Status) {
     kp.meter.set(meter);
     let bypasses = upstream.limits.is_none() || kp.attempt.get().is_none();
     kp.note(if bypasses && status == Status::Miss { Status::Bypass } else { status }, 1);
-}
-
-/// Notes the shape of the new connection that the request gets.
-#[cold]
-fn note_shape(kp: &PeerData, peer: Peer) {
-    find(kp, peer, |_, _, _| (None, None));
-}
-
-/// Looks, by `checkout`, for an idle connection of the shape that the request needs, and notes that shape.
-#[inline(always)]
-fn find(
-    kp: &PeerData,
-    peer: Peer,
-    checkout: impl FnOnce(&PeerData, Peer, &Wanted<'_>) -> (Option<(Idle, Reuse)>, Option<ClassRef>),
-) -> Option<Idle> {
-    // SAFETY: the request that is asking for a peer.
-    let identity = unsafe { shape::identity(kp.r, kp.u) }?;
-    // SAFETY: just written into the pool of the live request.
-    let wanted = shape::wanted(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
-    let (found, class) = checkout(kp, peer, &wanted);
-    let (found, reuse) = found.unzip();
-    #[cfg(ngx_feature = "http_ssl")]
-    // SAFETY: the request that is asking for a peer.
-    if found.is_none() && kp.u.uses_tls() && unsafe { shape::tls::ask_for_handshake(kp.r, kp.u) }.is_some() {
-        kp.without_sessions.set(true);
-    }
-    let identity = found.map_or(identity, |idle| idle.identity);
-    kp.attempt.set(Some(Attempt {
-        identity,
-        #[cfg(ngx_feature = "http_ssl")]
-        from_handshake: false,
-        class,
-        reuse,
-    }));
-    found
-}
-
-/// Takes a connection that fits from the pool, and closes those that turn out to be closed by the server.
-#[inline]
-fn checkout(kp: &PeerData, peer: Peer, wanted: &Wanted<'_>) -> (Option<(Idle, Reuse)>, Option<ClassRef>) {
-    let upstream = kp.upstream();
-    loop {
-        let (found, class) = upstream.checkout(wanted);
-        let Some(idle) = found else { return (None, class) };
-        let reuse = Reuse::of(kp, &idle);
-        if !upstream.check || stale::is_fresh(kp, peer, &idle) {
-            return (Some((idle, reuse)), class);
-        }
-    }
 }
 
 /// Keeps the connection if it may be kept, then tells the balancer that the peer is free.

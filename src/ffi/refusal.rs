@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_http_request_t, ngx_http_upstream_t, ngx_int_t, ngx_output_chain, ngx_uint_t, off_t, NGX_ERROR,
+    ngx_http_request_t, ngx_int_t, ngx_output_chain, ngx_uint_t, off_t, NGX_ERROR,
     NGX_HTTP_UPSTREAM_FT_ERROR, NGX_HTTP_UPSTREAM_FT_INVALID_HEADER, NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT,
     NGX_OK, NGX_PEER_FAILED,
 };
@@ -238,7 +238,7 @@ pub(super) fn judge(
         return Verdict::Tell(state, end);
     }
     let again = repeats && (reuse.is_some() || !ear.was_refused.replace(true));
-    match again.then(|| hold(kp, peer)).flatten() {
+    match again.then(|| hold(kp, peer, reuse.is_some())).flatten() {
         Some(held) => Verdict::Again(held, end),
         None => Verdict::Tell(state & !(NGX_PEER_FAILED as ngx_uint_t), end),
     }

@@ -54,6 +54,8 @@ pub(super) struct Held {
     request: NonNull<PeerData>,
     peer: SavedPeer,
     is_held: Cell<bool>,
+    /// The connection that has failed came from the pool.
+    was_stale: bool,
 }
 
 /// What becomes of a request whose connection has failed.
@@ -137,7 +139,7 @@ pub(super) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: 
     if upstream.stale_fails {
         return Verdict::Tell(state, end);
     }
-    match again.then(|| hold(kp, peer)).flatten() {
+    match again.then(|| hold(kp, peer, true)).flatten() {
         Some(held) => {
             debug_conn(
                 peer.log(),
@@ -201,7 +203,7 @@ pub(super) fn will_repeat(kp: &PeerData, proven: bool) -> bool {
 }
 
 /// Keeps the server for the request.
-pub(super) fn hold(kp: &PeerData, peer: Peer) -> Option<NonNull<Held>> {
+pub(super) fn hold(kp: &PeerData, peer: Peer, was_stale: bool) -> Option<NonNull<Held>> {
     // SAFETY: the pool of the live request.
     let cleanup = unsafe { add_cleanup(kp.pool(), size_of::<Held>()) }?;
     // SAFETY: a new cleanup record of the pool, which has come with as much memory.
@@ -209,19 +211,21 @@ pub(super) fn hold(kp: &PeerData, peer: Peer) -> Option<NonNull<Held>> {
     // The core has not touched yet what the balancer wrote when it gave the server.
     let (request, peer) = (NonNull::from(kp), peer.save());
     // SAFETY: as above, and aligned as all memory of nginx's pools.
-    unsafe { held.write(Held { request, peer, is_held: Cell::new(true) }) };
+    unsafe { held.write(Held { request, peer, is_held: Cell::new(true), was_stale }) };
     // SAFETY: a new cleanup record of the pool.
     unsafe { (*cleanup.as_ptr()).handler = Some(give_back) };
     Some(held)
 }
 
 /// The core asks again: the request has the server that it had, and no connection. (It also has the try that the core gives
-/// back for a connection that came from the pool: should the server fail now, the next one is asked as ever.)
-pub(super) fn resume(peer: Peer, held: NonNull<Held>) {
+/// back for a connection that came from the pool: should the server fail now, the next one is asked as ever.) Whether the
+/// connection that has failed was a stale one.
+pub(super) fn resume(peer: Peer, held: NonNull<Held>) -> bool {
     // SAFETY: in the pool of the request that is asking.
     let held = unsafe { held.as_ref() };
     held.is_held.set(false);
     peer.restore(&held.peer);
+    held.was_stale
 }
 
 /// The request has ended without asking again: its server goes back to the balancer.
