@@ -2,6 +2,8 @@
 //! claims to be and to talk to. Written as bytes, so that equal bytes mean an equal shape.
 #![forbid(unsafe_code)]
 
+use crate::bound::Client;
+
 /// The shape of a connection. The default one, of a plain connection that is not bound to a local
 /// address, is written as no bytes at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,6 +76,30 @@ impl Shape<'_> {
             text(tls.certificate_key, each);
         }
     }
+}
+
+/// How much longer the identity of a connection is that is bound to a client.
+pub const OF_CLIENT: usize = 1 + size_of::<Client>();
+
+/// The first byte of such an identity; that of a shape has only lower bits.
+const BOUND: u8 = 1 << 7;
+
+/// Writes the identity of a connection that is bound to a client: the client, then the shape.
+pub fn write_bound(shape: &[u8], client: Client, out: &mut [u8]) {
+    if let Some((start, end)) = out.split_first_chunk_mut::<OF_CLIENT>() {
+        start[0] = BOUND;
+        start[1..].copy_from_slice(&client.get().to_ne_bytes());
+        if end.len() == shape.len() {
+            end.copy_from_slice(shape);
+        }
+    }
+}
+
+/// The client that a connection with this identity is bound to.
+pub fn client_of(identity: &[u8]) -> Option<Client> {
+    let (first, others) = identity.split_first()?;
+    let client = others.first_chunk().filter(|_| *first == BOUND)?;
+    Client::new(u64::from_ne_bytes(*client))
 }
 
 /// A TLS name without its port, as `ngx_http_upstream_ssl_name()` takes it: `example.com:443` and
@@ -150,6 +176,23 @@ mod tests {
         fn equal_bytes_mean_an_equal_shape(a in owned(), b in owned()) {
             let (a, b) = (shape(&a), shape(&b));
             prop_assert_eq!(bytes(&a) == bytes(&b), a == b);
+        }
+
+        #[test]
+        fn a_client_is_part_of_it(
+            a in owned(), b in owned(), clients in [prop::option::of(0u64..3), prop::option::of(0u64..3)],
+        ) {
+            let written = |owned, client: Option<u64>| {
+                let shape = bytes(&shape(owned));
+                let Some(client) = client.and_then(|n| Client::new(n.wrapping_sub(1))) else { return (shape, None) };
+                let mut out = vec![0; shape.len() + OF_CLIENT];
+                write_bound(&shape, client, &mut out);
+                assert_eq!(client_of(&out), Some(client));
+                (out, Some(client))
+            };
+            assert_eq!(client_of(&bytes(&shape(&a))), None);
+            let ((first, of), (second, or)) = (written(&a, clients[0]), written(&b, clients[1]));
+            prop_assert_eq!(first == second, shape(&a) == shape(&b) && of == or);
         }
     }
 }

@@ -11,6 +11,7 @@
 #![deny(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]
 
 pub mod auth;
+pub mod bound;
 pub mod directive;
 pub mod drain;
 pub mod fastcgi;
@@ -28,6 +29,7 @@ pub mod queue;
 pub mod request_head;
 pub mod room;
 pub mod stale;
+pub mod stateful;
 pub mod status;
 pub mod times;
 

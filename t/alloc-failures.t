@@ -6,6 +6,7 @@ use warnings;
 
 BEGIN { $ENV{TEST_NGINX_LOAD_MODULES} = $ENV{TEST_NGINX_FAILING_MODULE} if $ENV{TEST_NGINX_FAILING_MODULE} }
 
+use HTTP::Tiny;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
@@ -60,6 +61,7 @@ upstream impatient { zone impatient 128k; server $one max_conns=1; keepalive 8; 
 upstream local { zone local 128k; server $one max_conns=1; keepalive 8 local; queue 5 timeout=2s; }
 upstream retried { server 127.0.0.1:$nobody max_fails=0; server $one max_conns=1 max_fails=0; keepalive 8; queue 5 timeout=2s; }
 upstream stale { server $one max_fails=0; keepalive 8; keepalive_check off; keepalive_stale_retry always; }
+upstream user { server $one; keepalive 8; ntlm; }
 upstream auth { server $three; keepalive 8; }
 server {
     listen 127.0.0.1:$secure ssl;
@@ -79,6 +81,7 @@ server {
     location /local/a { proxy_pass http://local; }
     location /local/b { proxy_pass http://local; }
     location /retried { proxy_pass http://retried; }
+    location /user { proxy_pass http://user; }
     location /stale { proxy_pass http://stale; }
     location /tls {
         proxy_ssl_name \$arg_name;
@@ -112,6 +115,12 @@ my $status = Keepalive::Status->new($port);
 # Requests that come one after the other, or, held for some time, at once.
 sub one_by_one { return map { get($port, @$_)->{status} } @_ }
 sub together { return map { $_->finish->{status} } map { begin($port, @$_) } @_ }
+# Requests of one client. Without memory its connection is closed, and it is nobody then: that is as good.
+sub over_one {
+    my $client = HTTP::Tiny->new(keep_alive => 1);
+    my @got = map { $client->get("http://127.0.0.1:$port/user?login=1", { headers => $_ })->{status} } @_;
+    return map { $_ == 599 ? 0 : $_ == 401 ? 200 : $_ } @got;
+}
 sub drop { $backend->drop; return wait_for { !grep { $backend->stats($_)->{open} } 0 .. 2 } }
 
 my @body = (method => 'POST', body => 'x' x 300);
@@ -134,6 +143,7 @@ my @scenarios = (
     ['a server that refuses, and a wait', \&drop, sub { together(['/retried?delay=30&n=1'], ['/retried?n=2'], ['/retried?n=3']) }, '200 200 200', [500, 502]],
     ['a stale connection', sub { get($port, '/stale') }, sub { one_by_one(['/stale?fault=close&at=start&from=2']) }, '200', [500, 502]],
     ['a stale connection, POST', sub { get($port, '/stale') }, sub { one_by_one(['/stale?fault=close&at=start&from=2', @body]) }, '502', [500]],
+    ['a user, and the next request of the same client', \&drop, sub { over_one({ Authorization => 'Negotiate user:a' }, {}) }, '200 200', [500, 0]],
     ['authorised', \&drop, sub { one_by_one(['/authorised', headers => { 'X-Auth' => $allowed, 'X-Who' => 'forged' }, @body]) }, '200', [500, 0]],
     ['denied', \&drop, sub { one_by_one(['/authorised', headers => { 'X-Auth' => $denied, Range => 'bytes=0-1' }]) }, '403', [500, 0]],
     ['an answer that nobody reads', \&drop, sub { one_by_one(['/unread', headers => { 'X-Auth' => 'len=20000' }]) }, '200', [500, 0]],

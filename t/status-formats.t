@@ -27,8 +27,8 @@ plan skip_all => 'needs the module' unless is_ours();
 
 my @counters = qw(requests opened reused stale repeats);
 my %reasons = (
-    closed => [qw(timeout time requests hint evicted server_closed unexpected_data error check drain_limit exiting removed)],
-    not_stored => [qw(http_1_0 connection_close request_close body_unread body_unsent error disabled connect upgraded identity protocol)],
+    closed => [qw(timeout time requests hint evicted server_closed unexpected_data error check drain_limit exiting removed client_closed)],
+    not_stored => [qw(http_1_0 connection_close request_close body_unread body_unsent error disabled connect upgraded identity protocol stateful_auth)],
 );
 my @bounds = qw(0.001 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 5 10 30 60 +Inf);
 my %type = (json => 'application/json', prometheus => 'text/plain; version=0.0.4; charset=utf-8', html => 'text/html; charset=utf-8');

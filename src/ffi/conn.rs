@@ -87,6 +87,12 @@ impl Conn {
         unsafe { (*self.as_ptr()).requests }
     }
 
+    /// Its number, which no other connection gets.
+    pub(crate) fn number(self) -> u64 {
+        // SAFETY: open by the type invariant; reads one field.
+        unsafe { (*self.as_ptr()).number }
+    }
+
     pub(crate) fn start_time(self) -> ngx_msec_t {
         // SAFETY: open by the type invariant; reads one field.
         unsafe { (*self.as_ptr()).start_time }

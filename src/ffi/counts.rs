@@ -195,6 +195,9 @@ impl Upstream {
         if let Some(meter) = idle.meter {
             meter.end(Phase::Idle, why);
         }
+        if let Some(binding) = idle.binding() {
+            self.unbind(binding);
+        }
         self.remove_idle(idle.server);
         self.close_counted(idle.conn, idle.server)
     }

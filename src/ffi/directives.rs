@@ -26,7 +26,7 @@ pub(super) type Setter =
     unsafe extern "C" fn(cf: *mut ngx_conf_t, cmd: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char;
 
 /// The command table; an empty name ends it.
-pub(super) static mut COMMANDS: [ngx_command_t; 13] = [
+pub(super) static mut COMMANDS: [ngx_command_t; 14] = [
     // keepalive connections [local] [per_server];
     command(ngx_string!("keepalive"), NGX_CONF_TAKE123, keepalive, 0),
     // queue number [timeout=time] [status=code];
@@ -51,6 +51,8 @@ pub(super) static mut COMMANDS: [ngx_command_t; 13] = [
         ngx_conf_set_flag_slot,
         offset_of!(SrvConf, stale_fails),
     ),
+    // ntlm;
+    command(ngx_string!("ntlm"), NGX_CONF_NOARGS, ntlm, 0),
     // keepalive_time time;
     command(ngx_string!("keepalive_time"), NGX_CONF_TAKE1, ngx_conf_set_msec_slot, offset_of!(SrvConf, time)),
     // keepalive_timeout time;
@@ -123,6 +125,17 @@ unsafe extern "C" fn keepalive(
 unsafe extern "C" fn queue(cf: *mut ngx_conf_t, _cmd: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char {
     // SAFETY: as nginx passed them.
     unsafe { set(cf, conf, |conf| &mut conf.queue, |first, others| Queue::parse(first, others, time)) }
+}
+
+/// Sets `ntlm`.
+unsafe extern "C" fn ntlm(_cf: *mut ngx_conf_t, _cmd: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char {
+    // SAFETY: what `SrvConf::create` made for this upstream, and nobody else has it now.
+    let place = unsafe { &mut (*conf.cast::<SrvConf>()).ntlm };
+    if std::mem::replace(place, true) {
+        IS_DUPLICATE.as_ptr().cast_mut()
+    } else {
+        NGX_CONF_OK
+    }
 }
 
 /// Sets `keepalive_drain`.

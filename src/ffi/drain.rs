@@ -171,6 +171,9 @@ fn finish(conn: Conn, drained: Result<(), Reason>) {
         if let Some(meter) = draining.meter {
             meter.end(Phase::Draining, end);
         }
+        if let Some(binding) = draining.idle(conn).binding() {
+            upstream.unbind(binding);
+        }
         upstream.close_counted(conn, draining.server);
     }
     if upstream.can_wait() {
@@ -178,12 +181,24 @@ fn finish(conn: Conn, drained: Result<(), Reason>) {
     }
 }
 
+impl Draining {
+    /// What the pool is to have.
+    fn idle(&self, conn: Conn) -> Idle {
+        let Self { identity, server, meter, hinted, round_trip, allowed, .. } = *self;
+        Idle { conn, identity, server, meter, hinted, round_trip, allowed }
+    }
+}
+
 fn put(upstream: &Upstream, conn: Conn, draining: &Draining) -> Result<(), End> {
+    let idle = draining.idle(conn);
     if upstream.is_ending() {
         return Err(End::Exiting);
     }
     if upstream.must_yield(draining.server) {
         return Err(End::Evicted);
+    }
+    if idle.binding().is_some_and(|binding| !upstream.has_client(binding)) {
+        return Err(End::ClientClosed);
     }
     let wanted = Wanted {
         address: draining.address.get(..draining.address_length).unwrap_or(&[]),
@@ -193,15 +208,7 @@ fn put(upstream: &Upstream, conn: Conn, draining: &Draining) -> Result<(), End> 
         identity: unsafe { draining.identity.as_slice() },
     };
     let offer = Offer {
-        conn: Idle {
-            conn,
-            identity: draining.identity,
-            server: draining.server,
-            meter: draining.meter,
-            hinted: draining.hinted,
-            round_trip: draining.round_trip,
-            allowed: draining.allowed,
-        },
+        conn: idle,
         class: draining.class,
         proven: draining.proven,
         now: now(),

@@ -41,6 +41,12 @@ impl<T> Guarded<T> {
     }
 }
 
+impl<T: Default> Default for Guarded<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
 /// Panics go to nginx's error log, at `alert`, instead of to standard error.
 pub(super) fn log_panics() {
     set_hook(Box::new(log_panic));

@@ -24,12 +24,12 @@ impl Headers {
     }
 }
 
-/// Whether a list may have a header whose name has this hash: `false` is certain.
+/// Whether a list may have a header whose name has one of these hashes: `false` is certain.
 ///
 /// # Safety
 /// The list is live, and does not change meanwhile.
 #[inline]
-pub(crate) unsafe fn may_have(list: *const ngx_list_t, hash: usize) -> bool {
+pub(crate) unsafe fn may_have<const N: usize>(list: *const ngx_list_t, hashes: [usize; N]) -> bool {
     // SAFETY: live, says the caller; makes no reference.
     let mut part = unsafe { &raw const (*list).part };
     // SAFETY: a part of a live list, or null behind the last one.
@@ -37,7 +37,7 @@ pub(crate) unsafe fn may_have(list: *const ngx_list_t, hash: usize) -> bool {
         let first: NonNull<ngx_table_elt_t> = NonNull::new(elts.cast()).unwrap_or(NonNull::dangling());
         // SAFETY: a part has so many elements.
         let headers = unsafe { std::slice::from_raw_parts(first.as_ptr(), *nelts) };
-        if headers.iter().any(|header| header.hash == hash) {
+        if headers.iter().any(|header| hashes.contains(&header.hash)) {
             return true;
         }
         part = *next;

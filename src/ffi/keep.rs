@@ -3,11 +3,13 @@
 use nginx_sys::{ngx_uint_t, NGX_PEER_FAILED};
 
 use crate::drain::{Drain, Progress};
+use crate::hint::Hint;
 use crate::lifetime::{Limits, Msec, Refusal, Rest, Returned};
 use crate::metrics::{End, Phase};
 use crate::pool::{Offer, Wanted};
 
 use super::alarm::now;
+use super::bound;
 use super::conn::Conn;
 use super::drain;
 #[cfg(ngx_feature = "http_ssl")]
@@ -57,7 +59,10 @@ pub(super) fn keep(
         debug_conn(peer.log(), not_saving(refusal), conn);
         return Err(why_not(kp, conn, refusal, state, attempt.reuse.is_some()));
     }
-    let (rest, round_trip) = rest(kp, peer, conn, attempt, &limits, &returned)?;
+    let said = kp.u.said(r, kp.first_buffer.get());
+    let has_user = bound::has_user(kp, said.as_ref());
+    let hint = said.map(|said| said.hint).unwrap_or_default();
+    let (rest, round_trip) = rest(kp, peer, conn, attempt, &limits, &returned, hint)?;
     if !read.wait_readable() {
         return Err(End::Error);
     }
@@ -69,6 +74,14 @@ pub(super) fn keep(
     let Some(identity) = identity_to_keep(kp, attempt, conn) else {
         debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: identity unknown", conn);
         return Err(End::Identity);
+    };
+    let (identity, class) = if has_user && kp.binding.get().is_none() {
+        let bound = bound::bind(kp, peer, conn, identity).inspect_err(|_| {
+            debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: it has a user", conn);
+        });
+        (bound?, None)
+    } else {
+        (identity, attempt.class)
     };
     // SAFETY: in the connection's pool.
     let wanted = shape::wanted(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
@@ -82,7 +95,7 @@ pub(super) fn keep(
             round_trip,
             allowed: u32::try_from(rest.allowed).unwrap_or(u32::MAX),
         },
-        class: attempt.class,
+        class,
         proven: attempt.reuse.is_some(),
         now,
         timeout: rest.idle,
@@ -176,8 +189,8 @@ fn rest(
     attempt: Attempt,
     limits: &Limits,
     returned: &Returned,
+    hint: Hint,
 ) -> Result<(Rest, Option<RoundTrip>), End> {
-    let hint = kp.u.keepalive_hint(kp.request(), kp.first_buffer.get()).unwrap_or_default();
     let mut round_trip = attempt.reuse.and_then(|reuse| reuse.round_trip);
     let ask = || Msec::from(round_trip.get_or_insert_with(|| ask_round_trip(conn)).get());
     match limits.rest(returned, &hint, ask) {

@@ -2,7 +2,7 @@
 //!
 //! In the order of a worker's life: the module table and what `load_module` looks for (`module`),
 //! directives (`directives`, `conf`, `configured`), what happens once the configuration is read (`setup`, `abi`,
-//! `stock`), what the workers of a configuration share (`main_conf`, `workers`, `zone`, `mapping`), a request (`peer`, `peer_data`, `choose`, `balancer`, `tried`, `shape`, `handshake`, `session`, `keep`, `response`, `drain`, `stale`, `upstream`),
+//! `stock`), what the workers of a configuration share (`main_conf`, `workers`, `zone`, `mapping`), a request (`peer`, `peer_data`, `choose`, `balancer`, `tried`, `bound`, `shape`, `handshake`, `session`, `keep`, `response`, `drain`, `stale`, `upstream`),
 //! one that has to wait (`wait`, `waiter`, `turn`, `connect`, `fail`), limits (`counts`, `linger`, `shortage`), an idle connection
 //! (`idle`), servers that come and go (`resolve`). What can be seen of it: why a connection was not kept (`why`), `warnings`,
 //! what can be logged (`notes`, `variables`), the numbers (`status`). Beneath them: pointers
@@ -15,6 +15,7 @@ mod attempt;
 mod auth;
 mod balancer;
 mod bits;
+mod bound;
 mod checkout;
 mod choose;
 mod conf;

@@ -16,6 +16,7 @@ use crate::ledger::Server;
 use crate::metrics::{Count, End, Phase};
 
 use super::balancer::Balancer;
+use super::bound::reclaim;
 use super::checkout::{checkout, find, note_shape};
 use super::choose::{choose, Choice};
 use super::conf::SrvConf;
@@ -100,6 +101,8 @@ unsafe fn put_hooks(r: *mut ngx_http_request_t, us: *mut ngx_http_upstream_srv_c
             unsent: Cell::new(false),
             attempt: Cell::new(None),
             server: Cell::new(None),
+            binding: Cell::new(None),
+            is_reclaimed: Cell::new(false),
             meter: Cell::new(None),
             notes: Notes::new(),
             stage: Cell::new(Stage::Asking),
@@ -143,6 +146,11 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
     if kp.own_conf.get().is_some() {
         kp.own_conf_ends();
     }
+    if upstream.bindings.is_some() {
+        if let Some(rc) = reuse_own(kp, peer) {
+            return rc;
+        }
+    }
     match kp.stage.get() {
         Stage::Resuming(_) => {}
         Stage::Again(held) => {
@@ -172,17 +180,8 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
     }
     let waited = !matches!(kp.stage.get(), Stage::Asking);
     // If the pool fails, a new connection serves as well.
-    if let Some(Idle { conn, server, meter, .. }) = guard(None, || find(kp, peer, checkout)) {
-        debug_conn(peer.log(), c"get keepalive peer: using connection %p", conn);
-        upstream.reuse(server, kp.server.get());
-        if let Some(meter) = meter {
-            meter.reuse();
-        }
-        kp.meter.set(meter);
-        kp.note(if waited { Status::Queued } else { Status::Hit }, conn.requests() + 1);
-        idle::wake(conn, peer.log());
-        peer.use_cached(conn);
-        return NGX_DONE as ngx_int_t;
+    if let Some(idle) = guard(None, || find(kp, peer, checkout)) {
+        return reuse(kp, peer, idle, waited);
     }
     let new = || {
         guard((), || open(kp, peer, if waited { Status::Queued } else { Status::Miss }));
@@ -202,6 +201,31 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
         upstream.end(server);
     }
     parked
+}
+
+/// The request gets that of its client, if there is one.
+#[cold]
+#[inline(never)]
+fn reuse_own(kp: &PeerData, peer: Peer) -> Option<ngx_int_t> {
+    let is_asking = kp.stage.get() == Stage::Asking;
+    let idle = is_asking.then(|| guard(None, || reclaim(kp, peer))).flatten()?;
+    Some(reuse(kp, peer, idle, false))
+}
+
+/// The request gets a connection from the pool.
+#[inline(always)]
+fn reuse(kp: &PeerData, peer: Peer, idle: Idle, waited: bool) -> ngx_int_t {
+    let Idle { conn, server, meter, .. } = idle;
+    debug_conn(peer.log(), c"get keepalive peer: using connection %p", conn);
+    kp.upstream().reuse(server, kp.server.get());
+    if let Some(meter) = meter {
+        meter.reuse();
+    }
+    kp.meter.set(meter);
+    kp.note(if waited { Status::Queued } else { Status::Hit }, conn.requests() + 1);
+    idle::wake(conn, peer.log());
+    peer.use_cached(conn);
+    NGX_DONE as ngx_int_t
 }
 
 /// The request gets a new connection.
@@ -240,6 +264,7 @@ unsafe extern "C" fn free_keepalive_peer(
     guard((), || settle(kp, peer, told, kept));
     match told {
         None => {}
+        Some(_) if kp.is_reclaimed.take() => peer.count_try(),
         // What a stale connection or a wait came to says nothing of the server.
         Some(0) if state != 0 => kp.balancer.get().free_untried(peer),
         Some(state) => kp.balancer.get().free(peer, state),
@@ -280,7 +305,10 @@ fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Outcome {
 #[inline(always)]
 fn settle(kp: &PeerData, peer: Peer, told: Option<ngx_uint_t>, kept: Result<(), End>) {
     match kept {
-        Ok(()) => kp.meter.set(None),
+        Ok(()) => {
+            kp.meter.set(None);
+            kp.binding.set(None);
+        }
         Err(end) => ended(kp, end),
     }
     let Some(told) = told else { return };
@@ -341,7 +369,9 @@ fn leave_server(kp: &PeerData, peer: Peer, server: Server, kept: bool) {
         None => upstream.closed(server),
     }
     // Just before the balancer hears of it: of a worker that is killed in between, the balancer counts one for ever.
-    upstream.end(server);
+    if !kp.is_reclaimed.get() {
+        upstream.end(server);
+    }
 }
 
 /// The connection of the request has come to its end.
@@ -349,6 +379,9 @@ fn leave_server(kp: &PeerData, peer: Peer, server: Server, kept: bool) {
 fn ended(kp: &PeerData, why: End) {
     if let Some(meter) = kp.meter.take() {
         meter.end(Phase::Active, why);
+    }
+    if let Some(binding) = kp.binding.take() {
+        kp.upstream().unbind(binding);
     }
 }
 
@@ -368,5 +401,8 @@ unsafe extern "C" fn notify(pc: *mut ngx_peer_connection_t, data: *mut c_void, e
     let peer = unsafe { Peer::from_ptr(pc) };
     // SAFETY: the core passes the `data` that `init_keepalive_peer` has set.
     let kp = unsafe { PeerData::from_ptr(data) };
-    kp.balancer.get().notify(peer, event);
+    // It has not given the server of a connection that was found for its client.
+    if !kp.is_reclaimed.get() {
+        kp.balancer.get().notify(peer, event);
+    }
 }

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::{
     ngx_addr_t, ngx_connection_t, ngx_event_free_peer_pt, ngx_event_get_peer_pt, ngx_event_notify_peer_pt,
-    ngx_log_t, ngx_peer_connection_t, ngx_str_t, ngx_uint_t, sockaddr,
+    ngx_log_t, ngx_peer_connection_t, ngx_str_t, ngx_uint_t, sockaddr, socklen_t,
 };
 #[cfg(ngx_feature = "http_ssl")]
 use nginx_sys::{ngx_event_save_peer_session_pt, ngx_event_set_peer_session_pt};
@@ -124,6 +124,22 @@ impl Peer {
         unsafe { (*self.as_ptr()).name = name };
     }
 
+    /// The server that the balancer has given: its address, the length of that, and its name.
+    pub(crate) fn server(self) -> (*mut sockaddr, socklen_t, *mut ngx_str_t) {
+        // SAFETY: live by the type invariant; the reference ends before nginx is called.
+        let pc = unsafe { self.0.as_ref() };
+        (pc.sockaddr, pc.socklen, pc.name)
+    }
+
+    pub(crate) fn set_server(self, address: *mut sockaddr, length: socklen_t, name: *mut ngx_str_t) {
+        // SAFETY: live by the type invariant; writes one field.
+        unsafe { (*self.as_ptr()).sockaddr = address };
+        // SAFETY: live by the type invariant; writes one field.
+        unsafe { (*self.as_ptr()).socklen = length };
+        // SAFETY: live by the type invariant; writes one field.
+        unsafe { (*self.as_ptr()).name = name };
+    }
+
     /// All that is known of the server that the balancer has given, to be given to the core again.
     pub(crate) fn save(self) -> SavedPeer {
         // SAFETY: live by the type invariant; a structure of numbers and pointers, with no reference to it.
@@ -164,6 +180,11 @@ impl Peer {
     pub(crate) fn set_tries(self, tries: ngx_uint_t) {
         // SAFETY: live by the type invariant; writes one field.
         unsafe { (*self.as_ptr()).tries = tries };
+    }
+
+    /// One try is over of which the balancer has not heard.
+    pub(crate) fn count_try(self) {
+        self.set_tries(self.tries().saturating_sub(1));
     }
 
     pub(crate) fn set_data(self, data: *mut libc::c_void) {

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_http_request_t, ngx_http_upstream_conf_t, ngx_pool_t, ngx_uint_t};
 
+use crate::bound::Binding;
 use crate::ledger::Server;
 use crate::lifetime::Msec;
 use crate::metrics::Meter;
@@ -49,6 +50,10 @@ pub(super) struct PeerData {
     pub(super) attempt: Cell<Option<Attempt>>,
     /// The server of the present attempt, if it limits its connections: the request is counted there.
     pub(super) server: Cell<Option<Server>>,
+    /// The connection of the present attempt belongs to this client.
+    pub(super) binding: Cell<Option<Binding>>,
+    /// It was found for the client, and the balancer does not know of the attempt.
+    pub(super) is_reclaimed: Cell<bool>,
     /// What counts the connection of the present attempt.
     pub(super) meter: Cell<Option<Meter>>,
     /// What can be logged.

@@ -7,13 +7,14 @@ use std::ptr::NonNull;
 use nginx_sys::{
     ngx_http_finalize_request, ngx_http_log_ctx_t, ngx_http_request_t, ngx_http_run_posted_requests,
     ngx_http_upstream_conf_t, ngx_http_upstream_t, ngx_int_t, ngx_log_error_core, ngx_log_t, ngx_module_t,
-    ngx_pool_t, ngx_uint_t, off_t, NGX_LOG_CRIT, NGX_LOG_ERR, NGX_LOG_INFO,
+    ngx_pool_t, ngx_uint_t, off_t, NGX_HTTP_VERSION_20, NGX_LOG_CRIT, NGX_LOG_ERR, NGX_LOG_INFO,
 };
 
 use ngx::http::{HttpModuleLocationConf, NgxHttpCoreModule};
 
 use super::bits;
 use super::conn::Conn;
+use super::headers::bytes;
 use super::peer_connection::Peer;
 
 /// A request.
@@ -127,6 +128,21 @@ impl Request {
         let place = unsafe { contexts.add(module.ctx_index) };
         // SAFETY: as above.
         unsafe { *place = context };
+    }
+
+    /// Whether the client speaks HTTP/1: its connection carries one request after the other.
+    pub(super) fn is_http1(self) -> bool {
+        // SAFETY: live by the type invariant; reads one field.
+        unsafe { (*self.as_ptr()).http_version < NGX_HTTP_VERSION_20 as ngx_uint_t }
+    }
+
+    /// The value of `Authorization`.
+    #[inline]
+    pub(super) fn authorization<'a>(self) -> Option<&'a [u8]> {
+        // SAFETY: live by the type invariant; reads one field.
+        let header = unsafe { (*self.as_ptr()).headers_in.authorization };
+        // SAFETY: null, or a header of the request, in its pool or that of its main request; reads one field.
+        NonNull::new(header).map(|header| bytes(unsafe { (*header.as_ptr()).value }))
     }
 
     /// The connection to the client.

@@ -15,6 +15,7 @@ use crate::fastcgi::{asks_to_close, Records};
 use crate::frames::number_as_first;
 use crate::hint::Hint;
 use crate::request_head::{is_http1, may_announce_body, RequestHead};
+use crate::stateful;
 
 use super::bits;
 use super::conn::Conn;
@@ -28,8 +29,20 @@ pub(super) struct Unread<'a> {
     pub(super) preread: &'a [u8],
 }
 
+/// What a server says of its connection.
+#[derive(Default)]
+pub(super) struct Said {
+    /// How long it keeps it.
+    pub(super) hint: Hint,
+    /// It has a user, or would get one by the next request.
+    pub(super) has_user: bool,
+}
+
 const KEEP_ALIVE: &[u8] = b"keep-alive";
-const KEEP_ALIVE_HASH: usize = hash_of(KEEP_ALIVE);
+const CHALLENGES: [&[u8]; 2] = [b"www-authenticate", b"proxy-authenticate"];
+const PERSISTENT: &[u8] = b"persistent-auth";
+/// Those of them that nginx does not look for itself.
+const OF_INTEREST: [usize; 3] = [hash_of(KEEP_ALIVE), hash_of(CHALLENGES[1]), hash_of(PERSISTENT)];
 
 /// Where the head of the request is. The chain that begins with it is gone once a body was sent that is not buffered.
 #[derive(Clone, Copy)]
@@ -225,23 +238,38 @@ impl HttpUpstream {
         Records::behind(unsafe { between(first, pos) }).map(Framing::Records)
     }
 
-    /// What an HTTP/1 server says of its connection, if it says something.
+    /// What a server says of its connection, if it says something.
     #[inline]
-    pub(super) fn keepalive_hint(self, r: Request, request: FirstBuffer) -> Option<Hint> {
+    pub(super) fn said(self, r: Request, request: FirstBuffer) -> Option<Said> {
         // SAFETY: live by the type invariant; makes no reference.
         let list = unsafe { &raw const (*self.as_ptr()).headers_in.headers };
+        // SAFETY: live by the type invariant; reads one field.
+        let challenges = unsafe { !(*self.as_ptr()).headers_in.www_authenticate.is_null() };
         // SAFETY: the list of a live request.
-        if !unsafe { may_have(list, KEEP_ALIVE_HASH) } || r.is_cached() {
-            return None;
+        let told = challenges || unsafe { may_have(list, OF_INTEREST) };
+        told.then(|| self.read_said(r, request))
+    }
+
+    #[cold]
+    fn read_said(self, r: Request, request: FirstBuffer) -> Said {
+        // SAFETY: live by the type invariant; makes no reference.
+        let list = unsafe { &raw const (*self.as_ptr()).headers_in.headers };
+        // What the cache remembers of another connection says nothing of how long this one is kept.
+        let hints = !r.is_cached() && self.http1_request(request).is_some();
+        let mut said = Said::default();
+        // SAFETY: the list of a live request, which nobody changes meanwhile.
+        for header in unsafe { Headers::of(list) } {
+            let (name, value) = (header.name(), bytes(header.value()));
+            let is = |wanted: &[u8]| name.eq_ignore_ascii_case(wanted);
+            if hints && is(KEEP_ALIVE) {
+                said.hint.read(value);
+            } else if CHALLENGES.into_iter().any(is) {
+                said.has_user |= stateful::challenges(value);
+            } else if is(PERSISTENT) {
+                said.has_user |= stateful::persists(value);
+            }
         }
-        self.http1_request(request)?;
-        // SAFETY: as above.
-        let headers = unsafe { Headers::of(list) };
-        let mut hint = Hint::default();
-        headers
-            .filter(|header| header.name().eq_ignore_ascii_case(KEEP_ALIVE))
-            .for_each(|header| hint.read(bytes(header.value())));
-        Some(hint)
+        said
     }
 
     pub(super) fn has_response_header(self) -> bool {

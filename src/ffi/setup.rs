@@ -151,6 +151,15 @@ unsafe fn enable(
     let conf = unsafe { conf.as_mut() };
     let keepalive = conf.keepalive().or(default);
     let limit = keepalive.and_then(|keepalive| keepalive.limit());
+    if conf.ntlm && limit.is_none() {
+        // SAFETY: live, says the caller.
+        let name = unsafe { us.as_ref() }.host;
+        ngx_conf_log_error!(
+            NGX_LOG_WARN,
+            cf,
+            "\"ntlm\" in upstream \"{name}\" will never be used: it has no \"keepalive\""
+        );
+    }
     // Of an upstream with `keepalive 0` it is only counted what becomes of its connections.
     if limit.is_none() && conf.queue.is_none() && conf.keepalive().is_none() {
         return Ok(());
@@ -279,6 +288,8 @@ fn make(
         // SAFETY: of the cycle in whose pool the upstream comes to lie.
         watch: servers.changing.then(|| unsafe { Watch::new(us) }),
         idle: Guarded::new(IdlePool::new(size, numbers)),
+        bindings: conf.ntlm.then(Guarded::default),
+        is_stateful: Cell::new(false),
         #[cfg(ngx_feature = "http_ssl")]
         sessions: Sessions::new(servers.addresses.len()),
         pool: NonNull::new(pool)?,

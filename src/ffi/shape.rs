@@ -4,7 +4,8 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_addr_t, ngx_http_request_t, ngx_pool_t};
 
-use crate::identity::{Shape, Tls};
+use crate::bound::Client;
+use crate::identity::{write_bound, Shape, Tls, OF_CLIENT};
 use crate::pool::Wanted;
 
 use super::conn::Conn;
@@ -72,6 +73,17 @@ pub(super) fn keep_identity(conn: Conn, identity: &[u8]) -> Option<Bytes> {
     }
     // SAFETY: the pool of an open connection.
     unsafe { bytes_in(conn.pool(), identity.len(), |out| out.copy_from_slice(identity)) }
+}
+
+/// The identity of a connection that is bound to a client, in a pool.
+///
+/// # Safety
+/// `pool` and the identity are live.
+pub(super) unsafe fn bound_identity(pool: *mut ngx_pool_t, identity: Bytes, client: Client) -> Option<Bytes> {
+    // SAFETY: live, says the caller.
+    let shape = unsafe { identity.as_slice() };
+    // SAFETY: as above.
+    unsafe { bytes_in(pool, shape.len() + OF_CLIENT, |out| write_bound(shape, client, out)) }
 }
 
 /// All that the request needs of a connection to the peer that the balancer chose.

@@ -202,8 +202,12 @@ pub(super) fn will_repeat(kp: &PeerData, proven: bool) -> bool {
     !is_gone && !r.client().has_failed() && u.has_time_left() && (proven || u.repeats(failure_of(kp, sent)))
 }
 
-/// Keeps the server for the request.
+/// Keeps the server for the request, if the balancer has given it: that of a connection that was found for its client it has
+/// not.
 pub(super) fn hold(kp: &PeerData, peer: Peer, was_stale: bool) -> Option<NonNull<Held>> {
+    if kp.is_reclaimed.get() {
+        return None;
+    }
     // SAFETY: the pool of the live request.
     let cleanup = unsafe { add_cleanup(kp.pool(), size_of::<Held>()) }?;
     // SAFETY: a new cleanup record of the pool, which has come with as much memory.

@@ -7,7 +7,9 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ngx_pool_t};
 
+use crate::bound::{Binding, Bindings};
 use crate::directive::KeepaliveDrain;
+use crate::identity::client_of;
 use crate::ledger::Server;
 use crate::lifetime::{Limits, Msec};
 use crate::metrics::{End, Meter, QueueMeter, Records};
@@ -44,6 +46,10 @@ pub(crate) struct Upstream {
     #[cfg(nginx_resolve)]
     pub(super) watch: Option<Watch>,
     pub(super) idle: Guarded<IdlePool<Idle>>,
+    /// `ntlm`: the connections that belong to one client each.
+    pub(super) bindings: Option<Guarded<Bindings>>,
+    /// A server has shown in this worker that it authenticates connections.
+    pub(super) is_stateful: Cell<bool>,
     #[cfg(ngx_feature = "http_ssl")]
     pub(super) sessions: Sessions,
     /// That of the cycle in which it lies.
@@ -78,6 +84,13 @@ pub(crate) struct Idle {
 
 /// A time in milliseconds, rounded up.
 pub(crate) type RoundTrip = NonZeroU16;
+
+impl Idle {
+    /// Whose it is, if it is one client's.
+    pub(crate) fn binding(&self) -> Option<Binding> {
+        client_of(self.identity()).map(|client| Binding::new(client, self.conn.number()))
+    }
+}
 
 impl Connection for Idle {
     fn identity(&self) -> &[u8] {
@@ -134,7 +147,18 @@ impl Upstream {
         let Some(put) = self.idle.with(|idle| idle.put(wanted, offer)) else {
             return Stored { place: None, evicted: None };
         };
+        if self.bindings.is_some() {
+            self.note_slot(&offer.conn, put.stored.as_ref().ok());
+        }
         Stored { place: put.stored.ok().map(|slot| self.place(places, slot)), evicted: put.evicted }
+    }
+
+    /// Notes where the connection of a client is, to find it when the client leaves.
+    #[cold]
+    fn note_slot(&self, idle: &Idle, slot: Option<&u32>) {
+        if let (Some(bindings), Some(binding), Some(slot)) = (&self.bindings, idle.binding(), slot) {
+            bindings.with(|all| all.store(binding, *slot));
+        }
     }
 
     /// Takes the oldest idle connection to a server.

@@ -24,6 +24,8 @@ pub(super) enum Warning {
     ClosesAtOnce,
     MarginIsLonger,
     RoundTripIsLonger,
+    StatefulAuth,
+    NtlmHttp2,
 }
 
 impl Warning {
@@ -35,6 +37,8 @@ impl Warning {
             Self::ServerHttp10 => c"keepalive is on for upstream \"%V\", but the server answers with HTTP/1.0",
             Self::ServerCloses => c"keepalive is on for upstream \"%V\", but the server answers \"Connection: close\"",
             Self::FastcgiClose => c"keepalive is on for upstream \"%V\", but requests ask the server to close; set fastcgi_keep_conn on",
+            Self::StatefulAuth => c"keepalive is on for upstream \"%V\", but connections are authenticated by NTLM or Negotiate, and closed; set ntlm",
+            Self::NtlmHttp2 => c"ntlm is on for upstream \"%V\", but a client of HTTP/2 or HTTP/3 has authenticated, and such connections are closed",
             Self::HintIsShorter => {
                 c"keepalive_timeout %M%s of upstream \"%V\" is longer than the %M%s that the server announces"
             }

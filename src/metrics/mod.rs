@@ -83,6 +83,8 @@ pub enum End {
     Exiting,
     /// Its server was removed from the upstream.
     Removed,
+    /// The client to which it was bound has gone (`ntlm`).
+    ClientClosed,
     /// The request or the response was HTTP/1.0.
     Http10,
     /// The response said `Connection: close`.
@@ -105,10 +107,12 @@ pub enum End {
     Identity,
     /// nginx keeps no connections of this protocol.
     Protocol,
+    /// The server authenticates connections, and this one cannot be kept for its client.
+    StatefulAuth,
 }
 
 /// Names of the ends of connections that were kept, or could have been.
-pub const CLOSED: [&str; 12] = [
+pub const CLOSED: [&str; 13] = [
     "timeout",
     "time",
     "requests",
@@ -121,10 +125,11 @@ pub const CLOSED: [&str; 12] = [
     "drain_limit",
     "exiting",
     "removed",
+    "client_closed",
 ];
 
 /// Names of the reasons for which a connection could not be kept.
-pub const NOT_STORED: [&str; 11] = [
+pub const NOT_STORED: [&str; 12] = [
     "http_1_0",
     "connection_close",
     "request_close",
@@ -136,6 +141,7 @@ pub const NOT_STORED: [&str; 11] = [
     "upgraded",
     "identity",
     "protocol",
+    "stateful_auth",
 ];
 
 /// What is counted of a queue besides its waiting times.

@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 use crate::address::Stream;
 use crate::http;
 use crate::input::Input;
+use crate::login::Login;
 use crate::protocol::{Answer, Body, Identity, Protocol, Request};
 use crate::script::{Fault, Framing, Point, Script};
 use crate::stats::Stats;
@@ -56,6 +57,7 @@ async fn converse(
 ) -> io::Result<Farewell> {
     let mut linger = Duration::ZERO;
     let mut idle = None;
+    let mut login = Login::default();
     for number in 1.. {
         let request = tokio::select! {
             request = next_request(input, protocol, idle) => request?,
@@ -66,6 +68,7 @@ async fn converse(
             break;
         };
         request.script = request.script.at_listener(listener);
+        login.apply(&mut request.script, request.authorization.as_deref(), serial);
         linger = request.script.linger;
         idle = request.script.idle;
         let busy = stats.request();

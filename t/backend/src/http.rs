@@ -52,6 +52,9 @@ fn parse(bytes: &[u8]) -> io::Result<Option<(Request, usize)>> {
             "connection" if value == "close" => request.keep_alive = false,
             "connection" if value == "keep-alive" => request.keep_alive = true,
             "transfer-encoding" if value == "chunked" => request.body = Body::Chunked,
+            "authorization" => {
+                request.authorization = Some(String::from_utf8_lossy(header.value).into_owned())
+            }
             "content-length" => request.body = Body::Length(value.parse().unwrap_or(0)),
             _ => {}
         }

@@ -12,6 +12,7 @@ mod fastcgi;
 mod http;
 mod input;
 mod listener;
+mod login;
 mod memcached;
 mod protocol;
 mod script;

@@ -27,6 +27,8 @@ pub struct Request {
     /// FastCGI's request id or memcached's key: what the answer must repeat.
     pub tag: Vec<u8>,
     pub body: Body,
+    /// The value of `Authorization`.
+    pub authorization: Option<String>,
 }
 
 /// The request body that follows the head, if its reader has not taken it already.

@@ -92,6 +92,8 @@ pub struct Script {
     pub linger: Duration,
     /// `idle=`: the connection is closed if no byte of the next request comes within so many milliseconds.
     pub idle: Option<Duration>,
+    /// `login=1`: the connection needs a user, see `login.rs`.
+    pub login: bool,
     /// `id=`: the name of the request; `/stats` tells how many names there were, and how many came again.
     pub id: Option<String>,
 }
@@ -158,6 +160,7 @@ impl Script {
             "only" => self.only = value.parse().ok(),
             "linger" => self.linger = duration(),
             "idle" => self.idle = Some(duration()),
+            "login" => self.login = value == "1",
             "id" => self.id = Some(value.into()),
             _ => {}
         }
