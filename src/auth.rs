@@ -114,18 +114,54 @@ pub fn parse_header<'a>(directive: &'static str, word: &'a [u8]) -> Result<&'a [
     Err(Invalid::Header(directive, word))
 }
 
-/// Whether a server may take one header for the other: case does not matter (RFC 9110, section 5.1), many
-/// programs see `X-User` and `X_User` as one (RFC 3875, section 4.1.18), and PHP sees no difference to `X.User`.
-pub fn is_same_header(one: &[u8], other: &[u8]) -> bool {
-    let plain = |byte: &u8| match byte {
-        b'_' | b'.' | b' ' => b'-',
-        byte => byte.to_ascii_lowercase(),
-    };
-    one.len() == other.len() && one.iter().map(plain).eq(other.iter().map(plain))
+/// Whether a server may take a header that was sent for the one with this name.
+///
+/// Case does not matter (RFC 9110, section 5.1). A program that gets headers as variables sees `X-User` as `X_User` (RFC
+/// 3875, section 4.1.18), and many make an underscore of whatever a variable's name cannot have: PHP of `X.User` and
+/// `X[User`, others of every byte that is neither letter nor digit; of `X-User[a]` PHP makes an array with the name `X_User`.
+/// Bytes that are not ASCII are no part of a name at all, but nginx passes them with `ignore_invalid_headers off`, and
+/// what becomes of them depends on the program's idea of text: the byte 0xDF may end as `SS`, two bytes as one letter or as
+/// none. So they may stand for anything.
+pub fn is_same_header(name: &[u8], sent: &[u8]) -> bool {
+    let (mut at, mut sent_at) = (0, 0);
+    // Behind bytes that may stand for anything: where in both to go on if what was tried last does not fit.
+    let mut retry = None;
+    while at < name.len() || sent_at < sent.len() {
+        match (name.get(at), sent.get(sent_at)) {
+            (None, Some(b'[')) => return true,
+            (_, Some(byte)) if !byte.is_ascii() => {
+                if retry.is_none() && sent.split_at(sent_at).1.contains(&b'[') {
+                    return true;
+                }
+                sent_at += 1;
+                retry = Some((at, sent_at));
+            }
+            (Some(wanted), Some(byte)) if plain(*byte) == plain(*wanted) => {
+                (at, sent_at) = (at + 1, sent_at + 1);
+            }
+            _ => {
+                let Some((from, behind)) = retry.filter(|(from, _)| *from < name.len()) else { return false };
+                (at, sent_at) = (from + 1, behind);
+                retry = Some((at, behind));
+            }
+        }
+    }
+    true
+}
+
+/// What is left of a byte in the name of a variable.
+fn plain(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() {
+        byte.to_ascii_lowercase()
+    } else {
+        b'_'
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn verdict(status: u16) -> Verdict {
@@ -196,6 +232,81 @@ mod tests {
         assert!(is_same_header(b"X-User", b"x_uSER"));
         assert!(!is_same_header(b"X-User", b"X-Use"));
         assert!(is_same_header(b"X-User", b"X.User"));
+        assert!(is_same_header(b"X-User", b"x[user"));
+        assert!(is_same_header(b"X-User", b"x_user[a]"));
         assert!(!is_same_header(b"X-User", b"XUser"));
+        assert!(!is_same_header(b"X-User", b"X-User-"));
+        assert!(!is_same_header(b"X-User", b"X-User-[a]"));
+        for byte in 0..0x80u8 {
+            let is_letter = byte.is_ascii_alphanumeric();
+            assert_eq!(
+                is_same_header(b"X-User", &[b'x', byte, b'u', b's', b'e', b'r']),
+                !is_letter,
+                "{byte}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_ascii_may_stand_for_anything() {
+        assert!(is_same_header(b"X-Class", b"X-Cla\xdf"));
+        assert!(is_same_header(b"X-User", "X-U\u{17f}er".as_bytes()));
+        assert!(is_same_header(b"X-User", "\u{200b}X\u{2010}User\u{200b}".as_bytes()));
+        assert!(is_same_header(b"X-User", b"\xff"));
+        assert!(is_same_header(b"X-User", b"X-\xff[a]"));
+        assert!(!is_same_header(b"X-User", b"Y-\xff[a]"));
+        assert!(!is_same_header(b"X-User", b"X-\xffb"));
+        assert!(!is_same_header(b"X-User", b"X-User\xffr-"));
+        assert!(!is_same_header(b"X-User", "Gr\u{f6}\u{df}e".as_bytes()));
+    }
+
+    /// As slow as it is plain.
+    fn fits(name: &[u8], sent: &[u8]) -> bool {
+        match (name, sent) {
+            (_, [byte, rest @ ..]) if *byte >= 0x80 => {
+                rest.contains(&b'[')
+                    || (0..=name.len()).any(|skipped| fits(name.get(skipped..).unwrap_or(&[]), rest))
+            }
+            ([], [] | [b'[', ..]) => true,
+            ([one, name @ ..], [other, sent @ ..]) => {
+                let is_separator = |byte: &u8| !byte.is_ascii_alphanumeric();
+                let is_same = one.eq_ignore_ascii_case(other) || is_separator(one) && is_separator(other);
+                is_same && fits(name, sent)
+            }
+            _ => false,
+        }
+    }
+
+    fn byte() -> impl Strategy<Value = u8> {
+        prop_oneof![4 => prop::sample::select(b"aAbB1-_[.".to_vec()), 1 => Just(0xc3u8), 1 => any::<u8>()]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn headers_are_the_same_as_the_plain_rule_says(
+            name in proptest::collection::vec(prop::sample::select(b"aAbB1-_".to_vec()), 0..7),
+            sent in proptest::collection::vec(byte(), 0..9),
+        ) {
+            prop_assert_eq!(is_same_header(&name, &sent), fits(&name, &sent));
+        }
+
+        #[test]
+        fn each_way_to_write_a_header_is_the_same(
+            written in proptest::collection::vec((prop::sample::select(b"xUser0-_".to_vec()), any::<u8>()), 1..12),
+        ) {
+            let name: Vec<u8> = written.iter().map(|(name, _)| *name).collect();
+            let sent: Vec<u8> = written
+                .iter()
+                .map(|(name, other)| match name {
+                    b'0' => *name,
+                    b'-' | b'_' if other.is_ascii_alphanumeric() => b'.',
+                    b'-' | b'_' => *other,
+                    letter => letter ^ (other & 0x20),
+                })
+                .collect();
+            prop_assert!(is_same_header(&name, &sent));
+        }
     }
 }

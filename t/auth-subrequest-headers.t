@@ -160,18 +160,42 @@ for my $at (0, 1, 15, 19, 20, 21, 39, 40, 59, 60) {
 }
 
 # With underscores, where they are let through: the same header for many a server. Without, nginx ignores them.
-my $lax = Keepalive::Auth->new(http => 'underscores_in_headers on;', locations => <<'END')->start;
+my $lax_port = free_port();
+my $lax = Keepalive::Auth->new(http => 'underscores_in_headers on;', locations => <<'END'
     ignore_invalid_headers off;
-    auth_subrequest_copy_header X-User;
+    auth_subrequest_copy_header X-User X-Class;
     location / { auth_subrequest /auth; proxy_pass http://app; }
     location /off { proxy_pass http://app; }
 END
+    . "location /to-fastcgi { @{[ $params->('fastcgi') ]} }" . (http2_listen($lax_port) // ''))->start;
 for my $path ('/', '/off') {
     for my $name (qw(X_User x_user X_USER X-User x-uSER)) {
         $lax->get($path, 'status=204', headers => ["$name: root", 'X_Other: o', "$name: again"]);
         my @got = @{ $lax->{app}->last_request->{headers} };
         is join('; ', grep { /user/i } @got), '', "underscores, $path: $name is removed";
         is join('; ', grep { /other/i } @got), 'X_Other: o', "underscores, $path: others are not";
+    }
+}
+
+# All that a server may take for it: whatever the name of a variable cannot have may become an underscore, and nobody knows
+# what becomes of bytes that are not ASCII.
+my @others = ('XUser', 'X-Use', 'X-User-Id', 'X-Users', 'X[Usher', "Gr\xc3\xb6\xc3\x9fe");
+sub passed {
+    my ($name, $status) = @_;
+    my $record = $other{fastcgi}->control('/last');
+    return join ' ', $status, map { my $word = $_; $word . '=' . (() = $record =~ /$word/g) } qw(root other);
+}
+sub shown { return $_[0] =~ s/([^ -~])/sprintf '\\x%02x', ord $1/ger }
+for my $name (map({ "X${_}User" } grep { !/[a-z0-9:]/i } map { chr } 0x21 .. 0x7e),
+    "X\xa0User", "X-Cla\xdf", "X-U\xc5\xbfer", "\xe2\x80\x8bX-User", "X-User\xff", "\xff", "X\xc3[\xc3User", 'X-User[]', 'X_User[a]b') {
+    my $status = $lax->status('/to-fastcgi', '', headers => ["$name: root", map { "$_: other" } @others]);
+    is passed($name, $status), '200 root=0 other=6', shown($name) . ' is removed, others are not';
+}
+SKIP: {
+    skip 'no HTTP/2', 4 unless $http2;
+    for my $name ('X[User', 'X-User[a]', 'X~User', "X-Cla\xdf") {
+        my $status = curl($lax_port, '/to-fastcgi', '-H', "$name: root", '-H', 'X-Users: other')->{status};
+        is passed($name, $status), '200 root=0 other=1', 'HTTP/2: ' . shown($name) . ' is removed';
     }
 }
 $lax->get('/', 'header=X_User:alice', headers => ['X_User: root']);

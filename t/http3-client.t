@@ -29,11 +29,15 @@ location /brief { auth_subrequest /auth; auth_subrequest_timeout 300ms; auth_sub
 location /passed { auth_subrequest /auth; auth_subrequest_pass_status 302 401 429; auth_subrequest_pass_body 1k; proxy_pass http://app; }
 location /body { auth_subrequest /auth; auth_subrequest_body 100k; proxy_pass http://app; }
 location /small { proxy_pass http://small; }
+location /copied { auth_subrequest_copy_header X-User; proxy_pass http://app; }
+location /refused { auth_subrequest_copy_header X-User; deny all; error_page 403 = @elsewhere; }
+location @elsewhere { proxy_pass http://app; }
 END
 my $queue = is_ours() ? 'queue 10 timeout=20s;' : '';
 my $site = Keepalive::Auth->new(auth => is_ours() ? '' : 'proxy_pass_request_body off; proxy_set_header Content-Length "";',
     http => "client_max_body_size 20m; upstream small { server @{[ $small->address ]} max_conns=1; keepalive 1; $queue }", locations => <<"END")->start;
     listen 127.0.0.1:$port quic;
+    ignore_invalid_headers off;
     ssl_certificate $certificate;
     ssl_certificate_key $key;
     location /app { proxy_pass http://app; }
@@ -121,6 +125,14 @@ SKIP: {
     is length $site->{auth}->last_request->{body}, 50_000, 'auth_subrequest_body: and so has the question';
     is ask('/body', says(status => 403), body_of(50_000))->{status}, 403, 'auth_subrequest_body: denied';
     is ask('/body', says(status => 204), body_of(200_000))->{status}, 413, 'auth_subrequest_body: too large';
+
+    # Headers that no client may send.
+    for my $path ('/copied', '/refused') {
+        my @sent = map { ('-H', "$_: root") } 'X-User', 'X~User', 'X.User';
+        is ask($path, @sent, '-H', 'X-Users: other')->{status}, 200, "$path: served";
+        is join('; ', grep { /: (?:root|other)$/ } @{ $site->{app}->last_request->{headers} }), 'x-users: other',
+            "$path: without the client's header, in any spelling";
+    }
 
     # The queue.
     my $all = '';
