@@ -113,15 +113,19 @@ mod nginx {
     /// Bits of nginx's requests. bindgen places bit-fields wrongly if other fields before them leave them at an address that
     /// is no multiple of four, as since nginx 1.29: so the C compiler is asked, in the way of `./configure`, by a program
     /// that sets a bit and looks where it is.
-    const BITS: [&str; 8] = [
-        "background",
-        "cached",
-        "expect_tested",
-        "header_only",
-        "header_sent",
-        "internal",
-        "preserve_body",
-        "request_body_no_buffering",
+    const BITS: [(&str, &str, u8); 12] = [
+        ("background", "BACKGROUND", 1),
+        ("cached", "CACHED", 1),
+        ("expect_tested", "EXPECT_TESTED", 1),
+        ("header_only", "HEADER_ONLY", 1),
+        ("header_sent", "HEADER_SENT", 1),
+        ("internal", "INTERNAL", 1),
+        ("preserve_body", "PRESERVE_BODY", 1),
+        ("request_body_no_buffering", "REQUEST_BODY_NO_BUFFERING", 1),
+        ("uri_changes", "URI_CHANGES_1", 1),
+        ("uri_changes", "URI_CHANGES_2", 2),
+        ("uri_changes", "URI_CHANGES_4", 4),
+        ("uri_changes", "URI_CHANGES_8", 8),
     ];
 
     fn write_bits() {
@@ -136,9 +140,8 @@ mod nginx {
              }\n\
              int main(void) {\n",
         );
-        for field in BITS {
-            let name = field.to_uppercase();
-            text += &format!("r.{field} = 1; say(\"{name}\"); r.{field} = 0;\n");
+        for (field, name, value) in BITS {
+            text += &format!("r.{field} = {value}; say(\"{name}\"); r.{field} = 0;\n");
         }
         text += "return 0;\n}\n";
         let written = fs::write(&source, text);

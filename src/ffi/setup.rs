@@ -18,6 +18,7 @@ use crate::metrics;
 use crate::pool::{IdlePool, Limit};
 
 use super::abi;
+use super::auth;
 use super::conf::SrvConf;
 use super::configured::Configured;
 use super::counts::Counts;
@@ -107,6 +108,9 @@ pub(super) unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_in
                      its connections may bypass the pool"
                 );
             }
+        }
+        if auth::module::add_first_handlers(cf).is_none() {
+            return no_memory(cf);
         }
         // SAFETY: nginx passes the configuration being read.
         let zone = unsafe { MainConf::of_conf(cf) }.map(|main| &main.zone);

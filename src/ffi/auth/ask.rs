@@ -24,6 +24,7 @@ use super::super::memory::{allocate, allocate_zeroed, or_fail};
 use super::super::request::Request;
 use super::answer::{Auth, Stage};
 use super::capture::State;
+use super::client_headers::restore;
 use super::conf::{LocConf, MainConf};
 
 /// Asks the location of `auth_subrequest`; `body` is the size of the client's body if it is sent along.
@@ -63,6 +64,9 @@ fn send(r: Request, auth: &Auth, conf: &LocConf, body: Option<u64>) -> Option<()
         sub.set_header_only();
     }
     own_variables(sub)?;
+    if r.is_redirected() {
+        restore(sub)?;
+    }
     prepare_headers(sub, r, body)
 }
 

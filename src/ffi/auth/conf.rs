@@ -21,6 +21,7 @@ use super::super::guard::guard;
 use super::super::memory::{allocate, or_fail, place_in_pool};
 use super::super::request::Request;
 use super::module::module;
+use super::server::SrvConf;
 
 /// nginx's slot setters write the first three by their offset, so the layout is C's.
 #[repr(C)]
@@ -58,6 +59,13 @@ pub(super) struct Copied {
     pub(super) hash: ngx_uint_t,
     /// The number of its variable, `$http_name`.
     pub(super) variable: usize,
+}
+
+impl Copied {
+    /// Whether this is where the name is written: headers that come from an answer have it from here.
+    pub(super) fn is_named(&self, name: *const u8) -> bool {
+        std::ptr::eq(self.name.data, name)
+    }
 }
 
 /// A variable that is set when the answer is there.
@@ -161,6 +169,10 @@ impl LocConf {
             conf.pass_header = conf.pass_header.or(prev.pass_header);
             conf.copy_header = conf.copy_header.or(prev.copy_header);
             conf.set = conf.set.or(prev.set);
+            // SAFETY: nginx passes the configuration being read, and merges this location.
+            if unsafe { SrvConf::add(cf, conf.copy_header()) }.is_none() {
+                return NGX_CONF_ERROR;
+            }
             // SAFETY: nginx passes the configuration being read.
             if let Some(main) = unsafe { MainConf::of_conf(cf) } {
                 let asks = conf.uri().is_some();
@@ -228,6 +240,8 @@ pub(in super::super) struct MainConf {
     pub(super) of_user: Cell<Slice<usize>>,
     /// What `auth_subrequest` names anywhere, each once.
     uris: RefCell<Vec<&'static [u8]>>,
+    /// What `auth_subrequest_copy_header` names anywhere, each once.
+    headers: RefCell<Vec<Copied>>,
     /// In a worker: what it counts for each of them.
     pub(in super::super) meters: OnceCell<Vec<AuthMeter>>,
 }
@@ -263,6 +277,7 @@ impl MainConf {
                         of_message: Cell::new(Slice::EMPTY),
                         of_user: Cell::new(Slice::EMPTY),
                         uris: RefCell::default(),
+                        headers: RefCell::default(),
                         meters: OnceCell::new(),
                     },
                 )
@@ -289,6 +304,17 @@ impl MainConf {
         }
         push(&mut uris, uri)?;
         Some(uris.len() - 1)
+    }
+
+    /// A header that was named before, in the same bytes.
+    pub(super) fn known(&self, name: &[u8]) -> Option<Copied> {
+        self.headers.borrow().iter().find(|known| known.name.as_bytes() == name).copied()
+    }
+
+    /// Notes a header that is named. `None` if there is no memory.
+    pub(super) fn note(&self, copied: Copied) -> Option<Copied> {
+        push(&mut self.headers.borrow_mut(), copied)?;
+        Some(copied)
     }
 
     /// What `auth_subrequest` names anywhere, each once. `None` if there is no memory.

@@ -15,7 +15,10 @@ use super::super::guard::guard;
 use super::super::headers::{Header, Headers};
 use super::super::request::{HttpUpstream, Request};
 use super::answer::{is_part_of_question, Auth};
+use super::client_headers::{keep_originals, remove_on_the_way};
 use super::conf::{Copied, LocConf, MainConf};
+use super::header_list::element;
+use super::server::SrvConf;
 
 /// Between access and content, for every request of the location: also for one that nobody has asked about,
 /// because `satisfy any` let it pass, and for subrequests. The question itself has what the client sent.
@@ -23,8 +26,10 @@ pub(super) unsafe extern "C" fn copy_headers_handler(r: *mut ngx_http_request_t)
     guard(NGX_ERROR as ngx_int_t, || {
         // SAFETY: nginx passes a live request.
         let Some(r) = (unsafe { Request::from_raw(r) }) else { return NGX_ERROR as ngx_int_t };
-        let copied = LocConf::of(r).copy_header();
-        if copied.is_empty() || is_part_of_question(r) || copy(r, copied).is_some() {
+        if SrvConf::copied(r).is_empty() || is_part_of_question(r) {
+            return NGX_DECLINED as ngx_int_t;
+        }
+        if remove_on_the_way(r).and_then(|()| copy(r, LocConf::of(r).copy_header())).is_some() {
             return NGX_DECLINED as ngx_int_t;
         }
         NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t
@@ -44,9 +49,10 @@ pub(super) fn copy(r: Request, copied: &'static [Copied]) -> Option<()> {
         let is_it = |name: &[u8]| name.eq_ignore_ascii_case(copied.name.as_bytes());
         let all = answer.clone().into_iter().flatten();
         all.filter(move |header| header.is_there() && is_it(header.name()))
-            .map(move |it| (copied, it.value()))
+            .map(move |it| element(copied, it.value()))
     });
     let is_copied = |name: &[u8]| copied.iter().any(|copied| is_same_header(copied.name.as_bytes(), name));
+    keep_originals(r, is_copied)?;
     r.change_headers(is_copied, values)?;
     copied.iter().try_for_each(|copied| update(r, copied))
 }
@@ -63,7 +69,7 @@ fn answer_headers(auth: &Auth) -> Option<Headers> {
 
 /// What nginx knows of a header besides the list: a pointer if it is one of its own, and a variable that may have
 /// been evaluated.
-fn update(r: Request, copied: &Copied) -> Option<()> {
+pub(super) fn update(r: Request, copied: &Copied) -> Option<()> {
     // SAFETY: a live request.
     let main: &ngx_http_core_main_conf_t = NgxHttpCoreModule::main_conf(unsafe { &*r.as_ptr() })?;
     // SAFETY: of a live request; nobody else has it now.
@@ -80,7 +86,7 @@ fn update(r: Request, copied: &Copied) -> Option<()> {
     let known = unsafe { ngx_hash_find(hash, copied.hash, data, len) }.cast::<ngx_http_header_t>();
     // SAFETY: an entry of the table, or null.
     let Some(known) = (unsafe { known.as_ref() }) else { return Some(()) };
-    let headers = r.headers().filter(|header| is_same_header(header.name(), copied.name.as_bytes()));
+    let headers = r.headers().filter(|header| header.name().eq_ignore_ascii_case(copied.name.as_bytes()));
     // SAFETY: a live request; makes no reference.
     let headers_in = unsafe { &raw mut (*r.as_ptr()).headers_in };
     // SAFETY: the entry says where in this structure nginx has its pointer.

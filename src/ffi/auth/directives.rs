@@ -230,6 +230,11 @@ unsafe extern "C" fn auth_subrequest_copy_header(
 /// All that is to be known of a header that is copied.
 fn copied(cf: *mut ngx_conf_t, pool: *mut ngx_pool_t, name: ngx_str_t) -> Option<Copied> {
     // SAFETY: the configuration being read.
+    let main = unsafe { MainConf::of_conf(cf) }?;
+    if let Some(known) = main.known(name.as_bytes()) {
+        return Some(known);
+    }
+    // SAFETY: the configuration being read.
     unsafe { MainConf::note_variables(cf) }?;
     let lowercase = spelt(pool, name, b"", |byte| byte.to_ascii_lowercase())?;
     let mut variable = spelt(pool, name, b"http_", |byte| match byte {
@@ -241,7 +246,7 @@ fn copied(cf: *mut ngx_conf_t, pool: *mut ngx_pool_t, name: ngx_str_t) -> Option
         or_fail(NGX_ERROR as ngx_int_t, || unsafe { ngx_http_get_variable_index(cf, &raw mut variable) });
     // SAFETY: so many bytes.
     let hash = unsafe { ngx_hash_key(lowercase.data, lowercase.len) };
-    Some(Copied { name, lowercase, hash, variable: usize::try_from(index).ok()? })
+    main.note(Copied { name, lowercase, hash, variable: usize::try_from(index).ok()? })
 }
 
 /// A name in another spelling, behind a prefix.

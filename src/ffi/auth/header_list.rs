@@ -14,17 +14,12 @@ use super::super::request::Request;
 use super::conf::Copied;
 
 /// A header as nginx has it in a list.
-pub(super) fn element(
-    name: ngx_str_t,
-    lowercase: ngx_str_t,
-    hash: usize,
-    value: ngx_str_t,
-) -> ngx_table_elt_t {
+pub(super) fn element(copied: &Copied, value: ngx_str_t) -> ngx_table_elt_t {
     ngx_table_elt_t {
-        hash,
-        key: name,
+        hash: copied.hash,
+        key: copied.name,
         value,
-        lowcase_key: lowercase.data,
+        lowcase_key: copied.lowercase.data,
         #[cfg(nginx_header_chains)]
         next: std::ptr::null_mut(),
     }
@@ -77,7 +72,7 @@ impl Request {
     pub(super) fn change_headers(
         self,
         leave_out: impl Fn(&[u8]) -> bool,
-        new: impl Iterator<Item = (&'static Copied, ngx_str_t)> + Clone,
+        new: impl Iterator<Item = ngx_table_elt_t> + Clone,
     ) -> Option<()> {
         let count = new.clone().count();
         if count == 0 && !self.headers().any(|header| leave_out(header.name())) {
@@ -105,11 +100,11 @@ impl Request {
         // SAFETY: the pool of a live request.
         let memory =
             unsafe { allocate::<ngx_table_elt_t>(self.pool(), room.max(1)) }?.cast::<ngx_table_elt_t>();
-        for (at, (copied, value)) in new.enumerate() {
+        for (at, header) in new.enumerate() {
             // SAFETY: there is room for so many.
             let place = unsafe { memory.add(at) };
             // SAFETY: as above.
-            unsafe { place.write(element(copied.name, copied.lowercase, copied.hash, value)) };
+            unsafe { place.write(header) };
         }
         parts.push(memory.as_ptr(), count)?;
         if parts.first.nelts == 0 {

@@ -1,14 +1,16 @@
 //! The authorisation helper, a second nginx module in the same file: a subrequest says whether a request may
 //! go on.
 //!
-//! In the order of a request: its location's directives (`directives`, `conf`), the question in the access phase
-//! (`access`, `ask`), the answer (`capture`, `answer`), a denial (`deny`), the headers of a request that may go on
-//! (`copy`, `header_list`), what can be logged (`variables`). `module` is what nginx sees.
+//! In the order of a request: its location's directives (`directives`, `conf`), and those of its server (`server`);
+//! what the client must not send (`client_headers`); the question in the access phase (`access`, `ask`), the answer
+//! (`capture`, `answer`), a denial (`deny`), the headers of a request that may go on (`copy`, `header_list`), what can be
+//! logged (`variables`). `module` is what nginx sees.
 
 mod access;
 mod answer;
 mod ask;
 mod capture;
+mod client_headers;
 pub(super) mod conf;
 mod copy;
 mod deny;
@@ -16,4 +18,5 @@ mod directives;
 mod header_list;
 pub(super) mod module;
 mod request;
+mod server;
 mod variables;

@@ -2,8 +2,9 @@
 
 use nginx_sys::{
     ngx_conf_t, ngx_cycle_t, ngx_http_handler_pt, ngx_http_module_t,
-    ngx_http_phases_NGX_HTTP_ACCESS_PHASE as ACCESS_PHASE,
-    ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE as PRECONTENT_PHASE, ngx_int_t, ngx_module_t, NGX_ERROR,
+    ngx_http_phases_NGX_HTTP_ACCESS_PHASE as ACCESS_PHASE, ngx_http_phases_NGX_HTTP_LOG_PHASE as LOG_PHASE,
+    ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE as PRECONTENT_PHASE,
+    ngx_http_phases_NGX_HTTP_REWRITE_PHASE as REWRITE_PHASE, ngx_int_t, ngx_module_t, NGX_ERROR,
     NGX_HTTP_MODULE, NGX_OK,
 };
 use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
@@ -12,9 +13,11 @@ use super::super::guard::guard;
 use super::super::memory::push_to_array;
 use super::access::auth_subrequest_handler;
 use super::capture;
+use super::client_headers::{log_handler, note_location_handler};
 use super::conf::{LocConf, MainConf};
 use super::copy::copy_headers_handler;
 use super::directives::COMMANDS;
+use super::server::SrvConf;
 use super::variables;
 
 static CONTEXT: ngx_http_module_t = ngx_http_module_t {
@@ -22,7 +25,7 @@ static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     postconfiguration: Some(postconfiguration),
     create_main_conf: Some(MainConf::create),
     init_main_conf: None,
-    create_srv_conf: None,
+    create_srv_conf: Some(SrvConf::create),
     merge_srv_conf: None,
     create_loc_conf: Some(LocConf::create),
     merge_loc_conf: Some(LocConf::merge),
@@ -64,6 +67,27 @@ unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
         let access = add(main.asks.get(), ACCESS_PHASE, Some(auth_subrequest_handler));
         status(access.and_then(|()| add(main.copies.get(), PRECONTENT_PHASE, Some(copy_headers_handler))))
     })
+}
+
+/// The handlers that must come before nginx's own of their phases. Handlers run from the last one to the first, and this
+/// module stands before nginx's: so the other one calls this, which stands behind them.
+pub(in super::super) fn add_first_handlers(cf: *mut ngx_conf_t) -> Option<()> {
+    // SAFETY: nginx passes the configuration being read to our caller.
+    if !unsafe { MainConf::of_conf(cf) }?.copies.get() {
+        return Some(());
+    }
+    add_handler(cf, REWRITE_PHASE as usize, Some(note_location_handler))?;
+    add_handler(cf, LOG_PHASE as usize, Some(log_handler))?;
+    // SAFETY: as above.
+    let main = unsafe { NgxHttpCoreModule::main_conf_mut(&*cf) }?;
+    // Only those of the last phase run in their order.
+    let handlers = &main.phases[LOG_PHASE as usize].handlers;
+    // SAFETY: what the array holds; nobody else has it now.
+    let handlers = unsafe {
+        std::slice::from_raw_parts_mut(handlers.elts.cast::<ngx_http_handler_pt>(), handlers.nelts)
+    };
+    handlers.rotate_right(1);
+    Some(())
 }
 
 fn add_handler(cf: *mut ngx_conf_t, phase: usize, handler: ngx_http_handler_pt) -> Option<()> {

@@ -47,6 +47,21 @@ impl Request {
         unsafe { bits::HEADER_ONLY.set(self.as_ptr()) };
     }
 
+    /// Whether nobody wants more of its response than the header.
+    pub(super) fn ends_with_header(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        unsafe { bits::HEADER_ONLY.is_set(self.as_ptr()) }
+    }
+
+    /// How often its location may still change.
+    pub(super) fn changes_left(self) -> u32 {
+        let bits = [bits::URI_CHANGES_1, bits::URI_CHANGES_2, bits::URI_CHANGES_4, bits::URI_CHANGES_8];
+        bits.iter().rev().fold(0, |number, bit| {
+            // SAFETY: live by the type invariant; reads one bit.
+            number << 1 | u32::from(unsafe { bit.is_set(self.as_ptr()) })
+        })
+    }
+
     /// What this module has attached to it.
     pub(super) fn context(self) -> Option<NonNull<c_void>> {
         self.context_of(module())
