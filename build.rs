@@ -113,15 +113,24 @@ mod nginx {
     /// Bits of nginx's requests. bindgen places bit-fields wrongly if other fields before them leave them at an address that
     /// is no multiple of four, as since nginx 1.29: so the C compiler is asked, in the way of `./configure`, by a program
     /// that sets a bit and looks where it is.
-    const BITS: [(&str, &str, u8); 12] = [
+    const BITS: [(&str, &str, u8); 21] = [
         ("background", "BACKGROUND", 1),
         ("cached", "CACHED", 1),
+        ("done", "DONE", 1),
         ("expect_tested", "EXPECT_TESTED", 1),
         ("header_only", "HEADER_ONLY", 1),
         ("header_sent", "HEADER_SENT", 1),
         ("internal", "INTERNAL", 1),
         ("preserve_body", "PRESERVE_BODY", 1),
         ("request_body_no_buffering", "REQUEST_BODY_NO_BUFFERING", 1),
+        ("subrequests", "SUBREQUESTS_1", 1),
+        ("subrequests", "SUBREQUESTS_2", 2),
+        ("subrequests", "SUBREQUESTS_4", 4),
+        ("subrequests", "SUBREQUESTS_8", 8),
+        ("subrequests", "SUBREQUESTS_16", 16),
+        ("subrequests", "SUBREQUESTS_32", 32),
+        ("subrequests", "SUBREQUESTS_64", 64),
+        ("subrequests", "SUBREQUESTS_128", 128),
         ("uri_changes", "URI_CHANGES_1", 1),
         ("uri_changes", "URI_CHANGES_2", 2),
         ("uri_changes", "URI_CHANGES_4", 4),

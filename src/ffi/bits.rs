@@ -34,6 +34,16 @@ impl Bit {
         // SAFETY: live, says the caller.
         unsafe { *byte |= self.mask };
     }
+
+    /// # Safety
+    /// `r` is live.
+    #[inline]
+    pub(crate) unsafe fn clear(self, r: *mut ngx_http_request_t) {
+        // SAFETY: within the request, as `new` has checked.
+        let byte = unsafe { r.byte_add(self.byte) }.cast::<u8>();
+        // SAFETY: live, says the caller.
+        unsafe { *byte &= !self.mask };
+    }
 }
 
 include!(concat!(env!("OUT_DIR"), "/bits.rs"));

@@ -6,9 +6,9 @@ use nginx_sys::{
     ngx_buf_t, ngx_chain_t, ngx_event_t, ngx_http_finalize_request, ngx_http_headers_in_t,
     ngx_http_post_subrequest_pt, ngx_http_post_subrequest_t, ngx_http_postponed_request_t,
     ngx_http_request_body_t, ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_subrequest,
-    ngx_http_variable_value_t, ngx_int_t, ngx_str_t, off_t, NGX_AGAIN, NGX_ERROR,
-    NGX_HTTP_CLIENT_CLOSED_REQUEST, NGX_HTTP_CLOSE, NGX_HTTP_INTERNAL_SERVER_ERROR,
-    NGX_HTTP_REQUEST_TIME_OUT, NGX_HTTP_SUBREQUEST_WAITED, NGX_OK,
+    ngx_http_variable_value_t, ngx_int_t, ngx_msec_t, ngx_str_t, off_t, NGX_AGAIN, NGX_ERROR,
+    NGX_HTTP_CLIENT_CLOSED_REQUEST, NGX_HTTP_CLOSE, NGX_HTTP_GATEWAY_TIME_OUT,
+    NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_REQUEST_TIME_OUT, NGX_HTTP_SUBREQUEST_WAITED, NGX_OK,
 };
 #[cfg(ngx_feature = "http_cache")]
 use nginx_sys::{ngx_del_timer, ngx_http_cache_t};
@@ -26,6 +26,7 @@ use super::answer::{Auth, Stage};
 use super::capture::State;
 use super::client_headers::restore;
 use super::conf::{LocConf, MainConf};
+use super::parts::{end_in_background, give_back, has_parts, limit_parts, stop_parts};
 
 /// Asks the location of `auth_subrequest`; `body` is the size of the client's body if it is sent along.
 pub(super) fn ask(r: Request, auth: &Auth, conf: &LocConf, body: Option<u64>) -> ngx_int_t {
@@ -220,6 +221,13 @@ unsafe extern "C" fn done(
         if let Some(sub) = sub {
             debug(sub.log(), c"auth subrequest done");
             auth.finish(if ends(rc) { rc as u16 } else { sub.status() });
+            limit_parts(auth, sub);
+        }
+    });
+    guard((), || {
+        // SAFETY: nginx passes a live request.
+        if let Some(sub) = unsafe { Request::from_raw(r) }.filter(|sub| sub.is_in_background()) {
+            end_in_background(sub);
         }
     });
     // An answer that breaks off, or ends without a response, must not end the request of the client. (If the client has
@@ -256,6 +264,11 @@ unsafe extern "C" fn stop_handler(event: *mut ngx_event_t) {
 fn stop(auth: &Auth) {
     let (r, Some(sub)) = (auth.r, auth.sub.get()) else { return };
     if auth.stage.get() != Stage::Asking {
+        if auth.stage.get() == Stage::Done && !sub.is_done() {
+            press_on(auth, sub);
+            // SAFETY: as below.
+            unsafe { ngx_http_run_posted_requests(r.client().as_ptr()) };
+        }
         return;
     }
     r.set_logged();
@@ -265,24 +278,48 @@ fn stop(auth: &Auth) {
     auth.finish(if is_denied { sub.status() } else { 504 });
     // What follows may end the request, and the answer with it; the connection stays until nginx has returned.
     let client = r.client();
-    if r.is_blocked() && !is_waiting_for_cache(sub) {
-        // A thread works for it.
-        detach(sub, r);
-    } else if sub.upstream().is_some_and(|u| u.is_under_way()) {
-        abort(sub);
-    } else if client.write().delayed() {
-        // `limit_req` of the location that was asked.
-        client.write().clear_delayed();
-        client.write().clear_timer();
-        end(sub);
-    } else if is_waiting_for_cache(sub) {
-        stop_waiting_for_cache(sub);
-    } else {
+    if has_parts(sub) {
+        press_on(auth, sub);
+    } else if !end_now(sub, r, NGX_OK as ngx_int_t) {
         // It waits for something of another module, which will call it.
         detach(sub, r);
     }
     // SAFETY: as nginx's own handlers, which end with this whatever has become of the request.
     unsafe { ngx_http_run_posted_requests(client.as_ptr()) };
+}
+
+/// Ends the parts of a question for which nothing is left but to end, as they come.
+fn press_on(auth: &Auth, sub: Request) {
+    /// In milliseconds.
+    const LOOK_AGAIN: ngx_msec_t = 20;
+    let r = auth.r;
+    stop_parts(sub, &|part| {
+        end_now(part, r, NGX_HTTP_GATEWAY_TIME_OUT as ngx_int_t);
+    });
+    auth.alarm.set(LOOK_AGAIN);
+}
+
+/// Ends a request that waits, with `rc`. Returns whether it did: what waits for something of another module, or of a thread,
+/// cannot be ended.
+fn end_now(sub: Request, r: Request, rc: ngx_int_t) -> bool {
+    let client = r.client();
+    if r.is_blocked() && !is_waiting_for_cache(sub) {
+        // A thread works for it.
+        return false;
+    }
+    if sub.upstream().is_some_and(|u| u.is_under_way()) {
+        abort(sub, rc);
+    } else if client.write().delayed() {
+        // `limit_req` of the location that was asked.
+        client.write().clear_delayed();
+        client.write().clear_timer();
+        end(sub, rc);
+    } else if is_waiting_for_cache(sub) {
+        stop_waiting_for_cache(sub, rc);
+    } else {
+        return false;
+    }
+    true
 }
 
 /// Whether a request waits for a lock of the cache (`proxy_cache_lock`).
@@ -300,7 +337,7 @@ fn is_waiting_for_cache(_: Request) -> bool {
 }
 
 /// Takes a request from those that wait for a lock of the cache, as `ngx_http_file_cache_lock_wait()` does.
-fn stop_waiting_for_cache(sub: Request) {
+fn stop_waiting_for_cache(sub: Request, rc: ngx_int_t) {
     #[cfg(ngx_feature = "http_cache")]
     {
         // SAFETY: a live request; reads one field.
@@ -316,21 +353,21 @@ fn stop_waiting_for_cache(sub: Request) {
         }
         sub.main().unblock();
     }
-    end(sub);
+    end(sub, rc);
 }
 
 /// Ends a request whose upstream part is under way.
-fn abort(sub: Request) {
+fn abort(sub: Request, rc: ngx_int_t) {
     let Some(u) = sub.upstream() else { return };
     // The end of the upstream part ends it once.
     sub.retain();
     u.clean_up(sub);
-    end(sub);
+    end(sub, rc);
 }
 
-fn end(sub: Request) {
+fn end(sub: Request, rc: ngx_int_t) {
     // SAFETY: alive, and nothing is under way that would call it.
-    unsafe { ngx_http_finalize_request(sub.as_ptr(), NGX_OK as ngx_int_t) };
+    unsafe { ngx_http_finalize_request(sub.as_ptr(), rc) };
 }
 
 /// Makes a part of the request one that goes on in the background, so that the request need not wait for it.
@@ -351,10 +388,8 @@ fn detach(sub: Request, r: Request) {
         }
         place = next;
     }
-    let client = r.client();
-    if client.data() == sub.as_ptr().cast() {
-        client.set_data(r.as_ptr().cast());
-    }
+    give_back(sub);
+    sub.forbid_parts();
     // SAFETY: a live request; writes one bit.
     unsafe { bits::BACKGROUND.set(sub.as_ptr()) };
     r.post();

@@ -175,7 +175,9 @@ unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
 /// Takes the body of an answer; nothing of it goes on by itself.
 unsafe extern "C" fn body_filter(r: *mut ngx_http_request_t, chain: *mut ngx_chain_t) -> ngx_int_t {
     // SAFETY: nginx passes a live request.
-    if let Some(auth) = unsafe { Request::from_raw(r) }.and_then(captures) {
+    let ours = unsafe { Request::from_raw(r) }.and_then(captures);
+    // Without a chain the next part of the question gets its turn.
+    if let Some(auth) = ours.filter(|_| !chain.is_null()) {
         return guard(NGX_ERROR as ngx_int_t, || take(auth, chain));
     }
     // SAFETY: written before the first request.

@@ -2,8 +2,8 @@
 //! go on.
 //!
 //! In the order of a request: its location's directives (`directives`, `conf`), and those of its server (`server`);
-//! what the client must not send (`client_headers`); the question in the access phase (`access`, `ask`), the answer
-//! (`capture`, `answer`), a denial (`deny`), the headers of a request that may go on (`copy`, `header_list`), what can be
+//! what the client must not send (`client_headers`); the question in the access phase (`access`, `ask`, `parts`), the answer
+//! (`discard`, `capture`, `answer`), a denial (`deny`), the headers of a request that may go on (`copy`, `header_list`), what can be
 //! logged (`variables`). `module` is what nginx sees.
 
 mod access;
@@ -15,8 +15,10 @@ pub(super) mod conf;
 mod copy;
 mod deny;
 mod directives;
+mod discard;
 mod header_list;
 pub(super) mod module;
+mod parts;
 mod request;
 mod server;
 mod variables;

@@ -12,13 +12,13 @@ use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 use super::super::guard::guard;
 use super::super::memory::push_to_array;
 use super::access::auth_subrequest_handler;
-use super::capture;
 use super::client_headers::{log_handler, note_location_handler};
 use super::conf::{LocConf, MainConf};
 use super::copy::copy_headers_handler;
 use super::directives::COMMANDS;
 use super::server::SrvConf;
 use super::variables;
+use super::{capture, discard};
 
 static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     preconfiguration: Some(preconfiguration),
@@ -105,7 +105,11 @@ fn add_handler(cf: *mut ngx_conf_t, phase: usize, handler: ngx_http_handler_pt) 
 unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guard(NGX_ERROR as ngx_int_t, || {
         // SAFETY: nginx passes the worker's cycle.
-        if unsafe { MainConf::of_cycle(cycle) }.is_some_and(|main| main.captures.get()) {
+        let main = unsafe { MainConf::of_cycle(cycle) };
+        if main.is_some_and(|main| main.asks.get()) {
+            discard::install();
+        }
+        if main.is_some_and(|main| main.captures.get()) {
             capture::install();
         }
         NGX_OK as ngx_int_t

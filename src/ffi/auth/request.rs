@@ -47,6 +47,12 @@ impl Request {
         unsafe { bits::HEADER_ONLY.set(self.as_ptr()) };
     }
 
+    /// Whether its parent goes on without it.
+    pub(super) fn is_in_background(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        unsafe { bits::BACKGROUND.is_set(self.as_ptr()) }
+    }
+
     /// Whether nobody wants more of its response than the header.
     pub(super) fn ends_with_header(self) -> bool {
         // SAFETY: live by the type invariant; reads one bit.
