@@ -113,11 +113,12 @@ mod nginx {
     /// Bits of nginx's requests. bindgen places bit-fields wrongly if other fields before them leave them at an address that
     /// is no multiple of four, as since nginx 1.29: so the C compiler is asked, in the way of `./configure`, by a program
     /// that sets a bit and looks where it is.
-    const BITS: [(&str, &str, u8); 21] = [
+    const BITS: [(&str, &str, u8); 22] = [
         ("background", "BACKGROUND", 1),
         ("cached", "CACHED", 1),
+        ("discard_body", "DISCARD_BODY", 1),
         ("done", "DONE", 1),
-        ("expect_tested", "EXPECT_TESTED", 1),
+        ("error_page", "ERROR_PAGE", 1),
         ("header_only", "HEADER_ONLY", 1),
         ("header_sent", "HEADER_SENT", 1),
         ("internal", "INTERNAL", 1),

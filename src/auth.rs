@@ -26,13 +26,94 @@ pub enum Verdict {
 }
 
 impl Answer {
+    /// Whether it permits.
+    pub fn permits(self) -> bool {
+        matches!(self.status, 200..=299)
+    }
+
     /// `pass_status` are the statuses that the client is to get.
     pub fn verdict(self, pass_status: &[u16]) -> Verdict {
         match self.status {
-            200..=299 => Verdict::Allow,
+            _ if self.permits() => Verdict::Allow,
             status if !self.made_up && pass_status.contains(&status) => Verdict::Deny(status),
             status @ 300..=499 => Verdict::Unexpected(status),
             status => Verdict::Failure(status),
+        }
+    }
+}
+
+/// The answer that decides, of all that became known of one question, in this order: the first that is no permission.
+/// Whatever follows it (an error page, a redirect to another location) cannot permit. `None` if there is none.
+pub fn decisive(answers: impl IntoIterator<Item = Answer>) -> Option<Answer> {
+    let mut last = None;
+    for answer in answers {
+        last = Some(answer);
+        if !answer.permits() {
+            break;
+        }
+    }
+    last
+}
+
+/// The client's body, at the moment when a location is to be authorised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// The client sends none.
+    Absent,
+    /// It was not read. Its size in bytes, if the client has announced it.
+    Unread(Option<u64>),
+    /// It is there, with its size in bytes.
+    Read(u64),
+    /// The client has sent one, but it was discarded, or has gone on already, wholly or in part.
+    Gone,
+}
+
+/// How a location asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// With the header alone.
+    Bare,
+    /// The body is to be read first.
+    ReadFirst,
+    /// With the body, of so many bytes.
+    WithBody(u64),
+    /// Not at all: the body has so many bytes, and that is more than may be sent.
+    TooLarge(u64),
+    /// Not at all: the body would belong to the question, and is not there.
+    BodyIsGone,
+}
+
+impl Body {
+    /// `limit` is that of `auth_subrequest_body`, in bytes; 0 if bodies are not sent.
+    pub fn how_to_ask(self, limit: u64) -> How {
+        match self {
+            _ if limit == 0 => How::Bare,
+            Self::Absent => How::Bare,
+            Self::Unread(Some(size)) | Self::Read(size) if size > limit => How::TooLarge(size),
+            Self::Unread(_) => How::ReadFirst,
+            Self::Read(size) => How::WithBody(size),
+            Self::Gone => How::BodyIsGone,
+        }
+    }
+}
+
+/// With which body, and by which method, a question was asked; the method matters only with a body, as all others
+/// are GET.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The size of the body in bytes, `None` without one.
+    pub body: Option<u64>,
+    /// nginx's number of the request's method.
+    pub method: usize,
+}
+
+impl Sent {
+    /// Whether it is what would be sent now: only then the answer is one to the same question.
+    pub fn is_as(self, how: How, method: usize) -> bool {
+        match (self.body, how) {
+            (None, How::Bare) => true,
+            (Some(body), How::WithBody(size)) => body == size && self.method == method,
+            _ => false,
         }
     }
 }
@@ -84,6 +165,51 @@ pub fn parse_uri(word: &[u8]) -> Result<(&[u8], Option<&[u8]>), Invalid<'_>> {
         None => (word, None),
         Some(at) => (word.split_at(at).0, word.get(at + 1..)),
     })
+}
+
+/// Headers of a response that stand in it once, or not at all: a second one is left out (RFC 9110, section 5.3).
+const SINGLE: [&[u8]; 13] = [
+    b"location",
+    b"retry-after",
+    b"server",
+    b"date",
+    b"expires",
+    b"last-modified",
+    b"etag",
+    b"age",
+    b"refresh",
+    b"content-location",
+    b"content-range",
+    b"content-disposition",
+    b"accept-ranges",
+];
+
+/// Whether a response can have a header of this name once only.
+pub fn is_single(name: &[u8]) -> bool {
+    SINGLE.iter().any(|single| name.eq_ignore_ascii_case(single))
+}
+
+/// Whether a header of the response is about its body: it comes with that, and never by its name.
+pub fn is_of_body(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"Content-Type") || name.eq_ignore_ascii_case(b"Content-Encoding")
+}
+
+/// Whether each header of this name is one more for the client, whoever sends the others.
+pub fn adds_up(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"WWW-Authenticate") || name.eq_ignore_ascii_case(b"Set-Cookie")
+}
+
+/// The status with which nginx's core answers a request that has ended with `status`: some that are its own become 400.
+pub fn status_of_page(status: u16) -> u16 {
+    match status {
+        494..=497 => 400,
+        status => status,
+    }
+}
+
+/// Whether nginx's core would end the request, and send nothing, for this status.
+pub fn ends_request(status: u16) -> bool {
+    matches!(status, 408 | 444 | 499)
 }
 
 /// Headers that say where a message ends and what becomes of its connection (RFC 9110, section 7.6.1, and RFC 9112,
@@ -192,6 +318,65 @@ mod tests {
     #[test]
     fn what_nginx_makes_up_is_no_denial() {
         assert_eq!(Answer { status: 503, made_up: true }.verdict(&[503]), Verdict::Failure(503));
+    }
+
+    #[test]
+    fn the_first_refusal_decides() {
+        let of = |statuses: &[u16]| {
+            let answers = statuses.iter().map(|status| Answer { status: *status, made_up: false });
+            decisive(answers).map(|answer| answer.status)
+        };
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[200]), Some(200));
+        assert_eq!(of(&[401, 200]), Some(401));
+        assert_eq!(of(&[502, 403, 200]), Some(502));
+        assert_eq!(of(&[200, 204, 404, 200]), Some(404));
+        assert_eq!(of(&[200, 204]), Some(204));
+        assert_eq!(of(&[200, 0]), Some(0));
+    }
+
+    #[test]
+    fn how_to_ask_depends_on_the_body_and_its_limit() {
+        for body in [Body::Absent, Body::Unread(None), Body::Unread(Some(5)), Body::Read(5), Body::Gone] {
+            assert_eq!(body.how_to_ask(0), How::Bare, "{body:?}");
+        }
+        assert_eq!(Body::Absent.how_to_ask(10), How::Bare);
+        assert_eq!(Body::Unread(None).how_to_ask(10), How::ReadFirst);
+        assert_eq!(Body::Unread(Some(10)).how_to_ask(10), How::ReadFirst);
+        assert_eq!(Body::Unread(Some(11)).how_to_ask(10), How::TooLarge(11));
+        assert_eq!(Body::Read(0).how_to_ask(10), How::WithBody(0));
+        assert_eq!(Body::Read(10).how_to_ask(10), How::WithBody(10));
+        assert_eq!(Body::Read(11).how_to_ask(10), How::TooLarge(11));
+        assert_eq!(Body::Gone.how_to_ask(10), How::BodyIsGone);
+    }
+
+    #[test]
+    fn an_answer_is_to_the_question_that_was_asked() {
+        let (bare, with) = (Sent { body: None, method: 2 }, Sent { body: Some(5), method: 2 });
+        assert!(bare.is_as(How::Bare, 2));
+        assert!(bare.is_as(How::Bare, 8));
+        assert!(!bare.is_as(How::WithBody(5), 2));
+        assert!(with.is_as(How::WithBody(5), 2));
+        assert!(!with.is_as(How::WithBody(6), 2));
+        assert!(!with.is_as(How::WithBody(5), 8));
+        assert!(!with.is_as(How::Bare, 2));
+        for how in [How::ReadFirst, How::TooLarge(5), How::BodyIsGone] {
+            assert!(!bare.is_as(how, 2) && !with.is_as(how, 2), "{how:?}");
+        }
+    }
+
+    #[test]
+    fn headers_of_a_response_are_of_three_kinds() {
+        assert!(is_single(b"retry-After") && is_single(b"LOCATION") && is_single(b"Server"));
+        assert!(!is_single(b"Set-Cookie") && !is_single(b"Cache-Control") && !is_single(b"X-Reason"));
+        assert!(adds_up(b"www-authenticate") && adds_up(b"set-cookie") && !adds_up(b"Location"));
+        assert!(is_of_body(b"content-type") && is_of_body(b"Content-encoding") && !is_of_body(b"ETag"));
+    }
+
+    #[test]
+    fn some_statuses_are_nginx_own() {
+        assert_eq!([401, 494, 497, 498].map(status_of_page), [401, 400, 400, 498]);
+        assert!(ends_request(408) && ends_request(444) && !ends_request(401));
     }
 
     #[test]

@@ -10,16 +10,15 @@ use nginx_sys::{
 };
 use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 
-use crate::auth::{OnError, Verdict};
+use crate::auth::{How, OnError, Verdict};
 use crate::metrics::Decision;
 
-use super::super::bits;
 use super::super::guard::guard;
 use super::super::log::debug;
 use super::super::memory::or_fail;
 use super::super::request::Request;
 use super::answer::{Auth, Stage};
-use super::ask::{ask, body_size, has_body};
+use super::ask::ask;
 use super::conf::{LocConf, SetVariable};
 use super::copy::copy;
 use super::deny::deny;
@@ -32,6 +31,9 @@ const BAD_REQUEST: ngx_int_t = 400;
 
 const TOO_LARGE: ngx_int_t = 413;
 
+const TIMED_OUT: &CStr = c"auth subrequest timed out";
+const UNEXPECTED: &CStr = c"auth subrequest unexpected status: %ui";
+
 /// As `ngx_http_auth_request_handler()`, nginx calls it for requests of clients only, again and again until it is
 /// decided.
 pub(super) unsafe extern "C" fn auth_subrequest_handler(r: *mut ngx_http_request_t) -> ngx_int_t {
@@ -41,24 +43,38 @@ pub(super) unsafe extern "C" fn auth_subrequest_handler(r: *mut ngx_http_request
         let conf = LocConf::of(r);
         let Some(uri) = conf.uri() else { return NGX_DECLINED as ngx_int_t };
         debug(r.log(), c"auth subrequest handler");
-        let auth = Auth::of(r).filter(|auth| auth.is_about(uri)).or_else(|| Auth::begin(r, conf, uri));
+        let auth = Auth::of_location(r, conf, uri).or_else(|| Auth::begin(r, conf, uri));
         auth.map_or(FAILED, |auth| step(r, auth, conf))
     })
 }
 
-fn step(r: Request, auth: &Auth, conf: &LocConf) -> ngx_int_t {
+fn step(r: Request, auth: &Auth, conf: &'static LocConf) -> ngx_int_t {
     match auth.stage.get() {
-        Stage::New if conf.body > 0 && has_body(r) => read_body(r, auth, conf),
-        Stage::New => ask(r, auth, conf, None),
-        // nginx has given up, and this is the location of its error page: what nobody can be asked about is refused.
-        Stage::Reading => BAD_REQUEST,
-        Stage::Read => match body_size(r) {
-            size if size > conf.body as u64 => refuse(r, size),
-            size => ask(r, auth, conf, Some(size)),
+        Stage::New | Stage::Read => match r.body().how_to_ask(conf.body as u64) {
+            How::Bare => ask(r, auth, conf, None),
+            How::ReadFirst if auth.stage.get() == Stage::New => read_body(r, auth),
+            How::WithBody(size) => {
+                r.preserve_body();
+                ask(r, auth, conf, Some(size))
+            }
+            How::TooLarge(size) => refuse(r, size),
+            How::ReadFirst | How::BodyIsGone => {
+                r.log_error(c"client request body is not there to be authorised");
+                error_of(r, FAILED)
+            }
         },
+        // nginx has given up, and this is the location of its error page: what nobody can be asked about is refused.
+        Stage::Reading => error_of(r, BAD_REQUEST),
         Stage::Asking => NGX_AGAIN as ngx_int_t,
         Stage::Done => conclude(r, auth, conf),
     }
+}
+
+/// The error for which the request is in this location, by an `error_page`; another one if there is none.
+fn error_of(r: Request, otherwise: ngx_int_t) -> ngx_int_t {
+    // SAFETY: a live request; reads one field.
+    let status = unsafe { (*r.as_ptr()).err_status };
+    ngx_int_t::try_from(status).ok().filter(|status| (300..600).contains(status)).unwrap_or(otherwise)
 }
 
 /// As nginx says it of `client_max_body_size`.
@@ -71,12 +87,7 @@ fn refuse(r: Request, size: u64) -> ngx_int_t {
 }
 
 /// Reads the client's body before anybody is asked, as `ngx_http_mirror_handler()`.
-fn read_body(r: Request, auth: &Auth, conf: &LocConf) -> ngx_int_t {
-    // SAFETY: a live request; reads one field.
-    let announced = unsafe { (*r.as_ptr()).headers_in.content_length_n };
-    if let Some(size) = u64::try_from(announced).ok().filter(|size| *size > conf.body as u64) {
-        return refuse(r, size);
-    }
+fn read_body(r: Request, auth: &Auth) -> ngx_int_t {
     auth.stage.set(Stage::Reading);
     // SAFETY: a live request; it may call the handler at once.
     let rc = or_fail(FAILED, || unsafe { ngx_http_read_client_request_body(r.as_ptr(), Some(body_handler)) });
@@ -97,9 +108,8 @@ unsafe extern "C" fn body_handler(r: *mut ngx_http_request_t) {
             auth.stage.set(Stage::Read);
         }
         // What the location itself does with the body comes later.
-        // SAFETY: a live request; writes one bit.
-        unsafe { bits::PRESERVE_BODY.set(r) };
-        // SAFETY: as above; writes one field.
+        request.preserve_body();
+        // SAFETY: a live request; writes one field.
         unsafe { (*r).write_event_handler = Some(ngx_http_core_run_phases) };
         // SAFETY: a live request in the access phase.
         unsafe { ngx_http_core_run_phases(r) };
@@ -107,7 +117,7 @@ unsafe extern "C" fn body_handler(r: *mut ngx_http_request_t) {
 }
 
 /// The answer is there: what it means for the request.
-fn conclude(r: Request, auth: &Auth, conf: &LocConf) -> ngx_int_t {
+fn conclude(r: Request, auth: &Auth, conf: &'static LocConf) -> ngx_int_t {
     for variable in conf.set() {
         if set_variable(r, auth, variable).is_none() {
             return FAILED;
@@ -122,14 +132,15 @@ fn conclude(r: Request, auth: &Auth, conf: &LocConf) -> ngx_int_t {
         (Verdict::Allow, _) => Decision::Allowed,
         (Verdict::Deny(_), _) => Decision::Denied,
         (Verdict::Failure(_), OnError::Allow) => Decision::FailedOpen,
-        (Verdict::Failure(_), _) if auth.timed_out.get() => Decision::TimedOut,
+        (_, _) if auth.timed_out.get() => Decision::TimedOut,
         (Verdict::Failure(_) | Verdict::Unexpected(_), _) => Decision::Failed,
     });
     match verdict {
         Verdict::Allow => NGX_OK as ngx_int_t,
         Verdict::Deny(status) => deny(r, auth, conf, status),
         Verdict::Unexpected(status) => {
-            log(r, auth, c"auth subrequest unexpected status: %ui", status);
+            let line = if auth.timed_out.get() { TIMED_OUT } else { UNEXPECTED };
+            log(r, auth, line, status);
             match conf.on_error() {
                 OnError::Status(status) => status as ngx_int_t,
                 OnError::Allow => 500,
@@ -142,8 +153,8 @@ fn conclude(r: Request, auth: &Auth, conf: &LocConf) -> ngx_int_t {
 /// Nobody has said whether the request may go on.
 fn fail(r: Request, auth: &Auth, on_error: OnError, status: u16) -> ngx_int_t {
     let line = match (on_error, auth.timed_out.get()) {
-        (OnError::Status(_), true) => c"auth subrequest timed out",
-        (OnError::Status(_), false) => c"auth subrequest unexpected status: %ui",
+        (OnError::Status(_), true) => TIMED_OUT,
+        (OnError::Status(_), false) => UNEXPECTED,
         (OnError::Allow, true) => c"auth subrequest timed out, request is allowed",
         (OnError::Allow, false) => c"auth subrequest unexpected status: %ui, request is allowed",
     };

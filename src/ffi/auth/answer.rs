@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
-use nginx_sys::ngx_http_request_t;
+use nginx_sys::{ngx_http_request_t, ngx_pool_cleanup_t};
 
-use crate::auth::{Answer, Verdict};
+use crate::auth::{decisive, Answer, Sent, Verdict};
 use crate::lifetime::Msec;
 use crate::metrics::Decision;
 
@@ -16,21 +16,30 @@ use super::super::request::Request;
 use super::ask::is_ours;
 use super::capture::Capture;
 use super::conf::{LocConf, MainConf, Uri};
+use super::deny::Denial;
 
 /// Lies in the request's pool. It is remembered over internal redirects, which take from a request what modules
 /// have attached to it: then it is found among what the pool cleans up.
 pub(super) struct Auth {
     pub(super) r: Request,
     uri: Uri,
+    /// Where it was begun.
+    place: Place,
+    /// What was asked, once it is.
+    pub(super) sent: Cell<Sent>,
     pub(super) stage: Cell<Stage>,
     /// The request that asks; it lives as long as the main one.
     pub(super) sub: Cell<Option<Request>>,
     pub(super) status: Cell<u16>,
+    /// The status is nginx's own.
+    made_up: Cell<bool>,
+    /// What was heard is no permission, and stays.
+    decided: Cell<bool>,
     pub(super) timed_out: Cell<bool>,
     since: Cell<Msec>,
     took: Cell<Msec>,
-    /// Headers of a denial are in the response already.
-    pub(super) denied: Cell<bool>,
+    /// What the client is to be told.
+    pub(super) denial: Cell<Option<Denial>>,
     /// The error log tells of it already.
     pub(super) logged: Cell<bool>,
     counted: Cell<bool>,
@@ -49,8 +58,22 @@ pub(super) enum Stage {
     Done,
 }
 
+/// A location, and the URI by which a request is in it: another one after each internal redirect.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    conf: *const LocConf,
+    uri: *const u8,
+}
+
+impl Place {
+    pub(super) fn of(r: Request, conf: &LocConf) -> Self {
+        // SAFETY: a live request; reads one field.
+        Self { conf, uri: unsafe { (*r.as_ptr()).uri.data } }
+    }
+}
+
 impl Auth {
-    /// The last one of the client's request.
+    /// The one of the client's request: that of its location, or the last one.
     pub(super) fn of<'a>(r: Request) -> Option<&'a Self> {
         let main = r.main();
         if let Some(context) = main.context() {
@@ -60,10 +83,29 @@ impl Auth {
         if !main.is_redirected() {
             return None;
         }
-        let auth = remembered(main)?;
-        main.set_context(auth.as_ptr().cast());
-        // SAFETY: as above.
-        Some(unsafe { auth.as_ref() })
+        let auth = all(main).next()?;
+        main.set_context(NonNull::from(auth).as_ptr().cast());
+        Some(auth)
+    }
+
+    /// The one that is about the very question of a location, of all that the request has.
+    pub(super) fn of_location<'a>(r: Request, conf: &LocConf, uri: &Uri) -> Option<&'a Self> {
+        let is_it = |auth: &&Self| auth.is_about(uri) && auth.is_as_asked_by(r, conf);
+        let last = Self::of(r)?;
+        if is_it(&last) {
+            return Some(last);
+        }
+        let auth = all(r).find(is_it)?;
+        r.set_context(NonNull::from(auth).as_ptr().cast());
+        Some(auth)
+    }
+
+    /// All that the client's request has, the last one first.
+    pub(super) fn all<'a>(main: Request) -> impl Iterator<Item = &'a Self> {
+        let context = main.context();
+        // SAFETY: `begin` has put it there; it lies in the pool of the live request, and only its cells change.
+        let only = context.filter(|_| !main.is_redirected()).map(|auth| unsafe { auth.cast().as_ref() });
+        only.into_iter().chain(main.is_redirected().then(|| all(main)).into_iter().flatten())
     }
 
     /// A new one, for a location that asks `uri`. `None` if there is no memory.
@@ -75,13 +117,17 @@ impl Auth {
         let auth = Self {
             r,
             uri: *uri,
+            place: Place::of(r, conf),
+            sent: Cell::new(Sent { body: None, method: 0 }),
             stage: Cell::new(Stage::New),
             sub: Cell::new(None),
             status: Cell::new(0),
+            made_up: Cell::new(false),
+            decided: Cell::new(false),
             timed_out: Cell::new(false),
             since: Cell::new(now()),
             took: Cell::new(0),
-            denied: Cell::new(false),
+            denial: Cell::new(None),
             logged: Cell::new(false),
             counted: Cell::new(false),
             capture: Capture::new(conf),
@@ -116,15 +162,48 @@ impl Auth {
         self.uri.is(uri)
     }
 
+    /// Whether it is what a location would ask now. While there is no answer, it is for the place where it was begun.
+    fn is_as_asked_by(&self, r: Request, conf: &LocConf) -> bool {
+        let is_done = self.stage.get() == Stage::Done;
+        let is_as_sent = || self.sent.get().is_as(r.body().how_to_ask(conf.body as u64), r.method());
+        self.place == Place::of(r, conf) || is_done && is_as_sent()
+    }
+
     /// The question is sent.
     pub(super) fn start(&self) {
         self.since.set(now());
         self.stage.set(Stage::Asking);
     }
 
+    /// A status of the question has become known: `last`, and what servers have said before it. The first one that is no
+    /// permission stays.
+    pub(super) fn hear(&self, sub: Request, last: Option<u16>) {
+        if self.decided.get() {
+            return;
+        }
+        let said = sub.answers().map(|status| Answer { status, made_up: false });
+        let is_from_server =
+            |status| sub.upstream().is_none_or(|u| u.response_status() == usize::from(status));
+        let last = last.map(|status| Answer { status, made_up: status >= 500 && !is_from_server(status) });
+        if let Some(answer) = decisive(said.chain(last)) {
+            self.status.set(answer.status);
+            self.made_up.set(answer.made_up);
+            self.decided.set(!answer.permits());
+        }
+    }
+
+    /// Whether nothing that is still to come can change the answer: it is no permission.
+    pub(super) fn is_decided(&self) -> bool {
+        self.decided.get()
+    }
+
+    /// Whether the answer is a denial that goes to the client.
+    pub(super) fn is_passed(&self) -> bool {
+        matches!(self.answer().verdict(self.capture.pass_status()), Verdict::Deny(_))
+    }
+
     /// The answer is there, or its time is over.
-    pub(super) fn finish(&self, status: u16) {
-        self.status.set(status);
+    pub(super) fn finish(&self) {
         self.took.set(now().wrapping_sub(self.since.get()));
         self.stage.set(Stage::Done);
         self.alarm.cancel();
@@ -149,12 +228,11 @@ impl Auth {
         }
     }
 
+    /// A denial of which the page did not come in time is none that can be passed, but no permission either.
     pub(super) fn answer(&self) -> Answer {
-        let status = self.status.get();
-        let from_server =
-            |sub: Request| sub.upstream().is_none_or(|u| u.response_status() == usize::from(status));
-        let made_up = status >= 500 && !self.sub.get().is_some_and(from_server);
-        Answer { status, made_up: made_up || self.timed_out.get() }
+        let timed_out = self.timed_out.get();
+        let status = if timed_out && !self.decided.get() { 504 } else { self.status.get() };
+        Answer { status, made_up: self.made_up.get() || timed_out }
     }
 
     pub(super) fn is_allowed(&self) -> bool {
@@ -162,22 +240,24 @@ impl Auth {
     }
 }
 
-/// The last one that the request's pool will clean up.
+/// All that a request's pool will clean up, the last one first.
 #[cold]
-fn remembered(main: Request) -> Option<NonNull<Auth>> {
+fn all<'a>(main: Request) -> impl Iterator<Item = &'a Auth> {
     // SAFETY: the pool of a live request.
     let mut next = unsafe { (*main.pool()).cleanup };
-    while let Some(cleanup) = NonNull::new(next) {
-        // SAFETY: a record of the pool; reads one field.
-        let handler = unsafe { (*cleanup.as_ptr()).handler };
-        if handler.map(|handler| handler as usize) == Some(drop_auth as *const () as usize) {
-            // SAFETY: as above.
-            return NonNull::new(unsafe { (*cleanup.as_ptr()).data }.cast());
+    std::iter::from_fn(move || {
+        while let Some(cleanup) = NonNull::<ngx_pool_cleanup_t>::new(next) {
+            // SAFETY: a record of the pool, which nobody writes once it is there.
+            let cleanup = unsafe { cleanup.as_ref() };
+            next = cleanup.next;
+            let handler = cleanup.handler.map(|handler| handler as usize);
+            if handler == Some(drop_auth as *const () as usize) {
+                // SAFETY: `begin` has put it there; it lies in the pool, and only its cells change.
+                return NonNull::new(cleanup.data.cast::<Auth>()).map(|auth| unsafe { auth.as_ref() });
+            }
         }
-        // SAFETY: as above.
-        next = unsafe { (*cleanup.as_ptr()).next };
-    }
-    None
+        None
+    })
 }
 
 /// Called by nginx when the request ends. It also tells our records from those of other modules.

@@ -2,20 +2,20 @@
 
 use std::ptr::NonNull;
 
-use nginx_sys::{
-    ngx_buf_t, ngx_chain_t, ngx_event_t, ngx_http_finalize_request, ngx_http_headers_in_t,
-    ngx_http_post_subrequest_pt, ngx_http_post_subrequest_t, ngx_http_postponed_request_t,
-    ngx_http_request_body_t, ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_subrequest,
-    ngx_http_variable_value_t, ngx_int_t, ngx_msec_t, ngx_str_t, off_t, NGX_AGAIN, NGX_ERROR,
-    NGX_HTTP_CLIENT_CLOSED_REQUEST, NGX_HTTP_CLOSE, NGX_HTTP_GATEWAY_TIME_OUT,
-    NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_REQUEST_TIME_OUT, NGX_HTTP_SUBREQUEST_WAITED, NGX_OK,
-};
 #[cfg(ngx_feature = "http_cache")]
 use nginx_sys::{ngx_del_timer, ngx_http_cache_t};
+use nginx_sys::{
+    ngx_event_t, ngx_http_finalize_request, ngx_http_headers_in_t, ngx_http_post_subrequest_pt,
+    ngx_http_post_subrequest_t, ngx_http_postponed_request_t, ngx_http_request_body_t, ngx_http_request_t,
+    ngx_http_run_posted_requests, ngx_http_subrequest, ngx_http_variable_value_t, ngx_int_t, ngx_msec_t,
+    ngx_str_t, off_t, NGX_AGAIN, NGX_ERROR, NGX_HTTP_CLIENT_CLOSED_REQUEST, NGX_HTTP_CLOSE,
+    NGX_HTTP_GATEWAY_TIME_OUT, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_REQUEST_TIME_OUT,
+    NGX_HTTP_SUBREQUEST_WAITED, NGX_OK,
+};
 
 use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 
-use crate::auth::is_same_header;
+use crate::auth::{is_same_header, Sent};
 
 use super::super::bits;
 use super::super::guard::guard;
@@ -30,6 +30,7 @@ use super::parts::{end_in_background, give_back, has_parts, limit_parts, stop_pa
 
 /// Asks the location of `auth_subrequest`; `body` is the size of the client's body if it is sent along.
 pub(super) fn ask(r: Request, auth: &Auth, conf: &LocConf, body: Option<u64>) -> ngx_int_t {
+    auth.sent.set(Sent { body, method: r.method() });
     if send(r, auth, conf, body).is_none() {
         // A question that was made already would keep an error page waiting: the request ends without a response.
         let is_made = auth.sub.get().is_some();
@@ -164,49 +165,13 @@ unsafe fn method_of(r: Request) -> (usize, ngx_str_t) {
     (method, unsafe { (*r.as_ptr()).method_name })
 }
 
-/// Whether the client sends a body.
-pub(super) fn has_body(r: Request) -> bool {
-    // SAFETY: a live request; makes no reference.
-    let headers = unsafe { &raw const (*r.as_ptr()).headers_in };
-    // SAFETY: as above; reads one field.
-    let length = unsafe { (*headers).content_length_n };
-    // SAFETY: as above; reads one bit.
-    length > 0 || unsafe { ngx_http_headers_in_t::chunked_raw(headers) != 0 }
-}
-
-/// The size of the client's body, which was read.
-pub(super) fn body_size(r: Request) -> u64 {
-    // SAFETY: a live request; reads one field.
-    let Some(body) = NonNull::new(unsafe { (*r.as_ptr()).request_body }) else { return 0 };
-    // SAFETY: lies in the request's pool; reads one field.
-    let mut next: *mut ngx_chain_t = unsafe { (*body.as_ptr()).bufs };
-    let mut size = 0;
-    while let Some(link) = NonNull::new(next) {
-        // SAFETY: a chain in the request's pool.
-        let link = unsafe { link.as_ref() };
-        // SAFETY: a link has its buffer.
-        size += buffer_size(unsafe { &*link.buf });
-        next = link.next;
-    }
-    size
-}
-
-/// As `ngx_buf_size()`.
-pub(super) fn buffer_size(buf: &ngx_buf_t) -> u64 {
-    if buf.temporary() != 0 || buf.memory() != 0 || buf.mmap() != 0 {
-        (buf.last as usize).saturating_sub(buf.pos as usize) as u64
-    } else {
-        u64::try_from(buf.file_last.saturating_sub(buf.file_pos)).unwrap_or(0)
-    }
-}
-
 /// Whether a subrequest tells us of its end.
 pub(super) fn is_ours(handler: ngx_http_post_subrequest_pt) -> bool {
     handler.map(|handler| handler as usize) == Some(done as *const () as usize)
 }
 
 /// The question has ended, as `ngx_http_auth_request_done()`. With a status nginx goes on to make a page for it, or asks
-/// for one elsewhere (`error_page`), and calls this again.
+/// for one elsewhere (`error_page`), and calls this again: what was heard first stays.
 unsafe extern "C" fn done(
     r: *mut ngx_http_request_t,
     data: *mut std::ffi::c_void,
@@ -216,11 +181,19 @@ unsafe extern "C" fn done(
         // SAFETY: `send` has put it there; it lies in the pool of the live main request.
         let auth = unsafe { &*data.cast::<Auth>() };
         // SAFETY: nginx passes a live request.
-        let sub =
-            unsafe { Request::from_raw(r) }.filter(|_| !goes_on(rc) && auth.stage.get() == Stage::Asking);
-        if let Some(sub) = sub {
+        let sub = unsafe { Request::from_raw(r) }.filter(|_| auth.stage.get() == Stage::Asking);
+        if let Some(sub) = sub.filter(|_| goes_on(rc)) {
+            auth.hear(sub, u16::try_from(rc).ok());
+            // Nothing of an error page could be passed, and it could do something.
+            if auth.is_decided() && !auth.is_passed() {
+                // SAFETY: the live request that nginx passes; writes one bit.
+                unsafe { bits::ERROR_PAGE.set(r) };
+                sub.forget_old_browser();
+            }
+        } else if let Some(sub) = sub {
             debug(sub.log(), c"auth subrequest done");
-            auth.finish(if ends(rc) { rc as u16 } else { sub.status() });
+            auth.hear(sub, Some(if ends(rc) { rc as u16 } else { sub.status() }));
+            auth.finish();
             limit_parts(auth, sub);
         }
     });
@@ -274,8 +247,9 @@ fn stop(auth: &Auth) {
     r.set_logged();
     // Whatever is missing of a denial, it is one.
     let is_denied = auth.capture.state() != State::Nothing;
+    auth.hear(sub, is_denied.then(|| sub.status()));
     auth.timed_out.set(!is_denied);
-    auth.finish(if is_denied { sub.status() } else { 504 });
+    auth.finish();
     // What follows may end the request, and the answer with it; the connection stays until nginx has returned.
     let client = r.client();
     if has_parts(sub) {

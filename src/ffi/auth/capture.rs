@@ -1,21 +1,15 @@
-//! The body of a denial, kept for the client. The filters stand before all others, and concern only requests that ask;
-//! they are there only if some location has `auth_subrequest_pass_body`.
+//! The body of a denial, kept for the client.
 
 use std::cell::Cell;
 use std::ptr::NonNull;
 
-use nginx_sys::{
-    ngx_buf_t, ngx_chain_t, ngx_http_output_body_filter_pt, ngx_http_output_header_filter_pt,
-    ngx_http_request_t, ngx_http_top_body_filter, ngx_http_top_header_filter, ngx_int_t, ngx_pfree,
-    ngx_pool_t, ngx_read_file, NGX_ERROR, NGX_OK,
-};
+use nginx_sys::{ngx_buf_t, ngx_chain_t, ngx_int_t, ngx_pfree, ngx_pool_t, ngx_read_file, NGX_ERROR, NGX_OK};
 
 use super::super::bits;
-use super::super::guard::guard;
 use super::super::memory::allocate;
 use super::super::request::Request;
 use super::answer::{Auth, Stage};
-use super::ask::buffer_size;
+use super::body::buffer_size;
 use super::conf::LocConf;
 
 /// Memory for the beginning of a body of unknown length, in bytes.
@@ -52,6 +46,10 @@ impl Capture {
             length: Cell::new(0),
             state: Cell::new(State::Nothing),
         }
+    }
+
+    pub(super) fn pass_status(&self) -> &'static [u16] {
+        self.pass_status
     }
 
     pub(super) fn state(&self) -> State {
@@ -132,67 +130,28 @@ impl Capture {
     }
 }
 
-static mut NEXT_HEADER_FILTER: ngx_http_output_header_filter_pt = None;
-static mut NEXT_BODY_FILTER: ngx_http_output_body_filter_pt = None;
-
-/// Puts the filters before all others.
-pub(super) fn install() {
-    // SAFETY: only this thread runs, and no request yet; nginx has chained all filters.
-    let header = unsafe { ngx_http_top_header_filter };
-    // SAFETY: as above.
-    unsafe { NEXT_HEADER_FILTER = header };
-    // SAFETY: as above.
-    unsafe { ngx_http_top_header_filter = Some(header_filter) };
-    // SAFETY: as above.
-    let body = unsafe { ngx_http_top_body_filter };
-    // SAFETY: as above.
-    unsafe { NEXT_BODY_FILTER = body };
-    // SAFETY: as above.
-    unsafe { ngx_http_top_body_filter = Some(body_filter) };
-}
-
-/// Decides by the header of an answer whether its body is read.
-unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
-    // SAFETY: nginx passes a live request.
-    let ours = unsafe { Request::from_raw(r) }.and_then(|sub| Some((sub, captures(sub)?)));
-    if let Some((sub, auth)) = ours {
-        return guard(NGX_ERROR as ngx_int_t, || {
-            if !auth.capture.begin(sub) {
-                sub.set_header_only();
-            }
-            // Other filters would change what the server said.
-            // SAFETY: as above; writes one bit.
-            unsafe { bits::HEADER_SENT.set(r) };
-            NGX_OK as ngx_int_t
-        });
-    }
-    // SAFETY: written before the first request.
-    let next = unsafe { NEXT_HEADER_FILTER };
-    // SAFETY: what nginx would have called.
-    next.map_or(NGX_ERROR as ngx_int_t, |next| unsafe { next(r) })
-}
-
-/// Takes the body of an answer; nothing of it goes on by itself.
-unsafe extern "C" fn body_filter(r: *mut ngx_http_request_t, chain: *mut ngx_chain_t) -> ngx_int_t {
-    // SAFETY: nginx passes a live request.
-    let ours = unsafe { Request::from_raw(r) }.and_then(captures);
-    // Without a chain the next part of the question gets its turn.
-    if let Some(auth) = ours.filter(|_| !chain.is_null()) {
-        return guard(NGX_ERROR as ngx_int_t, || take(auth, chain));
-    }
-    // SAFETY: written before the first request.
-    let next = unsafe { NEXT_BODY_FILTER };
-    // SAFETY: what nginx would have called.
-    next.map_or(NGX_ERROR as ngx_int_t, |next| unsafe { next(r, chain) })
-}
-
 /// The answer of which the request's response is the body, if it is captured.
 #[inline]
-fn captures<'a>(r: Request) -> Option<&'a Auth> {
+pub(super) fn captures<'a>(r: Request) -> Option<&'a Auth> {
     Auth::of_subrequest(r).filter(|auth| auth.capture.limit > 0)
 }
 
-fn take(auth: &Auth, chain: *mut ngx_chain_t) -> ngx_int_t {
+/// Decides by the header of an answer whether its body is read.
+pub(super) fn begin(sub: Request, auth: &Auth) -> ngx_int_t {
+    let status = sub.status();
+    auth.hear(sub, Some(status));
+    // The response of an error page may be another one than the answer.
+    if auth.status.get() != status || !auth.capture.begin(sub) {
+        sub.set_header_only();
+    }
+    // Other filters would change what the server said.
+    // SAFETY: a live request; writes one bit.
+    unsafe { bits::HEADER_SENT.set(sub.as_ptr()) };
+    NGX_OK as ngx_int_t
+}
+
+/// Takes a part of the body; nothing of it goes on by itself.
+pub(super) fn take(auth: &Auth, chain: *mut ngx_chain_t) -> ngx_int_t {
     let before = auth.capture.state();
     let mut next = chain;
     while let Some(link) = NonNull::new(next) {

@@ -18,7 +18,7 @@ use super::copy::copy_headers_handler;
 use super::directives::COMMANDS;
 use super::server::SrvConf;
 use super::variables;
-use super::{capture, discard};
+use super::{discard, filters};
 
 static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     preconfiguration: Some(preconfiguration),
@@ -105,12 +105,9 @@ fn add_handler(cf: *mut ngx_conf_t, phase: usize, handler: ngx_http_handler_pt) 
 unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guard(NGX_ERROR as ngx_int_t, || {
         // SAFETY: nginx passes the worker's cycle.
-        let main = unsafe { MainConf::of_cycle(cycle) };
-        if main.is_some_and(|main| main.asks.get()) {
+        if let Some(main) = unsafe { MainConf::of_cycle(cycle) }.filter(|main| main.asks.get()) {
             discard::install();
-        }
-        if main.is_some_and(|main| main.captures.get()) {
-            capture::install();
+            filters::install(main.captures.get());
         }
         NGX_OK as ngx_int_t
     })

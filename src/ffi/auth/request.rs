@@ -4,8 +4,8 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_http_post_request, ngx_http_request_t, ngx_http_upstream_t, ngx_http_variable_value_t, ngx_int_t,
-    ngx_list_t, NGX_OK,
+    ngx_array_t, ngx_http_post_request, ngx_http_request_t, ngx_http_upstream_state_t, ngx_http_upstream_t,
+    ngx_http_variable_value_t, ngx_int_t, ngx_list_t, ngx_msec_t, NGX_OK,
 };
 
 use super::super::bits;
@@ -29,10 +29,39 @@ impl Request {
         (!u.is_null()).then(|| unsafe { HttpUpstream::from_ptr(u) })
     }
 
+    /// What servers have answered, if they have refused: in each location through which the request has come, the
+    /// last one. An `X-Accel-Redirect` hides it from all but this.
+    pub(super) fn answers(self) -> impl Iterator<Item = u16> {
+        // SAFETY: live by the type invariant; reads one field.
+        let states: *const ngx_array_t = unsafe { (*self.as_ptr()).upstream_states };
+        // SAFETY: null, or an array in the request's pool.
+        let states = unsafe { states.as_ref() };
+        // SAFETY: what the array holds; it does not change while this is used.
+        let states: &[ngx_http_upstream_state_t] = states.map_or(&[], |it| unsafe { it.as_slice() });
+        let before = states.windows(2).filter(|pair| is_separator(&pair[1])).map(|pair| &pair[0]);
+        let before = before.filter(|state| is_complete(state)).map(|state| state.status);
+        let present = self.upstream().and_then(HttpUpstream::whole_response_status);
+        before.chain(present).filter_map(|status| u16::try_from(status).ok()).filter(|status| *status >= 300)
+    }
+
     /// The status of its response, 0 if there is none.
     pub(super) fn status(self) -> u16 {
         // SAFETY: live by the type invariant; reads one field.
         u16::try_from(unsafe { (*self.as_ptr()).headers_out.status }).unwrap_or(0)
+    }
+
+    /// For an old browser (`msie_refresh`) nginx makes a page of a redirect, and reads its Location unchecked: there may be none.
+    pub(super) fn forget_old_browser(self) {
+        // SAFETY: live by the type invariant; nobody else has its headers now.
+        unsafe { (*self.as_ptr()).headers_in.set_msie(0) };
+    }
+
+    /// Sets the status of its response, with nginx's reason phrase.
+    pub(super) fn set_status(self, status: u16) {
+        // SAFETY: live by the type invariant; writes one field.
+        unsafe { (*self.as_ptr()).headers_out.status = status.into() };
+        // SAFETY: live by the type invariant; writes one field.
+        unsafe { (*self.as_ptr()).headers_out.status_line.len = 0 };
     }
 
     /// The headers of its response.
@@ -116,7 +145,27 @@ impl Request {
     }
 }
 
+/// Between the attempts of one location and those of the next one, nginx has an empty record
+/// (`ngx_http_upstream_init_request()`).
+fn is_separator(state: &ngx_http_upstream_state_t) -> bool {
+    state.peer.is_null() && state.header_time == 0
+}
+
+/// Whether a header has come to its end: before, nginx has -1 there (`ngx_http_upstream_connect()`).
+fn is_complete(state: &ngx_http_upstream_state_t) -> bool {
+    state.header_time != ngx_msec_t::MAX
+}
+
 impl HttpUpstream {
+    /// The status that the server has sent, with a whole header; or one of the cache.
+    fn whole_response_status(self) -> Option<usize> {
+        // SAFETY: live by the type invariant; reads one field.
+        let state = unsafe { (*self.as_ptr()).state };
+        // SAFETY: null, or the present state of a live request.
+        let state = unsafe { state.as_ref() };
+        state.is_none_or(is_complete).then(|| self.response_status())
+    }
+
     /// The status that the server has sent, 0 if it has not.
     pub(in super::super) fn response_status(self) -> usize {
         // SAFETY: live by the type invariant; reads one field.

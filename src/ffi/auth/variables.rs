@@ -25,6 +25,7 @@ unsafe extern "C" fn auth_subrequest_status(
     _: usize,
 ) -> ngx_int_t {
     write(r, value, |auth, text| match auth.stage.get() {
+        Stage::Done if auth.timed_out.get() => Some(write!(text, "504")),
         Stage::Done => Some(write!(text, "{:03}", auth.status.get())),
         _ => None,
     })
