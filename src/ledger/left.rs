@@ -18,8 +18,8 @@ const BEING_RECOVERED: u64 = 1 << 63;
 impl Ledger {
     /// This worker is the process `pid` from now on. Takes back what the process left behind that was this worker
     /// before: `left` gets the address of each server, and the requests there that the balancer was never told the end of.
-    /// If another worker does that already, it `waits` for it, with the number of times it has, as long as that says; the
-    /// other one may have been stopped.
+    /// If another worker does that already, `waits` waits for it, gets how often it has, and says whether it did again: the
+    /// other worker may have been stopped.
     pub fn enter(
         &self,
         pid: u64,
@@ -58,7 +58,7 @@ impl Ledger {
         for worker in self.others() {
             let process = self.process(worker);
             let pid = process.load(SeqCst);
-            // One that takes back what another has left is rung for by its own number only.
+            // Nobody rings for what is being taken back.
             let answers = pid & BEING_RECOVERED == 0 && self.answers(worker, now);
             if pid == 0 || !is_gone(worker, pid & !BEING_RECOVERED, answers) {
                 continue;
