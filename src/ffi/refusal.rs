@@ -23,7 +23,7 @@ use super::module::module;
 use super::peer_connection::Peer;
 use super::peer_data::PeerData;
 use super::request::{HttpUpstream, Request};
-use super::response::FirstBuffer;
+use super::response::{between, FirstBuffer};
 use super::stale::{hold, will_repeat, Reuse, Verdict};
 
 /// The body of a request up to which the first window of a connection lets it pass (RFC 9113, section 6.9.2).
@@ -79,26 +79,27 @@ unsafe extern "C" fn process(r: *mut ngx_http_request_t) -> ngx_int_t {
     let u = unsafe { (*r).upstream };
     // SAFETY: the core calls the hook of the upstream part that the request has.
     let u = unsafe { HttpUpstream::from_ptr(u) };
-    let end = u.end_of_read();
+    let read = u.all_read();
     // SAFETY: what the core would have called, with what it would have passed.
     let rc = unsafe { (ear.process_header)(r) };
     if rc != NGX_OK as ngx_int_t {
-        guard((), || ear.hear(request, u, end));
+        guard((), || ear.hear(request, u, read));
     }
     rc
 }
 
 impl Ear {
-    /// Reads what has come since the last time. The module has moved its marks by now, but written nothing.
+    /// Reads what has come since the last time: the end of what was read then. The module has moved its marks since, but
+    /// written nothing.
     #[cold]
-    fn hear(&self, r: Request, u: HttpUpstream, end: *const u8) {
+    fn hear(&self, r: Request, u: HttpUpstream, read: (*const u8, *const u8)) {
         let mut heard = self.of(r);
         let bytes = u.bytes_received();
         let length = usize::try_from(bytes - self.bytes.replace(bytes)).unwrap_or(0);
-        // SAFETY: so many bytes have been read to the end of the buffer, in the request's pool, since the last time.
-        let start = unsafe { end.sub(length) };
-        // SAFETY: as above; nobody writes them meanwhile.
-        heard.read(unsafe { std::slice::from_raw_parts(start, length) });
+        // SAFETY: the buffer, in the request's pool, is filled to there, and not written as long as this is read.
+        let read = unsafe { between(read.0, read.1) };
+        // A header from the cache has another length than what a server has sent.
+        heard.read(read.get(read.len().saturating_sub(length)..).unwrap_or_default());
         self.heard.set(heard);
     }
 
@@ -113,11 +114,13 @@ impl Ear {
 }
 
 impl HttpUpstream {
-    /// Where what was read for the header of the response ends.
+    /// Where the buffer for the header of the response begins, and where it is filled to.
     #[inline]
-    fn end_of_read(self) -> *const u8 {
+    fn all_read(self) -> (*const u8, *const u8) {
         // SAFETY: live by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).buffer.last }
+        let start = unsafe { (*self.as_ptr()).buffer.start };
+        // SAFETY: as above.
+        (start, unsafe { (*self.as_ptr()).buffer.last })
     }
 
     /// Sends what the protocol module has ready, as the core does when the connection takes more.
@@ -156,7 +159,7 @@ impl PeerData {
         self.ear.is_none() || self.u.request_body_sent() || (conn.sent() == 0 && r.has_body_within(WINDOW))
     }
 
-    /// How many bytes were read in the present attempt; `None` if they were not counted.
+    /// How many bytes of the connection were read in the present attempt.
     pub(super) fn bytes_read(&self) -> u64 {
         let heard = self.ear().map(|ear| {
             ear.of(self.request());
@@ -184,17 +187,23 @@ impl PeerData {
 
 #[cold]
 fn hears_refusal(kp: &PeerData, ear: &Ear, conn: Conn) -> bool {
+    let Some(stream) = stream_of(kp.first_buffer.get().bytes()) else { return false };
     let mut heard = ear.of(kp.request());
-    // If it was the sending that failed, the reason has come, but nobody has read it.
-    if heard == Heard::default() && !kp.u.has_response() && conn.sent() > 0 {
-        let mut bytes = [0; 256];
-        while let Received::Bytes(length) = conn.receive(&mut bytes) {
-            heard.read(bytes.get(..length).unwrap_or_default());
-            ear.bytes.set(ear.bytes.get() + length as off_t);
-        }
-        ear.heard.set(heard);
+    // If it was the sending that failed, the reason may have come, and nobody has read it.
+    let mut rest = [0; 4096];
+    let may_be_told = !kp.u.has_response_header()
+        && heard.is_of_the_connection()
+        && !heard.refuses(stream)
+        && conn.sent() > 0;
+    if !may_be_told {
+        return heard.refuses(stream);
     }
-    stream_of(kp.first_buffer.get().bytes()).is_some_and(|stream| heard.refuses(stream))
+    if let Received::Bytes(length) = conn.receive(&mut rest) {
+        heard.read(rest.get(..length).unwrap_or_default());
+        ear.heard.set(heard);
+        ear.bytes.set(ear.bytes.get().max(kp.u.bytes_received()) + length as off_t);
+    }
+    heard.refuses(stream)
 }
 
 /// The server has not processed the request. That is no failure of it, and the request is sent again: over a new connection

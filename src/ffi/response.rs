@@ -344,7 +344,7 @@ impl HttpUpstream {
 
 /// # Safety
 /// Null, or a buffer that is filled from `start` to `end`, and not written as long as the slice is used.
-unsafe fn between<'a>(start: *const u8, end: *const u8) -> &'a [u8] {
+pub(super) unsafe fn between<'a>(start: *const u8, end: *const u8) -> &'a [u8] {
     let length = (end as usize).saturating_sub(start as usize);
     if start.is_null() || length == 0 {
         return &[];
