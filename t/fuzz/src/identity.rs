@@ -2,7 +2,8 @@
 //! may come from a client.
 #![forbid(unsafe_code)]
 
-use keepalive::identity::{without_port, Shape, Tls};
+use keepalive::bound::Client;
+use keepalive::identity::{client_of, without_port, write_bound, Shape, Tls, OF_CLIENT};
 
 use crate::input::Input;
 
@@ -15,6 +16,16 @@ pub fn target(data: &[u8]) {
     assert_eq!(one.is_empty(), shapes[0] == Shape::default());
     // Nor does one begin with the other: what lies behind it in memory cannot be a part of it.
     assert!(one == other || one.is_empty() || !other.starts_with(&one), "{shapes:?}");
+    // A client makes it another one, and another client again another one.
+    let client = |n| Client::new(n).expect("not zero");
+    let [first, second] = [client(data.len() as u64 + 1), client(u64::MAX)].map(|client| {
+        let mut all = vec![0x55; one.len() + OF_CLIENT];
+        write_bound(&one, client, &mut all);
+        assert_eq!(client_of(&all), Some(client));
+        all
+    });
+    assert!(first != second && first != one && first != other, "{shapes:?}");
+    assert!(client_of(&one).is_none() && client_of(&other).is_none(), "{shapes:?}");
     name(data);
     shapes.iter().filter_map(|shape| shape.tls).for_each(|tls| name(tls.name));
 }

@@ -24,11 +24,12 @@ mod pool;
 mod queue;
 mod records;
 mod request_head;
+mod stateful;
 mod times;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 14] = [
+const TARGETS: [(&str, Target); 15] = [
     ("hint", hint::target),
     ("request_head", request_head::target),
     ("drain", drain::target),
@@ -36,6 +37,7 @@ const TARGETS: [(&str, Target); 14] = [
     ("accept", accept::target),
     ("names", names::target),
     ("identity", identity::target),
+    ("stateful", stateful::target),
     ("directive", directive::target),
     ("decision", decision::target),
     ("times", times::target),

@@ -25,7 +25,7 @@ const AUTH: [&str; 2] = ["/a", "/b"];
 const PHASES: [Phase; 3] = [Phase::Idle, Phase::Active, Phase::Draining];
 const COUNTS: [Count; 4] = [Count::Opened, Count::Reused, Count::Stale, Count::Repeats];
 
-const ENDS: [End; 23] = [
+const ENDS: [End; 25] = [
     End::Timeout,
     End::Time,
     End::Requests,
@@ -38,6 +38,7 @@ const ENDS: [End; 23] = [
     End::DrainLimit,
     End::Exiting,
     End::Removed,
+    End::ClientClosed,
     End::Http10,
     End::ConnectionClose,
     End::RequestClose,
@@ -49,6 +50,7 @@ const ENDS: [End; 23] = [
     End::Upgraded,
     End::Identity,
     End::Protocol,
+    End::StatefulAuth,
 ];
 
 const DECIDED: [Decision; 5] =
