@@ -152,6 +152,11 @@ server {
     listen 127.0.0.1:$port;
     location = /status { keepalive_status; }
     location = /auth { internal; proxy_pass http://backend; }
+    location = /closed {
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_pass http://backend;
+    }
     location / {
         auth_subrequest /auth;
         proxy_http_version 1.1;
@@ -161,7 +166,8 @@ server {
 }
 END
 $nginx->start;
-get($port, $_) for ('/') x 3, '/?header=Connection:close';
+# The last request that a connection may serve ends it for another reason, so that there are more of these than connections.
+get($port, $_) for ('/') x 3, ('/closed?header=Connection:close') x 8;
 # What was closed is counted a moment later.
 my $metrics;
 wait_for { ($metrics = get($port, '/status?format=prometheus')->{body}) =~ /not_stored_total\{/ };
