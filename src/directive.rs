@@ -3,10 +3,10 @@
 
 use std::fmt;
 
-use crate::hint::Margin;
-use crate::lifetime::Msec;
+use crate::http1::keep_alive::Margin;
 use crate::pool::{Limit, MAX_CAPACITY};
 use crate::queue::MAX_WAITERS;
+use crate::reuse::lifetime::Msec;
 
 /// `keepalive connections [local] [per_server];`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,34 +4,25 @@
 //! and its unit tests run without nginx (`cargo test --no-default-features`). The *shell*,
 //! [`ffi`], talks to nginx: it is the only place where `unsafe` compiles.
 //!
-//! The way of one request is in `ffi/peer.rs`: `init_keepalive_peer`, `get_keepalive_peer`,
-//! `free_keepalive_peer`; what happens to an idle connection is in `ffi/idle.rs`.
+//! The way of one request is in `ffi/peer/hooks.rs`: `init_keepalive_peer`, `get_keepalive_peer`,
+//! `free_keepalive_peer`; what happens to an idle connection is in `ffi/idle/idle.rs`.
 
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn, missing_docs)]
 #![deny(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]
 
 pub mod auth;
-pub mod bound;
+pub mod base;
 pub mod directive;
 pub mod drain;
 pub mod fastcgi;
-pub mod frames;
-mod hash;
-pub mod hint;
-pub mod identity;
+pub mod http1;
+pub mod http2;
 pub mod ledger;
-pub mod lifetime;
-mod list;
-pub mod memory;
 pub mod metrics;
 pub mod pool;
 pub mod queue;
-pub mod request_head;
-pub mod room;
-pub mod stale;
-pub mod stateful;
+pub mod reuse;
 pub mod status;
-pub mod times;
 
 // A unit test cannot link a function of nginx, so tests are built without the shell.
 #[cfg(all(feature = "nginx", not(test)))]

@@ -126,7 +126,7 @@ fn in_all_orders(interruptions: usize, random: u64, case: impl Fn(&mut dyn FnMut
     for seed in 0..random {
         let mut state = seed;
         case(&mut |_, ready| {
-            state = crate::hash::mix(state, 0x5eed);
+            state = crate::base::hash::mix(state, 0x5eed);
             ready[state as usize % ready.len()]
         });
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{
 };
 use std::sync::Arc;
 
-use crate::memory::{collect, is_spare, push};
+use crate::base::memory::{collect, is_spare, push};
 
 use super::index::Index;
 use super::plan::{Plan, Server, GONE, OTHER, QUEUE, SERVERS};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use crate::hash::hash_bytes;
+use crate::base::hash::hash_bytes;
 
 use super::plan::Server;
 

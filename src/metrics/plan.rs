@@ -1,6 +1,6 @@
 //! What there is to be counted, as the configuration says, and where it lies in a column.
 
-use crate::memory::{append, collect};
+use crate::base::memory::{append, collect};
 
 use super::records::OF_RECORD;
 use super::{OF_AUTH, OF_QUEUE, OF_SERVER};

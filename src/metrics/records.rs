@@ -11,7 +11,7 @@ use std::sync::atomic::{
 };
 use std::sync::Arc;
 
-use crate::hash::words_of;
+use crate::base::hash::words_of;
 use crate::pool::MAX_ADDRESS;
 
 use super::generation::Memory;

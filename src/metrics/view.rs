@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 
-use crate::memory::{collect, copy, owned, push};
+use crate::base::memory::{collect, copy, owned, push};
 
 use super::generation::{Generation, Memory, Past};
 use super::histogram::Histogram;

@@ -4,8 +4,8 @@ use std::collections::TryReserveError;
 
 use super::servers::{buckets, ServerRef};
 use super::{InClass, Wanted, MAX_ADDRESS};
-use crate::hash::{hash_bytes, mix};
-use crate::list::{Link, List, Neighbours, Node, NONE};
+use crate::base::hash::{hash_bytes, mix};
+use crate::base::list::{Link, List, Neighbours, Node, NONE};
 
 /// A fixed number of classes. A plain one stays when its last connection goes, until its entry is
 /// needed for another: so the usual way of a connection, out of the pool and back, changes nothing

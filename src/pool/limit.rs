@@ -1,6 +1,6 @@
 //! How many connections a pool keeps.
 
-use crate::list::NONE;
+use crate::base::list::NONE;
 
 /// The largest capacity: numbers of slots are 32 bits wide, and one value marks the end of a list.
 pub const MAX_CAPACITY: usize = NONE as usize - 1;

@@ -23,8 +23,8 @@ mod tests;
 
 use std::collections::TryReserveError;
 
-use crate::lifetime::Msec;
-use crate::list::{Link, List, NONE};
+use crate::base::list::{Link, List, NONE};
+use crate::reuse::lifetime::Msec;
 use classes::Classes;
 use ring::{Ring, Seat};
 use servers::{ServerRef, Servers};

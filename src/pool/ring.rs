@@ -13,9 +13,9 @@
 //!
 //! While there is room nobody is evicted and everybody is a member: the ordinary case is plain LRU.
 
-use crate::lifetime::Msec;
+use crate::reuse::lifetime::Msec;
 
-use crate::list::{Link, List, Node, NONE};
+use crate::base::list::{Link, List, Node, NONE};
 
 /// One newcomer in so many is made a member although it was never reused.
 const ADMIT_EVERY: u32 = 8;

@@ -4,8 +4,8 @@ use std::collections::TryReserveError;
 
 use super::ring::Ring;
 use super::{MAX_ADDRESS, MAX_BUCKETS};
-use crate::hash::hash_bytes;
-use crate::list::{Link, List, Neighbours, Node};
+use crate::base::hash::hash_bytes;
+use crate::base::list::{Link, List, Neighbours, Node};
 
 /// A fixed number of servers. One without idle connections stays until its entry is needed for
 /// another.

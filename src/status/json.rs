@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use crate::memory::Text;
+use crate::base::memory::Text;
 use crate::metrics::{Count, Numbers, OfQueue, Phase, Row, View};
 
 use super::buckets;

@@ -9,7 +9,7 @@ mod tests;
 
 use std::fmt::{self, Display, Formatter};
 
-use crate::memory::Text;
+use crate::base::memory::Text;
 use crate::metrics::View;
 
 pub use accept::choose;

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter, Write};
 
-use crate::memory::{owned, push, Text};
+use crate::base::memory::{owned, push, Text};
 use crate::metrics::{Count, Histogram, Numbers, OfQueue, Phase, View, LEFT, PHASES};
 
 use super::{buckets, Seconds};

@@ -13,15 +13,15 @@ use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 use crate::auth::{How, OnError, Verdict};
 use crate::metrics::Decision;
 
-use super::super::guard::guard;
-use super::super::log::debug;
-use super::super::memory::or_fail;
-use super::super::request::Request;
-use super::answer::{Auth, Stage};
 use super::ask::ask;
 use super::conf::{LocConf, SetVariable};
+use super::context::{Auth, Stage};
 use super::copy::copy;
 use super::deny::deny;
+use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::log::debug;
+use crate::ffi::nginx::memory::or_fail;
+use crate::ffi::nginx::request::Request;
 
 /// There is no memory.
 const FAILED: ngx_int_t = NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;

@@ -17,16 +17,16 @@ use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 
 use crate::auth::{is_same_header, Sent};
 
-use super::super::bits;
-use super::super::guard::guard;
-use super::super::log::debug;
-use super::super::memory::{allocate, allocate_zeroed, or_fail};
-use super::super::request::Request;
-use super::answer::{Auth, Stage};
 use super::capture::State;
 use super::client_headers::restore;
 use super::conf::{LocConf, MainConf};
+use super::context::{Auth, Stage};
 use super::parts::{end_in_background, give_back, has_parts, limit_parts, stop_parts};
+use crate::ffi::nginx::bits;
+use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::log::debug;
+use crate::ffi::nginx::memory::{allocate, allocate_zeroed, or_fail};
+use crate::ffi::nginx::request::Request;
 
 /// Asks the location of `auth_subrequest`; `body` is the size of the client's body if it is sent along.
 pub(super) fn ask(r: Request, auth: &Auth, conf: &LocConf, body: Option<u64>) -> ngx_int_t {

@@ -6,9 +6,9 @@ use nginx_sys::{ngx_buf_t, ngx_chain_t, ngx_http_headers_in_t, ngx_http_request_
 
 use crate::auth::Body;
 
-use super::super::bits;
-use super::super::headers::bytes;
-use super::super::request::Request;
+use crate::ffi::nginx::bits;
+use crate::ffi::nginx::headers::bytes;
+use crate::ffi::nginx::request::Request;
 
 impl Request {
     /// Its body, at this moment.

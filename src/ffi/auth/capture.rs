@@ -5,12 +5,12 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_buf_t, ngx_chain_t, ngx_int_t, ngx_pfree, ngx_pool_t, ngx_read_file, NGX_ERROR, NGX_OK};
 
-use super::super::bits;
-use super::super::memory::allocate;
-use super::super::request::Request;
-use super::answer::{Auth, Stage};
 use super::body::buffer_size;
 use super::conf::LocConf;
+use super::context::{Auth, Stage};
+use crate::ffi::nginx::bits;
+use crate::ffi::nginx::memory::allocate;
+use crate::ffi::nginx::request::Request;
 
 /// Memory for the beginning of a body of unknown length, in bytes.
 const AT_FIRST: usize = 16 << 10;

@@ -16,14 +16,14 @@ use nginx_sys::{
 
 use crate::auth::is_same_header;
 
-use super::super::guard::guard;
-use super::super::headers::{Header, Headers};
-use super::super::memory::{add_cleanup, allocate};
-use super::super::request::Request;
-use super::answer::is_part_of_question;
 use super::conf::{Copied, LocConf};
+use super::context::is_part_of_question;
 use super::copy::update;
 use super::server::SrvConf;
+use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::headers::{Header, Headers};
+use crate::ffi::nginx::memory::{add_cleanup, allocate};
+use crate::ffi::nginx::request::Request;
 
 /// A location in which a request was with a header that some location of the server copies. Lies in the request's pool, and
 /// is found among what the pool cleans up, as redirects take from a request what modules have attached to it.

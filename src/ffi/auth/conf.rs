@@ -13,15 +13,15 @@ use ngx::http::HttpModuleConfExt;
 use ngx::ngx_string;
 
 use crate::auth::{OnError, PASS_STATUS};
-use crate::memory::push;
+use crate::base::memory::push;
 use crate::metrics::{readable, AuthMeter};
 
-use super::super::constants;
-use super::super::guard::guard;
-use super::super::memory::{allocate, or_fail, place_in_pool};
-use super::super::request::Request;
 use super::module::module;
 use super::server::SrvConf;
+use crate::ffi::nginx::constants;
+use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::memory::{allocate, or_fail, place_in_pool};
+use crate::ffi::nginx::request::Request;
 
 /// nginx's slot setters write the first three by their offset, so the layout is C's.
 #[repr(C)]

@@ -11,14 +11,14 @@ use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 
 use crate::auth::is_same_header;
 
-use super::super::guard::guard;
-use super::super::headers::{Header, Headers};
-use super::super::request::{HttpUpstream, Request};
-use super::answer::{is_part_of_question, Auth};
 use super::client_headers::{keep_originals, remove_on_the_way};
 use super::conf::{Copied, LocConf, MainConf};
+use super::context::{is_part_of_question, Auth};
 use super::header_list::element;
 use super::server::SrvConf;
+use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::headers::{Header, Headers};
+use crate::ffi::nginx::request::{HttpUpstream, Request};
 
 /// Between access and content, for every request of the location: also for one that nobody has asked about,
 /// because `satisfy any` let it pass, and for subrequests. The question itself has what the client sent.
@@ -146,7 +146,7 @@ fn point(
 
     use nginx_sys::{ngx_array_create, ngx_array_t};
 
-    use super::super::memory::{or_fail, push_to_array};
+    use crate::ffi::nginx::memory::{or_fail, push_to_array};
     const COOKIES: usize = offset_of!(ngx_http_headers_in_t, cookies);
     const FORWARDED: usize = offset_of!(ngx_http_headers_in_t, x_forwarded_for);
     match offset {

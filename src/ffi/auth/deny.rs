@@ -14,12 +14,12 @@ use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
 
 use crate::auth::{adds_up, ends_request, is_of_body, is_single, status_of_page};
 
-use super::super::headers::{bytes, Header, Headers};
-use super::super::memory::{allocate_zeroed, push_to_list};
-use super::super::request::Request;
-use super::answer::{Auth, Place};
 use super::capture::State;
 use super::conf::LocConf;
+use super::context::{Auth, Place};
+use crate::ffi::nginx::headers::{bytes, Header, Headers};
+use crate::ffi::nginx::memory::{allocate_zeroed, push_to_list};
+use crate::ffi::nginx::request::Request;
 
 /// Headers that belong to a denial.
 const PASSED: [&[u8]; 4] = [b"WWW-Authenticate", b"Location", b"Retry-After", b"Set-Cookie"];

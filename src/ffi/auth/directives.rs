@@ -18,11 +18,11 @@ use ngx::{ngx_conf_log_error, ngx_string};
 use crate::auth::{is_same_header, parse_header, parse_status, parse_uri, OnError};
 use crate::directive::Invalid;
 
-use super::super::directives::{report, words, Setter, IS_DUPLICATE};
-use super::super::guard::guard;
-use super::super::memory::{allocate, or_fail};
-use super::super::setup::no_memory;
 use super::conf::{Copied, LocConf, MainConf, SetVariable, Slice, Uri};
+use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::memory::{allocate, or_fail};
+use crate::ffi::setup::directives::{report, words, Setter, IS_DUPLICATE};
+use crate::ffi::setup::enable::no_memory;
 
 /// The command table; an empty name ends it.
 pub(super) static mut COMMANDS: [ngx_command_t; 10] = [

@@ -7,10 +7,10 @@ use nginx_sys::{
     NGX_ERROR,
 };
 
-use super::super::guard::guard;
-use super::super::request::Request;
-use super::answer::is_part_of_question;
+use super::context::is_part_of_question;
 use super::parts::take_back;
+use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::request::Request;
 
 static mut NEXT_BODY_FILTER: ngx_http_output_body_filter_pt = None;
 

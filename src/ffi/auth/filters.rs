@@ -5,10 +5,10 @@ use nginx_sys::{
     ngx_http_top_body_filter, ngx_http_top_header_filter, ngx_int_t, NGX_ERROR,
 };
 
-use super::super::guard::guard;
-use super::super::request::Request;
-use super::answer::Auth;
+use super::context::Auth;
 use super::{capture, deny};
+use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::request::Request;
 
 static mut NEXT_HEADER_FILTER: ngx_http_output_header_filter_pt = None;
 static mut NEXT_BODY_FILTER: ngx_http_output_body_filter_pt = None;

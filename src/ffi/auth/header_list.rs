@@ -8,10 +8,10 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_list_part_t, ngx_pool_t, ngx_str_t, ngx_table_elt_t};
 
-use super::super::headers::Headers;
-use super::super::memory::allocate;
-use super::super::request::Request;
 use super::conf::Copied;
+use crate::ffi::nginx::headers::Headers;
+use crate::ffi::nginx::memory::allocate;
+use crate::ffi::nginx::request::Request;
 
 /// A header as nginx has it in a list.
 pub(super) fn element(copied: &Copied, value: ngx_str_t) -> ngx_table_elt_t {

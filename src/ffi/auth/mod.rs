@@ -3,16 +3,16 @@
 //!
 //! In the order of a request: its location's directives (`directives`, `conf`), and those of its server (`server`);
 //! what the client must not send (`client_headers`); the question in the access phase (`access`, `body`, `ask`, `parts`), the
-//! answer (`discard`, `capture`, `answer`), a denial (`deny`, `filters`), the headers of a request that may go on (`copy`,
+//! answer (`discard`, `capture`, `context`), a denial (`deny`, `filters`), the headers of a request that may go on (`copy`,
 //! `header_list`), what can be logged (`variables`). `module` is what nginx sees.
 
 mod access;
-mod answer;
 mod ask;
 mod body;
 mod capture;
 mod client_headers;
 pub(super) mod conf;
+mod context;
 mod copy;
 mod deny;
 mod directives;

@@ -9,8 +9,6 @@ use nginx_sys::{
 };
 use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 
-use super::super::guard::guard;
-use super::super::memory::push_to_array;
 use super::access::auth_subrequest_handler;
 use super::client_headers::{log_handler, note_location_handler};
 use super::conf::{LocConf, MainConf};
@@ -19,6 +17,8 @@ use super::directives::COMMANDS;
 use super::server::SrvConf;
 use super::variables;
 use super::{discard, filters};
+use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::memory::push_to_array;
 
 static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     preconfiguration: Some(preconfiguration),

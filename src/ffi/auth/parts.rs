@@ -6,10 +6,10 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_http_postponed_request_t, ngx_http_request_t, ngx_msec_t};
 
-use super::super::bits;
-use super::super::request::Request;
-use super::answer::Auth;
 use super::conf::LocConf;
+use super::context::Auth;
+use crate::ffi::nginx::bits;
+use crate::ffi::nginx::request::Request;
 
 /// Calls `stop` for each part of a question that has not ended and has no such parts itself. Returns whether there was any.
 pub(super) fn stop_parts(sub: Request, stop: &dyn Fn(Request)) -> bool {

@@ -8,9 +8,9 @@ use nginx_sys::{
     ngx_http_variable_value_t, ngx_int_t, ngx_list_t, ngx_msec_t, NGX_OK,
 };
 
-use super::super::bits;
-use super::super::request::{HttpUpstream, Request};
 use super::module::module;
+use crate::ffi::nginx::bits;
+use crate::ffi::nginx::request::{HttpUpstream, Request};
 
 impl Request {
     /// The request for which this one is a part.

@@ -7,10 +7,10 @@ use std::ptr::{self, NonNull};
 use nginx_sys::ngx_conf_t;
 use ngx::http::HttpModuleConfExt;
 
-use super::super::memory::allocate;
-use super::super::request::Request;
 use super::conf::{Copied, Slice};
 use super::module::module;
+use crate::ffi::nginx::memory::allocate;
+use crate::ffi::nginx::request::Request;
 
 pub(super) struct SrvConf {
     /// Each name once, as it is written; equal names are the same bytes (see [`super::conf::MainConf::known`]).

@@ -5,12 +5,12 @@ use std::fmt::Write;
 use nginx_sys::{ngx_conf_t, ngx_http_request_t, ngx_http_variable_value_t, ngx_int_t, NGX_ERROR, NGX_OK};
 use ngx::ngx_string;
 
-use crate::times;
+use crate::base::times;
 
-use super::super::guard::guard;
-use super::super::request::Request;
-use super::super::variables::{add_one, Text};
-use super::answer::{Auth, Stage};
+use super::context::{Auth, Stage};
+use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::request::Request;
+use crate::ffi::observe::variables::{add_one, Text};
 
 /// Adds the variables to the configuration being read; `None` if there is no memory.
 pub(super) fn add(cf: *mut ngx_conf_t) -> Option<()> {

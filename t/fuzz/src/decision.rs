@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 use keepalive::auth::{Answer, Verdict};
-use keepalive::lifetime::{Limits, Refusal, Returned};
-use keepalive::stale::{End, Failure, StaleRetry};
+use keepalive::reuse::lifetime::{Limits, Refusal, Returned};
+use keepalive::reuse::stale::{End, Failure, StaleRetry};
 
 use crate::input::Input;
 

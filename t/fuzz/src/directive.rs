@@ -3,10 +3,10 @@
 
 use keepalive::auth::{is_same_header, parse_header, parse_status, parse_uri, OnError};
 use keepalive::directive::{Invalid, Keepalive, KeepaliveDrain, KeepaliveHint, Queue};
-use keepalive::hint::Margin;
+use keepalive::http1::keep_alive::Margin;
 use keepalive::pool::{Limit, MAX_CAPACITY};
 use keepalive::queue::MAX_WAITERS;
-use keepalive::stale::StaleRetry;
+use keepalive::reuse::stale::StaleRetry;
 
 /// The name of a directive and its words, with a blank between each two.
 pub fn target(data: &[u8]) {

@@ -1,7 +1,7 @@
 //! The head of an HTTP/2 request that is numbered anew: only the numbers of streams change.
 #![forbid(unsafe_code)]
 
-use keepalive::frames::number_as_first;
+use keepalive::http2::frames::number_as_first;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 

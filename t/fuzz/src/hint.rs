@@ -2,8 +2,8 @@
 //! configuration allows, and never lengthen it.
 #![forbid(unsafe_code)]
 
-use keepalive::hint::{Hint, Margin};
-use keepalive::lifetime::{Limits, Msec, Refusal, Returned};
+use keepalive::http1::keep_alive::{Hint, Margin};
+use keepalive::reuse::lifetime::{Limits, Msec, Refusal, Returned};
 
 use crate::input::Input;
 

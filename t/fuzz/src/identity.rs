@@ -2,8 +2,8 @@
 //! may come from a client.
 #![forbid(unsafe_code)]
 
-use keepalive::bound::Client;
-use keepalive::identity::{client_of, without_port, write_bound, Shape, Tls, OF_CLIENT};
+use keepalive::reuse::bound::Client;
+use keepalive::reuse::identity::{client_of, without_port, write_bound, Shape, Tls, OF_CLIENT};
 
 use crate::input::Input;
 

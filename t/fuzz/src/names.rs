@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
 
-use keepalive::memory::Text;
+use keepalive::base::memory::Text;
 use keepalive::metrics::{readable, Decision, End, Generation, Phase, Plan, Server, Upstream, View};
 use keepalive::status::{Format, Writer};
 use serde_json::Value;

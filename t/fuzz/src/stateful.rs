@@ -1,7 +1,7 @@
 //! Which headers say that a connection has a user. A naive second version reads them byte by byte.
 #![forbid(unsafe_code)]
 
-use keepalive::stateful::{challenges, has_scheme, persists, sends_credentials};
+use keepalive::http1::stateful_auth::{challenges, has_scheme, persists, sends_credentials};
 
 /// The bytes are the value of a header, and, behind a first line, the head of a request.
 pub fn target(data: &[u8]) {

@@ -1,7 +1,7 @@
 //! What variables such as `$upstream_connection_idle_time` write for the attempts of a request.
 #![forbid(unsafe_code)]
 
-use keepalive::times::{write, write_time, Attempt, MAX_TIME};
+use keepalive::base::times::{write, write_time, Attempt, MAX_TIME};
 
 use crate::input::Input;
 

@@ -1,0 +1,245 @@
+//! A connection whose response nobody has read to its end, as of `auth_request`: the rest is read and
+//! discarded, and the connection is stored as if the request had read it.
+//!
+//! It belongs to nobody meanwhile, but keeps its place at a limited server.
+
+use std::ffi::CStr;
+use std::ptr::NonNull;
+
+use nginx_sys::{ngx_event_t, ngx_log_error_core, ngx_log_t, ngx_pfree, ngx_str_t, NGX_LOG_INFO};
+
+use crate::drain::{Drain, Progress, Refusal};
+use crate::ledger::Server;
+use crate::metrics::{End, Meter, Phase};
+use crate::pool::{ClassRef, Offer, Wanted, MAX_ADDRESS};
+use crate::reuse::lifetime::Msec;
+
+use crate::ffi::idle::idle::{asked_to_close, cycle_log, dummy_handler};
+use crate::ffi::nginx::conn::{Conn, Event, Received};
+use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::log::debug;
+use crate::ffi::nginx::memory::allocate;
+use crate::ffi::nginx::timer::now;
+use crate::ffi::peer::release::store;
+use crate::ffi::state::upstream::{Bytes, Idle, RoundTrip, Upstream};
+
+/// What the `data` of such a connection points at: all that it takes to store it once the request is gone.
+/// The connection's pool has it in a block of its own, which can be freed.
+pub(crate) struct Draining {
+    upstream: NonNull<Upstream>,
+    drain: Drain,
+    address: [u8; MAX_ADDRESS],
+    address_length: usize,
+    protocol: usize,
+    location: usize,
+    identity: Bytes,
+    class: Option<ClassRef>,
+    proven: bool,
+    server: Option<Server>,
+    meter: Option<Meter>,
+    hinted: bool,
+    round_trip: Option<RoundTrip>,
+    allowed: u32,
+    timeout: Msec,
+    generation: usize,
+}
+
+/// Begins to read the rest of a response; `taken` is called before. The connection may be stored or closed when this
+/// returns.
+///
+/// # Errors
+/// If there is no memory.
+pub(crate) fn begin(
+    upstream: &Upstream,
+    drain: Drain,
+    wanted: &Wanted<'_>,
+    offer: Offer<Idle>,
+    generation: usize,
+    taken: impl FnOnce(),
+) -> Result<(), End> {
+    let Idle { conn, identity, server, meter, hinted, round_trip, allowed } = offer.conn;
+    let mut address = [0; MAX_ADDRESS];
+    let Some(to) = address.get_mut(..wanted.address.len()) else { return Err(End::Error) };
+    to.copy_from_slice(wanted.address);
+    // SAFETY: the connection is open, and so is its pool.
+    let Some(mut memory) = (unsafe { allocate::<Draining>(conn.pool(), 1) }) else { return Err(End::Error) };
+    // SAFETY: allocated above.
+    let data = unsafe { memory.as_mut() }.write(Draining {
+        upstream: NonNull::from(upstream),
+        drain,
+        address,
+        address_length: wanted.address.len(),
+        protocol: wanted.protocol,
+        location: wanted.location,
+        identity,
+        class: offer.class,
+        proven: offer.proven,
+        server,
+        meter,
+        hinted,
+        round_trip,
+        allowed,
+        timeout: offer.timeout,
+        generation,
+    });
+    if let Some(meter) = meter {
+        meter.pass(Phase::Active, Phase::Draining);
+    }
+    taken();
+    conn.set_data(NonNull::from(data).as_ptr().cast());
+    conn.set_logs(cycle_log());
+    // A worker that exits closes it as it closes idle ones, and so does one that runs out of connections.
+    conn.set_idle(true);
+    conn.set_reusable(true);
+    let (read, write) = (conn.read(), conn.write());
+    write.clear_timer();
+    write.set_handler(Some(dummy_handler));
+    read.clear_delayed();
+    read.set_handler(Some(drain_handler));
+    read.set_timer(upstream.drain.timeout);
+    if read.ready() {
+        // SAFETY: the read event of an open connection, which was readied just now.
+        unsafe { drain_handler(read.as_ptr()) };
+    }
+    Ok(())
+}
+
+/// There is more of the response, or its time is over.
+unsafe extern "C" fn drain_handler(event: *mut ngx_event_t) {
+    // SAFETY: nginx calls it with the read event of a connection that `begin` gave this handler.
+    let event = unsafe { Event::from_ptr(event) };
+    debug(event.log(), c"keepalive drain handler");
+    guard((), || {
+        let conn = event.conn();
+        match go_on(event, conn) {
+            Ok(Progress::More) => {}
+            Ok(Progress::Done) => finish(conn, Ok(())),
+            Err(why) => finish(conn, Err(why)),
+        }
+    });
+}
+
+/// Reads what there is. An error says why the connection is of no use any more.
+fn go_on(event: Event, conn: Conn) -> Result<Progress, Reason> {
+    if conn.close_requested() {
+        return Err((c"the worker exits or needs the connection", asked_to_close()));
+    }
+    if event.timed_out() {
+        return Err((c"the response is not complete in time", End::DrainLimit));
+    }
+    let draining = conn.data().cast::<Draining>();
+    let mut buffer = [0; 4096];
+    loop {
+        match conn.receive(&mut buffer) {
+            Received::End => {
+                let end = if event.error() { End::Error } else { End::ServerClosed };
+                return Err((c"the server has closed the connection", end));
+            }
+            Received::Nothing if event.wait_readable() => return Ok(Progress::More),
+            Received::Nothing => return Err((c"no event can be added", End::Error)),
+            Received::Bytes(n) => {
+                // SAFETY: `begin` has put it there, and nobody else has it now; nginx is not called meanwhile.
+                let drain = unsafe { &mut (*draining).drain };
+                if drain.read(buffer.get(..n).unwrap_or(&buffer)).map_err(reason)? == Progress::Done {
+                    return Ok(Progress::Done);
+                }
+            }
+        }
+    }
+}
+
+/// Stores the connection, or closes it for a reason.
+fn finish(conn: Conn, drained: Result<(), Reason>) {
+    let data = conn.data().cast::<Draining>();
+    // SAFETY: `begin` has put it there.
+    let draining = unsafe { data.read() };
+    // SAFETY: in a block of its own; should the pool not know it, it goes with the pool.
+    unsafe { ngx_pfree(conn.pool(), data.cast()) };
+    // SAFETY: nginx keeps the cycle in which the upstream lies while a connection is open.
+    let upstream = unsafe { draining.upstream.as_ref() };
+    conn.set_idle(false);
+    conn.set_reusable(false);
+    conn.read().clear_timer();
+    let stored = match drained {
+        Ok(()) => put(upstream, conn, &draining),
+        Err((why, end)) => {
+            log_refusal(upstream, cycle_log(), why);
+            Err(end)
+        }
+    };
+    if let Err(end) = stored {
+        if let Some(meter) = draining.meter {
+            meter.end(Phase::Draining, end);
+        }
+        if let Some(binding) = draining.idle(conn).binding() {
+            upstream.unbind(binding);
+        }
+        upstream.close_counted(conn, draining.server);
+    }
+    if upstream.can_wait() {
+        upstream.changed();
+    }
+}
+
+impl Draining {
+    /// What the pool is to have.
+    fn idle(&self, conn: Conn) -> Idle {
+        let Self { identity, server, meter, hinted, round_trip, allowed, .. } = *self;
+        Idle { conn, identity, server, meter, hinted, round_trip, allowed }
+    }
+}
+
+fn put(upstream: &Upstream, conn: Conn, draining: &Draining) -> Result<(), End> {
+    let idle = draining.idle(conn);
+    if upstream.is_ending() {
+        return Err(End::Exiting);
+    }
+    if upstream.must_yield(draining.server) {
+        return Err(End::Evicted);
+    }
+    if idle.binding().is_some_and(|binding| !upstream.has_client(binding)) {
+        return Err(End::ClientClosed);
+    }
+    let wanted = Wanted {
+        address: draining.address.get(..draining.address_length).unwrap_or(&[]),
+        protocol: draining.protocol,
+        location: draining.location,
+        // SAFETY: in the connection's pool.
+        identity: unsafe { draining.identity.as_slice() },
+    };
+    let offer = Offer {
+        conn: idle,
+        class: draining.class,
+        proven: draining.proven,
+        now: now(),
+        timeout: draining.timeout,
+        server: draining.server,
+    };
+    store(upstream, &wanted, offer, Phase::Draining, draining.generation, || {})
+}
+
+/// Why a connection is closed, to be read and to be counted.
+type Reason = (&'static CStr, End);
+
+pub(crate) fn reason(refusal: Refusal) -> Reason {
+    match refusal {
+        Refusal::TooLarge => (c"the response is larger than \"keepalive_drain\"", End::DrainLimit),
+        Refusal::Malformed => (c"the chunked response is invalid", End::Error),
+        Refusal::InvalidRecord => (c"the FastCGI response is invalid", End::Error),
+        Refusal::Surplus => (c"something follows the response", End::UnexpectedData),
+    }
+}
+
+/// Says why a connection is closed though its response could have been drained.
+#[cold]
+pub(crate) fn log_refusal(upstream: &Upstream, log: *mut ngx_log_t, why: &'static CStr) {
+    // SAFETY: a live log.
+    if unsafe { (*log).log_level } < NGX_LOG_INFO as usize {
+        return;
+    }
+    // SAFETY: the upstream's cycle is alive while it is used; makes no reference.
+    let name: *const ngx_str_t = unsafe { &raw const (*upstream.us.as_ptr()).host };
+    let format = c"connection to upstream \"%V\" is not kept: %s";
+    // SAFETY: `%V` takes a string of nginx, `%s` one that ends with a null byte.
+    unsafe { ngx_log_error_core(NGX_LOG_INFO as usize, log, 0, format.as_ptr(), name, why.as_ptr()) };
+}

@@ -1,0 +1,135 @@
+//! The servers of an upstream as the configuration has them.
+
+use std::collections::{HashMap, HashSet};
+use std::ptr::NonNull;
+
+use nginx_sys::{ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t};
+
+use crate::base::memory::{copy, push};
+use crate::metrics::{readable, Server};
+use crate::pool::MAX_SERVERS;
+
+use crate::ffi::nginx::headers::bytes;
+
+/// What is to be known of the `server` lines of one upstream.
+pub(crate) struct Configured<'a> {
+    /// Each address, and how many connections all servers there allow together, 0 for any number.
+    pub(crate) addresses: HashMap<&'a [u8], u64>,
+    /// Each address once, in the order of the configuration.
+    pub(crate) servers: Vec<Server>,
+    /// Whether a server has `max_conns`.
+    pub(crate) any_limited: bool,
+    /// Whether the upstream has a `zone`.
+    pub(crate) zone: bool,
+    /// Whether servers come and go.
+    pub(crate) changing: bool,
+}
+
+impl Configured<'_> {
+    /// `None` if there is no memory.
+    ///
+    /// # Safety
+    /// `us` is an explicit upstream of the configuration being read, or of a cycle that is alive.
+    pub(crate) unsafe fn of(us: NonNull<ngx_http_upstream_srv_conf_t>) -> Option<Self> {
+        // SAFETY: live, says the caller.
+        let conf = unsafe { us.as_ref() };
+        // SAFETY: an array, or null if there are none.
+        let servers: &[ngx_http_upstream_server_t] = match unsafe { conf.servers.as_ref() } {
+            // SAFETY: what the array holds.
+            Some(servers) => unsafe { servers.as_slice() },
+            None => &[],
+        };
+        let text = |text| readable(bytes(text));
+        let mut addresses = HashMap::new();
+        let (mut listed, mut seen) = (Vec::new(), HashSet::new());
+        for server in servers {
+            // SAFETY: nginx has resolved the name of the server to so many addresses.
+            for address in unsafe { slice(server.addrs, server.naddrs) } {
+                // SAFETY: nginx fills `socklen` with `sockaddr`.
+                let bytes = unsafe { slice(address.sockaddr.cast::<u8>(), address.socklen as usize) };
+                seen.try_reserve(1).ok()?;
+                if !has_no_address(server) && seen.insert(bytes) {
+                    let server = Server {
+                        address: copy(bytes)?,
+                        text: text(address.name)?,
+                        name: text(server.name)?,
+                        backup: server.backup() != 0,
+                        down: true,
+                        max_conns: 0,
+                    };
+                    push(&mut listed, server)?;
+                }
+                if server.down != 0 {
+                    continue;
+                }
+                let max_conns = server.max_conns as u64;
+                let sum =
+                    |sum: u64| if sum == 0 || max_conns == 0 { 0 } else { sum.saturating_add(max_conns) };
+                addresses.try_reserve(1).ok()?;
+                addresses.entry(bytes).and_modify(|limit| *limit = sum(*limit)).or_insert(max_conns);
+            }
+        }
+        for server in &mut listed {
+            let limit = addresses.get(server.address.as_slice()).copied();
+            (server.max_conns, server.down) = (limit.unwrap_or(0), limit.is_none());
+        }
+        Some(Self {
+            addresses,
+            servers: listed,
+            any_limited: servers.iter().any(|server| server.max_conns > 0),
+            #[cfg(ngx_feature = "http_upstream_zone")]
+            zone: !conf.shm_zone.is_null(),
+            #[cfg(not(ngx_feature = "http_upstream_zone"))]
+            zone: false,
+            // Only a server with `resolve` has the name in `host`.
+            #[cfg(nginx_resolve)]
+            changing: !conf.shm_zone.is_null() && servers.iter().any(has_no_address),
+            #[cfg(not(nginx_resolve))]
+            changing: false,
+        })
+    }
+
+    /// How many requests can have a limited server at a time.
+    pub(crate) fn max_requests(&self) -> usize {
+        /// Servers that are not known yet may have any limit; that of nginx's memory is lower.
+        const UNKNOWN: usize = 1 << 16;
+        match self.ledger_size() {
+            None => 0,
+            Some(_) if self.changing => UNKNOWN,
+            Some(_) => {
+                let sum = self.addresses.values().fold(0u64, |sum, limit| sum.saturating_add(*limit));
+                usize::try_from(sum).unwrap_or(usize::MAX).min(UNKNOWN << 4)
+            }
+        }
+    }
+
+    /// For how many servers a ledger is needed; `None` if nothing is limited.
+    pub(crate) fn ledger_size(&self) -> Option<usize> {
+        let fixed = self.addresses.values().filter(|limit| **limit > 0).count();
+        match (self.any_limited, self.changing) {
+            (false, _) => None,
+            (true, true) => Some(MAX_SERVERS),
+            (true, false) => Some(fixed).filter(|fixed| *fixed > 0),
+        }
+    }
+}
+
+/// Whether the address stands for a name that is resolved while nginx runs.
+fn has_no_address(server: &ngx_http_upstream_server_t) -> bool {
+    #[cfg(nginx_resolve)]
+    return server.host.len > 0;
+    #[cfg(not(nginx_resolve))]
+    let _ = server;
+    #[cfg(not(nginx_resolve))]
+    false
+}
+
+/// # Safety
+/// `start` points at `length` elements, or `length` is 0.
+unsafe fn slice<'a, T>(start: *const T, length: usize) -> &'a [T] {
+    if start.is_null() || length == 0 {
+        return &[];
+    }
+    // SAFETY: the caller's promise.
+    unsafe { std::slice::from_raw_parts(start, length) }
+}

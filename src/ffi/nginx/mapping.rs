@@ -1,0 +1,55 @@
+//! Memory that workers share.
+
+use std::ptr::{self, NonNull};
+use std::sync::atomic::AtomicU64;
+
+use crate::ffi::nginx::memory::or_fail;
+
+/// Memory that is inherited by child processes, and shared with them.
+pub(crate) struct Mapping {
+    start: NonNull<AtomicU64>,
+    length: usize,
+}
+
+// SAFETY: whoever has the memory changes it by atomic operations only.
+unsafe impl Send for Mapping {}
+
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// So many numbers.
+    pub(crate) fn new(words: usize) -> std::io::Result<Self> {
+        let length = words.max(1) * size_of::<AtomicU64>();
+        // SAFETY: new memory at an address of the system's choice.
+        let start = or_fail(libc::MAP_FAILED, || unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_ANONYMOUS | libc::MAP_SHARED,
+                -1,
+                0,
+            )
+        });
+        match NonNull::new(start) {
+            Some(start) if start.as_ptr() != libc::MAP_FAILED => Ok(Self { start: start.cast(), length }),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    }
+
+    /// The memory as numbers, zero at first. Whoever has them is gone before the mapping: a ledger belongs to the same
+    /// cycle, and its end does not touch its table; a generation owns its mapping, and in a worker, where requests and
+    /// connections point at their numbers, no cycle ends before them.
+    pub(crate) fn words(&self) -> &'static [AtomicU64] {
+        // SAFETY: mapped by `new`, page-aligned, zeroed by the system, changed as atomic numbers only.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length / size_of::<AtomicU64>()) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`; see `words` for who could still use it.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}

@@ -1,0 +1,37 @@
+//! Handles for nginx's structures, which read and write one field at a time, and calls of its functions. It knows nothing
+//! of pools.
+
+pub(crate) mod conn;
+
+pub(crate) mod peer_connection;
+
+pub(crate) mod request;
+
+pub(crate) mod upstream_state;
+
+pub(crate) mod response;
+
+pub(crate) mod headers;
+
+pub(crate) mod bits;
+
+pub(crate) mod balancer;
+
+pub(crate) mod configured;
+
+pub(crate) mod timer;
+
+pub(crate) mod memory;
+
+pub(crate) mod mapping;
+
+pub(crate) mod tcp_info;
+
+pub(crate) mod guard;
+
+pub(crate) mod log;
+
+/// What nginx-sys lacks; made by build.rs.
+pub(crate) mod constants {
+    include!(concat!(env!("OUT_DIR"), "/constants.rs"));
+}

@@ -1,0 +1,104 @@
+//! What the kernel tells of a TCP connection.
+
+use crate::reuse::lifetime::Msec;
+use crate::reuse::stale::Counts;
+
+use crate::ffi::nginx::conn::Conn;
+
+/// What one call tells.
+#[derive(Clone, Copy)]
+pub(crate) struct Told {
+    pub(crate) counts: Counts,
+    /// The FIN of the other side has come, and none of ours was sent. This can be older than the counts.
+    pub(crate) has_fin: bool,
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    /// The beginning of `struct tcp_info` (linux/tcp.h); the crate libc has an older one, which ends before the counters.
+    #[repr(C)]
+    struct TcpInfo {
+        state: u8,
+        others: [u8; 119],
+        bytes_acked: u64,
+        bytes_received: u64,
+    }
+
+    /// `TCP_CLOSE_WAIT` of `tcpi_state`.
+    const CLOSE_WAIT: u8 = 8;
+
+    impl Told {
+        /// `None` if the connection is no TCP connection, or the kernel does not count.
+        pub(crate) fn about(conn: Conn) -> Option<Self> {
+            const { assert!(offset_of!(TcpInfo, bytes_received) == 128) };
+            let mut info = TcpInfo { state: 0, others: [0; 119], bytes_acked: 0, bytes_received: 0 };
+            let mut length = size_of::<TcpInfo>() as libc::socklen_t;
+            let memory = (&raw mut info).cast();
+            // SAFETY: an open socket, and room for as many bytes as `length` says.
+            let rc = unsafe {
+                libc::getsockopt(conn.fd(), libc::IPPROTO_TCP, libc::TCP_INFO, memory, &mut length)
+            };
+            let whole = rc == 0 && length as usize >= size_of::<TcpInfo>();
+            whole.then_some(Self {
+                counts: Counts { acknowledged: info.bytes_acked, received: info.bytes_received },
+                has_fin: info.state == CLOSE_WAIT,
+            })
+        }
+    }
+
+    /// The beginning of `struct tcp_info` up to the shortest round trip of the last minutes (since Linux 4.6), in
+    /// microseconds.
+    #[repr(C)]
+    struct Path {
+        others: [u8; 148],
+        round_trip: u32,
+    }
+
+    /// How long a round trip takes, without the time that either side takes itself, in milliseconds and rounded up; `None` if
+    /// the connection is no TCP connection, or the kernel does not say.
+    pub(crate) fn round_trip(conn: Conn) -> Option<Msec> {
+        const UNKNOWN: u32 = u32::MAX;
+        const { assert!(offset_of!(Path, round_trip) == 148) };
+        let mut path = Path { others: [0; 148], round_trip: UNKNOWN };
+        let mut length = size_of::<Path>() as libc::socklen_t;
+        let memory = (&raw mut path).cast();
+        // SAFETY: an open socket, and room for as many bytes as `length` says.
+        let rc =
+            unsafe { libc::getsockopt(conn.fd(), libc::IPPROTO_TCP, libc::TCP_INFO, memory, &mut length) };
+        let is_known = rc == 0 && length as usize >= size_of::<Path>() && path.round_trip != UNKNOWN;
+        is_known.then(|| path.round_trip.div_ceil(1000) as Msec)
+    }
+
+    /// How many bytes wait to be acknowledged; `None` if the connection is no TCP connection.
+    pub(crate) fn unacknowledged(conn: Conn) -> Option<u64> {
+        Told::about(conn)?;
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: an open socket, and room for a number. For sockets this request is called SIOCOUTQ.
+        let rc = unsafe { libc::ioctl(conn.fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        u64::try_from(bytes).ok().filter(|_| rc == 0)
+    }
+}
+
+#[cfg(target_os = "linux")]
+pub(crate) use linux::{round_trip, unacknowledged};
+
+#[cfg(not(target_os = "linux"))]
+impl Told {
+    pub(crate) fn about(_: Conn) -> Option<Self> {
+        None
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn unacknowledged(_: Conn) -> Option<u64> {
+    None
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn round_trip(_: Conn) -> Option<Msec> {
+    None
+}

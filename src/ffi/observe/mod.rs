@@ -1,0 +1,5 @@
+//! What an operator can see: the status page, and variables for the access log.
+
+pub(crate) mod status;
+
+pub(crate) mod variables;

@@ -1,0 +1,346 @@
+//! `keepalive_status`: the handler of a location that shows the numbers of all pools.
+//!
+//! ```text
+//!   keepalive_status_handler --> header --> go_on: fill the buffer, pass it to the filters --+--> finalize
+//!                                             ^                                              |
+//!                                             +--- the client takes its time: write event ---+
+//!                                             +--- others want the worker too: alarm --------+
+//! ```
+
+use std::cell::RefCell;
+use std::ffi::{c_char, c_void, CStr};
+use std::mem::zeroed;
+use std::ptr::{self, NonNull};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nginx_sys::{
+    ngx_buf_t, ngx_chain_t, ngx_command_t, ngx_conf_t, ngx_event_t, ngx_handle_write_event, ngx_http_arg,
+    ngx_http_core_loc_conf_t, ngx_http_discard_request_body, ngx_http_finalize_request,
+    ngx_http_output_filter, ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_send_header,
+    ngx_http_test_reading, ngx_int_t, ngx_str_t, ngx_table_elt_t, NGX_DONE, NGX_ERROR, NGX_HTTP_GET,
+    NGX_HTTP_HEAD, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_NOT_ALLOWED, NGX_HTTP_OK,
+    NGX_HTTP_REQUEST_TIME_OUT, NGX_HTTP_SERVICE_UNAVAILABLE, NGX_OK,
+};
+use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
+use ngx::http::{HttpModuleLocationConf, NgxHttpCoreModule};
+use ngx::ngx_string;
+
+use crate::base::memory::Text;
+use crate::status::{choose, Format, Writer};
+
+use crate::ffi::nginx::bits;
+use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::headers::{bytes, Headers};
+use crate::ffi::nginx::memory::{allocate, or_fail, place_in_pool, push_to_list};
+use crate::ffi::nginx::request::Request;
+use crate::ffi::nginx::timer::Alarm;
+use crate::ffi::setup::module::module;
+use crate::ffi::shared::main_conf::MainConf;
+
+/// About as much is given to the filters at a time, in bytes.
+const PIECE: usize = 32 * 1024;
+
+/// After so many pieces others have their turn.
+const PIECES: usize = 4;
+
+const NOT_ACCEPTABLE: ngx_int_t = 406;
+
+/// There is nothing to show: the master had no memory to count in.
+const UNAVAILABLE: ngx_int_t = NGX_HTTP_SERVICE_UNAVAILABLE as ngx_int_t;
+
+/// Where nginx has not been asked for it, the log would not tell.
+const NO_MEMORY: &CStr = c"keepalive_status: no memory to show the numbers";
+
+/// A response that is being sent; in the request's pool.
+struct Page {
+    r: Request,
+    writer: RefCell<Writer>,
+    /// What the buffer points at; not touched until that is empty.
+    text: RefCell<Text>,
+    buffer: NonNull<ngx_buf_t>,
+    /// Calls `go_on`, unless the last piece was sent before.
+    alarm: Alarm,
+}
+
+/// Sets `keepalive_status`.
+pub(crate) unsafe extern "C" fn keepalive_status(
+    cf: *mut ngx_conf_t,
+    _: *mut ngx_command_t,
+    _: *mut c_void,
+) -> *mut c_char {
+    guard(NGX_CONF_ERROR, || {
+        // SAFETY: nginx passes the configuration being read.
+        let cf = unsafe { &*cf };
+        let Some(location) = NgxHttpCoreModule::location_conf_mut(cf) else { return NGX_CONF_ERROR };
+        location.handler = Some(keepalive_status_handler);
+        NGX_CONF_OK
+    })
+}
+
+unsafe extern "C" fn keepalive_status_handler(r: *mut ngx_http_request_t) -> ngx_int_t {
+    guard(NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t, || {
+        // SAFETY: nginx passes a live request.
+        let Some(r) = (unsafe { Request::from_raw(r) }) else { return NGX_ERROR as ngx_int_t };
+        if r.method() & (NGX_HTTP_GET | NGX_HTTP_HEAD) as usize == 0 {
+            return NGX_HTTP_NOT_ALLOWED as ngx_int_t;
+        }
+        // SAFETY: as above.
+        let rc = unsafe { ngx_http_discard_request_body(r.as_ptr()) };
+        if rc != NGX_OK as ngx_int_t {
+            return rc;
+        }
+        match format(r) {
+            Some(format) => answer(r, format),
+            None => NOT_ACCEPTABLE,
+        }
+    })
+}
+
+/// The format that the client wants.
+fn format(r: Request) -> Option<Format> {
+    let mut value = ngx_str_t::empty();
+    let mut name = *b"format";
+    // SAFETY: a live request; the name is only read.
+    let rc = unsafe { ngx_http_arg(r.as_ptr(), name.as_mut_ptr(), name.len(), &raw mut value) };
+    let argument = (rc == NGX_OK as ngx_int_t).then(|| bytes(value));
+    // SAFETY: live by the type invariant; makes no reference.
+    let list = unsafe { &raw const (*r.as_ptr()).headers_in.headers };
+    // SAFETY: the list of a live request.
+    let headers = unsafe { Headers::of(list) };
+    let accept = headers.filter(|header| header.name().eq_ignore_ascii_case(b"accept"));
+    choose(argument, accept.map(|header| bytes(header.value())))
+}
+
+/// Sends the header, and the first piece.
+fn answer(r: Request, format: Format) -> ngx_int_t {
+    if MainConf::of(r).is_none_or(|main| main.zone.generation().is_none()) {
+        return UNAVAILABLE;
+    }
+    let page = Page::new(r, format);
+    let Some(page) = page.filter(|_| set_header(r, format).is_some()) else {
+        r.log_crit(NO_MEMORY);
+        return NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
+    };
+    // SAFETY: a live request with its headers set.
+    let rc = or_fail(NGX_ERROR as ngx_int_t, || unsafe { ngx_http_send_header(r.as_ptr()) });
+    // SAFETY: live by the type invariant; reads one bit.
+    let header_only = unsafe { bits::HEADER_ONLY.is_set(r.as_ptr()) };
+    if rc == NGX_ERROR as ngx_int_t || rc > NGX_OK as ngx_int_t || header_only {
+        return rc;
+    }
+    // SAFETY: live by the type invariant; writes one field.
+    unsafe { (*r.as_ptr()).write_event_handler = Some(write_event_handler) };
+    // What is left of a body is read by its own handler, which notices as well when the client has gone.
+    // SAFETY: live by the type invariant; reads one bit.
+    if unsafe { ngx_http_request_t::discard_body_raw(r.as_ptr()) } == 0 {
+        // SAFETY: live by the type invariant; writes one field.
+        unsafe { (*r.as_ptr()).read_event_handler = Some(ngx_http_test_reading) };
+    }
+    r.set_context_of(module(), page.as_ptr().cast());
+    r.main().retain();
+    // SAFETY: in the pool of the live request.
+    go_on(unsafe { page.as_ref() });
+    NGX_DONE as ngx_int_t
+}
+
+/// Sets the header of the response; `None` if there is no memory.
+fn set_header(r: Request, format: Format) -> Option<()> {
+    let content_type = text(format.content_type());
+    // SAFETY: live by the type invariant; makes no reference.
+    let out = unsafe { &raw mut (*r.as_ptr()).headers_out };
+    // SAFETY: as above; writes one field, as do the next ones.
+    unsafe { (*out).status = NGX_HTTP_OK as usize };
+    // SAFETY: as above.
+    unsafe { (*out).content_length_n = -1 };
+    // SAFETY: as above.
+    unsafe { (*out).content_type = content_type };
+    // SAFETY: as above; what is compared with `gzip_types` has no parameters.
+    unsafe { (*out).content_type_len = format.content_type().split(';').next()?.len() };
+    add_header(r, ngx_string!("Cache-Control"), ngx_string!("no-store"))?;
+    add_header(r, ngx_string!("X-Content-Type-Options"), ngx_string!("nosniff"))?;
+    if format == Format::Html {
+        add_header(r, ngx_string!("Content-Security-Policy"), text(POLICY))?;
+    }
+    Some(())
+}
+
+/// The page gets its numbers from where it came from, and nothing else from anywhere.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+                      connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'";
+
+fn add_header(r: Request, name: ngx_str_t, value: ngx_str_t) -> Option<()> {
+    // SAFETY: live by the type invariant; makes no reference.
+    let list = unsafe { &raw mut (*r.as_ptr()).headers_out.headers };
+    // SAFETY: the list of a live request.
+    let header = unsafe { push_to_list::<ngx_table_elt_t>(list) }?;
+    // SAFETY: for a C structure of numbers and pointers zero is a valid value.
+    let mut fresh: ngx_table_elt_t = unsafe { zeroed() };
+    fresh.hash = 1;
+    fresh.key = name;
+    fresh.value = value;
+    // SAFETY: a new element of the list.
+    unsafe { header.write(fresh) };
+    Some(())
+}
+
+fn text(text: &'static str) -> ngx_str_t {
+    ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() }
+}
+
+impl Page {
+    fn new(r: Request, format: Format) -> Option<NonNull<Self>> {
+        let zone = &MainConf::of(r)?.zone;
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let writer = Writer::new(format, zone.view()?, time.as_secs_f64());
+        // SAFETY: the pool of a live request.
+        let buffer = unsafe { allocate::<ngx_buf_t>(r.pool(), 1) }?.cast::<ngx_buf_t>();
+        // SAFETY: for a C structure of numbers, bit-fields and pointers zero is a valid value.
+        let empty: ngx_buf_t = unsafe { zeroed() };
+        // SAFETY: allocated above.
+        unsafe { buffer.write(empty) };
+        let page = Self {
+            r,
+            writer: RefCell::new(writer),
+            text: RefCell::new(Text::new(PIECE + PIECE / 2)?),
+            buffer,
+            alarm: Alarm::new(),
+        };
+        // SAFETY: as above.
+        unsafe { place_in_pool(r.pool(), page) }
+    }
+
+    /// Whether the filters have taken all of the last piece.
+    fn is_taken(&self) -> bool {
+        // SAFETY: in the pool of the live request; reads one field.
+        let pos = unsafe { (*self.buffer.as_ptr()).pos };
+        // SAFETY: as above.
+        pos == unsafe { (*self.buffer.as_ptr()).last }
+    }
+
+    /// Gives the next piece to the filters. Returns what they say, and whether it was the last one.
+    fn send(&self) -> (ngx_int_t, bool) {
+        let mut text = self.text.borrow_mut();
+        let mut writer = self.writer.borrow_mut();
+        text.clear();
+        let mut is_last = false;
+        while text.bytes().len() < PIECE && !is_last {
+            is_last = !writer.write(&mut text);
+        }
+        if !text.is_whole() {
+            self.r.log_crit(NO_MEMORY);
+            return (NGX_ERROR as ngx_int_t, true);
+        }
+        let bytes = text.bytes_mut().as_mut_ptr_range();
+        drop((text, writer));
+        let is_main = self.r.main() == self.r;
+        // SAFETY: for a C structure of numbers, bit-fields and pointers zero is a valid value.
+        let mut fresh: ngx_buf_t = unsafe { zeroed() };
+        (fresh.start, fresh.pos, fresh.last, fresh.end) = (bytes.start, bytes.start, bytes.end, bytes.end);
+        fresh.set_memory(u32::from(bytes.start != bytes.end));
+        fresh.set_flush(u32::from(!is_last));
+        fresh.set_last_buf(u32::from(is_last && is_main));
+        fresh.set_last_in_chain(u32::from(is_last));
+        fresh.set_sync(u32::from(bytes.start == bytes.end && !is_main));
+        // SAFETY: in the pool of the live request, and the filters have done with what was there.
+        unsafe { self.buffer.write(fresh) };
+        let mut link = ngx_chain_t { buf: self.buffer.as_ptr(), next: ptr::null_mut() };
+        // SAFETY: a live request whose header was sent; filters keep the buffer, but not the link.
+        let rc = or_fail(NGX_ERROR as ngx_int_t, || unsafe {
+            ngx_http_output_filter(self.r.as_ptr(), &raw mut link)
+        });
+        (rc, is_last)
+    }
+}
+
+/// Sends as much as the client takes, but not so much at a time that others wait for it.
+fn go_on(page: &Page) {
+    for _ in 0..PIECES {
+        if !page.is_taken() {
+            return wait(page);
+        }
+        let (rc, is_last) = page.send();
+        if is_last || rc == NGX_ERROR as ngx_int_t {
+            return finalize(page, rc);
+        }
+    }
+    // A worker that exits goes as soon as no timer is set, whatever is posted.
+    set_timer(page);
+    page.alarm.prepare(alarm_handler, ptr::from_ref(page).cast_mut().cast(), false);
+    page.alarm.post_next();
+}
+
+/// Waits until the client takes more, as `ngx_http_writer()`.
+fn wait(page: &Page) {
+    let write = page.r.client().write();
+    set_timer(page);
+    // SAFETY: the write event of an open connection.
+    let rc = unsafe { ngx_handle_write_event(write.as_ptr(), core_conf(page.r).send_lowat) };
+    if rc != NGX_OK as ngx_int_t {
+        finalize(page, NGX_ERROR as ngx_int_t);
+    }
+}
+
+/// From now on the client has `send_timeout`, unless `limit_rate` has set the timer.
+fn set_timer(page: &Page) {
+    let write = page.r.client().write();
+    if !write.delayed() {
+        write.set_timer(core_conf(page.r).send_timeout);
+    }
+}
+
+fn core_conf<'a>(r: Request) -> &'a ngx_http_core_loc_conf_t {
+    // SAFETY: a live request.
+    let r = unsafe { &*r.as_ptr() };
+    NgxHttpCoreModule::location_conf(r).expect("nginx has one of the core module for each location")
+}
+
+/// The client has taken something, or has not for too long.
+unsafe extern "C" fn write_event_handler(r: *mut ngx_http_request_t) {
+    guard((), || {
+        // SAFETY: nginx passes a live request.
+        let Some(r) = (unsafe { Request::from_raw(r) }) else { return };
+        let Some(page) = r.context_of(module()) else { return };
+        // SAFETY: `answer` has put it there; in the pool of the live request.
+        let page = unsafe { page.cast::<Page>().as_ref() };
+        let write = r.client().write();
+        if write.timed_out() {
+            r.client().set_timed_out();
+            return finalize(page, NGX_HTTP_REQUEST_TIME_OUT as ngx_int_t);
+        }
+        if write.delayed() {
+            // `limit_rate`.
+            return wait(page);
+        }
+        write.clear_timer();
+        // SAFETY: a live request.
+        if unsafe { ngx_http_output_filter(r.as_ptr(), ptr::null_mut()) } == NGX_ERROR as ngx_int_t {
+            return finalize(page, NGX_ERROR as ngx_int_t);
+        }
+        go_on(page);
+    });
+}
+
+/// Others have had their turn.
+unsafe extern "C" fn alarm_handler(event: *mut ngx_event_t) {
+    // SAFETY: the alarm of a page, which ends before the page does.
+    let page = unsafe { (*event).data }.cast::<Page>();
+    guard((), || {
+        // SAFETY: put there when the alarm was prepared.
+        let page = unsafe { &*page };
+        let client = page.r.client();
+        go_on(page);
+        // SAFETY: as nginx's own handlers, which end with this whatever has become of the request.
+        unsafe { ngx_http_run_posted_requests(client.as_ptr()) };
+    });
+}
+
+/// The end of our part: the request may live on for what is buffered, or for a body that is not read yet.
+fn finalize(page: &Page, rc: ngx_int_t) {
+    page.alarm.cancel();
+    let write = page.r.client().write();
+    if !write.delayed() {
+        write.clear_timer();
+    }
+    // SAFETY: alive, as `answer` has counted it once more.
+    unsafe { ngx_http_finalize_request(page.r.as_ptr(), rc) };
+}

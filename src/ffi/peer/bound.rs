@@ -1,0 +1,219 @@
+//! Connections whose server takes them for one user's: who may have them next, and with `ntlm` how they are found again.
+//!
+//! A request goes to its client's connection before the balancer is asked, which does not hear of it at all. Only one of
+//! several requests can have it; what others open meanwhile is closed behind them.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+use nginx_sys::ngx_str_t;
+
+use crate::base::hash::{hash_bytes, mix};
+use crate::http1::stateful_auth;
+use crate::metrics::End;
+use crate::reuse::bound::{Binding, Client, Server};
+
+use crate::ffi::nginx::conn::Conn;
+use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::headers::bytes;
+use crate::ffi::nginx::memory::{add_cleanup, allocate};
+use crate::ffi::nginx::peer_connection::Peer;
+use crate::ffi::nginx::request::Request;
+use crate::ffi::nginx::response::Said;
+use crate::ffi::peer::checkout::checkout;
+use crate::ffi::peer::identity::{self, bound_identity};
+use crate::ffi::peer::warnings::Warning;
+use crate::ffi::state::peer_data::{Attempt, PeerData};
+use crate::ffi::state::upstream::{Bytes, Idle, Upstream};
+
+/// The client of a request, if connections can be bound to it: over one of HTTP/2 or HTTP/3, requests of several users may
+/// come at a time.
+fn client_of(r: Request) -> Option<Client> {
+    Client::new(r.client().number()).filter(|_| r.is_http1())
+}
+
+/// Takes the connection of the client from the pool, if it has one that fits. The request has its server then.
+#[cold]
+pub(crate) fn reclaim(kp: &PeerData, peer: Peer) -> Option<Idle> {
+    let bindings = kp.upstream().bindings.as_ref()?;
+    let client = client_of(kp.request())?;
+    let (address, length, name) = peer.server();
+    let mut passed = 0;
+    while let Some((binding, server)) = bindings.with(|all| all.server(client, passed)).flatten() {
+        let found = show(kp, peer, &server).and_then(|()| find(kp, peer, client));
+        if found.is_some() {
+            return found;
+        }
+        // One that was dead is not there any more.
+        if bindings.with(|all| all.server(client, passed)).flatten().is_some_and(|(same, _)| same == binding)
+        {
+            passed += 1;
+        }
+    }
+    peer.set_server(address, length, name);
+    None
+}
+
+/// Lets the core have the server of a bound connection, as a balancer would; `None` if there is no memory.
+fn show(kp: &PeerData, peer: Peer, server: &Server) -> Option<()> {
+    let copy = |from: &[u8]| {
+        // SAFETY: the pool of the live request.
+        let memory = unsafe { allocate::<u8>(kp.pool(), from.len().max(1)) }?.cast::<u8>();
+        // SAFETY: new memory, as long.
+        unsafe { memory.as_ptr().copy_from_nonoverlapping(from.as_ptr(), from.len()) };
+        Some(memory.as_ptr())
+    };
+    let address = copy(server.address())?;
+    let text = ngx_str_t { len: server.name().len(), data: copy(server.name())? };
+    // SAFETY: the pool of the live request.
+    let name = unsafe { allocate::<ngx_str_t>(kp.pool(), 1) }?.cast::<ngx_str_t>();
+    // SAFETY: allocated above.
+    unsafe { name.write(text) };
+    peer.set_server(address.cast(), server.address().len() as u32, name.as_ptr());
+    Some(())
+}
+
+/// Looks for the client's connection to the server that is shown.
+fn find(kp: &PeerData, peer: Peer, client: Client) -> Option<Idle> {
+    let upstream = kp.upstream();
+    // SAFETY: the request that is asking for a peer.
+    let identity = unsafe { identity::identity(kp.r, kp.u) }?;
+    // SAFETY: the request's pool, in which the identity was written just now.
+    let identity = unsafe { bound_identity(kp.pool(), identity, client) }?;
+    // SAFETY: in the pool of the live request.
+    let wanted = identity::wanted(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
+    let (found, class) = checkout(kp, peer, &wanted);
+    let (idle, reuse) = found?;
+    kp.attempt.set(Some(Attempt {
+        identity: idle.identity,
+        #[cfg(ngx_feature = "http_ssl")]
+        from_handshake: false,
+        class,
+        reuse: Some(reuse),
+    }));
+    kp.binding.set(idle.binding());
+    kp.is_reclaimed.set(true);
+    kp.server.set(upstream.limited_server(peer.address()));
+    #[cfg(nginx_resolve)]
+    if let Some(watch) = &upstream.watch {
+        kp.generation.set(watch.generation());
+    }
+    Some(idle)
+}
+
+/// Whether the connection may have a user by now, as server or request say.
+#[inline]
+pub(crate) fn has_user(kp: &PeerData, said: Option<&Said>) -> bool {
+    let sent = kp.request().authorization();
+    // Both schemes begin with it.
+    let suspicious = sent.is_some_and(|value| value.first().is_some_and(|byte| byte | 0x20 == b'n'));
+    let told = said.is_some_and(|said| said.has_user);
+    (told || suspicious || kp.upstream().is_stateful.get()) && look(kp, told, sent)
+}
+
+/// What counts of the request is what was sent. A header that only the configuration sets is looked for once the server has
+/// shown that it knows such schemes.
+#[cold]
+fn look(kp: &PeerData, told: bool, sent: Option<&[u8]>) -> bool {
+    let has_user = told
+        || match kp.u.http1_request(kp.first_buffer.get()) {
+            Some(head) => stateful_auth::sends_credentials(head),
+            None => sent.is_some_and(stateful_auth::has_scheme),
+        };
+    if has_user {
+        kp.upstream().is_stateful.set(true);
+    }
+    has_user
+}
+
+/// Binds a connection that was anybody's to the client of the request. Returns its identity from now on.
+///
+/// # Errors
+/// If it cannot be kept for it.
+#[cold]
+pub(crate) fn bind(kp: &PeerData, peer: Peer, conn: Conn, identity: Bytes) -> Result<Bytes, End> {
+    let upstream = kp.upstream();
+    let Some(bindings) = &upstream.bindings else {
+        return Err(kp.warn(Warning::StatefulAuth, End::StatefulAuth));
+    };
+    let r = kp.request();
+    let Some(client) = client_of(r) else {
+        return Err(kp.warn(Warning::NtlmHttp2, End::StatefulAuth));
+    };
+    // SAFETY: the open connection's pool; the identity is in it, or empty.
+    let identity = unsafe { bound_identity(conn.pool(), identity, client) };
+    let bind = |identity: Bytes| {
+        watch_client(upstream, r, client)?;
+        // SAFETY: in the open connection's pool.
+        let shape =
+            hash_bytes(mix(kp.u.protocol() as u64, kp.location() as u64), unsafe { identity.as_slice() });
+        let (_, _, name) = peer.server();
+        // SAFETY: null, or what the balancer has set; it holds until the server is given back.
+        let name = NonNull::new(name).map_or(&[][..], |name| bytes(unsafe { name.read() }));
+        let server = Server::new(peer.address(), name)?;
+        let binding = Binding::new(client, conn.number());
+        bindings.with(|all| all.bind(binding, shape, server)).flatten().map(|()| binding)
+    };
+    let binding = identity.and_then(bind).ok_or(End::StatefulAuth)?;
+    kp.binding.set(Some(binding));
+    identity.ok_or(End::StatefulAuth)
+}
+
+/// What is to be known when a client leaves; in the pool of its connection.
+struct Leaving {
+    upstream: NonNull<Upstream>,
+    client: Client,
+}
+
+/// Sees to it that the connections of the client are closed with its own. `None` if there is no memory.
+fn watch_client(upstream: &Upstream, r: Request, client: Client) -> Option<()> {
+    let bindings = upstream.bindings.as_ref()?;
+    if bindings.with(|all| all.knows(client))? {
+        return Some(());
+    }
+    // SAFETY: the pool of the client's connection, which is open while it has requests.
+    let cleanup = unsafe { add_cleanup(r.client().pool(), size_of::<Leaving>()) }?;
+    // SAFETY: a new cleanup record of the pool, which has come with as much memory.
+    let leaving = NonNull::new(unsafe { (*cleanup.as_ptr()).data }.cast::<Leaving>())?;
+    // SAFETY: as above, and aligned as all memory of nginx's pools.
+    unsafe { leaving.write(Leaving { upstream: NonNull::from(upstream), client }) };
+    // SAFETY: a new cleanup record of the pool.
+    unsafe { (*cleanup.as_ptr()).handler = Some(client_leaves) };
+    bindings.with(|all| all.meet(client)).flatten()
+}
+
+/// The client has closed its connection, or nginx has.
+unsafe extern "C" fn client_leaves(data: *mut c_void) {
+    // SAFETY: `watch_client` has written it; nginx calls this before it frees the pool in which it lies.
+    let Leaving { upstream, client } = unsafe { data.cast::<Leaving>().read() };
+    // SAFETY: nginx keeps the cycle in which the upstream lies while a connection of it, as the client's was, may be open.
+    let upstream = unsafe { upstream.as_ref() };
+    guard((), || {
+        let Some(bindings) = &upstream.bindings else { return };
+        while let Some((binding, slot)) = bindings.with(|all| all.leave(client)).flatten() {
+            let Some(slot) = slot else { continue };
+            // The slot may have got another connection since.
+            let is = |idle: &Idle| idle.binding() == Some(binding);
+            if let Some(idle) = upstream.idle.with(|pool| pool.remove(slot, is)).flatten() {
+                upstream.close(idle, End::ClientClosed);
+            }
+        }
+        if upstream.can_wait() {
+            upstream.changed();
+        }
+    });
+}
+
+impl Upstream {
+    /// A connection that was bound to a client has come to its end.
+    #[cold]
+    pub(crate) fn unbind(&self, binding: Binding) {
+        self.bindings.as_ref().and_then(|all| all.with(|all| all.end(binding)));
+    }
+
+    /// Whether the client is still there.
+    pub(crate) fn has_client(&self, binding: Binding) -> bool {
+        let knows = self.bindings.as_ref().and_then(|all| all.with(|all| all.knows(binding.client())));
+        knows.unwrap_or(false)
+    }
+}

@@ -1,0 +1,329 @@
+//! What a request's connection is shaped by, gathered before the connection is chosen.
+
+use std::ptr::NonNull;
+
+use nginx_sys::{ngx_addr_t, ngx_http_request_t, ngx_pool_t};
+
+use crate::pool::Wanted;
+use crate::reuse::bound::Client;
+use crate::reuse::identity::{write_bound, Shape, Tls, OF_CLIENT};
+
+use crate::ffi::nginx::conn::Conn;
+use crate::ffi::nginx::memory::{allocate, or_fail};
+use crate::ffi::nginx::peer_connection::Peer;
+use crate::ffi::nginx::request::HttpUpstream;
+use crate::ffi::state::upstream::Bytes;
+
+/// The identity of the connection that the request needs, in the request's pool; `None` if it
+/// cannot be told, because memory ran out or a variable failed.
+///
+/// # Safety
+/// `r` is a live request, `u` its upstream request, for which the balancer has chosen a peer.
+#[inline]
+pub(crate) unsafe fn identity(r: NonNull<ngx_http_request_t>, u: HttpUpstream) -> Option<Bytes> {
+    if u.peer().local().is_none() && !u.uses_tls() {
+        return Some(Bytes::EMPTY);
+    }
+    #[cfg(ngx_feature = "http_ssl")]
+    if u.uses_tls() {
+        // SAFETY: live, says the caller.
+        let tls = unsafe { tls::beforehand(r, u) }?;
+        // SAFETY: as above.
+        return unsafe { bytes(r, u, Some(tls)) };
+    }
+    // SAFETY: live, says the caller.
+    unsafe { bytes(r, u, None) }
+}
+
+/// The identity of a handshake: its name is the one that the core gave it, and the certificate what
+/// the variables say now.
+///
+/// # Safety
+/// As [`identity`]; the handshake was begun, on a new connection of the request.
+#[cfg(ngx_feature = "http_ssl")]
+pub(crate) unsafe fn identity_of_handshake(r: NonNull<ngx_http_request_t>, u: HttpUpstream) -> Option<Bytes> {
+    // SAFETY: live, says the caller.
+    let tls = unsafe { tls::of(r, u, tls::Name::Used) }?;
+    // SAFETY: as above.
+    unsafe { bytes(r, u, Some(tls)) }
+}
+
+/// # Safety
+/// As [`identity`].
+unsafe fn bytes(r: NonNull<ngx_http_request_t>, u: HttpUpstream, tls: Option<Tls<'_>>) -> Option<Bytes> {
+    let peer = u.peer();
+    let local = peer.local();
+    let shape = Shape {
+        // SAFETY: the address that the core set for this request.
+        local: local.map_or(&[], |local| unsafe { address(local) }),
+        transparent: local.is_some() && peer.transparent(),
+        tls,
+    };
+    // SAFETY: a live request has its pool.
+    let pool = unsafe { (*r.as_ptr()).pool };
+    // SAFETY: see above.
+    unsafe { bytes_in(pool, shape.length(), |out| shape.write(out)) }
+}
+
+/// Copies the identity of a connection into the connection's own pool, where it lives as long as
+/// the connection does.
+pub(crate) fn keep_identity(conn: Conn, identity: &[u8]) -> Option<Bytes> {
+    if identity.is_empty() {
+        return Some(Bytes::EMPTY);
+    }
+    // SAFETY: the pool of an open connection.
+    unsafe { bytes_in(conn.pool(), identity.len(), |out| out.copy_from_slice(identity)) }
+}
+
+/// The identity of a connection that is bound to a client, in a pool.
+///
+/// # Safety
+/// `pool` and the identity are live.
+pub(crate) unsafe fn bound_identity(pool: *mut ngx_pool_t, identity: Bytes, client: Client) -> Option<Bytes> {
+    // SAFETY: live, says the caller.
+    let shape = unsafe { identity.as_slice() };
+    // SAFETY: as above.
+    unsafe { bytes_in(pool, shape.len() + OF_CLIENT, |out| write_bound(shape, client, out)) }
+}
+
+/// All that the request needs of a connection to the peer that the balancer chose.
+#[inline]
+pub(crate) fn wanted<'a>(peer: &'a Peer, u: HttpUpstream, location: usize, identity: &'a [u8]) -> Wanted<'a> {
+    Wanted { address: peer.address(), protocol: u.protocol(), location, identity }
+}
+
+/// # Safety
+/// `pool` is live.
+unsafe fn bytes_in(pool: *mut ngx_pool_t, length: usize, write: impl FnOnce(&mut [u8])) -> Option<Bytes> {
+    // SAFETY: live, says the caller.
+    let memory = unsafe { allocate::<u8>(pool, length) }?.cast::<u8>();
+    // SAFETY: `length` bytes, allocated just now.
+    unsafe { memory.write_bytes(0, length) };
+    // SAFETY: as above, and initialised.
+    write(unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), length) });
+    // SAFETY: as above.
+    Some(unsafe { Bytes::new(memory, length) })
+}
+
+/// # Safety
+/// `local` is live for as long as the slice is used.
+unsafe fn address<'a>(local: NonNull<ngx_addr_t>) -> &'a [u8] {
+    // SAFETY: live, says the caller.
+    let local = unsafe { local.as_ref() };
+    // SAFETY: nginx fills `socklen` with `sockaddr`.
+    unsafe { std::slice::from_raw_parts(local.sockaddr.cast(), local.socklen as usize) }
+}
+
+#[cfg(ngx_feature = "http_ssl")]
+pub(crate) mod tls {
+    //! The part of the shape that is TLS.
+
+    use nginx_sys::{
+        ngx_http_complex_value, ngx_http_complex_value_t, ngx_http_upstream_conf_t,
+        ngx_http_variable_value_t, ngx_int_t, ngx_str_t, NGX_ERROR, NGX_OK,
+    };
+    use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
+
+    use crate::reuse::identity::without_port;
+
+    use super::*;
+
+    /// Which TLS name is meant.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum Name {
+        /// What the configuration says now.
+        Configured,
+        /// What the handshake was given.
+        Used,
+    }
+
+    /// What the handshake of a new connection depends on. `None` as for [`identity`].
+    ///
+    /// # Safety
+    /// `r` is a live request, `u` its upstream request, which uses TLS.
+    pub(crate) unsafe fn of<'a>(
+        r: NonNull<ngx_http_request_t>,
+        u: HttpUpstream,
+        which: Name,
+    ) -> Option<Tls<'a>> {
+        // SAFETY: the location's configuration lives as long as its cycle.
+        let conf = unsafe { u.conf().as_ref() };
+        let ssl = NonNull::new(conf.ssl)?;
+        let name = match NonNull::new(conf.ssl_name) {
+            // SAFETY: live, says the caller; the value belongs to the configuration.
+            Some(value) if which == Name::Configured => unsafe { evaluate(r, value) }?,
+            _ => u.ssl_name(),
+        };
+        let (mut certificate, mut certificate_key) = (ngx_str_t::empty(), ngx_str_t::empty());
+        if let Some((cert, key)) = varying_certificate(conf) {
+            // SAFETY: live, says the caller; the value belongs to the configuration.
+            certificate = unsafe { evaluate(r, cert) }?;
+            // SAFETY: as above.
+            certificate_key = unsafe { evaluate(r, key) }?;
+        }
+        let (verify, server_name) = (conf.ssl_verify != 0, conf.ssl_server_name != 0);
+        Some(Tls {
+            // SAFETY: the context of a location with https upstreams.
+            context: unsafe { (*ssl.as_ptr()).ctx } as usize,
+            verify,
+            server_name,
+            // SAFETY: in the request's pool or in the configuration.
+            name: if verify || server_name { without_port(unsafe { text(name) }) } else { &[] },
+            // SAFETY: as above.
+            certificate: unsafe { text(certificate) },
+            // SAFETY: as above.
+            certificate_key: unsafe { text(certificate_key) },
+        })
+    }
+
+    type Value = NonNull<ngx_http_complex_value_t>;
+
+    /// Certificate and key, if they are evaluated for each handshake; the condition is that of
+    /// `ngx_http_upstream_ssl_init_connection()`.
+    fn varying_certificate(conf: &ngx_http_upstream_conf_t) -> Option<(Value, Value)> {
+        let (cert, key) = (NonNull::new(conf.ssl_certificate)?, NonNull::new(conf.ssl_certificate_key)?);
+        // SAFETY: it belongs to the configuration.
+        let is_given = unsafe { (*cert.as_ptr()).value.len } > 0;
+        (is_given && (varies(cert) || varies(key))).then_some((cert, key))
+    }
+
+    fn varies(value: Value) -> bool {
+        // SAFETY: it belongs to the configuration.
+        unsafe { !(*value.as_ptr()).lengths.is_null() }
+    }
+
+    /// Whether certificate and key come from variables.
+    pub(crate) fn certificate_varies(u: HttpUpstream) -> bool {
+        // SAFETY: the location's configuration lives as long as its cycle.
+        varying_certificate(unsafe { u.conf().as_ref() }).is_some()
+    }
+
+    /// As [`of`], before the handshake, and without a trace: what nginx caches of an evaluation must
+    /// not stay, as the request may yet go to another peer.
+    ///
+    /// # Safety
+    /// As [`of`].
+    pub(crate) unsafe fn beforehand<'a>(r: NonNull<ngx_http_request_t>, u: HttpUpstream) -> Option<Tls<'a>> {
+        // SAFETY: the location's configuration lives as long as its cycle.
+        let conf = unsafe { u.conf().as_ref() };
+        if !certificate_varies(u) && !NonNull::new(conf.ssl_name).is_some_and(varies) {
+            // SAFETY: as the caller's.
+            return unsafe { of(r, u, Name::Configured) };
+        }
+        // SAFETY: live, says the caller.
+        let cached = unsafe { Cached::set_aside(r) }?;
+        // SAFETY: as the caller's.
+        let tls = u.with_peer_shown(|| unsafe { of(r, u, Name::Configured) });
+        cached.put_back(r);
+        tls
+    }
+
+    /// What an evaluation can change in a request: values of variables, and regex captures.
+    struct Cached {
+        variables: *mut ngx_http_variable_value_t,
+        #[cfg(ngx_feature = "pcre")]
+        captures: (*mut libc::c_int, nginx_sys::ngx_uint_t, *mut nginx_sys::u_char),
+    }
+
+    impl Cached {
+        /// Leaves copies in their place.
+        ///
+        /// # Safety
+        /// `r` is a live request.
+        unsafe fn set_aside(r: NonNull<ngx_http_request_t>) -> Option<Self> {
+            // SAFETY: live, says the caller; the reference ends before nginx is called.
+            let request = unsafe { r.as_ref() };
+            let core = NgxHttpCoreModule::main_conf(request)?;
+            let cached = Self {
+                variables: request.variables,
+                #[cfg(ngx_feature = "pcre")]
+                captures: (request.captures, request.ncaptures, request.captures_data),
+            };
+            let pool = request.pool;
+            // SAFETY: a request has a value for each indexed variable.
+            let variables = unsafe { copy(pool, cached.variables, core.variables.nelts) }?;
+            #[cfg(ngx_feature = "pcre")]
+            if !cached.captures.0.is_null() {
+                // SAFETY: nginx allots captures for the largest regex of the configuration.
+                let captures = unsafe { copy(pool, cached.captures.0, core.ncaptures) }?;
+                // SAFETY: live, says the caller; writes one field.
+                unsafe { (*r.as_ptr()).captures = captures };
+            }
+            // SAFETY: live, says the caller; writes one field.
+            unsafe { (*r.as_ptr()).variables = variables };
+            Some(cached)
+        }
+
+        fn put_back(self, r: NonNull<ngx_http_request_t>) {
+            // SAFETY: the request of `set_aside`; writes one field.
+            unsafe { (*r.as_ptr()).variables = self.variables };
+            #[cfg(ngx_feature = "pcre")]
+            {
+                let (captures, number, data) = self.captures;
+                // SAFETY: as above.
+                unsafe { (*r.as_ptr()).captures = captures };
+                // SAFETY: as above.
+                unsafe { (*r.as_ptr()).ncaptures = number };
+                // SAFETY: as above.
+                unsafe { (*r.as_ptr()).captures_data = data };
+            }
+        }
+    }
+
+    /// # Safety
+    /// `pool` is live, and `from` has `number` elements.
+    unsafe fn copy<T>(pool: *mut ngx_pool_t, from: *const T, number: usize) -> Option<*mut T> {
+        // SAFETY: live, says the caller.
+        let to = unsafe { allocate::<T>(pool, number) }?.cast::<T>().as_ptr();
+        // SAFETY: as many, says the caller, and new memory.
+        unsafe { std::ptr::copy_nonoverlapping(from, to, number) };
+        Some(to)
+    }
+
+    /// Has the core call `set_session` for the coming handshake, also if sessions are not to be
+    /// reused: it is the only way to learn which certificate the handshake is given. For that the
+    /// request gets a copy of its configuration; `None` if it needs none, or there is no memory.
+    ///
+    /// # Safety
+    /// As [`of`].
+    pub(crate) unsafe fn ask_for_handshake(r: NonNull<ngx_http_request_t>, u: HttpUpstream) -> Option<()> {
+        // SAFETY: the location's configuration lives as long as its cycle.
+        let reused = unsafe { u.conf().as_ref() }.ssl_session_reuse != 0;
+        if reused || !certificate_varies(u) {
+            return None;
+        }
+        // SAFETY: a live request has its pool.
+        let pool = unsafe { (*r.as_ptr()).pool };
+        // SAFETY: one configuration.
+        let conf = unsafe { copy(pool, u.conf().as_ptr(), 1) }?;
+        // SAFETY: copied just now.
+        unsafe { (*conf).ssl_session_reuse = 1 };
+        // SAFETY: it lives as long as the request.
+        unsafe { u.set_conf(NonNull::new(conf)?) };
+        Some(())
+    }
+
+    /// # Safety
+    /// `r` and `value` are live.
+    unsafe fn evaluate(
+        r: NonNull<ngx_http_request_t>,
+        value: NonNull<ngx_http_complex_value_t>,
+    ) -> Option<ngx_str_t> {
+        let mut text = ngx_str_t::empty();
+        // SAFETY: live, says the caller.
+        let rc = or_fail(NGX_ERROR as ngx_int_t, || unsafe {
+            ngx_http_complex_value(r.as_ptr(), value.as_ptr(), &mut text)
+        });
+        (rc == NGX_OK as ngx_int_t).then_some(text)
+    }
+
+    /// # Safety
+    /// The text lives for as long as the slice is used.
+    unsafe fn text<'a>(text: ngx_str_t) -> &'a [u8] {
+        if text.data.is_null() {
+            return &[];
+        }
+        // SAFETY: live, says the caller.
+        unsafe { std::slice::from_raw_parts(text.data, text.len) }
+    }
+}

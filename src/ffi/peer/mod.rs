@@ -1,0 +1,26 @@
+//! The way of a request: it asks for a connection (`hooks`, `choose`, `checkout`, `bound`, `identity`, `handshake`), and gives it
+//! back (`release`, `not_stored`, `warnings`), or is sent again because the connection was stale (`retry`), or because an HTTP/2
+//! server has refused it (`refusal`).
+
+pub(crate) mod hooks;
+
+pub(crate) mod choose;
+
+pub(crate) mod checkout;
+
+pub(crate) mod bound;
+
+pub(crate) mod identity;
+
+#[cfg(ngx_feature = "http_ssl")]
+pub(crate) mod handshake;
+
+pub(crate) mod release;
+
+pub(crate) mod not_stored;
+
+pub(crate) mod warnings;
+
+pub(crate) mod retry;
+
+pub(crate) mod refusal;

@@ -1,0 +1,249 @@
+//! A connection that a request gives back: whether it may be kept, and for whom.
+
+use nginx_sys::{ngx_uint_t, NGX_PEER_FAILED};
+
+use crate::drain::{Drain, Progress};
+use crate::http1::keep_alive::Hint;
+use crate::metrics::{End, Phase};
+use crate::pool::{Offer, Wanted};
+use crate::reuse::lifetime::{Limits, Msec, Refusal, Rest, Returned};
+
+use crate::ffi::idle::drain;
+use crate::ffi::idle::idle;
+use crate::ffi::nginx::conn::Conn;
+use crate::ffi::nginx::log::debug_conn;
+use crate::ffi::nginx::peer_connection::Peer;
+use crate::ffi::nginx::response::Unread;
+use crate::ffi::nginx::tcp_info;
+use crate::ffi::nginx::timer::now;
+use crate::ffi::peer::bound;
+#[cfg(ngx_feature = "http_ssl")]
+use crate::ffi::peer::handshake::handshake_agrees;
+use crate::ffi::peer::identity;
+use crate::ffi::peer::not_stored::{why_failed, why_not};
+use crate::ffi::state::peer_data::{Attempt, PeerData};
+use crate::ffi::state::upstream::{Bytes, Idle, RoundTrip, Stored, Upstream};
+
+/// Takes the connection from the request, into the pool or to be drained before, unless there is a reason
+/// against it: that is what it returns then.
+#[inline(always)]
+pub(crate) fn keep(
+    kp: &PeerData,
+    peer: Peer,
+    conn: Conn,
+    attempt: Attempt,
+    state: ngx_uint_t,
+) -> Result<(), End> {
+    let upstream = kp.upstream();
+    let Some(limits) = upstream.limits else {
+        return Err(why_failed(kp, state, false).unwrap_or(End::Disabled));
+    };
+    let (read, write) = (conn.read(), conn.write());
+    let r = kp.request();
+    let is_read = kp.u.is_response_read(r, kp.first_buffer.get());
+    let can_drain = !is_read && upstream.drain.size > 0;
+    let unread = if can_drain { kp.u.unread_response(r, kp.first_buffer.get()) } else { None };
+    let returned = Returned {
+        failed: state & NGX_PEER_FAILED as ngx_uint_t != 0,
+        broken: read.eof() || read.error() || read.timed_out() || write.error() || write.timed_out(),
+        requests: conn.requests(),
+        allowed: attempt.reuse.map_or(usize::MAX, |reuse| reuse.allowed as usize),
+        opened: conn.start_time(),
+        keepalive: is_read || unread.is_some(),
+        request_sent: kp.u.is_request_sent(r, kp.first_buffer.get(), conn),
+        // Those who wait are served to the end, and without a pool each would open a connection.
+        exiting: upstream.is_ending(),
+    };
+    let now = now();
+    if let Some(refusal) = limits.refusal(&returned, now) {
+        debug_conn(peer.log(), not_saving(refusal), conn);
+        return Err(why_not(kp, conn, refusal, state, attempt.reuse.is_some()));
+    }
+    let said = kp.u.said(r, kp.first_buffer.get());
+    let has_user = bound::has_user(kp, said.as_ref());
+    let hint = said.map(|said| said.hint).unwrap_or_default();
+    let (rest, round_trip) = rest(kp, peer, conn, attempt, &limits, &returned, hint)?;
+    if !read.wait_readable() {
+        return Err(End::Error);
+    }
+    let server = kp.server.get();
+    if upstream.must_yield(server) {
+        debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: another worker waits", conn);
+        return Err(End::Evicted);
+    }
+    let Some(identity) = identity_to_keep(kp, attempt, conn) else {
+        debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: identity unknown", conn);
+        return Err(End::Identity);
+    };
+    let (identity, class) = if has_user && kp.binding.get().is_none() {
+        let bound = bound::bind(kp, peer, conn, identity).inspect_err(|_| {
+            debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: it has a user", conn);
+        });
+        (bound?, None)
+    } else {
+        (identity, attempt.class)
+    };
+    // SAFETY: in the connection's pool.
+    let wanted = identity::wanted(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
+    let offer = Offer {
+        conn: Idle {
+            conn,
+            identity,
+            server,
+            meter: kp.meter.get(),
+            hinted: rest.idle < limits.timeout,
+            round_trip,
+            allowed: u32::try_from(rest.allowed).unwrap_or(u32::MAX),
+        },
+        class,
+        proven: attempt.reuse.is_some(),
+        now,
+        timeout: rest.idle,
+        server,
+    };
+    match unread {
+        None => save(kp, peer, &wanted, offer),
+        Some(unread) => drain(kp, peer, &unread, &wanted, offer),
+    }
+}
+
+#[inline]
+fn save(kp: &PeerData, peer: Peer, wanted: &Wanted<'_>, offer: Offer<Idle>) -> Result<(), End> {
+    store(kp.upstream(), wanted, offer, Phase::Active, kp.generation(), || {
+        debug_conn(peer.log(), c"free keepalive peer: saving connection %p", offer.conn.conn);
+        peer.release_connection();
+    })
+}
+
+/// Reads what is left of a response that came with its header in part, or as a whole.
+#[cold]
+fn drain(
+    kp: &PeerData,
+    peer: Peer,
+    unread: &Unread<'_>,
+    wanted: &Wanted<'_>,
+    offer: Offer<Idle>,
+) -> Result<(), End> {
+    let upstream = kp.upstream();
+    let drain = Drain::new(unread.framing, upstream.drain.size);
+    match drain.and_then(|mut drain| Ok((drain.read(unread.preread)?, drain))) {
+        Ok((Progress::Done, _)) => save(kp, peer, wanted, offer),
+        Ok((Progress::More, drain)) => drain::begin(upstream, drain, wanted, offer, kp.generation(), || {
+            debug_conn(peer.log(), c"free keepalive peer: draining connection %p", offer.conn.conn);
+            peer.release_connection();
+        }),
+        Err(why) => {
+            let (text, end) = drain::reason(why);
+            drain::log_refusal(upstream, peer.log(), text);
+            Err(end)
+        }
+    }
+}
+
+/// Puts a connection to sleep in the pool, if there is room; `taken` is called before. It may be closed
+/// when this returns.
+///
+/// # Errors
+/// If there is no room.
+#[inline]
+pub(crate) fn store(
+    upstream: &Upstream,
+    wanted: &Wanted<'_>,
+    offer: Offer<Idle>,
+    from: Phase,
+    generation: usize,
+    taken: impl FnOnce(),
+) -> Result<(), End> {
+    let Idle { conn, server, meter, .. } = offer.conn;
+    let timeout = offer.timeout;
+    let Stored { place, evicted } = upstream.store(wanted, offer);
+    if let Some(place) = place {
+        taken();
+        upstream.add_idle(server);
+        if let Some(meter) = meter {
+            meter.pass(from, Phase::Idle);
+        }
+        idle::sleep(conn, place, timeout);
+        #[cfg(nginx_resolve)]
+        if let Some(watch) = &upstream.watch {
+            watch.stored(upstream, generation);
+        }
+        #[cfg(not(nginx_resolve))]
+        let _ = generation;
+    }
+    if let Some(evicted) = evicted {
+        upstream.close(evicted, End::Evicted);
+    } else {
+        upstream.yield_to_clients();
+    }
+    place.map(|_| ()).ok_or(End::Evicted)
+}
+
+/// What is left to a connection that may be kept, when its server has been listened to; and how long a round trip takes, if
+/// that was asked.
+#[inline(always)]
+fn rest(
+    kp: &PeerData,
+    peer: Peer,
+    conn: Conn,
+    attempt: Attempt,
+    limits: &Limits,
+    returned: &Returned,
+    hint: Hint,
+) -> Result<(Rest, Option<RoundTrip>), End> {
+    let mut round_trip = attempt.reuse.and_then(|reuse| reuse.round_trip);
+    let ask = || Msec::from(round_trip.get_or_insert_with(|| ask_round_trip(conn)).get());
+    match limits.rest(returned, &hint, ask) {
+        Ok(rest) => {
+            if let Some(announced) = hint.timeout.filter(|timeout| *timeout < limits.timeout) {
+                kp.warn_of_hint(limits.timeout, announced);
+            }
+            Ok((rest, round_trip))
+        }
+        Err(refusal) => {
+            debug_conn(peer.log(), not_saving(refusal), conn);
+            if refusal == Refusal::ClosesSoon {
+                kp.warn_of_no_time(limits.margin, hint.timeout, round_trip);
+            }
+            Err(End::Hint)
+        }
+    }
+}
+
+/// How long a round trip takes; that is asked once for a connection, and only if its server says how long it keeps it.
+#[cold]
+fn ask_round_trip(conn: Conn) -> RoundTrip {
+    let measured = tcp_info::round_trip(conn).unwrap_or(0);
+    RoundTrip::new(u16::try_from(measured).unwrap_or(u16::MAX)).unwrap_or(RoundTrip::MIN)
+}
+
+/// The identity under which a connection is stored: that with which it was opened.
+#[inline]
+fn identity_to_keep(kp: &PeerData, attempt: Attempt, conn: Conn) -> Option<Bytes> {
+    if attempt.reuse.is_some() || attempt.identity.is_empty() {
+        return Some(attempt.identity);
+    }
+    // SAFETY: in the pool of the live request.
+    let identity = unsafe { attempt.identity.as_slice() };
+    #[cfg(ngx_feature = "http_ssl")]
+    handshake_agrees(kp, attempt, identity)?;
+    identity::keep_identity(conn, identity)
+}
+
+#[cold]
+#[inline(never)]
+fn not_saving(refusal: Refusal) -> &'static std::ffi::CStr {
+    match refusal {
+        Refusal::Failed => c"free keepalive peer: not saving connection %p: request failed",
+        Refusal::Broken => c"free keepalive peer: not saving connection %p: closed or broken",
+        Refusal::Requests => c"free keepalive peer: not saving connection %p: keepalive_requests reached",
+        Refusal::Time => c"free keepalive peer: not saving connection %p: keepalive_time reached",
+        Refusal::Hint => c"free keepalive peer: not saving connection %p: the server keeps it no longer",
+        Refusal::ClosesSoon => {
+            c"free keepalive peer: not saving connection %p: the server closes it too soon"
+        }
+        Refusal::NotKeepalive => c"free keepalive peer: not saving connection %p: no keepalive response",
+        Refusal::RequestUnsent => c"free keepalive peer: not saving connection %p: request not fully sent",
+        Refusal::Exiting => c"free keepalive peer: not saving connection %p: worker exiting",
+    }
+}

@@ -1,0 +1,147 @@
+//! Warnings about a pool that does not do what it seems to do: each is written once for an upstream and a configuration.
+
+use std::ffi::CStr;
+
+use nginx_sys::{ngx_log_error_core, ngx_str_t, NGX_LOG_WARN};
+
+use crate::http1::keep_alive::Margin;
+use crate::metrics::End;
+use crate::reuse::lifetime::Msec;
+
+use crate::ffi::shared::main_conf::MainConf;
+use crate::ffi::state::peer_data::PeerData;
+use crate::ffi::state::upstream::RoundTrip;
+
+/// What there is to be warned of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Warning {
+    Http10,
+    RequestClose,
+    ServerHttp10,
+    ServerCloses,
+    FastcgiClose,
+    HintIsShorter,
+    ClosesAtOnce,
+    MarginIsLonger,
+    RoundTripIsLonger,
+    StatefulAuth,
+    NtlmHttp2,
+}
+
+impl Warning {
+    /// The line, behind the name of the upstream.
+    fn text(self) -> &'static CStr {
+        match self {
+            Self::Http10 => c"keepalive is on for upstream \"%V\", but requests are sent with HTTP/1.0; set proxy_http_version 1.1 and proxy_set_header Connection \"\"",
+            Self::RequestClose => c"keepalive is on for upstream \"%V\", but requests are sent with \"Connection: close\"; set proxy_set_header Connection \"\"",
+            Self::ServerHttp10 => c"keepalive is on for upstream \"%V\", but the server answers with HTTP/1.0",
+            Self::ServerCloses => c"keepalive is on for upstream \"%V\", but the server answers \"Connection: close\"",
+            Self::FastcgiClose => c"keepalive is on for upstream \"%V\", but requests ask the server to close; set fastcgi_keep_conn on",
+            Self::StatefulAuth => c"keepalive is on for upstream \"%V\", but connections are authenticated by NTLM or Negotiate, and closed; set ntlm",
+            Self::NtlmHttp2 => c"ntlm is on for upstream \"%V\", but a client of HTTP/2 or HTTP/3 has authenticated, and such connections are closed",
+            Self::HintIsShorter => {
+                c"keepalive_timeout %M%s of upstream \"%V\" is longer than the %M%s that the server announces"
+            }
+            Self::ClosesAtOnce => {
+                c"keepalive is on for upstream \"%V\", but the server announces \"Keep-Alive: timeout=0\": no connection is used again"
+            }
+            Self::MarginIsLonger => {
+                c"keepalive_hint margin=%M%s of upstream \"%V\" leaves nothing of the %M%s that the server announces: no connection is used again"
+            }
+            Self::RoundTripIsLonger => {
+                c"a round trip of %M%s to upstream \"%V\" leaves nothing of the %M%s that the server announces: no connection is used again"
+            }
+        }
+    }
+}
+
+impl PeerData {
+    /// Writes the warning if it is the first time. Returns `end`.
+    #[cold]
+    pub(crate) fn warn(&self, warning: Warning, end: End) -> End {
+        if self.is_first(warning) {
+            let name = self.upstream_name();
+            // SAFETY: a live log; `%V` takes a string of nginx.
+            unsafe {
+                ngx_log_error_core(
+                    NGX_LOG_WARN as usize,
+                    self.request().log(),
+                    0,
+                    warning.text().as_ptr(),
+                    name,
+                );
+            }
+        }
+        end
+    }
+
+    /// Warns that the server closes idle connections before `keepalive_timeout`, both in milliseconds.
+    #[cold]
+    pub(crate) fn warn_of_hint(&self, timeout: Msec, announced: Msec) {
+        self.warn_of_times(Warning::HintIsShorter, timeout, announced);
+    }
+
+    /// Warns that nothing is left of the time, in milliseconds, for which the server keeps idle connections.
+    #[cold]
+    pub(crate) fn warn_of_no_time(
+        &self,
+        margin: Option<Margin>,
+        announced: Option<Msec>,
+        round_trip: Option<RoundTrip>,
+    ) {
+        let announced = announced.unwrap_or(0);
+        match (announced, margin, round_trip) {
+            (0, ..) => {
+                self.warn(Warning::ClosesAtOnce, End::Hint);
+            }
+            (_, Some(Margin::Fixed(margin)), _) => {
+                self.warn_of_times(Warning::MarginIsLonger, margin, announced);
+            }
+            (_, _, round_trip) => {
+                let round_trip = round_trip.map_or(0, |it| it.get().into());
+                self.warn_of_times(Warning::RoundTripIsLonger, round_trip, announced);
+            }
+        }
+    }
+
+    /// A warning about a time of ours and one that the server announces, in milliseconds.
+    #[cold]
+    fn warn_of_times(&self, warning: Warning, ours: Msec, announced: Msec) {
+        if self.is_first(warning) {
+            let name = self.upstream_name();
+            let ((ours, its_unit), (announced, unit)) = (with_unit(ours), with_unit(announced));
+            // SAFETY: a live log; `%M` takes a time in milliseconds, `%s` a string that ends with a null byte, `%V` a string of nginx.
+            unsafe {
+                ngx_log_error_core(
+                    NGX_LOG_WARN as usize,
+                    self.request().log(),
+                    0,
+                    warning.text().as_ptr(),
+                    ours,
+                    its_unit.as_ptr(),
+                    name,
+                    announced,
+                    unit.as_ptr(),
+                );
+            }
+        }
+    }
+
+    fn is_first(&self, warning: Warning) -> bool {
+        let generation = MainConf::of(self.request()).and_then(|main| main.zone.generation());
+        generation.is_some_and(|it| it.warns(self.upstream().number.get(), warning as u32))
+    }
+
+    fn upstream_name(&self) -> *const ngx_str_t {
+        // SAFETY: the upstream's cycle is alive while it is used; makes no reference.
+        unsafe { &raw const (*self.upstream().us.as_ptr()).host }
+    }
+}
+
+/// A time as the configuration has it.
+fn with_unit(time: Msec) -> (Msec, &'static CStr) {
+    match (time / 1000, time % 1000) {
+        (seconds, 0) => (seconds, c"s"),
+        _ => (time, c"ms"),
+    }
+}

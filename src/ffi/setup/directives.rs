@@ -1,0 +1,242 @@
+//! The directives, each in one place: its name, where it is allowed, how many words it takes.
+
+use std::ffi::{c_char, c_void, CStr};
+use std::mem::offset_of;
+use std::ptr;
+
+use nginx_sys::{
+    ngx_command_t, ngx_conf_set_flag_slot, ngx_conf_set_msec_slot, ngx_conf_set_num_slot, ngx_conf_t,
+    ngx_parse_offset, ngx_parse_time, ngx_str_t, ngx_uint_t, NGX_CONF_FLAG, NGX_CONF_NOARGS, NGX_CONF_TAKE1,
+    NGX_CONF_TAKE12, NGX_CONF_TAKE123, NGX_HTTP_LOC_CONF, NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET,
+    NGX_HTTP_SRV_CONF_OFFSET, NGX_HTTP_UPS_CONF, NGX_LOG_EMERG,
+};
+use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
+use ngx::{ngx_conf_log_error, ngx_string};
+
+use crate::directive::{Invalid, Keepalive, KeepaliveDrain, KeepaliveHint, Queue};
+use crate::reuse::lifetime::Msec;
+use crate::reuse::stale::StaleRetry;
+
+use crate::ffi::nginx::guard::guard;
+use crate::ffi::observe::status::keepalive_status;
+use crate::ffi::shared::counters::keepalive_zone;
+use crate::ffi::state::srv_conf::SrvConf;
+
+pub(crate) type Setter =
+    unsafe extern "C" fn(cf: *mut ngx_conf_t, cmd: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char;
+
+/// The command table; an empty name ends it.
+pub(crate) static mut COMMANDS: [ngx_command_t; 14] = [
+    // keepalive connections [local] [per_server];
+    command(ngx_string!("keepalive"), NGX_CONF_TAKE123, keepalive, 0),
+    // queue number [timeout=time] [status=code];
+    command(ngx_string!("queue"), NGX_CONF_TAKE123, queue, 0),
+    // keepalive_drain size [timeout=time];
+    command(ngx_string!("keepalive_drain"), NGX_CONF_TAKE123, keepalive_drain, 0),
+    // keepalive_check on | off;
+    command(
+        ngx_string!("keepalive_check"),
+        NGX_CONF_FLAG,
+        ngx_conf_set_flag_slot,
+        offset_of!(SrvConf, check),
+    ),
+    // keepalive_hint on | off [margin=time];
+    command(ngx_string!("keepalive_hint"), NGX_CONF_TAKE12, keepalive_hint, 0),
+    // keepalive_stale_retry off | safe | always;
+    command(ngx_string!("keepalive_stale_retry"), NGX_CONF_TAKE1, keepalive_stale_retry, 0),
+    // keepalive_stale_fails on | off;
+    command(
+        ngx_string!("keepalive_stale_fails"),
+        NGX_CONF_FLAG,
+        ngx_conf_set_flag_slot,
+        offset_of!(SrvConf, stale_fails),
+    ),
+    // ntlm;
+    command(ngx_string!("ntlm"), NGX_CONF_NOARGS, ntlm, 0),
+    // keepalive_time time;
+    command(ngx_string!("keepalive_time"), NGX_CONF_TAKE1, ngx_conf_set_msec_slot, offset_of!(SrvConf, time)),
+    // keepalive_timeout time;
+    command(
+        ngx_string!("keepalive_timeout"),
+        NGX_CONF_TAKE1,
+        ngx_conf_set_msec_slot,
+        offset_of!(SrvConf, timeout),
+    ),
+    // keepalive_requests number;
+    command(
+        ngx_string!("keepalive_requests"),
+        NGX_CONF_TAKE1,
+        ngx_conf_set_num_slot,
+        offset_of!(SrvConf, requests),
+    ),
+    // keepalive_status;
+    ngx_command_t {
+        name: ngx_string!("keepalive_status"),
+        type_: (NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS) as ngx_uint_t,
+        set: Some(keepalive_status),
+        conf: 0,
+        offset: 0,
+        post: ptr::null_mut(),
+    },
+    // keepalive_zone size;
+    ngx_command_t {
+        name: ngx_string!("keepalive_zone"),
+        type_: (NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE1) as ngx_uint_t,
+        set: Some(keepalive_zone),
+        conf: NGX_HTTP_MAIN_CONF_OFFSET,
+        offset: 0,
+        post: ptr::null_mut(),
+    },
+    ngx_command_t::empty(),
+];
+
+/// A directive of `upstream {}`.
+const fn command(name: ngx_str_t, words: u32, set: Setter, offset: usize) -> ngx_command_t {
+    ngx_command_t {
+        name,
+        type_: (NGX_HTTP_UPS_CONF | words) as ngx_uint_t,
+        set: Some(set),
+        conf: NGX_HTTP_SRV_CONF_OFFSET,
+        offset,
+        post: ptr::null_mut(),
+    }
+}
+
+/// Sets `keepalive`.
+unsafe extern "C" fn keepalive(
+    cf: *mut ngx_conf_t,
+    _cmd: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    guard(NGX_CONF_ERROR, || {
+        // SAFETY: nginx passes what `SrvConf::create` made for this upstream, and nobody else has it now.
+        let conf = unsafe { &mut *conf.cast::<SrvConf>() };
+        if conf.keepalive().is_some() {
+            return IS_DUPLICATE.as_ptr().cast_mut();
+        }
+        // SAFETY: nginx passes the configuration being read.
+        let words = unsafe { words(cf) };
+        let parsed = Keepalive::parse(words[1].as_bytes(), words[2..].iter().map(ngx_str_t::as_bytes));
+        report(cf, parsed.map(|value| conf.set_keepalive(value)))
+    })
+}
+
+/// Sets `queue`.
+unsafe extern "C" fn queue(cf: *mut ngx_conf_t, _cmd: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char {
+    // SAFETY: as nginx passed them.
+    unsafe { set(cf, conf, |conf| &mut conf.queue, |first, others| Queue::parse(first, others, time)) }
+}
+
+/// Sets `ntlm`.
+unsafe extern "C" fn ntlm(_cf: *mut ngx_conf_t, _cmd: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char {
+    // SAFETY: what `SrvConf::create` made for this upstream, and nobody else has it now.
+    let place = unsafe { &mut (*conf.cast::<SrvConf>()).ntlm };
+    if std::mem::replace(place, true) {
+        IS_DUPLICATE.as_ptr().cast_mut()
+    } else {
+        NGX_CONF_OK
+    }
+}
+
+/// Sets `keepalive_drain`.
+unsafe extern "C" fn keepalive_drain(
+    cf: *mut ngx_conf_t,
+    _cmd: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    let parse = |first, others: Others| KeepaliveDrain::parse(first, others, size, time);
+    // SAFETY: as nginx passed them.
+    unsafe { set(cf, conf, |conf| &mut conf.drain, parse) }
+}
+
+/// Sets `keepalive_hint`.
+unsafe extern "C" fn keepalive_hint(
+    cf: *mut ngx_conf_t,
+    _cmd: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    let parse = |first, others: Others| KeepaliveHint::parse(first, others, time);
+    // SAFETY: as nginx passed them.
+    unsafe { set(cf, conf, |conf| &mut conf.hint, parse) }
+}
+
+/// Sets `keepalive_stale_retry`.
+unsafe extern "C" fn keepalive_stale_retry(
+    cf: *mut ngx_conf_t,
+    _cmd: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    let parse =
+        |word, _: Others| StaleRetry::parse(word).ok_or(Invalid::Argument("keepalive_stale_retry", word));
+    // SAFETY: as nginx passed them.
+    unsafe { set(cf, conf, |conf| &mut conf.stale_retry, parse) }
+}
+
+/// The words of a directive behind the first one.
+type Others = std::iter::Map<std::slice::Iter<'static, ngx_str_t>, fn(&'static ngx_str_t) -> &'static [u8]>;
+
+/// Sets a value that can be written once; `parse` reads it from the first word behind the name, and the others.
+///
+/// # Safety
+/// `cf` and `conf` are what nginx passes to the setter of a directive of `upstream {}`.
+unsafe fn set<T>(
+    cf: *mut ngx_conf_t,
+    conf: *mut c_void,
+    place: impl FnOnce(&mut SrvConf) -> &mut Option<T>,
+    parse: impl FnOnce(&'static [u8], Others) -> Result<T, Invalid<'static>>,
+) -> *mut c_char {
+    guard(NGX_CONF_ERROR, || {
+        // SAFETY: what `SrvConf::create` made for this upstream, and nobody else has it now.
+        let place = place(unsafe { &mut *conf.cast::<SrvConf>() });
+        if place.is_some() {
+            return IS_DUPLICATE.as_ptr().cast_mut();
+        }
+        // SAFETY: the configuration being read.
+        let words = unsafe { words(cf) };
+        let others: Others = words[2..].iter().map(ngx_str_t::as_bytes);
+        report(cf, parse(words[1].as_bytes(), others).map(|value| *place = Some(value)))
+    })
+}
+
+/// The words of the directive being read.
+///
+/// # Safety
+/// `cf` is the configuration being read.
+pub(crate) unsafe fn words<'a>(cf: *mut ngx_conf_t) -> &'a [ngx_str_t] {
+    // SAFETY: live, says the caller.
+    let args = unsafe { (*cf).args };
+    // SAFETY: nginx sets `args` to the words of the directive, and leaves them alone meanwhile.
+    let args = unsafe { &*args };
+    // SAFETY: the elements of `cf->args` are strings.
+    unsafe { args.as_slice() }
+}
+
+/// A time as nginx writes it, in milliseconds.
+fn time(word: &[u8]) -> Option<Msec> {
+    let mut text = ngx_str_t { len: word.len(), data: word.as_ptr().cast_mut() };
+    // SAFETY: only read.
+    let time = unsafe { ngx_parse_time(&raw mut text, 0) };
+    Msec::try_from(time).ok().filter(|_| !word.is_empty())
+}
+
+/// A size as nginx writes it, in bytes.
+fn size(word: &[u8]) -> Option<u64> {
+    let mut text = ngx_str_t { len: word.len(), data: word.as_ptr().cast_mut() };
+    // SAFETY: only read.
+    let size = unsafe { ngx_parse_offset(&raw mut text) };
+    u64::try_from(size).ok().filter(|_| !word.is_empty())
+}
+
+/// nginx adds file and line to what is wrong.
+pub(crate) fn report(cf: *mut ngx_conf_t, parsed: Result<(), Invalid<'_>>) -> *mut c_char {
+    match parsed {
+        Ok(()) => NGX_CONF_OK,
+        Err(invalid) => {
+            ngx_conf_log_error!(NGX_LOG_EMERG, cf, "{invalid}");
+            NGX_CONF_ERROR
+        }
+    }
+}
+
+/// nginx puts the directive's name before it, file and line behind it.
+pub(crate) const IS_DUPLICATE: &CStr = c"is duplicate";

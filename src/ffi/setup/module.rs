@@ -1,0 +1,77 @@
+//! The module as nginx sees it: the table of its callbacks, and what `load_module` looks for.
+
+use std::ptr;
+
+use nginx_sys::{ngx_http_module_t, ngx_module_t, NGX_HTTP_MODULE};
+
+use crate::ffi::setup::directives::COMMANDS;
+use crate::ffi::setup::enable;
+use crate::ffi::shared::main_conf::{self, MainConf};
+use crate::ffi::state::srv_conf::SrvConf;
+
+static CONTEXT: ngx_http_module_t = ngx_http_module_t {
+    preconfiguration: Some(enable::preconfiguration),
+    postconfiguration: Some(enable::postconfiguration),
+    create_main_conf: Some(MainConf::create),
+    init_main_conf: Some(enable::init_main_conf),
+    create_srv_conf: Some(SrvConf::create),
+    merge_srv_conf: None,
+    create_loc_conf: None,
+    merge_loc_conf: None,
+};
+
+/// nginx writes its index and its name.
+#[no_mangle]
+pub(crate) static mut ngx_http_upstream_keepalive_rs_module: ngx_module_t = ngx_module_t {
+    ctx: (&raw const CONTEXT).cast_mut().cast(),
+    commands: (&raw mut COMMANDS).cast(),
+    type_: NGX_HTTP_MODULE as _,
+    init_module: Some(main_conf::init_module),
+    init_process: Some(main_conf::init_process),
+    ..ngx_module_t::default()
+};
+
+/// The module's static; nginx writes to it only before it creates any configuration.
+pub(crate) fn module() -> &'static ngx_module_t {
+    let module = &raw const ngx_http_upstream_keepalive_rs_module;
+    // SAFETY: see above.
+    unsafe { &*module }
+}
+
+/// What nginx's own build generates for a dynamic module. `ngx_modules!` of the crate `ngx` is no
+/// use here, as it leaves the order empty: we must come before the stock module to be given its
+/// directives.
+#[cfg(feature = "export-modules")]
+mod exports {
+    use std::ffi::c_char;
+
+    use super::*;
+    use crate::ffi::auth::module::ngx_http_auth_subrequest_module;
+
+    #[no_mangle]
+    static mut ngx_modules: [*const ngx_module_t; 3] = [
+        &raw const ngx_http_auth_subrequest_module,
+        &raw const ngx_http_upstream_keepalive_rs_module,
+        ptr::null(),
+    ];
+
+    #[no_mangle]
+    static mut ngx_module_names: [*const c_char; 3] = [
+        c"ngx_http_auth_subrequest_module".as_ptr(),
+        c"ngx_http_upstream_keepalive_rs_module".as_ptr(),
+        ptr::null(),
+    ];
+
+    /// Each is placed before all that are named behind it. Phase handlers run from the last module to the
+    /// first, so that a subrequest is sent only if nginx's own access modules leave that open.
+    #[no_mangle]
+    static mut ngx_module_order: [*const c_char; 7] = [
+        c"ngx_http_auth_subrequest_module".as_ptr(),
+        c"ngx_http_auth_request_module".as_ptr(),
+        c"ngx_http_auth_basic_module".as_ptr(),
+        c"ngx_http_access_module".as_ptr(),
+        c"ngx_http_upstream_keepalive_rs_module".as_ptr(),
+        c"ngx_http_upstream_keepalive_module".as_ptr(),
+        ptr::null(),
+    ];
+}

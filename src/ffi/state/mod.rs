@@ -1,0 +1,17 @@
+//! What is known: of the configuration of an upstream (`srv_conf`), of its pool (`upstream`, `tls_sessions`), of a request
+//! (`peer_data`, `notes`, `tried`), of a wait (`waiter`).
+
+pub(crate) mod srv_conf;
+
+pub(crate) mod upstream;
+
+#[cfg(ngx_feature = "http_ssl")]
+pub(crate) mod tls_sessions;
+
+pub(crate) mod peer_data;
+
+pub(crate) mod notes;
+
+pub(crate) mod tried;
+
+pub(crate) mod waiter;

@@ -1,0 +1,116 @@
+//! The server configuration: what the directives of one `upstream` wrote, and its pool.
+
+use std::ffi::c_void;
+use std::ptr::{self, NonNull};
+
+use nginx_sys::{ngx_conf_t, ngx_flag_t, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_msec_t, ngx_uint_t};
+use ngx::http::HttpModuleConfExt;
+
+use crate::directive::{Keepalive, KeepaliveDrain, KeepaliveHint, Queue};
+use crate::reuse::lifetime::Limits;
+use crate::reuse::stale::StaleRetry;
+
+use crate::ffi::nginx::constants;
+use crate::ffi::nginx::memory::allocate;
+use crate::ffi::setup::module::module;
+use crate::ffi::state::upstream::Upstream;
+
+/// nginx's slot setters write the numbers by their offset, so the layout is C's.
+#[repr(C)]
+pub(crate) struct SrvConf {
+    max_cached: ngx_uint_t,
+    local: bool,
+    per_server: bool,
+    pub(crate) requests: ngx_int_t,
+    pub(crate) time: ngx_msec_t,
+    pub(crate) timeout: ngx_msec_t,
+    pub(crate) check: ngx_flag_t,
+    pub(crate) stale_fails: ngx_flag_t,
+    pub(crate) ntlm: bool,
+    pub(crate) queue: Option<Queue>,
+    pub(crate) drain: Option<KeepaliveDrain>,
+    pub(crate) hint: Option<KeepaliveHint>,
+    pub(crate) stale_retry: Option<StaleRetry>,
+    /// Null while the upstream has no pool.
+    pub(crate) upstream: *const Upstream,
+}
+
+const UNSET_UINT: ngx_uint_t = constants::CONF_UNSET_UINT as ngx_uint_t;
+const UNSET_NUMBER: ngx_int_t = UNSET_UINT as ngx_int_t;
+const UNSET_MSEC: ngx_msec_t = constants::CONF_UNSET_MSEC as ngx_msec_t;
+
+impl SrvConf {
+    /// Mirrors `ngx_http_upstream_keepalive_create_conf()`.
+    pub(crate) unsafe extern "C" fn create(cf: *mut ngx_conf_t) -> *mut c_void {
+        // SAFETY: nginx passes the configuration being read, whose pool is the new cycle's.
+        let pool = unsafe { (*cf).pool };
+        let conf = SrvConf {
+            max_cached: UNSET_UINT,
+            local: false,
+            per_server: false,
+            requests: UNSET_NUMBER,
+            time: UNSET_MSEC,
+            timeout: UNSET_MSEC,
+            check: UNSET_NUMBER,
+            stale_fails: UNSET_NUMBER,
+            ntlm: false,
+            queue: None,
+            drain: None,
+            hint: None,
+            stale_retry: None,
+            upstream: ptr::null(),
+        };
+        // SAFETY: `pool` is live, and `SrvConf` has no destructor to run.
+        let Some(memory) = (unsafe { allocate::<SrvConf>(pool, 1) }) else { return ptr::null_mut() };
+        // SAFETY: allocated above for a `SrvConf`.
+        unsafe { memory.cast::<SrvConf>().write(conf) };
+        memory.as_ptr().cast()
+    }
+
+    /// The configuration of an upstream; `None` for an implicit one, which has no `upstream {}`.
+    ///
+    /// # Safety
+    /// `us` is live, and so is its cycle.
+    pub(crate) unsafe fn of(us: *mut ngx_http_upstream_srv_conf_t) -> Option<NonNull<SrvConf>> {
+        // SAFETY: live, says the caller.
+        let us = unsafe { &*us };
+        // SAFETY: `create` made what lies at this module's index.
+        unsafe { us.http_server_conf_unchecked(module()) }
+    }
+
+    /// The value of `keepalive`, if it was written.
+    pub(crate) fn keepalive(&self) -> Option<Keepalive> {
+        (self.max_cached != UNSET_UINT).then_some(Keepalive {
+            connections: self.max_cached,
+            local: self.local,
+            per_server: self.per_server,
+        })
+    }
+
+    pub(crate) fn set_keepalive(&mut self, value: Keepalive) {
+        self.max_cached = value.connections;
+        self.local = value.local;
+        self.per_server = value.per_server;
+    }
+
+    /// The limits, with nginx's defaults: 1000 requests, 1 hour, 60 seconds.
+    pub(crate) fn limits(&self) -> Limits {
+        let or = |value: ngx_msec_t, default| if value == UNSET_MSEC { default } else { value };
+        Limits {
+            requests: if self.requests == UNSET_NUMBER { 1000 } else { self.requests as usize },
+            time: or(self.time, 3_600_000),
+            timeout: or(self.timeout, 60_000),
+            margin: self.hint.unwrap_or_default().margin,
+        }
+    }
+
+    /// `keepalive_check`, on by default.
+    pub(crate) fn check(&self) -> bool {
+        self.check != 0
+    }
+
+    /// `keepalive_stale_fails`, off by default.
+    pub(crate) fn stale_fails(&self) -> bool {
+        self.stale_fails == 1
+    }
+}

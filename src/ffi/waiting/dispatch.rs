@@ -1,0 +1,252 @@
+//! Whose turn it is: those who wait get their connections, in the order in which they came.
+
+use std::ptr::NonNull;
+
+use nginx_sys::{
+    ngx_event_connect_peer, ngx_event_t, ngx_int_t, ngx_uint_t, NGX_AGAIN, NGX_BUSY, NGX_DECLINED, NGX_DONE,
+    NGX_OK,
+};
+
+use crate::metrics::End;
+use crate::queue;
+use crate::queue::room::Outlook;
+
+use crate::ffi::nginx::balancer::Servers;
+use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::timer::now;
+use crate::ffi::state::peer_data::{PeerData, Stage};
+use crate::ffi::state::upstream::Upstream;
+use crate::ffi::state::waiter::Waiter;
+use crate::ffi::waiting::enqueue::{is_worth_it, outlook, put_aside, wait_for_room, waited};
+use crate::ffi::waiting::fail::{declined, error, fail, Failure};
+use crate::ffi::waiting::resume::take_up;
+
+type Waiting = queue::Waiter<NonNull<Waiter>>;
+
+/// What became of a request whose turn it was.
+enum Turn {
+    /// It does not wait any more.
+    Over,
+    /// No server has room for it yet.
+    NotYet,
+    /// No server will ever have room for it: all are down.
+    Never,
+}
+
+/// The handler of an upstream's alarm.
+pub(crate) unsafe extern "C" fn take_turns(event: *mut ngx_event_t) {
+    // SAFETY: the alarm of an upstream, which ends before the upstream does.
+    let upstream = unsafe { (*event).data }.cast::<Upstream>();
+    // SAFETY: put there when the alarm was prepared.
+    let upstream = unsafe { &*upstream };
+    guard((), || upstream.take_turns());
+}
+
+impl Upstream {
+    pub(crate) fn take_turns(&self) {
+        let in_time = self.waits.alarm.timed_out();
+        if let Some(ledger) = self.counts.shared() {
+            ledger.answer();
+        }
+        if in_time {
+            self.recover();
+        }
+        self.close_what_others_need();
+        self.resume_parked();
+        self.serve_retries();
+        self.serve_queue(in_time);
+        self.queue_changed();
+        if self.is_ending() {
+            // What was kept for those who waited is of use to nobody any more.
+            self.close_all();
+        }
+    }
+
+    /// Other workers have requests for servers to which this one has idle connections.
+    fn close_what_others_need(&self) {
+        let Some(ledger) = self.counts.shared() else { return };
+        let close = |server| {
+            if let Some(idle) = self.take_oldest_of(server) {
+                self.close(idle, End::Evicted);
+            }
+        };
+        ledger.each_asked(close, |server| ledger.parked(server).for_each(|worker| self.ring(worker)));
+    }
+
+    fn resume_parked(&self) {
+        let parked = &self.waits.parked;
+        let mut next = parked.with(|parked| parked.first()).flatten();
+        // One that ends may take others with it, of the same main request: then from the beginning.
+        for _ in 0..parked.with(|parked| parked.len()).unwrap_or(0) {
+            let Some(waiting) = next else { return };
+            next = parked.with(|parked| parked.behind(waiting.ticket)).flatten();
+            resume(waiting);
+            next = match next {
+                Some(behind) => {
+                    parked.with(|line| line.get(behind.ticket).or_else(|| line.first())).flatten()
+                }
+                None => return,
+            };
+        }
+    }
+
+    /// Each of these has servers to which it does not go back, so that one of them does not stand for
+    /// all; but to ask for many of them is not worth it. Who has room is looked up once, and anew when that may have changed.
+    fn serve_retries(&self) {
+        let retries = &self.waits.retries;
+        let mut in_vain = 0;
+        let mut looked = None;
+        let mut next = retries.with(|line| line.first()).flatten();
+        while let (Some(waiting), 0..=MAX_IN_VAIN) = (next, in_vain) {
+            next = retries.with(|line| line.behind(waiting.ticket)).flatten();
+            if self.serve(waiting, |kp| self.outlook_of_all(kp, &mut looked)) {
+                looked = None;
+            } else {
+                in_vain += 1;
+            }
+            next = next.and_then(|behind| retries.with(|line| line.get(behind.ticket)).flatten());
+        }
+        if let Some(ledger) = self.counts.shared() {
+            ledger.with_retries().for_each(|worker| self.ring(worker));
+        }
+    }
+
+    /// What the request can expect of the servers as they were when they were last `looked` at.
+    fn outlook_of_all(&self, kp: &PeerData, looked: &mut Option<(Servers, ngx_uint_t)>) -> Option<Outlook> {
+        // SAFETY: the upstream's cycle is alive while it is used, and its balancer has initialised the request.
+        let servers = unsafe { Servers::of(self.us, kp.balancer.get()) }?;
+        let set = match *looked {
+            Some((of, set)) if of == servers => set,
+            _ => {
+                let set = servers.set();
+                let all = self.waits.rooms.with(|rooms| servers.look_at_all(rooms)).flatten();
+                if all.is_none() {
+                    return outlook(kp);
+                }
+                *looked = Some((servers, set));
+                set
+            }
+        };
+        let tried =
+            kp.tried().filter(|tried| tried.is_of(servers, set)).map_or(&[][..], |tried| tried.words());
+        self.waits.rooms.with(|rooms| rooms.outlook(tried.iter().copied()))
+    }
+
+    /// Those who have waited longest come first, in whatever worker they are; `in_time` this one's
+    /// have their turn in any case, lest they depend on a worker that does not answer.
+    fn serve_queue(&self, in_time: bool) {
+        loop {
+            let another = self.counts.shared().and_then(|ledger| ledger.another_waits_longest(now()));
+            if let Some(worker) = another {
+                self.ring(worker);
+                if !in_time {
+                    return;
+                }
+            }
+            let first = self.waits.queue.with(|queue| queue.first()).flatten();
+            if !first.is_some_and(|waiting| self.serve(waiting, outlook)) {
+                return;
+            }
+        }
+    }
+
+    /// It is the turn of a request, which can `expect` that; returns whether it does not wait any more.
+    fn serve(&self, waiting: Waiting, expect: impl FnOnce(&PeerData) -> Option<Outlook>) -> bool {
+        // SAFETY: as long as a request is in a line it is alive, and its waiter in its pool.
+        let waiter = unsafe { waiting.who.as_ref() };
+        // SAFETY: as above.
+        let kp = unsafe { waiter.request.as_ref() };
+        let failure = if self.waits.directive.is_some_and(|queue| waited(waiting.since) >= queue.timeout) {
+            Failure::TimedOut
+        } else {
+            match grant(kp, waiter, waiting, expect) {
+                Turn::Over => return true,
+                Turn::NotYet => return false,
+                Turn::Never => Failure::NoLiveServer,
+            }
+        };
+        self.remove(kp, waiting);
+        if let (Failure::TimedOut, Some(meter)) = (failure, self.queue_meter()) {
+            meter.time_out();
+        }
+        fail(kp, waiter, failure);
+        true
+    }
+
+    fn remove(&self, kp: &PeerData, waiting: Waiting) {
+        self.unqueue(kp, waiting.ticket);
+        self.queue_changed();
+    }
+}
+
+/// So many are asked for in vain, of those who do not take any server.
+const MAX_IN_VAIN: usize = 255;
+
+/// Asks the balancer again, in the name of the request. All that is between the core and the
+/// balancer takes part, as in the first attempt.
+fn grant(
+    kp: &PeerData,
+    waiter: &Waiter,
+    waiting: Waiting,
+    expect: impl FnOnce(&PeerData) -> Option<Outlook>,
+) -> Turn {
+    // The balancer is new to the request each time, at a price: it is not asked for nothing.
+    match expect(kp) {
+        Some(Outlook::Down) => return Turn::Never,
+        Some(Outlook::Full) => return Turn::NotYet,
+        Some(Outlook::Room) | None => {}
+    }
+    let peer = kp.u.peer();
+    peer.set_log_action(c"connecting to upstream");
+    kp.stage.set(Stage::Granting(waiting.ticket));
+    peer.release_connection();
+    peer.set_no_server(std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: the peer of a live request that has no connection and no server.
+    let rc = unsafe { ngx_event_connect_peer(peer.as_ptr()) };
+    if rc == NGX_BUSY as ngx_int_t {
+        put_aside(kp, peer, waiter);
+        kp.stage.set(Stage::Queued(waiting.ticket));
+        return if is_worth_it(kp) { Turn::NotYet } else { Turn::Never };
+    }
+    kp.upstream().remove(kp, waiting);
+    if matches!(kp.stage.get(), Stage::Parked(_)) {
+        wait_for_room(kp, waiter);
+        return Turn::Over;
+    }
+    begin(kp, waiter, rc);
+    Turn::Over
+}
+
+/// Tries again to get room for the connection of a request that has a server.
+fn resume(waiting: Waiting) {
+    // SAFETY: as long as a request is parked it is alive, and its waiter in its pool.
+    let waiter = unsafe { waiting.who.as_ref() };
+    // SAFETY: as above.
+    let kp = unsafe { waiter.request.as_ref() };
+    let (upstream, peer) = (kp.upstream(), kp.u.peer());
+    let Some(server) = kp.server.get() else { return };
+    upstream.stop_parking(server);
+    kp.stage.set(Stage::Resuming(waiting.ticket));
+    peer.release_connection();
+    // SAFETY: the peer of a live request that has a server and no connection.
+    let rc = unsafe { ngx_event_connect_peer(peer.as_ptr()) };
+    if !matches!(kp.stage.get(), Stage::Parked(_)) {
+        upstream.waits.parked.with(|parked| parked.remove(waiting.ticket));
+        begin(kp, waiter, rc);
+    }
+}
+
+/// The wait is over: the request goes on, or fails, as if the core had just asked for a connection.
+fn begin(kp: &PeerData, waiter: &Waiter, rc: ngx_int_t) {
+    const OK: ngx_int_t = NGX_OK as ngx_int_t;
+    const DONE: ngx_int_t = NGX_DONE as ngx_int_t;
+    const AGAIN: ngx_int_t = NGX_AGAIN as ngx_int_t;
+    const DECLINED: ngx_int_t = NGX_DECLINED as ngx_int_t;
+    kp.stage.set(Stage::Asking);
+    kp.u.end_of_wait(waited(waiter.since.get()));
+    match rc {
+        OK | DONE | AGAIN => take_up(kp, waiter, rc == AGAIN),
+        DECLINED => declined(kp, waiter),
+        _ => error(kp, waiter),
+    }
+}

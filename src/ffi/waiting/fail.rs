@@ -1,0 +1,80 @@
+//! A request whose wait has failed: how the core is made to end it, with the status that is due.
+
+use std::ffi::CStr;
+
+use nginx_sys::{ngx_int_t, NGX_HTTP_INTERNAL_SERVER_ERROR};
+
+use crate::ffi::state::peer_data::{PeerData, Stage};
+use crate::ffi::state::waiter::Waiter;
+use crate::ffi::waiting::enqueue::{put_aside, waited};
+
+/// Why a request stops waiting without a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The queue is full.
+    Full,
+    /// It has waited for as long as it may.
+    TimedOut,
+    /// All servers are down.
+    NoLiveServer,
+}
+
+const BAD_GATEWAY: u16 = 502;
+const GATEWAY_TIMEOUT: u16 = 504;
+
+/// Ends a request that has no server. It is not in the queue any more.
+pub(crate) fn fail(kp: &PeerData, waiter: &Waiter, failure: Failure) {
+    let configured = kp.upstream().waits.directive.map_or(BAD_GATEWAY, |queue| queue.status);
+    let (status, line): (u16, &'static CStr) = match failure {
+        Failure::Full => (configured, c"upstream queue is full"),
+        Failure::TimedOut => (configured, c"upstream queue timed out"),
+        Failure::NoLiveServer => (BAD_GATEWAY, c"no live upstreams"),
+    };
+    kp.request().set_logged();
+    // Of a timeout with 504 the core writes its own line.
+    if failure != Failure::TimedOut || status != GATEWAY_TIMEOUT {
+        kp.request().log_error(line);
+    }
+    kp.u.end_of_wait(waited(waiter.since.get()));
+    kp.stage.set(Stage::Failing(failure));
+    end(kp, waiter, status);
+}
+
+/// The server refused the connection at once. The core has to hear of it, to try the next server.
+pub(crate) fn declined(kp: &PeerData, waiter: &Waiter) {
+    kp.u.show_peer(kp.request().pool());
+    kp.u.peer().set_connection(waiter.conn());
+    kp.stage.set(Stage::Declined);
+    end(kp, waiter, BAD_GATEWAY);
+}
+
+/// No memory, or no socket.
+pub(crate) fn error(kp: &PeerData, waiter: &Waiter) {
+    waiter.leave();
+    if !kp.u.peer().has_server() {
+        kp.stage.set(Stage::Failing(Failure::NoLiveServer));
+        put_aside(kp, kp.u.peer(), waiter);
+    }
+    kp.request().finalize(kp.u, NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t);
+}
+
+/// Where it can, the core ends the request in the way of a server that failed or was too slow: it
+/// knows whether there is something in the cache to serve instead. The request may be gone when this
+/// returns.
+fn end(kp: &PeerData, waiter: &Waiter, status: u16) {
+    match (waiter.handler(), status) {
+        (Some(handler), GATEWAY_TIMEOUT) => {
+            waiter.write().set_timed_out();
+            // SAFETY: the core's handler, with the event of the connection that it holds.
+            unsafe { handler(waiter.write().as_ptr()) };
+        }
+        // What is read without being looked at, a tunnel, cannot fail in this way.
+        (Some(handler), BAD_GATEWAY) if !kp.u.is_tunnel() => {
+            // As if the server had closed; `leave` takes it back.
+            kp.u.set_request_sent(true);
+            // SAFETY: as above.
+            unsafe { handler(waiter.read().as_ptr()) };
+        }
+        _ => kp.request().finalize(kp.u, status as ngx_int_t),
+    }
+}

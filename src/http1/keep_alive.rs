@@ -1,0 +1,157 @@
+//! The `Keep-Alive` header of a response: what the server says of its connection (RFC 2068, section 19.7.1.1; it is in
+//! no later RFC, but servers send it).
+#![forbid(unsafe_code)]
+
+use crate::reuse::lifetime::Msec;
+
+/// What a server says of a connection that it has answered on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hint {
+    /// `timeout=N`: it closes the connection when that is idle for so long, in milliseconds.
+    pub timeout: Option<Msec>,
+    /// `max=N`: it answers so many more requests on it.
+    pub requests: Option<usize>,
+}
+
+impl Hint {
+    /// Adds the value of a header: parameters with commas between them, in any case. Those that are unknown or broken are
+    /// passed over, and of several the smallest counts.
+    pub fn read(&mut self, value: &[u8]) {
+        for parameter in value.split(|byte| *byte == b',') {
+            let mut halves = parameter.splitn(2, |byte| *byte == b'=').map(<[u8]>::trim_ascii);
+            let (Some(name), Some(number)) = (halves.next(), halves.next().and_then(decimal)) else {
+                continue;
+            };
+            if name.eq_ignore_ascii_case(b"timeout") {
+                // What is too large to be counted is no limit.
+                smallest(&mut self.timeout, number.checked_mul(1000));
+            } else if name.eq_ignore_ascii_case(b"max") {
+                smallest(&mut self.requests, Some(number));
+            }
+        }
+    }
+}
+
+/// `keepalive_hint`: how long before the server a connection is closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Margin {
+    /// A tenth of the time that the server says, but no more than a second; and the round trip. The server counts from when
+    /// it has sent the response, nginx from when it has read it, and the next request must arrive in time. The rest is for
+    /// workers and servers that are busy.
+    #[default]
+    Share,
+    /// So many milliseconds.
+    Fixed(Msec),
+}
+
+impl Margin {
+    /// The most that is a share, in milliseconds.
+    const LARGEST: Msec = 1000;
+
+    /// What is left of the time that the server says, in milliseconds, as the round trip is; `None` if nothing is.
+    pub fn left(self, announced: Msec, round_trip: impl FnOnce() -> Msec) -> Option<Msec> {
+        let margin = match self {
+            Self::Share => (announced / 10).min(Self::LARGEST).saturating_add(round_trip()),
+            Self::Fixed(margin) => margin,
+        };
+        announced.checked_sub(margin).filter(|left| *left > 0)
+    }
+}
+
+fn smallest(known: &mut Option<usize>, new: Option<usize>) {
+    *known = (*known).into_iter().chain(new).min();
+}
+
+/// Decimal digits and nothing else; `None` also for a number that is too large.
+fn decimal(word: &[u8]) -> Option<usize> {
+    crate::directive::decimal(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(values: &[&str]) -> (Option<Msec>, Option<usize>) {
+        let mut hint = Hint::default();
+        values.iter().for_each(|value| hint.read(value.as_bytes()));
+        (hint.timeout, hint.requests)
+    }
+
+    #[test]
+    fn reads_what_servers_send() {
+        assert_eq!(read(&["timeout=5"]), (Some(5000), None));
+        assert_eq!(read(&["timeout=5, max=100"]), (Some(5000), Some(100)));
+        assert_eq!(read(&["max=7,timeout=65"]), (Some(65_000), Some(7)));
+        assert_eq!(read(&["Timeout = 5 ,\tMAX= 0"]), (Some(5000), Some(0)));
+        assert_eq!(read(&["timeout=0"]), (Some(0), None));
+    }
+
+    #[test]
+    fn ignores_what_is_broken() {
+        for value in [
+            "",
+            ",",
+            "=",
+            "timeout",
+            "timeout=",
+            "timeout=x",
+            "timeout=-5",
+            "timeout=5.5",
+            "timeout=5s",
+            "=5",
+            "timeout==5",
+            "timeout=5=6",
+            "time out=5",
+            "300",
+            "a=b",
+            "timeout=99999999999999999999999",
+            "max=1e3",
+        ] {
+            assert_eq!(read(&[value]), (None, None), "{value}");
+        }
+        assert_eq!(read(&["timeout=x, max=3"]), (None, Some(3)));
+        // Seconds that do not fit into milliseconds.
+        assert_eq!(read(&["timeout=18446744073709551615"]), (None, None));
+    }
+
+    #[test]
+    fn of_several_the_smallest_counts() {
+        assert_eq!(read(&["timeout=9, timeout=5, timeout=7"]), (Some(5000), None));
+        assert_eq!(read(&["timeout=9", "max=4", "timeout=x", "timeout=3, max=8"]), (Some(3000), Some(4)));
+    }
+
+    #[test]
+    fn a_share_is_left_of_whatever_the_server_says() {
+        let left = |seconds: Msec, round_trip| Margin::Share.left(seconds * 1000, || round_trip);
+        assert_eq!(
+            [1, 2, 5, 10, 60].map(|seconds| left(seconds, 1)),
+            [899, 1799, 4499, 8999, 58_999].map(Some)
+        );
+        assert_eq!(
+            [0, 1, 200, 899, 900].map(|trip| left(1, trip)),
+            [Some(900), Some(899), Some(700), Some(1), None]
+        );
+        assert_eq!(left(0, 0), None);
+        assert_eq!(Margin::Share.left(Msec::MAX, || Msec::MAX), None);
+    }
+
+    #[test]
+    fn a_margin_that_was_written_holds() {
+        let left =
+            |announced, margin| Margin::Fixed(margin).left(announced, || unreachable!("it is not asked for"));
+        assert_eq!(left(5000, 1000), Some(4000));
+        assert_eq!(left(1000, 999), Some(1));
+        assert_eq!(left(1000, 1000), None);
+        assert_eq!(left(1000, Msec::MAX), None);
+        assert_eq!(left(1000, 0), Some(1000));
+        assert_eq!(left(0, 0), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_will_do(value in prop::collection::vec(any::<u8>(), 0..64)) {
+            Hint::default().read(&value);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! HTTP/1.1: what the head of a request announces, what `Keep-Alive` says, which headers say that a connection has a user.
+
+pub mod request_head;
+
+pub mod keep_alive;
+
+pub mod stateful_auth;

@@ -1,0 +1,209 @@
+//! The wait queue: requests that wait for a connection, first come first served.
+#![forbid(unsafe_code)]
+
+#[cfg(any(test, fuzzing))]
+pub mod model;
+pub mod room;
+
+use std::collections::TryReserveError;
+
+use crate::base::list::{Link, List, Neighbours, Node, NONE};
+use crate::reuse::lifetime::Msec;
+
+/// The longest queue: numbers of places are 32 bits wide, and one value marks the end of a list.
+pub const MAX_WAITERS: usize = NONE as usize - 1;
+
+/// Waiters `W` in the order in which they came. Every operation costs the same at one and at
+/// thousands of waiters. Only one allocates: the first that waits reserves the memory of all places.
+#[derive(Debug)]
+pub struct WaitQueue<W> {
+    capacity: usize,
+    places: Vec<Place<W>>,
+    waiting: List<Waiting>,
+    free: List<Waiting>,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Place<W> {
+    waiter: Option<Waiter<W>>,
+    /// Counts the waiters that the place has had.
+    version: u32,
+    links: Neighbours,
+}
+
+/// One that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiter<W> {
+    /// Whoever it is.
+    pub who: W,
+    /// When it came.
+    pub since: Msec,
+    /// Where it stands.
+    pub ticket: Ticket,
+}
+
+/// A place in the queue. Once its waiter has left, it is void.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    at: Link,
+    version: u32,
+}
+
+#[derive(Debug)]
+struct Waiting;
+
+impl<W> Node<Waiting> for Place<W> {
+    fn links(&mut self) -> &mut Neighbours {
+        &mut self.links
+    }
+}
+
+impl<W: Copy> WaitQueue<W> {
+    /// An empty queue for at most `capacity` waiters, without memory.
+    pub fn new(capacity: usize) -> Self {
+        let capacity = capacity.min(MAX_WAITERS);
+        Self { capacity, places: Vec::new(), waiting: List::default(), free: List::default(), len: 0 }
+    }
+
+    /// Reserves the memory of a full queue, as the first one that waits does.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    #[cold]
+    pub fn reserve(&mut self) -> Result<(), TryReserveError> {
+        self.places.try_reserve_exact(self.capacity - self.places.len())
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Puts one at the end; `None` if the queue is full, or there is no memory for it.
+    pub fn push(&mut self, who: W, since: Msec) -> Option<Ticket> {
+        let at = self.free_place()?;
+        let place = &mut self.places[at as usize];
+        let ticket = Ticket { at, version: place.version };
+        place.waiter = Some(Waiter { who, since, ticket });
+        self.waiting.push(&mut self.places, at);
+        self.len += 1;
+        Some(ticket)
+    }
+
+    /// The one that has waited longest.
+    pub fn first(&self) -> Option<Waiter<W>> {
+        self.places.get(self.waiting.oldest() as usize)?.waiter
+    }
+
+    /// The holder of `ticket`, if it still waits.
+    pub fn get(&self, ticket: Ticket) -> Option<Waiter<W>> {
+        self.places.get(ticket.at as usize)?.waiter.filter(|waiter| waiter.ticket == ticket)
+    }
+
+    /// The next one behind the holder of `ticket`.
+    pub fn behind(&self, ticket: Ticket) -> Option<Waiter<W>> {
+        self.get(ticket)?;
+        let next = self.places.get(ticket.at as usize)?.links.newer();
+        self.places.get(next as usize)?.waiter
+    }
+
+    /// Lets one go, wherever it stands; `None` if it has gone already.
+    pub fn remove(&mut self, ticket: Ticket) -> Option<W> {
+        let place = self.places.get_mut(ticket.at as usize)?;
+        let waiter = place.waiter.take_if(|waiter| waiter.ticket == ticket)?;
+        place.version = place.version.wrapping_add(1);
+        self.waiting.unlink(&mut self.places, ticket.at);
+        self.free.push(&mut self.places, ticket.at);
+        self.len -= 1;
+        Some(waiter.who)
+    }
+
+    fn free_place(&mut self) -> Option<Link> {
+        let at = self.free.newest();
+        if at != NONE {
+            self.free.unlink(&mut self.places, at);
+            return Some(at);
+        }
+        if self.places.capacity() == 0 && self.reserve().is_err() {
+            return None;
+        }
+        // Within what was reserved, so that nothing is allocated.
+        (self.places.len() < self.capacity).then(|| {
+            self.places.push(Place { waiter: None, version: 0, links: Neighbours::default() });
+            (self.places.len() - 1) as Link
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::model::{agree, Op};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn queue(capacity: usize) -> WaitQueue<u32> {
+        WaitQueue::new(capacity)
+    }
+
+    #[test]
+    fn the_first_to_come_is_the_first() {
+        let mut queue = queue(3);
+        let tickets: Vec<Ticket> = (0..3).map(|n| queue.push(n, 100 + n as Msec).unwrap()).collect();
+        assert_eq!(queue.first(), Some(Waiter { who: 0, since: 100, ticket: tickets[0] }));
+        assert_eq!(queue.remove(tickets[0]), Some(0));
+        assert_eq!(queue.first().map(|waiter| waiter.who), Some(1));
+        assert_eq!(queue.behind(tickets[1]).map(|waiter| waiter.who), Some(2));
+        assert_eq!(queue.behind(tickets[2]), None);
+    }
+
+    #[test]
+    fn has_room_for_so_many_and_no_more() {
+        let mut queue = queue(2);
+        let first = queue.push(1, 0).unwrap();
+        queue.push(2, 0).unwrap();
+        assert_eq!(queue.push(3, 0), None);
+        queue.remove(first);
+        assert!(queue.push(4, 0).is_some());
+        assert_eq!(queue.push(5, 0), None);
+    }
+
+    #[test]
+    fn a_ticket_is_void_once_its_waiter_has_left() {
+        let mut queue = queue(1);
+        let old = queue.push(1, 0).unwrap();
+        assert_eq!(queue.remove(old), Some(1));
+        assert_eq!(queue.remove(old), None);
+        let new = queue.push(2, 0).unwrap();
+        assert_eq!(queue.remove(old), None);
+        assert_eq!(queue.behind(old), None);
+        assert_eq!(queue.remove(new), Some(2));
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn nobody_waits_where_no_memory_can_hold_the_queue() {
+        let mut queue = queue(MAX_WAITERS);
+        assert_eq!((queue.push(1, 0), queue.first(), queue.len()), (None, None, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_plain_vector(ops in prop::collection::vec(op(), 0..200)) {
+            agree(5, ops);
+        }
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            2 => Just(Op::Push),
+            1 => any::<usize>().prop_map(Op::Remove),
+            1 => any::<usize>().prop_map(Op::RemoveAgain),
+        ]
+    }
+}

@@ -1,0 +1,238 @@
+//! Connections that belong to one client each (`ntlm`): which ones there are, and how they are found again.
+//!
+//! ```text
+//!   client 17 ---- connection 1: server 10.0.0.1:80, in the pool's slot 4
+//!             \--- connection 2: server 10.0.0.2:80 by TLS, a request has it
+//!   client 23 ---- (none any more)
+//! ```
+//!
+//! A client is known by the number of its connection to nginx, which no other one gets as long as nginx runs. A connection
+//! that is bound to it carries that number in its identity, so that the pool gives it to nobody else; here stands where it
+//! leads to, for a request to be sent there before a balancer has its say. A client has no two connections that would serve
+//! the same requests: while one of them is in use, others may be opened, but are not kept.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::num::NonZeroU64;
+
+use crate::base::memory::push;
+use crate::pool::MAX_ADDRESS;
+
+/// The number of a client's connection to nginx.
+pub type Client = NonZeroU64;
+
+/// Connections of different shapes that one client may have at a time.
+const MAX_OF_CLIENT: usize = 16;
+
+/// Room for the text of any address, `unix:` included.
+const MAX_NAME: usize = 120;
+
+/// A connection and its client, by their numbers. When they are gone it is the name of nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Binding {
+    client: Client,
+    number: u64,
+}
+
+impl Binding {
+    /// The connection with a number, of which none is given twice, and its client.
+    pub fn new(client: Client, number: u64) -> Self {
+        Self { client, number }
+    }
+
+    /// Whose connection it is.
+    pub fn client(self) -> Client {
+        self.client
+    }
+}
+
+/// A server as the balancer has named it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Server {
+    address: [u8; MAX_ADDRESS],
+    address_length: u8,
+    name: [u8; MAX_NAME],
+    name_length: u8,
+}
+
+impl Server {
+    /// `None` if the address is longer than any that nginx knows. The name is for people, and may be cut.
+    pub fn new(address: &[u8], name: &[u8]) -> Option<Self> {
+        let name = name.get(..MAX_NAME).unwrap_or(name);
+        let mut server = Self {
+            address: [0; MAX_ADDRESS],
+            address_length: address.len() as u8,
+            name: [0; MAX_NAME],
+            name_length: name.len() as u8,
+        };
+        server.address.get_mut(..address.len())?.copy_from_slice(address);
+        server.name.get_mut(..name.len())?.copy_from_slice(name);
+        Some(server)
+    }
+
+    /// The bytes of its socket address.
+    pub fn address(&self) -> &[u8] {
+        self.address.get(..usize::from(self.address_length)).unwrap_or_default()
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &[u8] {
+        self.name.get(..usize::from(self.name_length)).unwrap_or_default()
+    }
+}
+
+#[derive(Debug)]
+struct Bound {
+    number: u64,
+    /// Of equal numbers are connections that would serve the same requests.
+    shape: u64,
+    server: Server,
+    /// Where it was in the pool.
+    slot: Option<u32>,
+}
+
+/// The clients of one upstream that have such connections, or have had them, and are still there.
+#[derive(Debug, Default)]
+pub struct Bindings {
+    clients: HashMap<Client, Vec<Bound>>,
+}
+
+impl Bindings {
+    /// Whether the end of the client will be told by [`Bindings::leave`].
+    pub fn knows(&self, client: Client) -> bool {
+        self.clients.contains_key(&client)
+    }
+
+    /// Notes a client. `None` if there is no memory.
+    pub fn meet(&mut self, client: Client) -> Option<()> {
+        self.clients.try_reserve(1).ok()?;
+        self.clients.entry(client).or_default();
+        Some(())
+    }
+
+    /// Binds a connection to a client that is known. `None` if the client has one of this shape, or there is no memory.
+    pub fn bind(&mut self, binding: Binding, shape: u64, server: Server) -> Option<()> {
+        let Binding { client, number } = binding;
+        let all = self.clients.get_mut(&client)?;
+        if all.len() >= MAX_OF_CLIENT || all.iter().any(|bound| bound.shape == shape) {
+            return None;
+        }
+        push(all, Bound { number, shape, server, slot: None })
+    }
+
+    /// Where the connections of a client lead to, from the newest to the oldest: `at` is how many are not of interest.
+    /// One that is in use is among them.
+    pub fn server(&self, client: Client, at: usize) -> Option<(Binding, Server)> {
+        let bound = self.clients.get(&client)?.iter().rev().nth(at)?;
+        Some((Binding { client, number: bound.number }, bound.server))
+    }
+
+    /// The connection has got a place in the pool.
+    pub fn store(&mut self, binding: Binding, slot: u32) {
+        let all = self.clients.get_mut(&binding.client);
+        let bound = all.and_then(|all| all.iter_mut().find(|bound| bound.number == binding.number));
+        if let Some(bound) = bound {
+            bound.slot = Some(slot);
+        }
+    }
+
+    /// The connection has come to its end.
+    pub fn end(&mut self, binding: Binding) {
+        if let Some(all) = self.clients.get_mut(&binding.client) {
+            all.retain(|bound| bound.number != binding.number);
+        }
+    }
+
+    /// The client has gone: forgets it, a connection with each call, and tells where that was in the pool, if it was there.
+    /// `None` if there is no more.
+    pub fn leave(&mut self, client: Client) -> Option<(Binding, Option<u32>)> {
+        match self.clients.get_mut(&client)?.pop() {
+            Some(Bound { number, slot, .. }) => Some((Binding { client, number }, slot)),
+            None => {
+                self.clients.remove(&client);
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALICE: Client = Client::new(17).unwrap();
+    const BOB: Client = Client::new(23).unwrap();
+
+    fn bind(all: &mut Bindings, client: Client, number: u64, shape: u64, name: &str) -> Option<Binding> {
+        let binding = Binding::new(client, number);
+        all.bind(binding, shape, server(name)).map(|()| binding)
+    }
+
+    fn server(name: &str) -> Server {
+        Server::new(name.as_bytes(), name.as_bytes()).unwrap()
+    }
+
+    fn names(all: &Bindings, client: Client) -> Vec<String> {
+        let servers = (0..).map_while(|at| all.server(client, at));
+        servers.map(|(_, server)| String::from_utf8(server.name().to_vec()).unwrap()).collect()
+    }
+
+    #[test]
+    fn each_client_finds_its_own() {
+        let mut all = Bindings::default();
+        assert_eq!(bind(&mut all, ALICE, 101, 1, "a"), None);
+        all.meet(ALICE).unwrap();
+        all.meet(BOB).unwrap();
+        let first = bind(&mut all, ALICE, 102, 1, "a").unwrap();
+        bind(&mut all, BOB, 103, 1, "b").unwrap();
+        bind(&mut all, ALICE, 104, 2, "c").unwrap();
+        assert_eq!(names(&all, ALICE), ["c", "a"]);
+        assert_eq!(names(&all, BOB), ["b"]);
+        all.end(first);
+        all.end(first);
+        assert_eq!(names(&all, ALICE), ["c"]);
+    }
+
+    #[test]
+    fn a_client_has_no_two_of_a_shape() {
+        let mut all = Bindings::default();
+        all.meet(ALICE).unwrap();
+        let first = bind(&mut all, ALICE, 105, 1, "a").unwrap();
+        assert_eq!(bind(&mut all, ALICE, 106, 1, "b"), None);
+        all.end(first);
+        let second = bind(&mut all, ALICE, 107, 1, "b").unwrap();
+        assert_ne!(first, second);
+        all.end(first);
+        assert_eq!(names(&all, ALICE), ["b"]);
+        for shape in 2..=MAX_OF_CLIENT as u64 {
+            assert!(bind(&mut all, ALICE, 108, shape, "c").is_some());
+        }
+        assert_eq!(bind(&mut all, ALICE, 109, 99, "c"), None);
+    }
+
+    #[test]
+    fn a_client_that_leaves_is_forgotten() {
+        let mut all = Bindings::default();
+        all.meet(ALICE).unwrap();
+        let stored = bind(&mut all, ALICE, 110, 1, "a").unwrap();
+        let used = bind(&mut all, ALICE, 111, 2, "a").unwrap();
+        all.store(stored, 4);
+        assert!(all.knows(ALICE));
+        assert_eq!(all.leave(ALICE), Some((used, None)));
+        assert_eq!(all.leave(ALICE), Some((stored, Some(4))));
+        assert_eq!(all.leave(ALICE), None);
+        assert!(!all.knows(ALICE));
+        // What comes back now is nobody's.
+        all.store(used, 5);
+        all.end(used);
+        assert_eq!(all.leave(ALICE), None);
+    }
+
+    #[test]
+    fn names_are_cut_and_addresses_are_not() {
+        let long = [b'x'; 200];
+        assert_eq!(Server::new(&[1; MAX_ADDRESS], &long).unwrap().name().len(), MAX_NAME);
+        assert_eq!(Server::new(&long, b""), None);
+        assert_eq!(Server::new(&[1, 2], b"n").unwrap().address(), [1, 2]);
+    }
+}

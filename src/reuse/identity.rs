@@ -1,0 +1,198 @@
+//! What shapes a connection besides its server and its protocol: where it comes from, and whom it
+//! claims to be and to talk to. Written as bytes, so that equal bytes mean an equal shape.
+#![forbid(unsafe_code)]
+
+use crate::reuse::bound::Client;
+
+/// The shape of a connection. The default one, of a plain connection that is not bound to a local
+/// address, is written as no bytes at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shape<'a> {
+    /// The local socket address that the connection is bound to (`proxy_bind`).
+    pub local: &'a [u8],
+    /// Bound to an address that is not this machine's (`proxy_bind ... transparent`).
+    pub transparent: bool,
+    /// TLS, if it is used.
+    pub tls: Option<Tls<'a>>,
+}
+
+/// What a TLS handshake depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tls<'a> {
+    /// A number for the TLS context: trusted certificates, protocols, ciphers, the certificate and
+    /// key of the configuration, ...
+    pub context: usize,
+    /// The certificate of the server is verified (`proxy_ssl_verify`).
+    pub verify: bool,
+    /// The name is sent to the server (`proxy_ssl_server_name`).
+    pub server_name: bool,
+    /// The name of the server that is verified or sent; empty if it is neither.
+    pub name: &'a [u8],
+    /// `proxy_ssl_certificate`, if it comes from variables.
+    pub certificate: &'a [u8],
+    /// `proxy_ssl_certificate_key`, if it comes from variables.
+    pub certificate_key: &'a [u8],
+}
+
+impl Shape<'_> {
+    /// How many bytes [`Shape::write`] needs.
+    pub fn length(&self) -> usize {
+        let mut length = 0;
+        self.parts(&mut |part| length += part.len());
+        length
+    }
+
+    /// Writes the shape to `out`, which is as long as [`Shape::length`] says.
+    pub fn write(&self, out: &mut [u8]) {
+        let mut at = 0;
+        self.parts(&mut |part| {
+            if let Some(room) = out.get_mut(at..at + part.len()) {
+                room.copy_from_slice(part);
+            }
+            at += part.len();
+        });
+    }
+
+    /// Each text comes behind its length, so no two shapes have the same bytes.
+    fn parts(&self, each: &mut dyn FnMut(&[u8])) {
+        if *self == Self::default() {
+            return;
+        }
+        let text = |bytes: &[u8], each: &mut dyn FnMut(&[u8])| {
+            each(&bytes.len().to_ne_bytes());
+            each(bytes);
+        };
+        let flag = |set: bool, bit: u8| if set { 1 << bit } else { 0 };
+        let tls = self.tls.as_ref();
+        each(&[flag(self.transparent, 0)
+            | flag(tls.is_some(), 1)
+            | flag(tls.is_some_and(|tls| tls.verify), 2)
+            | flag(tls.is_some_and(|tls| tls.server_name), 3)]);
+        text(self.local, each);
+        if let Some(tls) = tls {
+            each(&tls.context.to_ne_bytes());
+            text(tls.name, each);
+            text(tls.certificate, each);
+            text(tls.certificate_key, each);
+        }
+    }
+}
+
+/// How much longer the identity of a connection is that is bound to a client.
+pub const OF_CLIENT: usize = 1 + size_of::<Client>();
+
+/// The first byte of such an identity; that of a shape has only lower bits.
+const BOUND: u8 = 1 << 7;
+
+/// Writes the identity of a connection that is bound to a client: the client, then the shape.
+pub fn write_bound(shape: &[u8], client: Client, out: &mut [u8]) {
+    if let Some((start, end)) = out.split_first_chunk_mut::<OF_CLIENT>() {
+        start[0] = BOUND;
+        start[1..].copy_from_slice(&client.get().to_ne_bytes());
+        if end.len() == shape.len() {
+            end.copy_from_slice(shape);
+        }
+    }
+}
+
+/// The client that a connection with this identity is bound to.
+pub fn client_of(identity: &[u8]) -> Option<Client> {
+    let (first, others) = identity.split_first()?;
+    let client = others.first_chunk().filter(|_| *first == BOUND)?;
+    Client::new(u64::from_ne_bytes(*client))
+}
+
+/// A TLS name without its port, as `ngx_http_upstream_ssl_name()` takes it: `example.com:443` and
+/// `[::1]:443` lose the part from the colon on.
+pub fn without_port(name: &[u8]) -> &[u8] {
+    let bracket = match name.first() {
+        Some(b'[') => name.iter().position(|byte| *byte == b']').unwrap_or(0),
+        _ => 0,
+    };
+    match name.iter().skip(bracket).position(|byte| *byte == b':') {
+        Some(colon) => name.get(..bracket + colon).unwrap_or(name),
+        None => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn bytes(shape: &Shape<'_>) -> Vec<u8> {
+        let mut out = vec![0; shape.length()];
+        shape.write(&mut out);
+        out
+    }
+
+    #[test]
+    fn a_plain_connection_has_no_bytes() {
+        assert!(bytes(&Shape::default()).is_empty());
+    }
+
+    #[test]
+    fn the_port_of_a_name_is_no_part_of_it() {
+        for (name, host) in [
+            ("example.com", "example.com"),
+            ("example.com:443", "example.com"),
+            ("[::1]:443", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("[broken:1", "[broken"),
+            ("", ""),
+            (":443", ""),
+        ] {
+            assert_eq!(without_port(name.as_bytes()), host.as_bytes(), "{name}");
+        }
+    }
+
+    type Owned = (Vec<u8>, bool, Option<(usize, bool, bool, [Vec<u8>; 3])>);
+
+    fn shape(owned: &Owned) -> Shape<'_> {
+        let tls =
+            owned.2.as_ref().map(|(context, verify, server_name, [name, certificate, certificate_key])| {
+                Tls {
+                    context: *context,
+                    verify: *verify,
+                    server_name: *server_name,
+                    name,
+                    certificate,
+                    certificate_key,
+                }
+            });
+        Shape { local: &owned.0, transparent: owned.1, tls }
+    }
+
+    /// Few and short values, so that equal and almost equal shapes are met often.
+    fn owned() -> impl Strategy<Value = Owned> {
+        let text = || prop::collection::vec(0u8..2, 0..4);
+        let tls = (0usize..2, any::<bool>(), any::<bool>(), [text(), text(), text()]);
+        (text(), any::<bool>(), prop::option::of(tls))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #[test]
+        fn equal_bytes_mean_an_equal_shape(a in owned(), b in owned()) {
+            let (a, b) = (shape(&a), shape(&b));
+            prop_assert_eq!(bytes(&a) == bytes(&b), a == b);
+        }
+
+        #[test]
+        fn a_client_is_part_of_it(
+            a in owned(), b in owned(), clients in [prop::option::of(0u64..3), prop::option::of(0u64..3)],
+        ) {
+            let written = |owned, client: Option<u64>| {
+                let shape = bytes(&shape(owned));
+                let Some(client) = client.and_then(|n| Client::new(n.wrapping_sub(1))) else { return (shape, None) };
+                let mut out = vec![0; shape.len() + OF_CLIENT];
+                write_bound(&shape, client, &mut out);
+                assert_eq!(client_of(&out), Some(client));
+                (out, Some(client))
+            };
+            assert_eq!(client_of(&bytes(&shape(&a))), None);
+            let ((first, of), (second, or)) = (written(&a, clients[0]), written(&b, clients[1]));
+            prop_assert_eq!(first == second, shape(&a) == shape(&b) && of == or);
+        }
+    }
+}

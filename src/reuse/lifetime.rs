@@ -1,0 +1,250 @@
+//! Whether a connection that a request gives back may be kept, and how long it may live.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use crate::http1::keep_alive::{Hint, Margin};
+
+/// A point in time or a span in milliseconds, as nginx counts them (`ngx_msec_t`): it wraps around,
+/// so differences are taken with `wrapping_sub`.
+pub type Msec = usize;
+
+/// What the directives of one `upstream` say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `keepalive_requests`: requests that one connection may serve.
+    pub requests: usize,
+    /// `keepalive_time`: milliseconds since its opening in which a connection may be kept.
+    pub time: Msec,
+    /// `keepalive_timeout`: milliseconds for which a connection stays open when idle.
+    pub timeout: Msec,
+    /// `keepalive_hint`: how long before the server a connection is closed; `None` if the server is not listened to.
+    pub margin: Option<Margin>,
+}
+
+/// A connection in the moment in which its request gives it back.
+#[derive(Clone, Copy, Debug)]
+pub struct Returned {
+    /// The balancer was told that the peer failed (`NGX_PEER_FAILED`).
+    pub failed: bool,
+    /// End of file, an error or a timeout was seen on the connection.
+    pub broken: bool,
+    /// Requests served, this one included.
+    pub requests: usize,
+    /// Requests that the server serves on it, as far as it said.
+    pub allowed: usize,
+    /// When the connection was opened.
+    pub opened: Msec,
+    /// The protocol module found that the connection can serve another request: the response is
+    /// complete, and neither side asked to close.
+    pub keepalive: bool,
+    /// The request was sent to its last byte.
+    pub request_sent: bool,
+    /// The worker is exiting; nobody would come for the connection.
+    pub exiting: bool,
+}
+
+/// What is left to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rest {
+    /// How long it may be idle, in milliseconds.
+    pub idle: Msec,
+    /// Requests that the server serves on it, those it has served included, as far as it said.
+    pub allowed: usize,
+}
+
+/// Why a connection is closed instead of kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The request failed.
+    Failed,
+    /// The connection ended, failed or timed out.
+    Broken,
+    /// It served `keepalive_requests` requests.
+    Requests,
+    /// It is older than `keepalive_time`.
+    Time,
+    /// The server has said that it serves no more requests on it (`Keep-Alive`).
+    Hint,
+    /// The server has said that it closes the connection so soon that nothing is left of that time.
+    ClosesSoon,
+    /// The protocol does not allow another request on it.
+    NotKeepalive,
+    /// A part of the request was not sent; the server would take the next request for it.
+    RequestUnsent,
+    /// The worker is exiting.
+    Exiting,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Failed => "request failed",
+            Self::Broken => "connection closed or broken",
+            Self::Requests => "keepalive_requests reached",
+            Self::Time => "keepalive_time reached",
+            Self::Hint => "server keeps it no longer",
+            Self::ClosesSoon => "server closes it too soon",
+            Self::NotKeepalive => "not a keepalive response",
+            Self::RequestUnsent => "request not fully sent",
+            Self::Exiting => "worker exiting",
+        })
+    }
+}
+
+impl Limits {
+    /// Why the connection must not be kept at `now`, or `None` if it may be. The conditions are
+    /// those of nginx's `ngx_http_upstream_free_keepalive_peer()`.
+    #[inline]
+    pub fn refusal(&self, conn: &Returned, now: Msec) -> Option<Refusal> {
+        if conn.failed {
+            Some(Refusal::Failed)
+        } else if conn.broken {
+            Some(Refusal::Broken)
+        } else if conn.requests >= self.requests {
+            Some(Refusal::Requests)
+        } else if now.wrapping_sub(conn.opened) > self.time {
+            Some(Refusal::Time)
+        } else if !conn.keepalive {
+            Some(Refusal::NotKeepalive)
+        } else if !conn.request_sent {
+            Some(Refusal::RequestUnsent)
+        } else if conn.exiting {
+            Some(Refusal::Exiting)
+        } else {
+            None
+        }
+    }
+
+    /// What is left to a connection that may be kept, when the server said `hint` with its last response; `round_trip` is how
+    /// long one takes, in milliseconds, and may not be asked for.
+    ///
+    /// # Errors
+    /// [`Refusal::Hint`] if the server serves no more requests on it, [`Refusal::ClosesSoon`] if it would close it within the
+    /// margin.
+    #[inline]
+    pub fn rest(
+        &self,
+        conn: &Returned,
+        hint: &Hint,
+        round_trip: impl FnOnce() -> Msec,
+    ) -> Result<Rest, Refusal> {
+        let Some(margin) = self.margin else { return Ok(Rest { idle: self.timeout, allowed: conn.allowed }) };
+        let idle = match hint.timeout {
+            Some(announced) => {
+                margin.left(announced, round_trip).ok_or(Refusal::ClosesSoon)?.min(self.timeout)
+            }
+            None => self.timeout,
+        };
+        let more = hint.requests.map_or(usize::MAX, |more| conn.requests.saturating_add(more));
+        let allowed = conn.allowed.min(more);
+        if conn.requests >= allowed {
+            return Err(Refusal::Hint);
+        }
+        Ok(Rest { idle, allowed })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits =
+        Limits { requests: 100, time: 1000, timeout: 60_000, margin: Some(Margin::Fixed(1000)) };
+    const GOOD: Returned = Returned {
+        failed: false,
+        broken: false,
+        requests: 1,
+        allowed: usize::MAX,
+        opened: 5000,
+        keepalive: true,
+        request_sent: true,
+        exiting: false,
+    };
+
+    #[test]
+    fn keeps_a_healthy_connection() {
+        assert_eq!(LIMITS.refusal(&GOOD, 5000), None);
+    }
+
+    #[test]
+    fn refuses_each_condition_alone() {
+        let refusal = |conn: Returned| LIMITS.refusal(&conn, 5000);
+        assert_eq!(refusal(Returned { failed: true, ..GOOD }), Some(Refusal::Failed));
+        assert_eq!(refusal(Returned { broken: true, ..GOOD }), Some(Refusal::Broken));
+        assert_eq!(refusal(Returned { keepalive: false, ..GOOD }), Some(Refusal::NotKeepalive));
+        assert_eq!(refusal(Returned { request_sent: false, ..GOOD }), Some(Refusal::RequestUnsent));
+        assert_eq!(refusal(Returned { exiting: true, ..GOOD }), Some(Refusal::Exiting));
+    }
+
+    #[test]
+    fn the_request_that_reaches_the_limit_is_the_last() {
+        assert_eq!(LIMITS.refusal(&Returned { requests: 99, ..GOOD }, 5000), None);
+        let last = Returned { requests: 100, ..GOOD };
+        assert_eq!(LIMITS.refusal(&last, 5000), Some(Refusal::Requests));
+        assert_eq!(Limits { requests: 0, ..LIMITS }.refusal(&GOOD, 5000), Some(Refusal::Requests));
+    }
+
+    fn rest(
+        limits: Limits,
+        conn: Returned,
+        timeout: Option<Msec>,
+        requests: Option<usize>,
+    ) -> Option<(Msec, usize)> {
+        let rest = limits.rest(&conn, &Hint { timeout, requests }, || 5);
+        assert_ne!(rest, Err(Refusal::Requests));
+        rest.ok().map(|rest| (rest.idle, rest.allowed))
+    }
+
+    #[test]
+    fn the_server_limits_the_requests_too() {
+        let conn = Returned { requests: 4, ..GOOD };
+        assert_eq!(rest(LIMITS, conn, None, None), Some((60_000, usize::MAX)));
+        assert_eq!(rest(LIMITS, conn, None, Some(1)), Some((60_000, 5)));
+        assert_eq!(rest(LIMITS, conn, None, Some(0)), None);
+        assert_eq!(rest(LIMITS, conn, None, Some(usize::MAX)), Some((60_000, usize::MAX)));
+        // What it said before holds, but it can say less.
+        let conn = Returned { allowed: 6, ..conn };
+        assert_eq!(rest(LIMITS, conn, None, None), Some((60_000, 6)));
+        assert_eq!(rest(LIMITS, conn, None, Some(9)), Some((60_000, 6)));
+        assert_eq!(rest(LIMITS, conn, None, Some(1)), Some((60_000, 5)));
+        assert_eq!(rest(LIMITS, Returned { requests: 6, ..conn }, None, None), None);
+    }
+
+    #[test]
+    fn a_connection_is_closed_before_the_server_closes_it() {
+        let idle = |limits: Limits, timeout| rest(limits, GOOD, timeout, None).map(|(idle, _)| idle);
+        assert_eq!(idle(LIMITS, None), Some(60_000));
+        assert_eq!(idle(LIMITS, Some(5000)), Some(4000));
+        assert_eq!(idle(LIMITS, Some(1001)), Some(1));
+        assert_eq!(idle(LIMITS, Some(1000)), None);
+        assert_eq!(idle(LIMITS, Some(0)), None);
+        assert_eq!(idle(LIMITS, Some(75_000)), Some(60_000));
+        let exactly = Limits { margin: Some(Margin::Fixed(0)), ..LIMITS };
+        assert_eq!(idle(exactly, Some(1000)), Some(1000));
+        assert_eq!(idle(exactly, Some(0)), None);
+        let share = Limits { margin: Some(Margin::Share), ..LIMITS };
+        assert_eq!(idle(share, Some(1000)), Some(895));
+        assert_eq!(idle(share, Some(75_000)), Some(60_000));
+        assert_eq!(idle(share, Some(0)), None);
+        let deaf = Limits { margin: None, ..LIMITS };
+        assert_eq!(rest(deaf, GOOD, Some(0), Some(0)), Some((60_000, usize::MAX)));
+    }
+
+    #[test]
+    fn the_two_words_of_the_server_are_told_apart() {
+        let rest = |timeout, requests| LIMITS.rest(&GOOD, &Hint { timeout, requests }, || 5);
+        assert_eq!(rest(Some(1000), Some(0)), Err(Refusal::ClosesSoon));
+        assert_eq!(rest(Some(2000), Some(0)), Err(Refusal::Hint));
+        assert_eq!(rest(None, Some(0)), Err(Refusal::Hint));
+    }
+
+    #[test]
+    fn age_is_counted_from_the_opening_across_the_wrap_of_the_clock() {
+        assert_eq!(LIMITS.refusal(&GOOD, 6000), None);
+        assert_eq!(LIMITS.refusal(&GOOD, 6001), Some(Refusal::Time));
+        let old = Returned { opened: Msec::MAX - 10, ..GOOD };
+        assert_eq!(LIMITS.refusal(&old, 900), None);
+        assert_eq!(LIMITS.refusal(&old, 1000), Some(Refusal::Time));
+    }
+}

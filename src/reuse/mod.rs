@@ -1,0 +1,9 @@
+//! When a connection is used again: for whom, for how long, and what happens if it turns out to be closed.
+
+pub mod identity;
+
+pub mod bound;
+
+pub mod lifetime;
+
+pub mod stale;
