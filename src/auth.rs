@@ -1,7 +1,8 @@
 //! What the answer of an authorisation server means, and which values its directives can have.
 #![forbid(unsafe_code)]
 
-use crate::directive::{decimal, Invalid};
+use crate::base::decimal::decimal;
+use crate::directive::Invalid;
 
 /// The answer of the location that was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

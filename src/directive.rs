@@ -3,10 +3,11 @@
 
 use std::fmt;
 
+use crate::base::clock::Msec;
+use crate::base::decimal::decimal;
 use crate::http1::keep_alive::Margin;
 use crate::pool::{Limit, MAX_CAPACITY};
 use crate::queue::MAX_WAITERS;
-use crate::reuse::lifetime::Msec;
 
 /// `keepalive connections [local] [per_server];`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,17 +225,6 @@ impl KeepaliveHint {
 }
 
 const STATUSES: [(&[u8], u16); 3] = [(b"502", 502), (b"503", 503), (b"504", 504)];
-
-/// Decimal digits only, as nginx's `ngx_atoi()`: no sign, no blank, no overflow.
-pub(crate) fn decimal(word: &[u8]) -> Option<usize> {
-    if word.is_empty() {
-        return None;
-    }
-    word.iter().try_fold(0usize, |n, byte| {
-        let digit = char::from(*byte).to_digit(10)?;
-        n.checked_mul(10)?.checked_add(digit as usize)
-    })
-}
 
 #[cfg(test)]
 mod tests {

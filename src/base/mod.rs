@@ -1,4 +1,10 @@
-//! What every other part uses: lists, hashes, memory that may be lacking, times.
+//! What every other part uses: time, numbers, addresses, lists, hashes, memory that may be lacking.
+
+pub mod clock;
+
+pub(crate) mod decimal;
+
+pub(crate) mod address;
 
 pub(crate) mod hash;
 

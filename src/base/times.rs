@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::reuse::lifetime::Msec;
+use crate::base::clock::Msec;
 
 /// An element of `r->upstream_states`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 //! no later RFC, but servers send it).
 #![forbid(unsafe_code)]
 
-use crate::reuse::lifetime::Msec;
+use crate::base::clock::Msec;
+use crate::base::decimal::decimal;
 
 /// What a server says of a connection that it has answered on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,11 +61,6 @@ impl Margin {
 
 fn smallest(known: &mut Option<usize>, new: Option<usize>) {
     *known = (*known).into_iter().chain(new).min();
-}
-
-/// Decimal digits and nothing else; `None` also for a number that is too large.
-fn decimal(word: &[u8]) -> Option<usize> {
-    crate::directive::decimal(word)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::sync::atomic::{
 };
 
 use super::{step, tally, Ledger, Line, Of, Server, OPEN, REQUESTS};
-use crate::reuse::lifetime::Msec;
+use crate::base::clock::Msec;
 
 /// In place of a process: another one takes back what this worker left, whose number stands beside it.
 const BEING_RECOVERED: u64 = 1 << 63;

@@ -7,7 +7,7 @@ use std::sync::atomic::{
 };
 
 use super::step;
-use crate::reuse::lifetime::Msec;
+use crate::base::clock::Msec;
 
 /// A lock among processes: 0, or what tells the process that holds it from all others.
 pub(super) struct Lock<'a>(&'a AtomicU64);

@@ -27,9 +27,9 @@ mod waits;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+use crate::base::address::MAX_ADDRESS;
+use crate::base::clock::Msec;
 use crate::base::memory::collect;
-use crate::pool::MAX_ADDRESS;
-use crate::reuse::lifetime::Msec;
 use tally::Tally;
 
 pub use waits::Line;

@@ -12,9 +12,9 @@ use std::sync::atomic::{
 
 use super::lock::Lock;
 use super::{step, tally, Ledger, Server, ADDRESS, GENERATION, HEAD, LIMIT, OPEN, REQUESTS};
+use crate::base::address::MAX_ADDRESS;
+use crate::base::clock::Msec;
 use crate::base::hash::{hash_bytes, words_of};
-use crate::pool::MAX_ADDRESS;
-use crate::reuse::lifetime::Msec;
 
 /// Parts of the first word: the length of the address, a mark, and how often the place was written; 0 if never.
 const LENGTH: u64 = 0xff;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use super::{Ledger, Of, Server, HEADER};
-use crate::reuse::lifetime::Msec;
+use crate::base::clock::Msec;
 
 /// A worker that has been rung for so long and has not answered is not waited for, in milliseconds.
 const PATIENCE: u64 = 200;

@@ -11,8 +11,8 @@ use std::sync::atomic::{
 };
 use std::sync::Arc;
 
+use crate::base::address::MAX_ADDRESS;
 use crate::base::hash::words_of;
-use crate::pool::MAX_ADDRESS;
 
 use super::generation::Memory;
 use super::plan::{Upstream, GONE, OTHER, QUEUE, SERVERS};

@@ -2,8 +2,10 @@
 
 use std::collections::TryReserveError;
 
+use crate::base::address::MAX_ADDRESS;
+
 use super::servers::{buckets, ServerRef};
-use super::{InClass, Wanted, MAX_ADDRESS};
+use super::{InClass, Wanted};
 use crate::base::hash::{hash_bytes, mix};
 use crate::base::list::{Link, List, Neighbours, Node, NONE};
 

@@ -23,8 +23,9 @@ mod tests;
 
 use std::collections::TryReserveError;
 
+use crate::base::address::MAX_ADDRESS;
+use crate::base::clock::Msec;
 use crate::base::list::{Link, List, NONE};
-use crate::reuse::lifetime::Msec;
 use classes::Classes;
 use ring::{Ring, Seat};
 use servers::{ServerRef, Servers};
@@ -32,9 +33,6 @@ use slot::{InClass, InLimited, Slot};
 
 pub use classes::ClassRef;
 pub use limit::{Limit, MAX_CAPACITY, MAX_OF_ALL_SERVERS, MAX_SERVERS};
-
-/// Room for the longest socket address that nginx knows (`ngx_sockaddr_t`, a unix socket's).
-pub(crate) const MAX_ADDRESS: usize = 112;
 
 /// More lists than this would cost more memory than they save time.
 const MAX_BUCKETS: usize = 1 << 16;

@@ -13,7 +13,7 @@
 //!
 //! While there is room nobody is evicted and everybody is a member: the ordinary case is plain LRU.
 
-use crate::reuse::lifetime::Msec;
+use crate::base::clock::Msec;
 
 use crate::base::list::{Link, List, Node, NONE};
 

@@ -3,7 +3,9 @@
 use std::collections::TryReserveError;
 
 use super::ring::Ring;
-use super::{MAX_ADDRESS, MAX_BUCKETS};
+use crate::base::address::MAX_ADDRESS;
+
+use super::MAX_BUCKETS;
 use crate::base::hash::hash_bytes;
 use crate::base::list::{Link, List, Neighbours, Node};
 

@@ -1,8 +1,8 @@
 //! A slot: the place of a connection in the pool, and in the lists.
 
 use super::ring::{Aging, InRing};
+use crate::base::clock::Msec;
 use crate::base::list::{Link, Neighbours, Node, NONE};
-use crate::reuse::lifetime::Msec;
 
 #[derive(Debug)]
 pub(super) struct Slot<C> {

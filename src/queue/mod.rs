@@ -7,8 +7,8 @@ pub mod room;
 
 use std::collections::TryReserveError;
 
+use crate::base::clock::Msec;
 use crate::base::list::{Link, List, Neighbours, Node, NONE};
-use crate::reuse::lifetime::Msec;
 
 /// The longest queue: numbers of places are 32 bits wide, and one value marks the end of a list.
 pub const MAX_WAITERS: usize = NONE as usize - 1;

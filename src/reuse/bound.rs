@@ -15,8 +15,8 @@
 use std::collections::HashMap;
 use std::num::NonZeroU64;
 
+use crate::base::address::MAX_ADDRESS;
 use crate::base::memory::push;
-use crate::pool::MAX_ADDRESS;
 
 /// The number of a client's connection to nginx.
 pub type Client = NonZeroU64;

@@ -3,11 +3,8 @@
 
 use std::fmt;
 
+use crate::base::clock::Msec;
 use crate::http1::keep_alive::{Hint, Margin};
-
-/// A point in time or a span in milliseconds, as nginx counts them (`ngx_msec_t`): it wraps around,
-/// so differences are taken with `wrapping_sub`.
-pub type Msec = usize;
 
 /// What the directives of one `upstream` say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use std::ptr::NonNull;
 use nginx_sys::{ngx_http_request_t, ngx_pool_cleanup_t};
 
 use crate::auth::{decisive, Answer, Sent, Verdict};
+use crate::base::clock::Msec;
 use crate::metrics::Decision;
-use crate::reuse::lifetime::Msec;
 
 use super::ask::is_ours;
 use super::capture::Capture;

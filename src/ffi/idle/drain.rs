@@ -8,11 +8,12 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_event_t, ngx_log_error_core, ngx_log_t, ngx_pfree, ngx_str_t, NGX_LOG_INFO};
 
+use crate::base::address::MAX_ADDRESS;
+use crate::base::clock::Msec;
 use crate::drain::{Drain, Progress, Refusal};
 use crate::ledger::Server;
 use crate::metrics::{End, Meter, Phase};
-use crate::pool::{ClassRef, Offer, Wanted, MAX_ADDRESS};
-use crate::reuse::lifetime::Msec;
+use crate::pool::{ClassRef, Offer, Wanted};
 
 use crate::ffi::idle::idle::{asked_to_close, cycle_log, dummy_handler};
 use crate::ffi::nginx::conn::{Conn, Event, Received};

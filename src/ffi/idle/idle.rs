@@ -4,8 +4,8 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_close_connection, ngx_cycle, ngx_destroy_pool, ngx_event_t, ngx_log_t};
 
+use crate::base::clock::Msec;
 use crate::metrics::End;
-use crate::reuse::lifetime::Msec;
 
 #[cfg(ngx_feature = "http_ssl")]
 use crate::ffi::nginx::conn::Received;

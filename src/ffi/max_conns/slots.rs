@@ -3,9 +3,9 @@
 use std::cell::{Cell, OnceCell};
 use std::ptr::NonNull;
 
+use crate::base::clock::Msec;
 use crate::ledger::{Ledger, Server, Table};
 use crate::metrics::{End, Phase};
-use crate::reuse::lifetime::Msec;
 
 use crate::ffi::idle::idle;
 #[cfg(nginx_resolve)]

@@ -1,6 +1,6 @@
 //! What the kernel tells of a TCP connection.
 
-use crate::reuse::lifetime::Msec;
+use crate::base::clock::Msec;
 use crate::reuse::stale::Counts;
 
 use crate::ffi::nginx::conn::Conn;

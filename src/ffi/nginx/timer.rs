@@ -10,7 +10,7 @@ use nginx_sys::{
     ngx_post_event, ngx_posted_accept_events, ngx_posted_events, ngx_posted_next_events,
 };
 
-use crate::reuse::lifetime::Msec;
+use crate::base::clock::Msec;
 
 use crate::ffi::idle::idle::cycle_log;
 

@@ -7,7 +7,7 @@ use nginx_sys::{
     off_t,
 };
 
-use crate::reuse::lifetime::Msec;
+use crate::base::clock::Msec;
 
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::headers::bytes;

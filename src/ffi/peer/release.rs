@@ -2,11 +2,12 @@
 
 use nginx_sys::{ngx_uint_t, NGX_PEER_FAILED};
 
+use crate::base::clock::Msec;
 use crate::drain::{Drain, Progress};
 use crate::http1::keep_alive::Hint;
 use crate::metrics::{End, Phase};
 use crate::pool::{Offer, Wanted};
-use crate::reuse::lifetime::{Limits, Msec, Refusal, Rest, Returned};
+use crate::reuse::lifetime::{Limits, Refusal, Rest, Returned};
 
 use crate::ffi::idle::drain;
 use crate::ffi::idle::idle;

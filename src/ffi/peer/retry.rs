@@ -22,8 +22,8 @@ use nginx_sys::{
 #[cfg(ngx_feature = "http_ssl")]
 use nginx_sys::{SSL_get_shutdown, SSL_RECEIVED_SHUTDOWN};
 
+use crate::base::clock::Msec;
 use crate::metrics::{Count, End};
-use crate::reuse::lifetime::Msec;
 use crate::reuse::stale::{End as FailureEnd, Failed, Failure, StaleRetry, Taken, Unread};
 
 use crate::ffi::idle::idle;

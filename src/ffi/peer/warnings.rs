@@ -4,9 +4,9 @@ use std::ffi::CStr;
 
 use nginx_sys::{ngx_log_error_core, ngx_str_t, NGX_LOG_WARN};
 
+use crate::base::clock::Msec;
 use crate::http1::keep_alive::Margin;
 use crate::metrics::End;
-use crate::reuse::lifetime::Msec;
 
 use crate::ffi::shared::main_conf::MainConf;
 use crate::ffi::state::peer_data::PeerData;

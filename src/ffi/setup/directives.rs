@@ -13,8 +13,8 @@ use nginx_sys::{
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::{ngx_conf_log_error, ngx_string};
 
+use crate::base::clock::Msec;
 use crate::directive::{Invalid, Keepalive, KeepaliveDrain, KeepaliveHint, Queue};
-use crate::reuse::lifetime::Msec;
 use crate::reuse::stale::StaleRetry;
 
 use crate::ffi::nginx::guard::guard;

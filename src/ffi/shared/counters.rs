@@ -15,10 +15,10 @@ use nginx_sys::{
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 
+use crate::base::address::MAX_ADDRESS;
 use crate::base::memory::{is_spare, push};
 use crate::directive::Invalid;
 use crate::metrics::{self, Generation, Plan, Server, View};
-use crate::pool::MAX_ADDRESS;
 
 use crate::ffi::auth::conf::MainConf as AuthConf;
 #[cfg(nginx_resolve)]

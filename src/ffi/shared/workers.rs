@@ -18,9 +18,9 @@ use nginx_sys::{
     ngx_log_error_core, NGX_ERROR, NGX_LOG_CRIT, NGX_OK,
 };
 
+use crate::base::clock::Msec;
 use crate::base::memory::push;
 use crate::ledger::{Ledger, Table};
-use crate::reuse::lifetime::Msec;
 
 use crate::ffi::nginx::balancer::Servers;
 use crate::ffi::nginx::constants;

@@ -6,12 +6,12 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_http_request_t, ngx_http_upstream_conf_t, ngx_pool_t, ngx_uint_t};
 
+use crate::base::clock::Msec;
 use crate::ledger::Server;
 use crate::metrics::Meter;
 use crate::pool::ClassRef;
 use crate::queue::Ticket;
 use crate::reuse::bound::Binding;
-use crate::reuse::lifetime::Msec;
 
 use crate::ffi::nginx::balancer::Balancer;
 use crate::ffi::nginx::memory::allocate;

@@ -8,8 +8,8 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_int_t, ngx_ssl_get_session, ngx_ssl_set_session, SSL_SESSION_free, NGX_OK, SSL_SESSION};
 
+use crate::base::clock::Msec;
 use crate::pool::{Connection, IdlePool, Limit, Offer, Wanted};
-use crate::reuse::lifetime::Msec;
 
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::Guarded;

@@ -7,13 +7,14 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ngx_pool_t};
 
+use crate::base::clock::Msec;
 use crate::directive::KeepaliveDrain;
 use crate::ledger::Server;
 use crate::metrics::{End, Meter, QueueMeter, Records};
 use crate::pool::{ClassRef, Connection, IdlePool, Offer, Wanted};
 use crate::reuse::bound::{Binding, Bindings};
 use crate::reuse::identity::client_of;
-use crate::reuse::lifetime::{Limits, Msec};
+use crate::reuse::lifetime::Limits;
 use crate::reuse::stale::StaleRetry;
 
 use crate::ffi::idle::idle;

@@ -12,7 +12,7 @@ use nginx_sys::{
     NGX_ERROR, NGX_INVALID_INDEX,
 };
 
-use crate::reuse::lifetime::Msec;
+use crate::base::clock::Msec;
 
 use crate::ffi::nginx::conn::Event;
 use crate::ffi::nginx::memory::allocate;

@@ -7,12 +7,12 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_event_t, ngx_int_t, ngx_msec_t, ngx_uint_t, NGX_AGAIN, NGX_ERROR, NGX_PEER_FAILED};
 
+use crate::base::clock::Msec;
 use crate::directive::Queue;
 use crate::ledger::{self, Server};
 use crate::metrics::{End, Phase};
 use crate::queue::room::{Outlook, Rooms};
 use crate::queue::{Ticket, WaitQueue};
-use crate::reuse::lifetime::Msec;
 
 use crate::ffi::max_conns::linger;
 use crate::ffi::nginx::balancer::Servers;

@@ -3,7 +3,8 @@
 #![forbid(unsafe_code)]
 
 use keepalive::http1::keep_alive::{Hint, Margin};
-use keepalive::reuse::lifetime::{Limits, Msec, Refusal, Returned};
+use keepalive::base::clock::Msec;
+use keepalive::reuse::lifetime::{Limits, Refusal, Returned};
 
 use crate::input::Input;
 
