@@ -15,8 +15,9 @@ use super::capture::Capture;
 use super::conf::{LocConf, MainConf, Uri};
 use super::deny::Denial;
 use crate::ffi::nginx::memory::{add_cleanup, allocate};
+use crate::ffi::nginx::process::now;
 use crate::ffi::nginx::request::Request;
-use crate::ffi::nginx::timer::{now, Alarm};
+use crate::ffi::nginx::timer::Alarm;
 
 /// Lies in the request's pool. It is remembered over internal redirects, which take from a request what modules
 /// have attached to it: then it is found among what the pool cleans up.

@@ -19,10 +19,9 @@ use crate::auth::{is_same_header, parse_header, parse_status, parse_uri, OnError
 use crate::directive::Invalid;
 
 use super::conf::{Copied, LocConf, MainConf, SetVariable, Slice, Uri};
+use crate::ffi::nginx::conf_words::{no_memory, report, words, Setter, IS_DUPLICATE};
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::memory::{allocate, or_fail};
-use crate::ffi::setup::directives::{report, words, Setter, IS_DUPLICATE};
-use crate::ffi::setup::enable::no_memory;
 
 /// The command table; an empty name ends it.
 pub(super) static mut COMMANDS: [ngx_command_t; 10] = [

@@ -21,14 +21,6 @@ impl Request {
         Some(unsafe { Self::from_ptr(parent) })
     }
 
-    /// Its upstream part, if it ever had one.
-    pub(super) fn upstream(self) -> Option<HttpUpstream> {
-        // SAFETY: live by the type invariant; reads one field.
-        let u: *mut ngx_http_upstream_t = unsafe { (*self.as_ptr()).upstream };
-        // SAFETY: that of a live request.
-        (!u.is_null()).then(|| unsafe { HttpUpstream::from_ptr(u) })
-    }
-
     /// What servers have answered, if they have refused: in each location through which the request has come, the
     /// last one. An `X-Accel-Redirect` hides it from all but this.
     pub(super) fn answers(self) -> impl Iterator<Item = u16> {

@@ -10,7 +10,7 @@ use crate::base::times;
 use super::context::{Auth, Stage};
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::request::Request;
-use crate::ffi::observe::variables::{add_one, Text};
+use crate::ffi::nginx::variable::{add_one, Text};
 
 /// Adds the variables to the configuration being read; `None` if there is no memory.
 pub(super) fn add(cf: *mut ngx_conf_t) -> Option<()> {

@@ -15,14 +15,17 @@ use crate::ledger::Server;
 use crate::metrics::{End, Meter, Phase};
 use crate::pool::{ClassRef, Offer, Wanted};
 
-use crate::ffi::idle::idle::{asked_to_close, cycle_log, dummy_handler};
+use crate::ffi::max_conns::slots::{close_and_release, must_yield};
 use crate::ffi::nginx::conn::{Conn, Event, Received};
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::log::debug;
 use crate::ffi::nginx::memory::allocate;
-use crate::ffi::nginx::timer::now;
-use crate::ffi::peer::release::store;
+use crate::ffi::nginx::process::{cycle_log, now};
+use crate::ffi::nginx::socket::asked_to_close;
 use crate::ffi::state::upstream::{Bytes, Idle, RoundTrip, Upstream};
+
+use super::sleep::dummy_handler;
+use super::store::store;
 
 /// What the `data` of such a connection points at: all that it takes to store it once the request is gone.
 /// The connection's pool has it in a block of its own, which can be freed.
@@ -175,10 +178,10 @@ fn finish(conn: Conn, drained: Result<(), Reason>) {
         if let Some(binding) = draining.idle(conn).binding() {
             upstream.unbind(binding);
         }
-        upstream.close_counted(conn, draining.server);
+        close_and_release(upstream, conn, draining.server);
     }
     if upstream.can_wait() {
-        upstream.changed();
+        upstream.schedule_dispatch();
     }
 }
 
@@ -195,7 +198,7 @@ fn put(upstream: &Upstream, conn: Conn, draining: &Draining) -> Result<(), End> 
     if upstream.is_ending() {
         return Err(End::Exiting);
     }
-    if upstream.must_yield(draining.server) {
+    if must_yield(upstream, draining.server) {
         return Err(End::Evicted);
     }
     if idle.binding().is_some_and(|binding| !upstream.has_client(binding)) {

@@ -1,10 +1,14 @@
-//! A connection that no request has: it is idle in the pool (`idle`), is read to the end of a response first (`drain`),
-//! or belongs to a server that has left (`resolve`).
+//! A connection that no request has: it is stored (`store`), sleeps until something happens to it (`sleep`), and is closed
+//! (`close`). Before it is stored it may have to be read to the end of a response (`drain`); its server may leave
+//! (`resolve`).
 
-#[expect(clippy::module_inception, reason = "an idle connection is what the room is about")]
-pub(crate) mod idle;
+pub(crate) mod store;
+
+pub(crate) mod sleep;
+
+pub(crate) mod close;
 
 pub(crate) mod drain;
 
 #[cfg(nginx_resolve)]
-pub(crate) mod resolve;
+mod resolve;

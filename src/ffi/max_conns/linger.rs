@@ -8,12 +8,15 @@ use nginx_sys::{ngx_event_t, ngx_msec_t};
 
 use crate::ledger::Server;
 
-use crate::ffi::idle::idle::{self, cycle_log, silent};
 use crate::ffi::nginx::conn::{Conn, Event};
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::log::debug;
 use crate::ffi::nginx::memory::allocate;
+use crate::ffi::nginx::process::cycle_log;
+use crate::ffi::nginx::socket::{self, poll_idle, silent};
 use crate::ffi::state::upstream::Upstream;
+
+use super::slots::release_slot;
 
 /// How long a server is waited for: one that has nothing else to do closes at once.
 pub(crate) const TIMEOUT: ngx_msec_t = 200;
@@ -29,7 +32,7 @@ struct Lingering {
 pub(crate) fn linger(conn: Conn, upstream: &Upstream, server: Server) -> bool {
     let (read, write) = (conn.read(), conn.write());
     #[cfg(ngx_feature = "http_ssl")]
-    if !idle::say_goodbye(conn) {
+    if !socket::say_goodbye(conn) {
         return false;
     }
     // SAFETY: an open socket.
@@ -53,7 +56,7 @@ pub(crate) fn linger(conn: Conn, upstream: &Upstream, server: Server) -> bool {
     read.set_handler(Some(linger_handler));
     read.set_timer(TIMEOUT);
     if read.wait_readable() {
-        upstream.add_lingering(server);
+        upstream.counts.add_lingering(server);
         return true;
     }
     conn.set_reusable(false);
@@ -71,13 +74,17 @@ unsafe extern "C" fn linger_handler(event: *mut ngx_event_t) {
 }
 
 fn close_unless_silent(event: Event) {
-    if idle::ended(event).is_none() {
+    if poll_idle(event).is_none() {
         return;
     }
     let conn = event.conn();
     // SAFETY: `linger` has put it there; read before the pool goes in which it lies.
     let Lingering { upstream, server } = unsafe { conn.data().cast::<Lingering>().read() };
-    idle::close(conn);
+    socket::close(conn);
     // SAFETY: nginx keeps the cycle in which the upstream lies while a connection is open.
-    unsafe { upstream.as_ref() }.lingered(server);
+    let upstream = unsafe { upstream.as_ref() };
+    if let Some(ledger) = upstream.counts.ledger.get() {
+        ledger.remove_lingering(server);
+    }
+    release_slot(upstream, server);
 }

@@ -12,54 +12,54 @@ use nginx_sys::{ngx_cached_time, ngx_cycle, ngx_cycle_t};
 
 use crate::metrics::End;
 
-use crate::ffi::setup::module::module;
+use crate::ffi::nginx::this_module::module;
 use crate::ffi::shared::main_conf::MainConf;
 use crate::ffi::state::upstream::Upstream;
+
+use super::slots::close_idle;
 
 /// A connection whose server limits them may stay for a while after it was closed.
 const ATTEMPTS: usize = 8;
 
-impl Upstream {
-    /// A request is about to get a new connection.
-    #[inline]
-    pub(crate) fn yield_to_request(&self) {
-        for _ in 0..ATTEMPTS {
-            if !is_short() || !self.give_up_one() {
-                return;
-            }
+/// A request is about to get a new connection.
+#[inline]
+pub(crate) fn yield_to_request(upstream: &Upstream) {
+    for _ in 0..ATTEMPTS {
+        if !is_short() || !give_up_one(upstream) {
+            return;
         }
     }
+}
 
-    /// A connection was stored.
-    #[inline]
-    pub(crate) fn yield_to_clients(&self) {
-        if is_short() && closes_clients() {
-            self.give_up_one();
-        }
+/// A connection was stored.
+#[inline]
+pub(crate) fn yield_to_clients(upstream: &Upstream) {
+    if is_short() && closes_clients() {
+        give_up_one(upstream);
     }
+}
 
-    /// A connection could not be opened, and no server has refused it.
-    #[cold]
-    pub(crate) fn yield_after_failure(&self) {
-        if is_short() || lacks_descriptors() {
-            self.give_up_one();
-        }
+/// A connection could not be opened, and no server has refused it.
+#[cold]
+pub(crate) fn yield_after_failure(upstream: &Upstream) {
+    if is_short() || lacks_descriptors() {
+        give_up_one(upstream);
     }
+}
 
-    /// Closes the connection that is idle for longest, here or in another pool of this worker. `false` if there is none.
-    #[cold]
-    fn give_up_one(&self) -> bool {
-        // SAFETY: the worker's cycle, set before any request.
-        let cycle = unsafe { ngx_cycle };
-        // SAFETY: as above. Without master process it may be one whose configuration does not load the module any more.
-        let main = is_in(cycle).then(|| unsafe { MainConf::of_cycle(cycle) }).flatten();
-        self.give_up_own() || main.is_some_and(|main| main.zone.any_upstream(Self::give_up_own))
-    }
+/// Closes the connection that is idle for longest, here or in another pool of this worker. `false` if there is none.
+#[cold]
+fn give_up_one(upstream: &Upstream) -> bool {
+    // SAFETY: the worker's cycle, set before any request.
+    let cycle = unsafe { ngx_cycle };
+    // SAFETY: as above. Without master process it may be one whose configuration does not load the module any more.
+    let main = is_in(cycle).then(|| unsafe { MainConf::of_cycle(cycle) }).flatten();
+    give_up_own(upstream) || main.is_some_and(|main| main.zone.any_upstream(give_up_own))
+}
 
-    fn give_up_own(&self) -> bool {
-        let oldest = self.idle.with(|idle| idle.take_oldest()).flatten();
-        oldest.map(|idle| self.close(idle, End::Evicted)).is_some()
-    }
+fn give_up_own(upstream: &Upstream) -> bool {
+    let oldest = upstream.idle.with(|idle| idle.take_oldest()).flatten();
+    oldest.map(|idle| close_idle(upstream, idle, End::Evicted)).is_some()
 }
 
 /// Whether a cycle has this module.

@@ -21,7 +21,6 @@ use crate::queue::room::{Outlook, Rooms};
 #[cfg(nginx_resolve)]
 use crate::ffi::nginx::headers::bytes;
 use crate::ffi::nginx::peer_connection::{Hooks, Peer};
-use crate::ffi::state::tried::Tried;
 
 /// The hooks of the balancer for one request: how it is asked for a server and told of its use.
 #[derive(Clone, Copy)]
@@ -160,15 +159,14 @@ impl Servers {
         self.0.as_ptr().cast_const() == servers
     }
 
-    /// What a request can expect that does not go back to the servers it has tried.
-    pub(crate) fn outlook(self, tried: Option<&Tried>) -> Outlook {
+    /// What a request can expect that does not go back to the servers it has tried; they are told by their numbers.
+    pub(crate) fn outlook(self, is_tried: impl Fn(usize) -> bool) -> Outlook {
         let now = ngx_time();
         let mut outlook = Outlook::Down;
-        let tried = tried.filter(|tried| tried.is_of(self, self.set()));
         let mut number = 0;
         self.each(false, |server, single| {
             number += 1;
-            if outlook == Outlook::Room || tried.is_some_and(|tried| tried.has(number - 1)) {
+            if outlook == Outlook::Room || is_tried(number - 1) {
                 return;
             }
             // SAFETY: shown under the lock of its list; a copy, as others may count meanwhile.

@@ -15,15 +15,25 @@ pub(crate) mod headers;
 
 pub(crate) mod bits;
 
+pub(crate) mod conf_words;
+
+pub(crate) mod variable;
+
 pub(crate) mod balancer;
 
 pub(crate) mod configured;
+
+pub(crate) mod process;
+
+pub(crate) mod this_module;
 
 pub(crate) mod timer;
 
 pub(crate) mod memory;
 
 pub(crate) mod mapping;
+
+pub(crate) mod socket;
 
 pub(crate) mod tcp_info;
 

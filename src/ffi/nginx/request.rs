@@ -111,6 +111,14 @@ impl Request {
         unsafe { ngx_http_request_t::set_count_raw(main.as_ptr(), count + 1) };
     }
 
+    /// Its upstream part, if it ever had one.
+    pub(crate) fn upstream(self) -> Option<HttpUpstream> {
+        // SAFETY: live by the type invariant; reads one field.
+        let u: *mut ngx_http_upstream_t = unsafe { (*self.as_ptr()).upstream };
+        // SAFETY: that of a live request.
+        (!u.is_null()).then(|| unsafe { HttpUpstream::from_ptr(u) })
+    }
+
     /// What a module has attached to it.
     pub(crate) fn context_of(self, module: &ngx_module_t) -> Option<NonNull<c_void>> {
         // SAFETY: live by the type invariant; reads one field.

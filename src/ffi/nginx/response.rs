@@ -6,14 +6,14 @@ use std::ptr::NonNull;
 #[cfg(ngx_feature = "http_cache")]
 use nginx_sys::NGX_HTTP_CACHE_REVALIDATED;
 use nginx_sys::{
-    ngx_buf_t, ngx_http_headers_in_t, ngx_http_upstream_headers_in_t, ngx_http_upstream_t, ngx_msec_t,
-    NGX_HTTP_OK,
+    ngx_buf_t, ngx_event_pipe_t, ngx_http_headers_in_t, ngx_http_upstream_headers_in_t, ngx_http_upstream_t,
+    ngx_msec_t, ngx_output_chain, NGX_HTTP_OK,
 };
 
 use crate::drain::Framing;
 use crate::fastcgi::{asks_to_close, Records};
 use crate::http1::keep_alive::Hint;
-use crate::http1::request_head::{is_http1, may_announce_body, RequestHead};
+use crate::http1::request_head::{is_http1, may_announce_body, says_close, RequestHead};
 use crate::http1::stateful_auth;
 use crate::http2::frames::number_as_first;
 
@@ -36,6 +36,12 @@ pub(crate) struct Said {
     pub(crate) hint: Hint,
     /// It has a user, or would get one by the next request.
     pub(crate) has_user: bool,
+}
+
+/// What in an HTTP/1 response says that the server closes the connection.
+pub(crate) enum Closes {
+    Version,
+    Header,
 }
 
 const KEEP_ALIVE: &[u8] = b"keep-alive";
@@ -339,6 +345,68 @@ impl HttpUpstream {
         let request = request.bytes();
         let end = request.iter().position(|byte| *byte == b'\r')?;
         request.get(..end).is_some_and(is_http1).then_some(request)
+    }
+
+    pub(crate) fn closes(self) -> Option<Closes> {
+        // SAFETY: live by the type invariant; makes no reference.
+        let headers = unsafe { &raw const (*self.as_ptr()).headers_in };
+        // SAFETY: as above; reads one bit.
+        if unsafe { ngx_http_upstream_headers_in_t::connection_close_raw(headers) == 0 } {
+            return None;
+        }
+        // SAFETY: as above; makes no reference.
+        let list = unsafe { &raw const (*headers).headers };
+        // SAFETY: the list of a live request.
+        let mut headers = unsafe { Headers::of(list) };
+        let says = headers.any(|header| {
+            header.name().eq_ignore_ascii_case(b"connection") && says_close(bytes(header.value()))
+        });
+        Some(if says { Closes::Header } else { Closes::Version })
+    }
+
+    /// Whether only the end of the connection tells that of the response.
+    pub(crate) fn ends_with_connection(self) -> bool {
+        // SAFETY: live by the type invariant; makes no reference.
+        let headers = unsafe { &raw const (*self.as_ptr()).headers_in };
+        // SAFETY: as above; reads one bit.
+        let chunked = unsafe { ngx_http_upstream_headers_in_t::chunked_raw(headers) != 0 };
+        // SAFETY: as above; reads one field.
+        !chunked && self.has_response_header() && unsafe { (*headers).content_length_n } < 0
+    }
+
+    /// Whether the core has found the end of the body that it began to read.
+    pub(crate) fn is_body_complete(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        if unsafe { ngx_http_upstream_t::buffering_raw(self.as_ptr()) } == 0 {
+            // SAFETY: live by the type invariant; reads one field.
+            return unsafe { (*self.as_ptr()).length } == 0;
+        }
+        // SAFETY: live by the type invariant; reads one field.
+        let pipe = NonNull::new(unsafe { (*self.as_ptr()).pipe });
+        // SAFETY: in the pool of the live request; reads one bit.
+        pipe.is_some_and(|pipe| unsafe { ngx_event_pipe_t::upstream_done_raw(pipe.as_ptr()) != 0 })
+    }
+
+    pub(crate) fn is_upgraded(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        unsafe { ngx_http_upstream_t::upgrade_raw(self.as_ptr()) != 0 }
+    }
+
+    /// Where the buffer for the header of the response begins, and where it is filled to.
+    #[inline]
+    pub(crate) fn all_read(self) -> (*const u8, *const u8) {
+        // SAFETY: live by the type invariant; reads one field.
+        let start = unsafe { (*self.as_ptr()).buffer.start };
+        // SAFETY: as above.
+        (start, unsafe { (*self.as_ptr()).buffer.last })
+    }
+
+    /// Sends what the protocol module has ready, as the core does when the connection takes more.
+    pub(crate) fn flush(self) {
+        // SAFETY: live by the type invariant; makes no reference.
+        let output = unsafe { &raw mut (*self.as_ptr()).output };
+        // SAFETY: the core has set it up for the connection, and sent by it; nothing is added.
+        unsafe { ngx_output_chain(output, std::ptr::null_mut()) };
     }
 }
 

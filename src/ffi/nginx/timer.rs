@@ -6,13 +6,11 @@ use std::ffi::c_void;
 use std::mem::zeroed;
 
 use nginx_sys::{
-    ngx_add_timer, ngx_current_msec, ngx_del_timer, ngx_delete_posted_event, ngx_event_t, ngx_msec_t,
-    ngx_post_event, ngx_posted_accept_events, ngx_posted_events, ngx_posted_next_events,
+    ngx_add_timer, ngx_del_timer, ngx_delete_posted_event, ngx_event_t, ngx_msec_t, ngx_post_event,
+    ngx_posted_accept_events, ngx_posted_events, ngx_posted_next_events,
 };
 
-use crate::base::clock::Msec;
-
-use crate::ffi::idle::idle::cycle_log;
+use super::process::{cycle_log, now};
 
 /// Stays where it is once it is set or posted, as nginx then has its address.
 pub(crate) struct Alarm(UnsafeCell<ngx_event_t>);
@@ -107,12 +105,6 @@ impl Alarm {
             unsafe { ngx_delete_posted_event(self.0.get()) };
         }
     }
-}
-
-/// The present time.
-pub(crate) fn now() -> Msec {
-    // SAFETY: nginx's cached time; only this thread writes it.
-    unsafe { ngx_current_msec }
 }
 
 impl Drop for Alarm {

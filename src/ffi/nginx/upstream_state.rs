@@ -12,8 +12,8 @@ use crate::base::clock::Msec;
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::headers::bytes;
 use crate::ffi::nginx::memory::allocate;
+use crate::ffi::nginx::process::now;
 use crate::ffi::nginx::request::{HttpUpstream, Request};
-use crate::ffi::nginx::timer::now;
 
 impl HttpUpstream {
     /// The present one of `r->upstream_states`.

@@ -14,8 +14,8 @@ use std::ptr::{self, NonNull};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nginx_sys::{
-    ngx_buf_t, ngx_chain_t, ngx_command_t, ngx_conf_t, ngx_event_t, ngx_handle_write_event, ngx_http_arg,
-    ngx_http_core_loc_conf_t, ngx_http_discard_request_body, ngx_http_finalize_request,
+    ngx_buf_t, ngx_chain_t, ngx_command_t, ngx_conf_t, ngx_cycle, ngx_event_t, ngx_handle_write_event,
+    ngx_http_arg, ngx_http_core_loc_conf_t, ngx_http_discard_request_body, ngx_http_finalize_request,
     ngx_http_output_filter, ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_send_header,
     ngx_http_test_reading, ngx_int_t, ngx_str_t, ngx_table_elt_t, NGX_DONE, NGX_ERROR, NGX_HTTP_GET,
     NGX_HTTP_HEAD, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_NOT_ALLOWED, NGX_HTTP_OK,
@@ -26,6 +26,7 @@ use ngx::http::{HttpModuleLocationConf, NgxHttpCoreModule};
 use ngx::ngx_string;
 
 use crate::base::memory::Text;
+use crate::metrics::Server;
 use crate::status::{choose, Format, Writer};
 
 use crate::ffi::nginx::bits;
@@ -33,8 +34,8 @@ use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::headers::{bytes, Headers};
 use crate::ffi::nginx::memory::{allocate, or_fail, place_in_pool, push_to_list};
 use crate::ffi::nginx::request::Request;
+use crate::ffi::nginx::this_module::module;
 use crate::ffi::nginx::timer::Alarm;
-use crate::ffi::setup::module::module;
 use crate::ffi::shared::main_conf::MainConf;
 
 /// About as much is given to the filters at a time, in bytes.
@@ -187,11 +188,20 @@ fn text(text: &'static str) -> ngx_str_t {
     ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() }
 }
 
+/// Tells of a server of the present configuration: of which upstream it is, and its address.
+fn describe(upstream: usize, address: &[u8]) -> Option<Server> {
+    // SAFETY: set before any request; what it has not is not found.
+    let cycle = unsafe { ngx_cycle };
+    // SAFETY: the worker's cycle, whose configuration has been read.
+    let main = unsafe { MainConf::of_cycle(cycle) }?;
+    main.zone.describe(upstream, address)
+}
+
 impl Page {
     fn new(r: Request, format: Format) -> Option<NonNull<Self>> {
         let zone = &MainConf::of(r)?.zone;
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let writer = Writer::new(format, zone.view()?, time.as_secs_f64());
+        let writer = Writer::new(format, zone.view(&describe)?, time.as_secs_f64());
         // SAFETY: the pool of a live request.
         let buffer = unsafe { allocate::<ngx_buf_t>(r.pool(), 1) }?.cast::<ngx_buf_t>();
         // SAFETY: for a C structure of numbers, bit-fields and pointers zero is a valid value.

@@ -4,18 +4,19 @@
 use std::fmt::{self, Write};
 
 use nginx_sys::{
-    ngx_conf_t, ngx_http_add_variable, ngx_http_get_variable_pt, ngx_http_request_t,
-    ngx_http_upstream_state_t, ngx_http_variable_value_t, ngx_int_t, ngx_pool_t, ngx_str_t, NGX_ERROR,
-    NGX_HTTP_VAR_NOCACHEABLE, NGX_OK,
+    ngx_conf_t, ngx_http_request_t, ngx_http_upstream_state_t, ngx_http_variable_value_t, ngx_int_t,
+    NGX_ERROR, NGX_OK,
 };
 use ngx::ngx_string;
 
 use crate::base::times::{self, Attempt};
 
 use crate::ffi::nginx::guard::guard;
-use crate::ffi::nginx::memory::{allocate, or_fail};
 use crate::ffi::nginx::request::Request;
-use crate::ffi::state::notes::{note_of, Note, Status};
+use crate::ffi::nginx::variable::{add_one, Text};
+use crate::ffi::peer::hooks::get_keepalive_peer;
+use crate::ffi::state::notes::{kept_note_of, Note, Status};
+use crate::ffi::state::peer_data::PeerData;
 
 /// Adds the variables to the configuration being read; `None` if there is no memory.
 pub(crate) fn add(cf: *mut ngx_conf_t) -> Option<()> {
@@ -23,21 +24,6 @@ pub(crate) fn add(cf: *mut ngx_conf_t) -> Option<()> {
     add_one(cf, ngx_string!("upstream_connection_requests"), Some(upstream_connection_requests))?;
     add_one(cf, ngx_string!("upstream_keepalive_status"), Some(upstream_keepalive_status))?;
     add_one(cf, ngx_string!("upstream_queue_time"), Some(upstream_queue_time))
-}
-
-/// Adds a variable to the configuration being read; `None` if there is no memory.
-pub(crate) fn add_one(
-    cf: *mut ngx_conf_t,
-    mut name: ngx_str_t,
-    handler: ngx_http_get_variable_pt,
-) -> Option<()> {
-    // SAFETY: the configuration being read; nginx copies the name.
-    let variable = or_fail(std::ptr::null_mut(), || unsafe {
-        ngx_http_add_variable(cf, &raw mut name, NGX_HTTP_VAR_NOCACHEABLE as usize)
-    });
-    // SAFETY: nginx's answer, null if there is no memory.
-    unsafe { variable.as_mut() }?.get_handler = handler;
-    Some(())
 }
 
 /// Whether the connection came from the pool: 1 or 0.
@@ -132,40 +118,16 @@ unsafe fn list(
     })
 }
 
-/// Memory to write the value of a variable to.
-pub(crate) struct Text {
-    start: *mut u8,
-    length: usize,
-    room: usize,
+/// What was noted about an attempt of a request, by its place in `r->upstream_states`.
+fn note_of(r: Request, attempt: usize) -> Option<Note> {
+    let attempt = u16::try_from(attempt).ok()?;
+    peer_data(r).and_then(|kp| kp.notes.of(attempt)).or_else(|| kept_note_of(r, attempt))
 }
 
-impl Text {
-    /// # Safety
-    /// `pool` is live.
-    pub(crate) unsafe fn new(pool: *mut ngx_pool_t, room: usize) -> Option<Self> {
-        // SAFETY: live, says the caller.
-        let memory = unsafe { allocate::<u8>(pool, room.max(1)) }?;
-        Some(Self { start: memory.as_ptr().cast(), length: 0, room })
-    }
-
-    /// Makes it the value of a variable.
-    pub(crate) fn give(self, value: &mut ngx_http_variable_value_t) {
-        value.set_valid(1);
-        value.set_no_cacheable(0);
-        value.set_not_found(0);
-        value.data = self.start;
-        value.set_len(self.length as u32);
-    }
-}
-
-impl fmt::Write for Text {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let length = self.length.checked_add(text.len()).filter(|length| *length <= self.room);
-        // SAFETY: at most the end of the memory.
-        let to = unsafe { self.start.add(self.length) };
-        self.length = length.ok_or(fmt::Error)?;
-        // SAFETY: there is room, as was just checked.
-        unsafe { to.copy_from_nonoverlapping(text.as_ptr(), text.len()) };
-        Ok(())
-    }
+/// That of the present upstream part of a request, if its hooks are ours.
+fn peer_data<'a>(r: Request) -> Option<&'a PeerData> {
+    let hooks = r.upstream()?.peer().hooks();
+    let is_ours = hooks.get.map(|get| get as usize) == Some(get_keepalive_peer as *const () as usize);
+    // SAFETY: `init_keepalive_peer` has set it with this hook, and it lies in the request's pool.
+    is_ours.then(|| unsafe { PeerData::from_ptr(hooks.data) })
 }

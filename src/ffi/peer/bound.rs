@@ -13,6 +13,7 @@ use crate::http1::stateful_auth;
 use crate::metrics::End;
 use crate::reuse::bound::{Binding, Client, Server};
 
+use crate::ffi::max_conns::slots::{close_idle, limited_server};
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::headers::bytes;
@@ -22,7 +23,7 @@ use crate::ffi::nginx::request::Request;
 use crate::ffi::nginx::response::Said;
 use crate::ffi::peer::checkout::checkout;
 use crate::ffi::peer::identity::{self, bound_identity};
-use crate::ffi::peer::warnings::Warning;
+use crate::ffi::peer::warnings::{warn, Warning};
 use crate::ffi::state::peer_data::{Attempt, PeerData};
 use crate::ffi::state::upstream::{Bytes, Idle, Upstream};
 
@@ -93,7 +94,7 @@ fn find(kp: &PeerData, peer: Peer, client: Client) -> Option<Idle> {
     }));
     kp.binding.set(idle.binding());
     kp.is_reclaimed.set(true);
-    kp.server.set(upstream.limited_server(peer.address()));
+    kp.server.set(limited_server(upstream, peer.address()));
     #[cfg(nginx_resolve)]
     if let Some(watch) = &upstream.watch {
         kp.generation.set(watch.generation());
@@ -134,11 +135,11 @@ fn look(kp: &PeerData, told: bool, sent: Option<&[u8]>) -> bool {
 pub(crate) fn bind(kp: &PeerData, peer: Peer, conn: Conn, identity: Bytes) -> Result<Bytes, End> {
     let upstream = kp.upstream();
     let Some(bindings) = &upstream.bindings else {
-        return Err(kp.warn(Warning::StatefulAuth, End::StatefulAuth));
+        return Err(warn(kp, Warning::StatefulAuth, End::StatefulAuth));
     };
     let r = kp.request();
     let Some(client) = client_of(r) else {
-        return Err(kp.warn(Warning::NtlmHttp2, End::StatefulAuth));
+        return Err(warn(kp, Warning::NtlmHttp2, End::StatefulAuth));
     };
     // SAFETY: the open connection's pool; the identity is in it, or empty.
     let identity = unsafe { bound_identity(conn.pool(), identity, client) };
@@ -195,25 +196,11 @@ unsafe extern "C" fn client_leaves(data: *mut c_void) {
             // The slot may have got another connection since.
             let is = |idle: &Idle| idle.binding() == Some(binding);
             if let Some(idle) = upstream.idle.with(|pool| pool.remove(slot, is)).flatten() {
-                upstream.close(idle, End::ClientClosed);
+                close_idle(upstream, idle, End::ClientClosed);
             }
         }
         if upstream.can_wait() {
-            upstream.changed();
+            upstream.schedule_dispatch();
         }
     });
-}
-
-impl Upstream {
-    /// A connection that was bound to a client has come to its end.
-    #[cold]
-    pub(crate) fn unbind(&self, binding: Binding) {
-        self.bindings.as_ref().and_then(|all| all.with(|all| all.end(binding)));
-    }
-
-    /// Whether the client is still there.
-    pub(crate) fn has_client(&self, binding: Binding) -> bool {
-        let knows = self.bindings.as_ref().and_then(|all| all.with(|all| all.knows(binding.client())));
-        knows.unwrap_or(false)
-    }
 }

@@ -4,8 +4,9 @@ use crate::pool::{ClassRef, Wanted};
 
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::peer::identity;
-use crate::ffi::peer::retry::{self, Reuse};
+use crate::ffi::peer::retry::{self};
 use crate::ffi::state::peer_data::{Attempt, PeerData};
+use crate::ffi::state::reuse::Reuse;
 use crate::ffi::state::upstream::Idle;
 
 /// Notes the shape of the new connection that the request gets.

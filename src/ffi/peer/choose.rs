@@ -2,6 +2,7 @@
 
 use nginx_sys::{ngx_int_t, NGX_BUSY, NGX_ERROR, NGX_OK};
 
+use crate::ffi::max_conns::slots::limited_server;
 use crate::ffi::nginx::balancer::Balancer;
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::state::peer_data::{PeerData, Stage};
@@ -40,12 +41,12 @@ pub(crate) fn choose(kp: &PeerData, peer: Peer, stage: Stage) -> Choice {
     if rc != NGX_OK as ngx_int_t {
         return Choice::Not(rc);
     }
-    let server = upstream.limited_server(peer.address());
+    let server = limited_server(upstream, peer.address());
     kp.server.set(server);
-    let within = server.is_none_or(|server| upstream.begin(server));
+    let within = server.is_none_or(|server| upstream.counts.start_request(server));
     if !within && upstream.waits.directive.is_some() {
         // A balancer that does not know `max_conns`.
-        give_back(kp, peer);
+        return_server(kp, peer);
         return Choice::Busy;
     }
     Choice::Server(within)
@@ -73,9 +74,9 @@ fn start_over(kp: &PeerData, peer: Peer) -> Option<()> {
 }
 
 /// Gives the server back to the balancer as if the request had not been sent to it.
-fn give_back(kp: &PeerData, peer: Peer) {
+fn return_server(kp: &PeerData, peer: Peer) {
     if let Some(server) = kp.server.take() {
-        kp.upstream().end(server);
+        kp.upstream().counts.end_request(server);
     }
     let tries = peer.tries();
     kp.balancer.get().free_untried(peer);

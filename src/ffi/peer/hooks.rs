@@ -15,8 +15,9 @@ use nginx_sys::{
 use crate::ledger::Server;
 use crate::metrics::{Count, End, Phase};
 
-use crate::ffi::idle::idle;
-use crate::ffi::max_conns::slots::Room;
+use crate::ffi::idle::sleep::wake;
+use crate::ffi::max_conns::shortage::{yield_after_failure, yield_to_request};
+use crate::ffi::max_conns::slots::{close_and_release, release_slot, reserve_slot, Slot};
 use crate::ffi::nginx::balancer::Balancer;
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::guard;
@@ -24,6 +25,7 @@ use crate::ffi::nginx::log::{debug, debug_conn};
 use crate::ffi::nginx::memory::allocate;
 use crate::ffi::nginx::peer_connection::{Hooks, Peer};
 use crate::ffi::nginx::request::{HttpUpstream, Request};
+use crate::ffi::nginx::socket;
 use crate::ffi::peer::bound::reclaim;
 use crate::ffi::peer::checkout::{checkout, find, note_shape};
 use crate::ffi::peer::choose::{choose, Choice};
@@ -31,10 +33,11 @@ use crate::ffi::peer::choose::{choose, Choice};
 use crate::ffi::peer::handshake::{save_session, set_session};
 use crate::ffi::peer::not_stored::why_failed;
 use crate::ffi::peer::refusal;
-use crate::ffi::peer::release::keep;
-use crate::ffi::peer::retry::{self, Held, Verdict};
+use crate::ffi::peer::release::release_to_pool;
+use crate::ffi::peer::retry::{self, Verdict};
 use crate::ffi::state::notes::{keep_notes, Notes, Status};
 use crate::ffi::state::peer_data::{Attempt, PeerData, Stage};
+use crate::ffi::state::reuse::PinnedServer;
 use crate::ffi::state::srv_conf::SrvConf;
 use crate::ffi::state::upstream::Idle;
 use crate::ffi::waiting::enqueue::{enqueue, leave, park};
@@ -192,13 +195,13 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
         Stage::Resuming(_) => kp.waited(),
         _ => None,
     };
-    if upstream.room(server, within, parked) == Room::Yes {
+    if reserve_slot(upstream, server, within, parked) == Slot::Reserved {
         return new();
     }
     let parked = park(kp, peer, server);
     if parked != NGX_AGAIN as ngx_int_t {
         kp.server.set(None);
-        upstream.end(server);
+        upstream.counts.end_request(server);
     }
     parked
 }
@@ -217,13 +220,13 @@ fn reuse_own(kp: &PeerData, peer: Peer) -> Option<ngx_int_t> {
 fn reuse(kp: &PeerData, peer: Peer, idle: Idle, waited: bool) -> ngx_int_t {
     let Idle { conn, server, meter, .. } = idle;
     debug_conn(peer.log(), c"get keepalive peer: using connection %p", conn);
-    kp.upstream().reuse(server, kp.server.get());
+    kp.upstream().counts.reuse(server, kp.server.get());
     if let Some(meter) = meter {
         meter.reuse();
     }
     kp.meter.set(meter);
     kp.note(if waited { Status::Queued } else { Status::Hit }, conn.requests() + 1);
-    idle::wake(conn, peer.log());
+    wake(conn, peer.log());
     peer.use_cached(conn);
     NGX_DONE as ngx_int_t
 }
@@ -232,7 +235,7 @@ fn reuse(kp: &PeerData, peer: Peer, idle: Idle, waited: bool) -> ngx_int_t {
 #[inline(never)]
 fn open(kp: &PeerData, peer: Peer, status: Status) {
     let upstream = kp.upstream();
-    upstream.yield_to_request();
+    yield_to_request(upstream);
     let meter = upstream.meter(peer.address());
     if let Some(meter) = meter {
         meter.open();
@@ -270,7 +273,7 @@ unsafe extern "C" fn free_keepalive_peer(
         Some(state) => kp.balancer.get().free(peer, state),
     }
     if kp.upstream().can_wait() {
-        guard((), || kp.upstream().changed());
+        guard((), || kp.upstream().schedule_dispatch());
     }
 }
 
@@ -284,10 +287,12 @@ fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Outcome {
     let failed = state & NGX_PEER_FAILED as ngx_uint_t != 0;
     let unsent = kp.unsent.take();
     let outcome = match (kp.attempt.take(), peer.connection()) {
-        (Some(attempt), Some(conn)) if !failed || (attempt.reuse.is_none() && !kp.is_refused(conn)) => {
-            (Some(state), keep(kp, peer, conn, attempt, state))
+        (Some(attempt), Some(conn))
+            if !failed || (attempt.reuse.is_none() && !refusal::is_refused(kp, conn)) =>
+        {
+            (Some(state), release_to_pool(kp, peer, conn, attempt, state))
         }
-        (attempt, conn) => match lose(kp, peer, attempt, conn, state, unsent) {
+        (attempt, conn) => match on_connection_failed(kp, peer, attempt, conn, state, unsent) {
             Verdict::Tell(state, end) => (Some(state), Err(end)),
             Verdict::Again(held, end) => {
                 again(kp, peer, held);
@@ -296,7 +301,7 @@ fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Outcome {
         },
     };
     if state != 0 {
-        kp.number_anew();
+        refusal::number_anew(kp);
     }
     outcome
 }
@@ -309,7 +314,7 @@ fn settle(kp: &PeerData, peer: Peer, told: Option<ngx_uint_t>, kept: Result<(), 
             kp.meter.set(None);
             kp.binding.set(None);
         }
-        Err(end) => ended(kp, end),
+        Err(end) => count_close(kp, end),
     }
     let Some(told) = told else { return };
     if told != 0 {
@@ -323,7 +328,7 @@ fn settle(kp: &PeerData, peer: Peer, told: Option<ngx_uint_t>, kept: Result<(), 
 /// The end of an attempt that leaves nothing to keep: its connection came from the pool and has failed, or there is none, or
 /// it is from another pool.
 #[cold]
-fn lose(
+fn on_connection_failed(
     kp: &PeerData,
     peer: Peer,
     attempt: Option<Attempt>,
@@ -333,7 +338,7 @@ fn lose(
 ) -> Verdict {
     let reuse = attempt.and_then(|attempt| attempt.reuse);
     match (reuse, conn) {
-        (reuse, Some(conn)) if attempt.is_some() && kp.is_refused(conn) => {
+        (reuse, Some(conn)) if attempt.is_some() && refusal::is_refused(kp, conn) => {
             guard(Verdict::Tell(state, End::Error), || refusal::judge(kp, peer, conn, reuse, state))
         }
         (Some(reuse), Some(conn)) => {
@@ -343,7 +348,7 @@ fn lose(
         (None, Some(_)) => Verdict::Tell(state, why_failed(kp, state, false).unwrap_or(End::Identity)),
         (_, None) => {
             if state == 0 {
-                kp.upstream().yield_after_failure();
+                yield_after_failure(kp.upstream());
             }
             if unsent {
                 // The server has refused the connection at once, and has not got the request either.
@@ -364,19 +369,19 @@ fn leave_server(kp: &PeerData, peer: Peer, server: Server, kept: bool) {
         // The core would close it without telling when.
         Some(conn) => {
             peer.release_connection();
-            upstream.close_counted(conn, Some(server));
+            close_and_release(upstream, conn, Some(server));
         }
-        None => upstream.closed(server),
+        None => release_slot(upstream, server),
     }
     // Just before the balancer hears of it: of a worker that is killed in between, the balancer counts one for ever.
     if !kp.is_reclaimed.get() {
-        upstream.end(server);
+        upstream.counts.end_request(server);
     }
 }
 
 /// The connection of the request has come to its end.
 #[cold]
-fn ended(kp: &PeerData, why: End) {
+fn count_close(kp: &PeerData, why: End) {
     if let Some(meter) = kp.meter.take() {
         meter.end(Phase::Active, why);
     }
@@ -387,11 +392,11 @@ fn ended(kp: &PeerData, why: End) {
 
 /// The request keeps its server. If connections are counted there, the place of this one is for the next.
 #[cold]
-fn again(kp: &PeerData, peer: Peer, held: NonNull<Held>) {
+fn again(kp: &PeerData, peer: Peer, held: NonNull<PinnedServer>) {
     kp.stage.set(Stage::Again(held));
     if let (Some(_), Some(conn)) = (kp.server.get(), peer.connection()) {
         peer.release_connection();
-        idle::close(conn);
+        socket::close(conn);
     }
 }
 

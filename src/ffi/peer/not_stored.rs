@@ -1,22 +1,16 @@
 //! Why a connection that a request gives back is not kept, to be counted; and a warning if it looks as if nobody had
 //! meant that.
 
-use std::ptr::NonNull;
-
-use nginx_sys::{
-    ngx_event_pipe_t, ngx_http_upstream_headers_in_t, ngx_http_upstream_t, ngx_uint_t, NGX_HTTP_BAD_REQUEST,
-    NGX_PEER_FAILED,
-};
+use nginx_sys::{ngx_uint_t, NGX_HTTP_BAD_REQUEST, NGX_PEER_FAILED};
 
 use crate::fastcgi;
-use crate::http1::request_head::{asks_to_close, says_close, AsksToClose};
+use crate::http1::request_head::{asks_to_close, AsksToClose};
 use crate::metrics::End;
 use crate::reuse::lifetime::Refusal;
 
 use crate::ffi::nginx::conn::Conn;
-use crate::ffi::nginx::headers::{bytes, Headers};
-use crate::ffi::nginx::request::HttpUpstream;
-use crate::ffi::peer::warnings::Warning;
+use crate::ffi::nginx::response::Closes;
+use crate::ffi::peer::warnings::{warn, Warning};
 use crate::ffi::state::peer_data::PeerData;
 
 /// Why, if the request has failed; `reused` says that the connection came from the pool.
@@ -30,7 +24,13 @@ pub(crate) fn why_failed(kp: &PeerData, state: ngx_uint_t, reused: bool) -> Opti
 
 /// Why, if `refusal` was the first thing that was found against it; `reused` as above.
 #[cold]
-pub(crate) fn why_not(kp: &PeerData, conn: Conn, refusal: Refusal, state: ngx_uint_t, reused: bool) -> End {
+pub(crate) fn not_stored_reason(
+    kp: &PeerData,
+    conn: Conn,
+    refusal: Refusal,
+    state: ngx_uint_t,
+    reused: bool,
+) -> End {
     if let Some(end) = why_failed(kp, state, reused) {
         return end;
     }
@@ -66,10 +66,10 @@ fn not_keepalive(kp: &PeerData, conn: Conn) -> End {
     // A server may close for a reason of its own, as after an error; the first response tells whether it always does.
     let is_first = conn.requests() <= 1 && u.response_status() < NGX_HTTP_BAD_REQUEST as usize;
     match (asks_to_close(head), u.closes()) {
-        (Some(AsksToClose::Version), _) => kp.warn(Warning::Http10, End::Http10),
-        (Some(AsksToClose::Header), _) => kp.warn(Warning::RequestClose, End::RequestClose),
-        (None, Some(Closes::Version)) => kp.warn(Warning::ServerHttp10, End::Http10),
-        (None, Some(Closes::Header)) if is_first => kp.warn(Warning::ServerCloses, End::ConnectionClose),
+        (Some(AsksToClose::Version), _) => warn(kp, Warning::Http10, End::Http10),
+        (Some(AsksToClose::Header), _) => warn(kp, Warning::RequestClose, End::RequestClose),
+        (None, Some(Closes::Version)) => warn(kp, Warning::ServerHttp10, End::Http10),
+        (None, Some(Closes::Header)) if is_first => warn(kp, Warning::ServerCloses, End::ConnectionClose),
         (None, Some(Closes::Header)) => End::ConnectionClose,
         // Something was behind the response.
         (None, None) if u.is_body_read(r) && u.is_body_complete() => End::UnexpectedData,
@@ -80,62 +80,9 @@ fn not_keepalive(kp: &PeerData, conn: Conn) -> End {
 fn of_another_protocol(kp: &PeerData) -> End {
     match kp.u.module() {
         b"fastcgi" if fastcgi::asks_to_close(kp.first_buffer.get().bytes()) => {
-            kp.warn(Warning::FastcgiClose, End::RequestClose)
+            warn(kp, Warning::FastcgiClose, End::RequestClose)
         }
         b"uwsgi" | b"scgi" => End::Protocol,
         _ => End::BodyUnread,
-    }
-}
-
-/// What in an HTTP/1 response says that the server closes the connection.
-enum Closes {
-    Version,
-    Header,
-}
-
-impl HttpUpstream {
-    fn closes(self) -> Option<Closes> {
-        // SAFETY: live by the type invariant; makes no reference.
-        let headers = unsafe { &raw const (*self.as_ptr()).headers_in };
-        // SAFETY: as above; reads one bit.
-        if unsafe { ngx_http_upstream_headers_in_t::connection_close_raw(headers) == 0 } {
-            return None;
-        }
-        // SAFETY: as above; makes no reference.
-        let list = unsafe { &raw const (*headers).headers };
-        // SAFETY: the list of a live request.
-        let mut headers = unsafe { Headers::of(list) };
-        let says = headers.any(|header| {
-            header.name().eq_ignore_ascii_case(b"connection") && says_close(bytes(header.value()))
-        });
-        Some(if says { Closes::Header } else { Closes::Version })
-    }
-
-    /// Whether only the end of the connection tells that of the response.
-    fn ends_with_connection(self) -> bool {
-        // SAFETY: live by the type invariant; makes no reference.
-        let headers = unsafe { &raw const (*self.as_ptr()).headers_in };
-        // SAFETY: as above; reads one bit.
-        let chunked = unsafe { ngx_http_upstream_headers_in_t::chunked_raw(headers) != 0 };
-        // SAFETY: as above; reads one field.
-        !chunked && self.has_response_header() && unsafe { (*headers).content_length_n } < 0
-    }
-
-    /// Whether the core has found the end of the body that it began to read.
-    fn is_body_complete(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        if unsafe { ngx_http_upstream_t::buffering_raw(self.as_ptr()) } == 0 {
-            // SAFETY: live by the type invariant; reads one field.
-            return unsafe { (*self.as_ptr()).length } == 0;
-        }
-        // SAFETY: live by the type invariant; reads one field.
-        let pipe = NonNull::new(unsafe { (*self.as_ptr()).pipe });
-        // SAFETY: in the pool of the live request; reads one bit.
-        pipe.is_some_and(|pipe| unsafe { ngx_event_pipe_t::upstream_done_raw(pipe.as_ptr()) != 0 })
-    }
-
-    fn is_upgraded(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { ngx_http_upstream_t::upgrade_raw(self.as_ptr()) != 0 }
     }
 }

@@ -7,52 +7,42 @@ use std::cell::Cell;
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_http_request_t, ngx_int_t, ngx_output_chain, ngx_uint_t, off_t, NGX_ERROR,
-    NGX_HTTP_UPSTREAM_FT_ERROR, NGX_HTTP_UPSTREAM_FT_INVALID_HEADER, NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT,
-    NGX_OK, NGX_PEER_FAILED,
+    ngx_http_request_t, ngx_int_t, ngx_uint_t, off_t, NGX_ERROR, NGX_HTTP_UPSTREAM_FT_ERROR,
+    NGX_HTTP_UPSTREAM_FT_INVALID_HEADER, NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT, NGX_OK, NGX_PEER_FAILED,
 };
 
 use crate::http2::frames::{is_http2, stream_of, Heard};
 use crate::metrics::{Count, End};
 use crate::reuse::stale::StaleRetry;
 
+use crate::ffi::idle::close::close_suspect_idle;
 use crate::ffi::nginx::conn::{Conn, Received};
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::memory::allocate;
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::nginx::request::{HttpUpstream, Request};
 use crate::ffi::nginx::response::{between, FirstBuffer};
-use crate::ffi::peer::retry::{hold, will_repeat, Reuse, Verdict};
-use crate::ffi::setup::module::module;
+use crate::ffi::nginx::this_module::module;
+use crate::ffi::peer::retry::{pin_server, will_repeat, Verdict};
 use crate::ffi::state::peer_data::PeerData;
+use crate::ffi::state::refusal::FrameListener;
+use crate::ffi::state::reuse::Reuse;
 
 /// The body of a request up to which the first window of a connection lets it pass (RFC 9113, section 6.9.2).
 const WINDOW: off_t = 65_535;
 
-/// Listens to what comes for one request; in its pool.
-pub(crate) struct Ear {
-    /// That of the protocol module.
-    process_header: unsafe extern "C" fn(*mut ngx_http_request_t) -> ngx_int_t,
-    /// The attempt of which was heard, and how many bytes.
-    attempt: Cell<u32>,
-    bytes: Cell<off_t>,
-    heard: Cell<Heard>,
-    /// A connection opened for the request was refused it, and another one was opened.
-    pub(crate) was_refused: Cell<bool>,
-}
-
 /// Listens, if the request is one of HTTP/2; without memory it is as before.
 #[inline]
-pub(crate) fn listen(r: Request, u: HttpUpstream, request: FirstBuffer) -> Option<NonNull<Ear>> {
+pub(crate) fn listen(r: Request, u: HttpUpstream, request: FirstBuffer) -> Option<NonNull<FrameListener>> {
     is_http2(request.bytes()).then(|| begin(r, u)).flatten()
 }
 
-fn begin(r: Request, u: HttpUpstream) -> Option<NonNull<Ear>> {
+fn begin(r: Request, u: HttpUpstream) -> Option<NonNull<FrameListener>> {
     // SAFETY: live by the type invariant; reads one field.
     let process_header = unsafe { (*u.as_ptr()).process_header }?;
     // SAFETY: the pool of the live request.
-    let ear = unsafe { allocate::<Ear>(r.pool(), 1) }?.cast::<Ear>();
-    let new = Ear {
+    let ear = unsafe { allocate::<FrameListener>(r.pool(), 1) }?.cast::<FrameListener>();
+    let new = FrameListener {
         process_header,
         attempt: Cell::new(0),
         bytes: Cell::new(0),
@@ -74,7 +64,7 @@ unsafe extern "C" fn process(r: *mut ngx_http_request_t) -> ngx_int_t {
     // A redirect, which clears it, ends the upstream part of the request first.
     let Some(ear) = request.context_of(module()) else { return NGX_ERROR as ngx_int_t };
     // SAFETY: `begin` has put it there, with this hook; in the pool of the live request.
-    let ear = unsafe { ear.cast::<Ear>().as_ref() };
+    let ear = unsafe { ear.cast::<FrameListener>().as_ref() };
     // SAFETY: live; reads one field.
     let u = unsafe { (*r).upstream };
     // SAFETY: the core calls the hook of the upstream part that the request has.
@@ -88,7 +78,7 @@ unsafe extern "C" fn process(r: *mut ngx_http_request_t) -> ngx_int_t {
     rc
 }
 
-impl Ear {
+impl FrameListener {
     /// Reads what has come since the last time: the end of what was read then. The module has moved its marks since, but
     /// written nothing.
     #[cold]
@@ -113,80 +103,58 @@ impl Ear {
     }
 }
 
-impl HttpUpstream {
-    /// Where the buffer for the header of the response begins, and where it is filled to.
-    #[inline]
-    fn all_read(self) -> (*const u8, *const u8) {
-        // SAFETY: live by the type invariant; reads one field.
-        let start = unsafe { (*self.as_ptr()).buffer.start };
-        // SAFETY: as above.
-        (start, unsafe { (*self.as_ptr()).buffer.last })
-    }
+fn ear(kp: &PeerData) -> Option<&FrameListener> {
+    // SAFETY: in the pool of the request, which is alive as long as its hooks are called.
+    kp.ear.map(|ear| unsafe { ear.as_ref() })
+}
 
-    /// Sends what the protocol module has ready, as the core does when the connection takes more.
-    fn flush(self) {
-        // SAFETY: live by the type invariant; makes no reference.
-        let output = unsafe { &raw mut (*self.as_ptr()).output };
-        // SAFETY: the core has set it up for the connection, and sent by it; nothing is added.
-        unsafe { ngx_output_chain(output, std::ptr::null_mut()) };
+/// Whether a byte of the response has come, or what is in place of one. What is about the connection is not.
+pub(crate) fn has_response(kp: &PeerData) -> bool {
+    let is_about_connection = |ear: &FrameListener| ear.of(kp.request()).is_of_the_connection();
+    // Of a whole header nothing was heard here.
+    kp.u.has_response() && (kp.u.has_response_header() || !ear(kp).is_some_and(is_about_connection))
+}
+
+/// Whether the server has said that it has not processed the request.
+#[inline]
+pub(crate) fn is_refused(kp: &PeerData, conn: Conn) -> bool {
+    ear(kp).is_some_and(|ear| hears_refusal(kp, ear, conn))
+}
+
+/// Whether the protocol module can send the request anew. A body of which it still has a part, as the server's window was
+/// too small, would be sent from there on.
+pub(crate) fn can_be_sent_anew(kp: &PeerData, conn: Conn) -> bool {
+    let r = kp.request();
+    kp.ear.is_none() || kp.u.request_body_sent() || (conn.sent() == 0 && r.has_body_within(WINDOW))
+}
+
+/// How many bytes of the connection were read in the present attempt.
+pub(crate) fn bytes_read(kp: &PeerData) -> u64 {
+    let heard = ear(kp).map(|ear| {
+        ear.of(kp.request());
+        ear.bytes.get()
+    });
+    u64::try_from(heard.unwrap_or(0).max(kp.u.bytes_received())).unwrap_or(0)
+}
+
+/// Numbers the request as the first one of a connection, as which it may be sent now. Over one that has carried others, the
+/// protocol module numbers it itkp.
+#[cold]
+pub(crate) fn number_anew(kp: &PeerData) {
+    if kp.ear.is_some() {
+        kp.u.ready_for_new_connection(kp.first_buffer.get());
     }
 }
 
-impl PeerData {
-    fn ear(&self) -> Option<&Ear> {
-        // SAFETY: in the pool of the request, which is alive as long as its hooks are called.
-        self.ear.map(|ear| unsafe { ear.as_ref() })
-    }
-
-    /// Whether a byte of the response has come, or what is in place of one. What is about the connection is not.
-    pub(crate) fn has_response(&self) -> bool {
-        let is_about_connection = |ear: &Ear| ear.of(self.request()).is_of_the_connection();
-        // Of a whole header nothing was heard here.
-        self.u.has_response()
-            && (self.u.has_response_header() || !self.ear().is_some_and(is_about_connection))
-    }
-
-    /// Whether the server has said that it has not processed the request.
-    #[inline]
-    pub(crate) fn is_refused(&self, conn: Conn) -> bool {
-        self.ear().is_some_and(|ear| hears_refusal(self, ear, conn))
-    }
-
-    /// Whether the protocol module can send the request anew. A body of which it still has a part, as the server's window was
-    /// too small, would be sent from there on.
-    pub(crate) fn can_be_sent_anew(&self, conn: Conn) -> bool {
-        let r = self.request();
-        self.ear.is_none() || self.u.request_body_sent() || (conn.sent() == 0 && r.has_body_within(WINDOW))
-    }
-
-    /// How many bytes of the connection were read in the present attempt.
-    pub(crate) fn bytes_read(&self) -> u64 {
-        let heard = self.ear().map(|ear| {
-            ear.of(self.request());
-            ear.bytes.get()
-        });
-        u64::try_from(heard.unwrap_or(0).max(self.u.bytes_received())).unwrap_or(0)
-    }
-
-    /// Numbers the request as the first one of a connection, as which it may be sent now. Over one that has carried others, the
-    /// protocol module numbers it itself.
-    #[cold]
-    pub(crate) fn number_anew(&self) {
-        if self.ear.is_some() {
-            self.u.ready_for_new_connection(self.first_buffer.get());
-        }
-    }
-
-    /// Frames that are ready, as answers to those of the server, belong to this connection, and not to the next one.
-    pub(crate) fn send_what_is_ready(&self, conn: Conn) {
-        if self.ear.is_some() && conn.sent() > 0 {
-            self.u.flush();
-        }
+/// Frames that are ready, as answers to those of the server, belong to this connection, and not to the next one.
+pub(crate) fn send_what_is_ready(kp: &PeerData, conn: Conn) {
+    if kp.ear.is_some() && conn.sent() > 0 {
+        kp.u.flush();
     }
 }
 
 #[cold]
-fn hears_refusal(kp: &PeerData, ear: &Ear, conn: Conn) -> bool {
+fn hears_refusal(kp: &PeerData, ear: &FrameListener, conn: Conn) -> bool {
     let Some(stream) = stream_of(kp.first_buffer.get().bytes()) else { return false };
     let mut heard = ear.of(kp.request());
     // If it was the sending that failed, the reason may have come, and nobody has read it.
@@ -218,7 +186,7 @@ pub(crate) fn judge(
     state: ngx_uint_t,
 ) -> Verdict {
     let upstream = kp.upstream();
-    let Some(ear) = kp.ear() else { return Verdict::Tell(state, End::Failed) };
+    let Some(ear) = ear(kp) else { return Verdict::Tell(state, End::Failed) };
     let is_leaving = ear.of(kp.request()).says_goodbye();
     let end = if is_leaving { End::ServerClosed } else { End::Failed };
     if let Some(reuse) = reuse {
@@ -227,15 +195,15 @@ pub(crate) fn judge(
         }
         kp.notes.was_stale();
         if is_leaving && !upstream.check {
-            upstream.distrust(peer.address(), reuse.then, false);
+            close_suspect_idle(upstream, peer.address(), reuse.then, false);
         }
     }
     let repeats = upstream.stale_retry != StaleRetry::Off
         && will_repeat(kp, true)
-        && kp.can_be_sent_anew(conn)
+        && can_be_sent_anew(kp, conn)
         && kp.u.ready_for_new_connection(kp.first_buffer.get());
     if repeats {
-        kp.send_what_is_ready(conn);
+        send_what_is_ready(kp, conn);
         kp.allow_repeating(
             NGX_HTTP_UPSTREAM_FT_ERROR
                 | NGX_HTTP_UPSTREAM_FT_INVALID_HEADER
@@ -247,7 +215,7 @@ pub(crate) fn judge(
         return Verdict::Tell(state, end);
     }
     let again = repeats && (reuse.is_some() || !ear.was_refused.replace(true));
-    match again.then(|| hold(kp, peer, reuse.is_some())).flatten() {
+    match again.then(|| pin_server(kp, peer, reuse.is_some())).flatten() {
         Some(held) => Verdict::Again(held, end),
         None => Verdict::Tell(state & !(NGX_PEER_FAILED as ngx_uint_t), end),
     }

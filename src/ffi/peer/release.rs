@@ -10,25 +10,27 @@ use crate::pool::{Offer, Wanted};
 use crate::reuse::lifetime::{Limits, Refusal, Rest, Returned};
 
 use crate::ffi::idle::drain;
-use crate::ffi::idle::idle;
+use crate::ffi::idle::store::store;
+use crate::ffi::max_conns::slots::must_yield;
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::log::debug_conn;
 use crate::ffi::nginx::peer_connection::Peer;
+use crate::ffi::nginx::process::now;
 use crate::ffi::nginx::response::Unread;
 use crate::ffi::nginx::tcp_info;
-use crate::ffi::nginx::timer::now;
 use crate::ffi::peer::bound;
 #[cfg(ngx_feature = "http_ssl")]
 use crate::ffi::peer::handshake::handshake_agrees;
 use crate::ffi::peer::identity;
-use crate::ffi::peer::not_stored::{why_failed, why_not};
+use crate::ffi::peer::not_stored::{not_stored_reason, why_failed};
+use crate::ffi::peer::warnings::{warn_of_hint, warn_of_no_time};
 use crate::ffi::state::peer_data::{Attempt, PeerData};
-use crate::ffi::state::upstream::{Bytes, Idle, RoundTrip, Stored, Upstream};
+use crate::ffi::state::upstream::{Bytes, Idle, RoundTrip};
 
 /// Takes the connection from the request, into the pool or to be drained before, unless there is a reason
 /// against it: that is what it returns then.
 #[inline(always)]
-pub(crate) fn keep(
+pub(crate) fn release_to_pool(
     kp: &PeerData,
     peer: Peer,
     conn: Conn,
@@ -58,7 +60,7 @@ pub(crate) fn keep(
     let now = now();
     if let Some(refusal) = limits.refusal(&returned, now) {
         debug_conn(peer.log(), not_saving(refusal), conn);
-        return Err(why_not(kp, conn, refusal, state, attempt.reuse.is_some()));
+        return Err(not_stored_reason(kp, conn, refusal, state, attempt.reuse.is_some()));
     }
     let said = kp.u.said(r, kp.first_buffer.get());
     let has_user = bound::has_user(kp, said.as_ref());
@@ -68,7 +70,7 @@ pub(crate) fn keep(
         return Err(End::Error);
     }
     let server = kp.server.get();
-    if upstream.must_yield(server) {
+    if must_yield(upstream, server) {
         debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: another worker waits", conn);
         return Err(End::Evicted);
     }
@@ -141,45 +143,6 @@ fn drain(
     }
 }
 
-/// Puts a connection to sleep in the pool, if there is room; `taken` is called before. It may be closed
-/// when this returns.
-///
-/// # Errors
-/// If there is no room.
-#[inline]
-pub(crate) fn store(
-    upstream: &Upstream,
-    wanted: &Wanted<'_>,
-    offer: Offer<Idle>,
-    from: Phase,
-    generation: usize,
-    taken: impl FnOnce(),
-) -> Result<(), End> {
-    let Idle { conn, server, meter, .. } = offer.conn;
-    let timeout = offer.timeout;
-    let Stored { place, evicted } = upstream.store(wanted, offer);
-    if let Some(place) = place {
-        taken();
-        upstream.add_idle(server);
-        if let Some(meter) = meter {
-            meter.pass(from, Phase::Idle);
-        }
-        idle::sleep(conn, place, timeout);
-        #[cfg(nginx_resolve)]
-        if let Some(watch) = &upstream.watch {
-            watch.stored(upstream, generation);
-        }
-        #[cfg(not(nginx_resolve))]
-        let _ = generation;
-    }
-    if let Some(evicted) = evicted {
-        upstream.close(evicted, End::Evicted);
-    } else {
-        upstream.yield_to_clients();
-    }
-    place.map(|_| ()).ok_or(End::Evicted)
-}
-
 /// What is left to a connection that may be kept, when its server has been listened to; and how long a round trip takes, if
 /// that was asked.
 #[inline(always)]
@@ -197,14 +160,14 @@ fn rest(
     match limits.rest(returned, &hint, ask) {
         Ok(rest) => {
             if let Some(announced) = hint.timeout.filter(|timeout| *timeout < limits.timeout) {
-                kp.warn_of_hint(limits.timeout, announced);
+                warn_of_hint(kp, limits.timeout, announced);
             }
             Ok((rest, round_trip))
         }
         Err(refusal) => {
             debug_conn(peer.log(), not_saving(refusal), conn);
             if refusal == Refusal::ClosesSoon {
-                kp.warn_of_no_time(limits.margin, hint.timeout, round_trip);
+                warn_of_no_time(kp, limits.margin, hint.timeout, round_trip);
             }
             Err(End::Hint)
         }

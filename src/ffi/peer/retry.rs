@@ -8,7 +8,7 @@
 //!                                                         |
 //!                                                         +-----> Stage::Again --> get: resume, with a new connection
 //!                                                                     |
-//!                                                                     +--> the request ends instead: give_back
+//!                                                                     +--> the request ends instead: unpin_server
 //! ```
 
 use std::cell::Cell;
@@ -22,48 +22,30 @@ use nginx_sys::{
 #[cfg(ngx_feature = "http_ssl")]
 use nginx_sys::{SSL_get_shutdown, SSL_RECEIVED_SHUTDOWN};
 
-use crate::base::clock::Msec;
 use crate::metrics::{Count, End};
 use crate::reuse::stale::{End as FailureEnd, Failed, Failure, StaleRetry, Taken, Unread};
 
-use crate::ffi::idle::idle;
+use crate::ffi::idle::close::close_suspect_idle;
+use crate::ffi::max_conns::slots::{close_idle, release_slot};
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::log::debug_conn;
 use crate::ffi::nginx::memory::{add_cleanup, allocate};
-use crate::ffi::nginx::peer_connection::{Peer, SavedPeer};
+use crate::ffi::nginx::peer_connection::Peer;
+use crate::ffi::nginx::process::now;
+use crate::ffi::nginx::socket;
 use crate::ffi::nginx::tcp_info::{unacknowledged, Told};
-use crate::ffi::nginx::timer::now;
+use crate::ffi::peer::refusal;
 use crate::ffi::state::peer_data::PeerData;
-use crate::ffi::state::upstream::{Idle, RoundTrip};
-
-/// A connection that came from the pool, in the moment in which it did.
-#[derive(Clone, Copy)]
-pub(crate) struct Reuse {
-    pub(crate) then: Msec,
-    /// The number of the last request that the server serves on it, as far as it said.
-    pub(crate) allowed: u32,
-    /// How long a round trip takes, once that was asked.
-    pub(crate) round_trip: Option<RoundTrip>,
-    /// To prove later that a request has not arrived; in the request's pool.
-    taken: Option<NonNull<Taken>>,
-}
-
-/// The server that a request keeps.
-pub(crate) struct Held {
-    request: NonNull<PeerData>,
-    peer: SavedPeer,
-    is_held: Cell<bool>,
-    /// The connection that has failed came from the pool.
-    was_stale: bool,
-}
+use crate::ffi::state::reuse::{PinnedServer, Reuse};
+use crate::ffi::state::upstream::Idle;
 
 /// What becomes of a request whose connection has failed.
 pub(crate) enum Verdict {
     /// The balancer gets its server back, and hears this.
     Tell(ngx_uint_t, End),
     /// The core asks for a connection again.
-    Again(NonNull<Held>, End),
+    Again(NonNull<PinnedServer>, End),
 }
 
 impl Reuse {
@@ -104,7 +86,7 @@ fn failure_of(kp: &PeerData, sent: bool) -> ngx_uint_t {
 /// The core gives back a connection that came from the pool, and tells of a failure.
 #[cold]
 pub(crate) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: ngx_uint_t) -> Verdict {
-    if kp.has_response() {
+    if refusal::has_response(kp) {
         return Verdict::Tell(state, End::Failed);
     }
     let failure = examine(kp, conn, reuse);
@@ -121,16 +103,16 @@ pub(crate) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: 
     let is_silent = failure.end == FailureEnd::TimedOut;
     // Otherwise each is looked at when it is taken. One that is silent would not tell.
     if is_silent || !upstream.check {
-        upstream.distrust(peer.address(), reuse.then, is_silent);
+        close_suspect_idle(upstream, peer.address(), reuse.then, is_silent);
     }
     let proven = upstream.stale_retry.repeats(&failure);
     let again = !is_silent
         && upstream.stale_retry != StaleRetry::Off
         && will_repeat(kp, proven)
-        && kp.can_be_sent_anew(conn)
+        && refusal::can_be_sent_anew(kp, conn)
         && kp.u.ready_for_new_connection(kp.first_buffer.get());
     if again {
-        kp.send_what_is_ready(conn);
+        refusal::send_what_is_ready(kp, conn);
     }
     if again && proven {
         kp.allow_repeating(NGX_HTTP_UPSTREAM_FT_ERROR | NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT);
@@ -139,7 +121,7 @@ pub(crate) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: 
     if upstream.stale_fails {
         return Verdict::Tell(state, end);
     }
-    match again.then(|| hold(kp, peer, true)).flatten() {
+    match again.then(|| pin_server(kp, peer, true)).flatten() {
         Some(held) => {
             debug_conn(
                 peer.log(),
@@ -164,11 +146,11 @@ fn examine(kp: &PeerData, conn: Conn, reuse: Reuse) -> Failure {
     let Some((taken, now)) = taken.and_then(|taken| Some((taken, Told::about(conn)?))) else {
         return Failure { end: FailureEnd::Reset, written, acknowledged: None };
     };
-    let failed = Failed { counts: now.counts, has_fin: now.has_fin, read: kp.bytes_read() };
+    let failed = Failed { counts: now.counts, has_fin: now.has_fin, read: refusal::bytes_read(kp) };
     let closed = match failed.unread(&taken) {
         Unread::Nothing => false,
         Unread::Fin => true,
-        Unread::OneByte => !idle::has_data(conn),
+        Unread::OneByte => !socket::has_data(conn),
         Unread::Bytes => says_goodbye(conn),
     };
     Failure {
@@ -204,27 +186,27 @@ pub(crate) fn will_repeat(kp: &PeerData, proven: bool) -> bool {
 
 /// Keeps the server for the request, if the balancer has given it: that of a connection that was found for its client it has
 /// not.
-pub(crate) fn hold(kp: &PeerData, peer: Peer, was_stale: bool) -> Option<NonNull<Held>> {
+pub(crate) fn pin_server(kp: &PeerData, peer: Peer, was_stale: bool) -> Option<NonNull<PinnedServer>> {
     if kp.is_reclaimed.get() {
         return None;
     }
     // SAFETY: the pool of the live request.
-    let cleanup = unsafe { add_cleanup(kp.pool(), size_of::<Held>()) }?;
+    let cleanup = unsafe { add_cleanup(kp.pool(), size_of::<PinnedServer>()) }?;
     // SAFETY: a new cleanup record of the pool, which has come with as much memory.
-    let held = NonNull::new(unsafe { (*cleanup.as_ptr()).data }.cast::<Held>())?;
+    let held = NonNull::new(unsafe { (*cleanup.as_ptr()).data }.cast::<PinnedServer>())?;
     // The core has not touched yet what the balancer wrote when it gave the server.
     let (request, peer) = (NonNull::from(kp), peer.save());
     // SAFETY: as above, and aligned as all memory of nginx's pools.
-    unsafe { held.write(Held { request, peer, is_held: Cell::new(true), was_stale }) };
+    unsafe { held.write(PinnedServer { request, peer, is_held: Cell::new(true), was_stale }) };
     // SAFETY: a new cleanup record of the pool.
-    unsafe { (*cleanup.as_ptr()).handler = Some(give_back) };
+    unsafe { (*cleanup.as_ptr()).handler = Some(unpin_server) };
     Some(held)
 }
 
 /// The core asks again: the request has the server that it had, and no connection. (It also has the try that the core gives
 /// back for a connection that came from the pool: should the server fail now, the next one is asked as ever.) Whether the
 /// connection that has failed was a stale one.
-pub(crate) fn resume(peer: Peer, held: NonNull<Held>) -> bool {
+pub(crate) fn resume(peer: Peer, held: NonNull<PinnedServer>) -> bool {
     // SAFETY: in the pool of the request that is asking.
     let held = unsafe { held.as_ref() };
     held.is_held.set(false);
@@ -233,9 +215,9 @@ pub(crate) fn resume(peer: Peer, held: NonNull<Held>) -> bool {
 }
 
 /// The request has ended without asking again: its server goes back to the balancer.
-unsafe extern "C" fn give_back(data: *mut c_void) {
-    // SAFETY: `hold` has put it there; nginx calls this before it frees the pool in which it lies.
-    let held = unsafe { &*data.cast::<Held>() };
+unsafe extern "C" fn unpin_server(data: *mut c_void) {
+    // SAFETY: `pin_server` has put it there; nginx calls this before it frees the pool in which it lies.
+    let held = unsafe { &*data.cast::<PinnedServer>() };
     if !held.is_held.replace(false) {
         return;
     }
@@ -250,11 +232,11 @@ unsafe extern "C" fn give_back(data: *mut c_void) {
     guard((), || {
         let upstream = kp.upstream();
         if let Some(server) = server {
-            upstream.end(server);
-            upstream.closed(server);
+            upstream.counts.end_request(server);
+            release_slot(upstream, server);
         }
         if upstream.can_wait() {
-            upstream.changed();
+            upstream.schedule_dispatch();
         }
     });
 }
@@ -262,10 +244,10 @@ unsafe extern "C" fn give_back(data: *mut c_void) {
 /// Looks whether an idle connection is still one; if not, it is closed.
 #[inline]
 pub(crate) fn is_fresh(kp: &PeerData, peer: Peer, idle: &Idle) -> bool {
-    if idle::silent(idle.conn) {
+    if socket::silent(idle.conn) {
         return true;
     }
     debug_conn(peer.log(), c"get keepalive peer: connection %p was closed by the server", idle.conn);
-    kp.upstream().close(*idle, End::Check);
+    close_idle(kp.upstream(), *idle, End::Check);
     false
 }

@@ -55,87 +55,79 @@ impl Warning {
     }
 }
 
-impl PeerData {
-    /// Writes the warning if it is the first time. Returns `end`.
-    #[cold]
-    pub(crate) fn warn(&self, warning: Warning, end: End) -> End {
-        if self.is_first(warning) {
-            let name = self.upstream_name();
-            // SAFETY: a live log; `%V` takes a string of nginx.
-            unsafe {
-                ngx_log_error_core(
-                    NGX_LOG_WARN as usize,
-                    self.request().log(),
-                    0,
-                    warning.text().as_ptr(),
-                    name,
-                );
-            }
-        }
-        end
-    }
-
-    /// Warns that the server closes idle connections before `keepalive_timeout`, both in milliseconds.
-    #[cold]
-    pub(crate) fn warn_of_hint(&self, timeout: Msec, announced: Msec) {
-        self.warn_of_times(Warning::HintIsShorter, timeout, announced);
-    }
-
-    /// Warns that nothing is left of the time, in milliseconds, for which the server keeps idle connections.
-    #[cold]
-    pub(crate) fn warn_of_no_time(
-        &self,
-        margin: Option<Margin>,
-        announced: Option<Msec>,
-        round_trip: Option<RoundTrip>,
-    ) {
-        let announced = announced.unwrap_or(0);
-        match (announced, margin, round_trip) {
-            (0, ..) => {
-                self.warn(Warning::ClosesAtOnce, End::Hint);
-            }
-            (_, Some(Margin::Fixed(margin)), _) => {
-                self.warn_of_times(Warning::MarginIsLonger, margin, announced);
-            }
-            (_, _, round_trip) => {
-                let round_trip = round_trip.map_or(0, |it| it.get().into());
-                self.warn_of_times(Warning::RoundTripIsLonger, round_trip, announced);
-            }
+/// Writes the warning if it is the first time. Returns `end`.
+#[cold]
+pub(crate) fn warn(kp: &PeerData, warning: Warning, end: End) -> End {
+    if is_first(kp, warning) {
+        let name = upstream_name(kp);
+        // SAFETY: a live log; `%V` takes a string of nginx.
+        unsafe {
+            ngx_log_error_core(NGX_LOG_WARN as usize, kp.request().log(), 0, warning.text().as_ptr(), name);
         }
     }
+    end
+}
 
-    /// A warning about a time of ours and one that the server announces, in milliseconds.
-    #[cold]
-    fn warn_of_times(&self, warning: Warning, ours: Msec, announced: Msec) {
-        if self.is_first(warning) {
-            let name = self.upstream_name();
-            let ((ours, its_unit), (announced, unit)) = (with_unit(ours), with_unit(announced));
-            // SAFETY: a live log; `%M` takes a time in milliseconds, `%s` a string that ends with a null byte, `%V` a string of nginx.
-            unsafe {
-                ngx_log_error_core(
-                    NGX_LOG_WARN as usize,
-                    self.request().log(),
-                    0,
-                    warning.text().as_ptr(),
-                    ours,
-                    its_unit.as_ptr(),
-                    name,
-                    announced,
-                    unit.as_ptr(),
-                );
-            }
+/// Warns that the server closes idle connections before `keepalive_timeout`, both in milliseconds.
+#[cold]
+pub(crate) fn warn_of_hint(kp: &PeerData, timeout: Msec, announced: Msec) {
+    warn_of_times(kp, Warning::HintIsShorter, timeout, announced);
+}
+
+/// Warns that nothing is left of the time, in milliseconds, for which the server keeps idle connections.
+#[cold]
+pub(crate) fn warn_of_no_time(
+    kp: &PeerData,
+    margin: Option<Margin>,
+    announced: Option<Msec>,
+    round_trip: Option<RoundTrip>,
+) {
+    let announced = announced.unwrap_or(0);
+    match (announced, margin, round_trip) {
+        (0, ..) => {
+            warn(kp, Warning::ClosesAtOnce, End::Hint);
+        }
+        (_, Some(Margin::Fixed(margin)), _) => {
+            warn_of_times(kp, Warning::MarginIsLonger, margin, announced);
+        }
+        (_, _, round_trip) => {
+            let round_trip = round_trip.map_or(0, |it| it.get().into());
+            warn_of_times(kp, Warning::RoundTripIsLonger, round_trip, announced);
         }
     }
+}
 
-    fn is_first(&self, warning: Warning) -> bool {
-        let generation = MainConf::of(self.request()).and_then(|main| main.zone.generation());
-        generation.is_some_and(|it| it.warns(self.upstream().number.get(), warning as u32))
+/// A warning about a time of ours and one that the server announces, in milliseconds.
+#[cold]
+fn warn_of_times(kp: &PeerData, warning: Warning, ours: Msec, announced: Msec) {
+    if is_first(kp, warning) {
+        let name = upstream_name(kp);
+        let ((ours, its_unit), (announced, unit)) = (with_unit(ours), with_unit(announced));
+        // SAFETY: a live log; `%M` takes a time in milliseconds, `%s` a string that ends with a null byte, `%V` a string of nginx.
+        unsafe {
+            ngx_log_error_core(
+                NGX_LOG_WARN as usize,
+                kp.request().log(),
+                0,
+                warning.text().as_ptr(),
+                ours,
+                its_unit.as_ptr(),
+                name,
+                announced,
+                unit.as_ptr(),
+            );
+        }
     }
+}
 
-    fn upstream_name(&self) -> *const ngx_str_t {
-        // SAFETY: the upstream's cycle is alive while it is used; makes no reference.
-        unsafe { &raw const (*self.upstream().us.as_ptr()).host }
-    }
+fn is_first(kp: &PeerData, warning: Warning) -> bool {
+    let generation = MainConf::of(kp.request()).and_then(|main| main.zone.generation());
+    generation.is_some_and(|it| it.warns(kp.upstream().number.get(), warning as u32))
+}
+
+fn upstream_name(kp: &PeerData) -> *const ngx_str_t {
+    // SAFETY: the upstream's cycle is alive while it is used; makes no reference.
+    unsafe { &raw const (*kp.upstream().us.as_ptr()).host }
 }
 
 /// A time as the configuration has it.

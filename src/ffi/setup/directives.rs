@@ -1,29 +1,27 @@
 //! The directives, each in one place: its name, where it is allowed, how many words it takes.
 
-use std::ffi::{c_char, c_void, CStr};
+use std::ffi::{c_char, c_void};
 use std::mem::offset_of;
 use std::ptr;
 
 use nginx_sys::{
     ngx_command_t, ngx_conf_set_flag_slot, ngx_conf_set_msec_slot, ngx_conf_set_num_slot, ngx_conf_t,
-    ngx_parse_offset, ngx_parse_time, ngx_str_t, ngx_uint_t, NGX_CONF_FLAG, NGX_CONF_NOARGS, NGX_CONF_TAKE1,
-    NGX_CONF_TAKE12, NGX_CONF_TAKE123, NGX_HTTP_LOC_CONF, NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET,
-    NGX_HTTP_SRV_CONF_OFFSET, NGX_HTTP_UPS_CONF, NGX_LOG_EMERG,
+    ngx_parse_size, ngx_str_t, ngx_uint_t, NGX_CONF_FLAG, NGX_CONF_NOARGS, NGX_CONF_TAKE1, NGX_CONF_TAKE12,
+    NGX_CONF_TAKE123, NGX_HTTP_LOC_CONF, NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET,
+    NGX_HTTP_SRV_CONF_OFFSET, NGX_HTTP_UPS_CONF,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
-use ngx::{ngx_conf_log_error, ngx_string};
+use ngx::ngx_string;
 
-use crate::base::clock::Msec;
 use crate::directive::{Invalid, Keepalive, KeepaliveDrain, KeepaliveHint, Queue};
 use crate::reuse::stale::StaleRetry;
 
+use crate::ffi::nginx::conf_words::{report, size, time, words, Setter, IS_DUPLICATE};
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::observe::status::keepalive_status;
-use crate::ffi::shared::counters::keepalive_zone;
+use crate::ffi::shared::counters::Directive;
+use crate::ffi::shared::main_conf::MainConf;
 use crate::ffi::state::srv_conf::SrvConf;
-
-pub(crate) type Setter =
-    unsafe extern "C" fn(cf: *mut ngx_conf_t, cmd: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char;
 
 /// The command table; an empty name ends it.
 pub(crate) static mut COMMANDS: [ngx_command_t; 14] = [
@@ -198,45 +196,32 @@ unsafe fn set<T>(
     })
 }
 
-/// The words of the directive being read.
-///
-/// # Safety
-/// `cf` is the configuration being read.
-pub(crate) unsafe fn words<'a>(cf: *mut ngx_conf_t) -> &'a [ngx_str_t] {
-    // SAFETY: live, says the caller.
-    let args = unsafe { (*cf).args };
-    // SAFETY: nginx sets `args` to the words of the directive, and leaves them alone meanwhile.
-    let args = unsafe { &*args };
-    // SAFETY: the elements of `cf->args` are strings.
-    unsafe { args.as_slice() }
-}
-
-/// A time as nginx writes it, in milliseconds.
-fn time(word: &[u8]) -> Option<Msec> {
-    let mut text = ngx_str_t { len: word.len(), data: word.as_ptr().cast_mut() };
-    // SAFETY: only read.
-    let time = unsafe { ngx_parse_time(&raw mut text, 0) };
-    Msec::try_from(time).ok().filter(|_| !word.is_empty())
-}
-
-/// A size as nginx writes it, in bytes.
-fn size(word: &[u8]) -> Option<u64> {
-    let mut text = ngx_str_t { len: word.len(), data: word.as_ptr().cast_mut() };
-    // SAFETY: only read.
-    let size = unsafe { ngx_parse_offset(&raw mut text) };
-    u64::try_from(size).ok().filter(|_| !word.is_empty())
-}
-
-/// nginx adds file and line to what is wrong.
-pub(crate) fn report(cf: *mut ngx_conf_t, parsed: Result<(), Invalid<'_>>) -> *mut c_char {
-    match parsed {
-        Ok(()) => NGX_CONF_OK,
-        Err(invalid) => {
-            ngx_conf_log_error!(NGX_LOG_EMERG, cf, "{invalid}");
-            NGX_CONF_ERROR
+/// Sets `keepalive_zone`.
+unsafe extern "C" fn keepalive_zone(
+    cf: *mut ngx_conf_t,
+    _: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    guard(NGX_CONF_ERROR, || {
+        // SAFETY: what `MainConf::create` has made; only ever shared.
+        let zone = unsafe { &(*conf.cast::<MainConf>()).zone };
+        if zone.directive.get().is_some() {
+            return IS_DUPLICATE.as_ptr().cast_mut();
         }
-    }
+        // SAFETY: nginx passes the configuration being read.
+        let mut word = unsafe { words(cf) }[1];
+        // SAFETY: only read.
+        let size = unsafe { ngx_parse_size(&raw mut word) };
+        let Some(size) = usize::try_from(size).ok().filter(|_| word.len > 0) else {
+            return report(cf, Err(Invalid::Argument("keepalive_zone", word.as_bytes())));
+        };
+        // SAFETY: the configuration being read; reads one field.
+        let conf_file = unsafe { (*cf).conf_file };
+        // SAFETY: nginx reads the directive from it, or from the command line as from a file; makes no reference.
+        let file = unsafe { (*conf_file).file.name };
+        // SAFETY: the file that is being read.
+        let line = unsafe { (*conf_file).line };
+        zone.directive.set(Some(Directive { size, file, line }));
+        NGX_CONF_OK
+    })
 }
-
-/// nginx puts the directive's name before it, file and line behind it.
-pub(crate) const IS_DUPLICATE: &CStr = c"is duplicate";

@@ -18,24 +18,29 @@ use crate::metrics;
 use crate::pool::{IdlePool, Limit};
 
 use crate::ffi::auth;
-#[cfg(nginx_resolve)]
-use crate::ffi::idle::resolve::Watch;
-use crate::ffi::max_conns::slots::Counts;
+use crate::ffi::auth::conf::MainConf as AuthConf;
+use crate::ffi::nginx::conf_words::no_memory;
 use crate::ffi::nginx::configured::Configured;
 use crate::ffi::nginx::guard::{guard, log_panics, Guarded};
 use crate::ffi::nginx::headers::bytes;
 use crate::ffi::nginx::memory::place_in_pool;
 use crate::ffi::observe::variables;
 use crate::ffi::peer::hooks::init_keepalive_peer;
-use crate::ffi::setup::abi;
-use crate::ffi::setup::stock::{InTheWay, Stock};
 use crate::ffi::shared::counters::Told;
 use crate::ffi::shared::main_conf::MainConf;
+use crate::ffi::shared::workers::count_alone;
+use crate::ffi::state::counts::Counts;
 use crate::ffi::state::srv_conf::SrvConf;
 #[cfg(ngx_feature = "http_ssl")]
 use crate::ffi::state::tls_sessions::Sessions;
 use crate::ffi::state::upstream::{Idle, Upstream};
-use crate::ffi::waiting::enqueue::Waits;
+use crate::ffi::state::waits::Waits;
+#[cfg(nginx_resolve)]
+use crate::ffi::state::watch::Watch;
+use crate::ffi::waiting::dispatch::dispatch_waiters;
+
+use super::abi;
+use super::stock::{InTheWay, Stock};
 
 /// Before anything is read: refuses an nginx that this module was not built for.
 pub(crate) unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
@@ -115,19 +120,15 @@ pub(crate) unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_in
         // SAFETY: nginx passes the configuration being read.
         let zone = unsafe { MainConf::of_conf(cf) }.map(|main| &main.zone);
         // SAFETY: as above.
-        let completed = zone.and_then(|zone| unsafe { zone.complete(cf) });
+        let paths = unsafe { AuthConf::of_conf(cf) }.and_then(AuthConf::uris);
+        // SAFETY: as above.
+        let completed = zone.zip(paths).and_then(|(zone, paths)| unsafe { zone.complete(cf, paths) });
         match completed {
             Some(Ok(())) => NGX_OK as ngx_int_t,
             Some(Err(Told)) => NGX_ERROR as ngx_int_t,
             None => no_memory(cf),
         }
     })
-}
-
-/// Says why the configuration is refused.
-pub(crate) fn no_memory(cf: *mut ngx_conf_t) -> ngx_int_t {
-    ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for module \"ngx_http_upstream_keepalive_rs_module\"");
-    NGX_ERROR as ngx_int_t
 }
 
 /// Why an upstream gets no pool.
@@ -186,7 +187,7 @@ unsafe fn enable(
             unsafe { warn_of_small_pool(cf, us, connections, number) };
         }
     }
-    let Some(waits) = Waits::new(conf.queue, servers.max_requests()) else {
+    let Some(waits) = Waits::new(conf.queue, servers.max_requests(), dispatch_waiters) else {
         let number = conf.queue.map_or(0, |queue| queue.number);
         ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for \"queue {number}\"");
         return Err(Refusal::Told);
@@ -314,7 +315,7 @@ fn count(cf: *mut ngx_conf_t, upstream: &Upstream, servers: &Configured<'_>) -> 
         let main = unsafe { MainConf::of_conf(cf) }?;
         return main.workers.add(NonNull::from(upstream), size, servers.changing);
     }
-    upstream.count_alone(size, false)
+    count_alone(upstream, size, false)
 }
 
 /// The upstreams of a configuration, implicit ones too.

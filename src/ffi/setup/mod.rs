@@ -8,3 +8,5 @@ pub(crate) mod enable;
 pub(crate) mod stock;
 
 pub(crate) mod abi;
+
+mod worker;

@@ -4,10 +4,11 @@ use std::ptr;
 
 use nginx_sys::{ngx_http_module_t, ngx_module_t, NGX_HTTP_MODULE};
 
-use crate::ffi::setup::directives::COMMANDS;
-use crate::ffi::setup::enable;
-use crate::ffi::shared::main_conf::{self, MainConf};
+use crate::ffi::shared::main_conf::MainConf;
 use crate::ffi::state::srv_conf::SrvConf;
+
+use super::directives::COMMANDS;
+use super::{enable, worker};
 
 static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     preconfiguration: Some(enable::preconfiguration),
@@ -26,17 +27,10 @@ pub(crate) static mut ngx_http_upstream_keepalive_rs_module: ngx_module_t = ngx_
     ctx: (&raw const CONTEXT).cast_mut().cast(),
     commands: (&raw mut COMMANDS).cast(),
     type_: NGX_HTTP_MODULE as _,
-    init_module: Some(main_conf::init_module),
-    init_process: Some(main_conf::init_process),
+    init_module: Some(worker::init_module),
+    init_process: Some(worker::init_process),
     ..ngx_module_t::default()
 };
-
-/// The module's static; nginx writes to it only before it creates any configuration.
-pub(crate) fn module() -> &'static ngx_module_t {
-    let module = &raw const ngx_http_upstream_keepalive_rs_module;
-    // SAFETY: see above.
-    unsafe { &*module }
-}
 
 /// What nginx's own build generates for a dynamic module. `ngx_modules!` of the crate `ngx` is no
 /// use here, as it leaves the order empty: we must come before the stock module to be given its

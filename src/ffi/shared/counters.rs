@@ -4,30 +4,23 @@
 //! is remembered, as its numbers go on.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::ffi::{c_char, c_void};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nginx_sys::{
-    ngx_command_t, ngx_conf_t, ngx_cycle, ngx_cycle_t, ngx_log_error_core, ngx_log_t, ngx_parse_size,
-    ngx_sock_ntop, ngx_str_t, ngx_uint_t, sockaddr, NGX_LOG_CRIT, NGX_LOG_EMERG, NGX_LOG_WARN,
+    ngx_conf_t, ngx_cycle_t, ngx_log_error_core, ngx_log_t, ngx_sock_ntop, ngx_str_t, ngx_uint_t, sockaddr,
+    NGX_LOG_CRIT, NGX_LOG_EMERG, NGX_LOG_WARN,
 };
-use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 
 use crate::base::address::MAX_ADDRESS;
 use crate::base::memory::{is_spare, push};
-use crate::directive::Invalid;
-use crate::metrics::{self, Generation, Plan, Server, View};
+use crate::metrics::{self, AuthMeter, Describe, Generation, Plan, Server, View};
 
-use crate::ffi::auth::conf::MainConf as AuthConf;
 #[cfg(nginx_resolve)]
 use crate::ffi::nginx::balancer::Servers;
-use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::mapping::Mapping;
-use crate::ffi::setup::directives::{report, words, IS_DUPLICATE};
-use crate::ffi::shared::main_conf::{worker_processes, MainConf};
-use crate::ffi::shared::workers::{is_alive, this_process};
+use crate::ffi::nginx::process::{is_alive, this_process, worker_processes};
 use crate::ffi::state::upstream::Upstream;
 
 /// The configuration is refused, and the log tells why.
@@ -37,54 +30,25 @@ pub(crate) struct Told;
 #[derive(Default)]
 pub(crate) struct Zone {
     /// `keepalive_zone`.
-    directive: Cell<Option<Directive>>,
+    pub(crate) directive: Cell<Option<Directive>>,
     plan: RefCell<Plan>,
     /// In the order of the plan, and in the same cycle.
     upstreams: RefCell<Vec<NonNull<Upstream>>>,
     generation: OnceCell<Arc<Generation>>,
 }
 
+/// `keepalive_zone size;`
 #[derive(Clone, Copy)]
-struct Directive {
+pub(crate) struct Directive {
     /// In bytes.
-    size: usize,
+    pub(crate) size: usize,
     /// Where it is written.
-    file: ngx_str_t,
-    line: ngx_uint_t,
+    pub(crate) file: ngx_str_t,
+    pub(crate) line: ngx_uint_t,
 }
 
 /// The numbers of the last configuration, in the master.
 static LAST: Mutex<Option<Arc<Generation>>> = Mutex::new(None);
-
-/// Sets `keepalive_zone`.
-pub(crate) unsafe extern "C" fn keepalive_zone(
-    cf: *mut ngx_conf_t,
-    _: *mut ngx_command_t,
-    conf: *mut c_void,
-) -> *mut c_char {
-    guard(NGX_CONF_ERROR, || {
-        // SAFETY: what `MainConf::create` has made; only ever shared.
-        let zone = unsafe { &(*conf.cast::<MainConf>()).zone };
-        if zone.directive.get().is_some() {
-            return IS_DUPLICATE.as_ptr().cast_mut();
-        }
-        // SAFETY: nginx passes the configuration being read.
-        let mut size = unsafe { words(cf) }[1];
-        // SAFETY: only read.
-        let bytes = unsafe { ngx_parse_size(&raw mut size) };
-        let Some(bytes) = usize::try_from(bytes).ok().filter(|_| size.len > 0) else {
-            return report(cf, Err(Invalid::Argument("keepalive_zone", size.as_bytes())));
-        };
-        // SAFETY: as above.
-        let file = unsafe { (*cf).conf_file };
-        // SAFETY: nginx reads the directive from it, or from the command line as from a file; makes no reference.
-        let name = unsafe { (*file).file.name };
-        // SAFETY: as above.
-        let line = unsafe { (*file).line };
-        zone.directive.set(Some(Directive { size: bytes, file: name, line }));
-        NGX_CONF_OK
-    })
-}
 
 /// A configuration without the module ends all that was counted.
 impl Drop for Zone {
@@ -114,13 +78,12 @@ impl Zone {
     }
 
     /// The configuration is read to the end of `http {}`: says if `keepalive_zone` is too small. (Should the number of
-    /// workers come behind it, that is known later.) `None` if there is no memory.
+    /// workers come behind it, that is known later.) `auth` are the paths that are asked for authorisation. `None` if
+    /// there is no memory.
     ///
     /// # Safety
     /// `cf` is the configuration being read.
-    pub(crate) unsafe fn complete(&self, cf: *mut ngx_conf_t) -> Option<Result<(), Told>> {
-        // SAFETY: as the caller says.
-        let auth = unsafe { AuthConf::of_conf(cf) }?.uris()?;
+    pub(crate) unsafe fn complete(&self, cf: *mut ngx_conf_t, auth: Vec<String>) -> Option<Result<(), Told>> {
         let upstreams = std::mem::take(&mut self.plan.borrow_mut().upstreams);
         *self.plan.borrow_mut() = Plan::new(upstreams, auth);
         let Some(directive) = self.directive.get() else { return Some(Ok(())) };
@@ -205,18 +168,18 @@ impl Zone {
         let _ = self.generation.set(generation);
     }
 
-    /// This process is a worker now.
+    /// This process is a worker now. Returns what counts the decisions about each path that is asked for authorisation.
     ///
     /// # Safety
     /// `cycle` is the one to which this belongs.
-    pub(crate) unsafe fn enter(&self, cycle: *mut ngx_cycle_t, me: usize) {
-        let Some(generation) = self.generation.get() else { return };
+    pub(crate) unsafe fn enter(&self, cycle: *mut ngx_cycle_t, me: usize) -> Option<Vec<AuthMeter>> {
+        let generation = self.generation.get()?;
         let Some(worker) = generation.enter(me, this_process()) else {
             // SAFETY: live, says the caller.
             let log = unsafe { (*cycle).log };
             // SAFETY: as above.
             unsafe { nothing_is_counted(log, libc::ENOMEM) };
-            return;
+            return None;
         };
         for (upstream, records) in self.upstreams.borrow().iter().zip(worker.upstreams) {
             // SAFETY: in the same cycle, which is alive.
@@ -224,19 +187,17 @@ impl Zone {
             // It was empty until now.
             let _ = upstream.records.set(records);
         }
-        // SAFETY: as the caller says.
-        if let Some(auth) = unsafe { AuthConf::of_cycle(cycle) } {
-            let _ = auth.meters.set(worker.auth);
-        }
+        Some(worker.auth)
     }
 
-    /// What the numbers are now; `None` if there is no memory.
-    pub(crate) fn view(&self) -> Option<View> {
-        self.generation.get()?.view(is_alive, &describe)
+    /// What the numbers are now; `describe` tells of servers that are not of the configuration, as `describe` here. `None` if
+    /// there is no memory.
+    pub(crate) fn view(&self, describe: &'static Describe) -> Option<View> {
+        self.generation.get()?.view(is_alive, describe)
     }
 
     /// What there is to be told of a server that is not of the configuration.
-    fn describe(&self, upstream: usize, address: &[u8]) -> Option<Server> {
+    pub(crate) fn describe(&self, upstream: usize, address: &[u8]) -> Option<Server> {
         let text = address_text(address)?;
         #[cfg(nginx_resolve)]
         if let Some(upstream) = self.upstreams.borrow().get(upstream) {
@@ -266,15 +227,6 @@ unsafe fn nothing_is_counted(log: *mut ngx_log_t, errno: i32) {
     let line = c"keepalive: there is no memory to count in";
     // SAFETY: live, says the caller; the line has no formats.
     unsafe { ngx_log_error_core(NGX_LOG_CRIT as usize, log, errno, line.as_ptr()) };
-}
-
-/// Tells of a server of the present configuration: of which upstream it is, and its address.
-fn describe(upstream: usize, address: &[u8]) -> Option<Server> {
-    // SAFETY: set before any request; what it has not is not found.
-    let cycle = unsafe { ngx_cycle };
-    // SAFETY: the worker's cycle.
-    let main = unsafe { MainConf::of_cycle(cycle) }?;
-    main.zone.describe(upstream, address)
 }
 
 /// A socket address as nginx writes it. `None` if there is no memory.

@@ -1,5 +1,5 @@
-//! What is known: of the configuration of an upstream (`srv_conf`), of its pool (`upstream`, `tls_sessions`), of a request
-//! (`peer_data`, `notes`, `tried`), of a wait (`waiter`).
+//! What is known: of the configuration of an upstream (`srv_conf`), of its pool (`upstream`, `tls_sessions`, `counts`, `bells`, `waits`, `watch`), of a request
+//! (`peer_data`, `reuse`, `refusal`, `notes`, `tried`), of a wait (`waiter`).
 
 pub(crate) mod srv_conf;
 
@@ -8,7 +8,20 @@ pub(crate) mod upstream;
 #[cfg(ngx_feature = "http_ssl")]
 pub(crate) mod tls_sessions;
 
+pub(crate) mod counts;
+
+pub(crate) mod bells;
+
+pub(crate) mod waits;
+
+#[cfg(nginx_resolve)]
+pub(crate) mod watch;
+
 pub(crate) mod peer_data;
+
+pub(crate) mod reuse;
+
+pub(crate) mod refusal;
 
 pub(crate) mod notes;
 

@@ -9,8 +9,7 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use crate::ffi::nginx::memory::{add_cleanup, allocate};
-use crate::ffi::nginx::request::{HttpUpstream, Request};
-use crate::ffi::peer::hooks::get_keepalive_peer;
+use crate::ffi::nginx::request::Request;
 use crate::ffi::state::peer_data::PeerData;
 
 /// How an attempt got its connection.
@@ -104,7 +103,8 @@ impl Notes {
         }
     }
 
-    fn of(&self, attempt: u16) -> Option<Note> {
+    /// What was noted about an attempt, by its place in `r->upstream_states`.
+    pub(crate) fn of(&self, attempt: u16) -> Option<Note> {
         let mut before = self.before.get();
         let mut note = self.last.get();
         while let Some(found) = note {
@@ -140,31 +140,15 @@ unsafe extern "C" fn forget(data: *mut c_void) {
     unsafe { PeerData::from_ptr(data) }.notes.last.set(None);
 }
 
-/// That of the last attempt.
-fn peer_data<'a>(r: Request) -> Option<&'a PeerData> {
-    // SAFETY: live by the type invariant; reads one field.
-    let u = NonNull::new(unsafe { (*r.as_ptr()).upstream })?;
-    // SAFETY: that of a live request.
-    let hooks = unsafe { HttpUpstream::from_ptr(u.as_ptr()) }.peer().hooks();
-    let is_ours = hooks.get.map(|get| get as usize) == Some(get_keepalive_peer as *const () as usize);
-    // SAFETY: `init_keepalive_peer` has set it with this hook, and it lies in the request's pool.
-    is_ours.then(|| unsafe { PeerData::from_ptr(hooks.data) })
-}
-
-/// What was noted about an attempt of a request.
-pub(crate) fn note_of(r: Request, attempt: usize) -> Option<Note> {
-    let attempt = u16::try_from(attempt).ok()?;
-    let of_upstream = peer_data(r).and_then(|kp| kp.notes.of(attempt));
-    if of_upstream.is_some() {
-        return of_upstream;
-    }
+/// What was noted about an attempt of a request whose notes were kept, as `r->upstream` may be that of another one.
+pub(crate) fn kept_note_of(r: Request, attempt: u16) -> Option<Note> {
     // SAFETY: the pool of a live request.
     let mut next = unsafe { (*r.pool()).cleanup };
     while let Some(cleanup) = NonNull::new(next) {
         // SAFETY: a record of the pool; reads one field.
         let handler = unsafe { (*cleanup.as_ptr()).handler };
         if handler.map(|handler| handler as usize) == Some(forget as *const () as usize) {
-            // SAFETY: as above; reads one field.
+            // SAFETY: a record that `keep_notes` has made; reads one field.
             let data = unsafe { (*cleanup.as_ptr()).data };
             // SAFETY: `keep_notes` has put it there.
             let kp = unsafe { PeerData::from_ptr(data) };
@@ -173,7 +157,7 @@ pub(crate) fn note_of(r: Request, attempt: usize) -> Option<Note> {
                 return Some(note);
             }
         }
-        // SAFETY: as above.
+        // SAFETY: a record of the pool; reads one field.
         next = unsafe { (*cleanup.as_ptr()).next };
     }
     None

@@ -13,19 +13,19 @@ use crate::pool::ClassRef;
 use crate::queue::Ticket;
 use crate::reuse::bound::Binding;
 
+use super::refusal::FrameListener;
 use crate::ffi::nginx::balancer::Balancer;
 use crate::ffi::nginx::memory::allocate;
 use crate::ffi::nginx::peer_connection::Peer;
+use crate::ffi::nginx::process::elapsed;
 use crate::ffi::nginx::request::{HttpUpstream, Request};
 use crate::ffi::nginx::response::FirstBuffer;
-use crate::ffi::peer::refusal::Ear;
-use crate::ffi::peer::retry::{Held, Reuse};
 use crate::ffi::state::notes::{Notes, Status};
+use crate::ffi::state::reuse::{PinnedServer, Reuse};
 use crate::ffi::state::tried::Tried;
 use crate::ffi::state::upstream::{Bytes, Upstream};
 use crate::ffi::state::waiter::Waiter;
-use crate::ffi::waiting::enqueue::waited;
-use crate::ffi::waiting::fail::Failure;
+use crate::ffi::state::waits::Failure;
 
 /// What a request carries along: the way to the pool, and the hooks that were there before ours.
 pub(crate) struct PeerData {
@@ -39,7 +39,7 @@ pub(crate) struct PeerData {
     /// Another module may write the request anew when it is asked for a server.
     pub(crate) first_buffer: Cell<FirstBuffer>,
     /// What an HTTP/2 server says of the request.
-    pub(crate) ear: Option<NonNull<Ear>>,
+    pub(crate) ear: Option<NonNull<FrameListener>>,
     pub(crate) balancer: Cell<Balancer>,
     /// The request must not reuse TLS sessions, though the core is made to think so.
     #[cfg(ngx_feature = "http_ssl")]
@@ -97,7 +97,7 @@ pub(crate) enum Stage {
     Declined,
     Failing(Failure),
     /// It has a server, and a place for a connection to it, but needs another connection.
-    Again(NonNull<Held>),
+    Again(NonNull<PinnedServer>),
 }
 
 /// One connection of the request; `get_keepalive_peer` begins it.
@@ -186,7 +186,7 @@ impl PeerData {
     /// How long the request has waited, if it has, in milliseconds.
     pub(crate) fn waited(&self) -> Option<Msec> {
         // SAFETY: in the pool of the live request.
-        self.waiter.get().map(|waiter| waited(unsafe { waiter.as_ref() }.since.get()))
+        self.waiter.get().map(|waiter| elapsed(unsafe { waiter.as_ref() }.since.get()))
     }
 
     /// Which set of servers its peer was chosen from, if servers come and go.

@@ -12,7 +12,7 @@ use crate::reuse::stale::StaleRetry;
 
 use crate::ffi::nginx::constants;
 use crate::ffi::nginx::memory::allocate;
-use crate::ffi::setup::module::module;
+use crate::ffi::nginx::this_module::module;
 use crate::ffi::state::upstream::Upstream;
 
 /// nginx's slot setters write the numbers by their offset, so the layout is C's.

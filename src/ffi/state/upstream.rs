@@ -7,26 +7,25 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ngx_pool_t};
 
-use crate::base::clock::Msec;
 use crate::directive::KeepaliveDrain;
 use crate::ledger::Server;
-use crate::metrics::{End, Meter, QueueMeter, Records};
+use crate::metrics::{Meter, QueueMeter, Records};
 use crate::pool::{ClassRef, Connection, IdlePool, Offer, Wanted};
 use crate::reuse::bound::{Binding, Bindings};
 use crate::reuse::identity::client_of;
 use crate::reuse::lifetime::Limits;
 use crate::reuse::stale::StaleRetry;
 
-use crate::ffi::idle::idle;
-#[cfg(nginx_resolve)]
-use crate::ffi::idle::resolve::Watch;
-use crate::ffi::max_conns::slots::Counts;
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::Guarded;
 use crate::ffi::nginx::memory::allocate;
+
+use super::counts::Counts;
 #[cfg(ngx_feature = "http_ssl")]
-use crate::ffi::state::tls_sessions::Sessions;
-use crate::ffi::waiting::enqueue::Waits;
+use super::tls_sessions::Sessions;
+use super::waits::Waits;
+#[cfg(nginx_resolve)]
+use super::watch::Watch;
 
 /// Belongs to the server conf of the upstream, lies in the cycle's pool and goes with it. Made by
 /// the master; after the fork each worker has its own copy.
@@ -110,8 +109,8 @@ pub(crate) struct Bytes {
 /// What the `data` of an idle connection points at: the way back to its slot.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
-    upstream: NonNull<Upstream>,
-    slot: u32,
+    pub(crate) upstream: NonNull<Upstream>,
+    pub(crate) slot: u32,
 }
 
 /// What became of a connection that was to be stored.
@@ -162,49 +161,26 @@ impl Upstream {
         }
     }
 
+    /// A connection that was bound to a client has come to its end.
+    #[cold]
+    pub(crate) fn unbind(&self, binding: Binding) {
+        self.bindings.as_ref().and_then(|all| all.with(|all| all.end(binding)));
+    }
+
+    /// Whether the client is still there.
+    pub(crate) fn has_client(&self, binding: Binding) -> bool {
+        let knows = self.bindings.as_ref().and_then(|all| all.with(|all| all.knows(binding.client())));
+        knows.unwrap_or(false)
+    }
+
     /// Takes the oldest idle connection to a server.
     pub(crate) fn take_oldest_of(&self, server: Server) -> Option<Idle> {
         self.idle.with(|idle| idle.take_oldest_of(server)).flatten()
     }
 
-    /// A connection was stale that had been idle until then. Of those to the same server that are idle for longer, closes
-    /// the ones that the server has closed too; or all of them.
-    #[cold]
-    pub(crate) fn distrust(&self, address: &[u8], then: Msec, all: bool) {
-        let mut from = 0;
-        let mut next = || {
-            let next = |pool: &mut IdlePool<Idle>| {
-                pool.next_older(&mut from, address, then).map(|(slot, idle)| (slot, *idle))
-            };
-            self.idle.with(next).flatten()
-        };
-        while let Some((slot, Idle { conn, .. })) = next() {
-            if all || !idle::silent(conn) {
-                let idle = self.idle.with(|pool| pool.remove(slot, |idle| idle.conn == conn)).flatten();
-                idle.map(|idle| self.close(idle, End::Check));
-            }
-        }
-    }
-
-    /// Closes all idle connections.
-    pub(crate) fn close_all(&self) {
-        if self.mark_removed(|_| false) {
-            self.close_removed(End::Exiting);
-        }
-    }
-
     /// Marks the servers that are no longer there; returns whether there are any.
     pub(crate) fn mark_removed(&self, is_there: impl FnMut(&[u8]) -> bool) -> bool {
         self.idle.with(|idle| idle.mark_removed(is_there)).unwrap_or(false)
-    }
-
-    /// Closes each connection to a marked server; one by one, so that the pool is not borrowed while
-    /// nginx closes it.
-    pub(crate) fn close_removed(&self, why: End) {
-        let mut from = 0;
-        while let Some(idle) = self.idle.with(|idle| idle.take_removed(&mut from)).flatten() {
-            self.close(idle, why);
-        }
     }
 
     #[cfg(nginx_resolve)]
@@ -227,28 +203,6 @@ impl Upstream {
         // SAFETY: the memory is ours, and only the connection in this slot points at it.
         let place = unsafe { place.as_mut() };
         NonNull::from(place.write(Place { upstream: NonNull::from(self), slot }))
-    }
-}
-
-impl Place {
-    /// Takes the connection out of the pool and closes it. If it is not the one in its slot, as after
-    /// a panic, it is closed all the same.
-    ///
-    /// # Safety
-    /// `place` was given out by [`Upstream::store`], and the connection was open ever since: so
-    /// nginx kept the cycle in whose pool the upstream lies.
-    pub(crate) unsafe fn close(place: NonNull<Place>, conn: Conn, why: End) {
-        // SAFETY: see above; initialised by `store`.
-        let Place { upstream, slot } = unsafe { place.read() };
-        // SAFETY: see above; the upstream is only ever shared.
-        let upstream = unsafe { upstream.as_ref() };
-        let removed = upstream.idle.with(|idle| idle.remove(slot, |idle| idle.conn == conn)).flatten();
-        match removed {
-            Some(idle) => {
-                upstream.close(idle, if idle.hinted && why == End::Timeout { End::Hint } else { why });
-            }
-            None => idle::close(conn),
-        }
     }
 }
 

@@ -4,20 +4,12 @@ use std::ffi::CStr;
 
 use nginx_sys::{ngx_int_t, NGX_HTTP_INTERNAL_SERVER_ERROR};
 
+use crate::ffi::nginx::process::elapsed;
 use crate::ffi::state::peer_data::{PeerData, Stage};
 use crate::ffi::state::waiter::Waiter;
-use crate::ffi::waiting::enqueue::{put_aside, waited};
+use crate::ffi::state::waits::Failure;
 
-/// Why a request stops waiting without a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// The queue is full.
-    Full,
-    /// It has waited for as long as it may.
-    TimedOut,
-    /// All servers are down.
-    NoLiveServer,
-}
+use super::placeholder::install_placeholder;
 
 const BAD_GATEWAY: u16 = 502;
 const GATEWAY_TIMEOUT: u16 = 504;
@@ -35,7 +27,7 @@ pub(crate) fn fail(kp: &PeerData, waiter: &Waiter, failure: Failure) {
     if failure != Failure::TimedOut || status != GATEWAY_TIMEOUT {
         kp.request().log_error(line);
     }
-    kp.u.end_of_wait(waited(waiter.since.get()));
+    kp.u.end_of_wait(elapsed(waiter.since.get()));
     kp.stage.set(Stage::Failing(failure));
     end(kp, waiter, status);
 }
@@ -53,7 +45,7 @@ pub(crate) fn error(kp: &PeerData, waiter: &Waiter) {
     waiter.leave();
     if !kp.u.peer().has_server() {
         kp.stage.set(Stage::Failing(Failure::NoLiveServer));
-        put_aside(kp, kp.u.peer(), waiter);
+        install_placeholder(kp, kp.u.peer(), waiter);
     }
     kp.request().finalize(kp.u, NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t);
 }

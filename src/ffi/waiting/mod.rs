@@ -1,10 +1,13 @@
-//! A request waits for its connection: it is queued or parked (`enqueue`), gets its turn (`dispatch`), takes up the
-//! connection (`resume`), or fails (`fail`).
+//! A request waits for its connection: it is queued or parked (`enqueue`), while the core holds a
+//! connection without a socket (`placeholder`); gets its turn (`dispatch`); takes up its connection (`resume`), or fails
+//! (`fail`).
 
 pub(crate) mod enqueue;
 
+mod placeholder;
+
 pub(crate) mod dispatch;
 
-pub(crate) mod resume;
+mod resume;
 
-pub(crate) mod fail;
+mod fail;

@@ -4,10 +4,11 @@
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::state::peer_data::PeerData;
 use crate::ffi::state::waiter::Waiter;
-use crate::ffi::waiting::fail::error;
+
+use super::fail::error;
 
 /// The peer has its connection; it may still be `connecting`.
-pub(crate) fn take_up(kp: &PeerData, waiter: &Waiter, connecting: bool) {
+pub(crate) fn resume_connect(kp: &PeerData, waiter: &Waiter, connecting: bool) {
     let (u, r) = (kp.u, kp.request());
     let (handler, pool) = (waiter.handler(), waiter.take_pool());
     waiter.leave();

@@ -1,70 +1,15 @@
-//! An idle connection: how it is put to sleep and woken, what ends it, and how it is closed.
+//! The socket of a connection: whether there is something to read, and how it is closed.
 
 use std::ptr::NonNull;
 
-use nginx_sys::{ngx_close_connection, ngx_cycle, ngx_destroy_pool, ngx_event_t, ngx_log_t};
+use nginx_sys::{ngx_close_connection, ngx_destroy_pool};
 
-use crate::base::clock::Msec;
 use crate::metrics::End;
 
 #[cfg(ngx_feature = "http_ssl")]
-use crate::ffi::nginx::conn::Received;
-use crate::ffi::nginx::conn::{Conn, Event};
-use crate::ffi::nginx::guard::guard;
-use crate::ffi::nginx::log::debug;
-use crate::ffi::shared::workers::worker_is_exiting;
-use crate::ffi::state::upstream::Place;
-
-/// Leaves a stored connection to `close_handler`. It may be closed when this returns: whatever the
-/// server sent already is unexpected, and so is the end of the stream.
-#[inline]
-pub(crate) fn sleep(conn: Conn, place: NonNull<Place>, timeout: Msec) {
-    let (read, write) = (conn.read(), conn.write());
-    read.clear_delayed();
-    read.set_timer(timeout);
-    write.clear_timer();
-    write.set_handler(Some(dummy_handler));
-    read.set_handler(Some(close_handler));
-    conn.set_data(place.as_ptr().cast());
-    conn.set_idle(true);
-    conn.set_logs(cycle_log());
-    if read.ready() {
-        // SAFETY: the read event of an open connection, which was put to sleep just now.
-        unsafe { close_handler(read.as_ptr()) };
-    }
-}
-
-/// Readies a connection taken from the pool for a request; the core sets its handlers and `data`.
-#[inline]
-pub(crate) fn wake(conn: Conn, log: *mut ngx_log_t) {
-    conn.set_idle(false);
-    conn.reset_sent();
-    conn.set_data(std::ptr::null_mut());
-    conn.set_logs(log);
-    conn.read().clear_timer();
-}
-
-/// An idle connection has nothing to write.
-pub(crate) unsafe extern "C" fn dummy_handler(event: *mut ngx_event_t) {
-    // SAFETY: nginx calls it with the write event of a connection that was given this handler.
-    let event = unsafe { Event::from_ptr(event) };
-    debug(event.log(), c"keepalive dummy handler");
-}
-
-/// Something happened to an idle connection. Only a false alarm leaves it where it is.
-unsafe extern "C" fn close_handler(event: *mut ngx_event_t) {
-    // SAFETY: nginx calls it with the read event of a connection that `sleep` gave this handler.
-    let event = unsafe { Event::from_ptr(event) };
-    debug(event.log(), c"keepalive close handler");
-
-    let Some(why) = ended(event) else { return };
-    let conn = event.conn();
-    match NonNull::new(conn.data().cast::<Place>()) {
-        // SAFETY: `sleep` has put the connection's place there, and the connection is still open.
-        Some(place) => guard((), || unsafe { Place::close(place, conn, why) }),
-        None => close(conn),
-    }
-}
+use super::conn::Received;
+use super::conn::{Conn, Event};
+use super::process::worker_is_exiting;
 
 /// Why nginx asks an idle connection to be closed: at the end of a worker, or because it has run out of connections.
 pub(crate) fn asked_to_close() -> End {
@@ -77,7 +22,7 @@ pub(crate) fn asked_to_close() -> End {
 
 /// What has ended a connection that has nothing but its end to wait for; `None` if nothing has happened, and it
 /// goes on waiting.
-pub(crate) fn ended(event: Event) -> Option<End> {
+pub(crate) fn poll_idle(event: Event) -> Option<End> {
     let conn = event.conn();
     if conn.close_requested() {
         return Some(asked_to_close());
@@ -194,11 +139,4 @@ pub(crate) fn say_goodbye(conn: Conn) -> bool {
     unsafe { nginx_sys::ngx_ssl_connection_t::set_no_wait_shutdown_raw(ssl.as_ptr(), 1) };
     // SAFETY: an open connection with TLS.
     unsafe { nginx_sys::ngx_ssl_shutdown(conn.as_ptr()) != nginx_sys::NGX_AGAIN as isize }
-}
-
-pub(crate) fn cycle_log() -> *mut ngx_log_t {
-    // SAFETY: the worker's cycle, set before any request.
-    let cycle = unsafe { ngx_cycle };
-    // SAFETY: a cycle has its log.
-    unsafe { (*cycle).log }
 }

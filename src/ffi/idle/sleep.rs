@@ -1,0 +1,66 @@
+//! An idle connection: how it is put to sleep and woken, and what ends it.
+
+use std::ptr::NonNull;
+
+use nginx_sys::{ngx_event_t, ngx_log_t};
+
+use crate::base::clock::Msec;
+use crate::ffi::nginx::conn::{Conn, Event};
+use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::log::debug;
+use crate::ffi::nginx::process::cycle_log;
+use crate::ffi::nginx::socket::{self, poll_idle};
+use crate::ffi::state::upstream::Place;
+
+use super::close::close_in_place;
+
+/// Leaves a stored connection to `close_handler`. It may be closed when this returns: whatever the
+/// server sent already is unexpected, and so is the end of the stream.
+#[inline]
+pub(crate) fn sleep(conn: Conn, place: NonNull<Place>, timeout: Msec) {
+    let (read, write) = (conn.read(), conn.write());
+    read.clear_delayed();
+    read.set_timer(timeout);
+    write.clear_timer();
+    write.set_handler(Some(dummy_handler));
+    read.set_handler(Some(close_handler));
+    conn.set_data(place.as_ptr().cast());
+    conn.set_idle(true);
+    conn.set_logs(cycle_log());
+    if read.ready() {
+        // SAFETY: the read event of an open connection, which was put to sleep just now.
+        unsafe { close_handler(read.as_ptr()) };
+    }
+}
+
+/// Readies a connection taken from the pool for a request; the core sets its handlers and `data`.
+#[inline]
+pub(crate) fn wake(conn: Conn, log: *mut ngx_log_t) {
+    conn.set_idle(false);
+    conn.reset_sent();
+    conn.set_data(std::ptr::null_mut());
+    conn.set_logs(log);
+    conn.read().clear_timer();
+}
+
+/// An idle connection has nothing to write.
+pub(crate) unsafe extern "C" fn dummy_handler(event: *mut ngx_event_t) {
+    // SAFETY: nginx calls it with the write event of a connection that was given this handler.
+    let event = unsafe { Event::from_ptr(event) };
+    debug(event.log(), c"keepalive dummy handler");
+}
+
+/// Something happened to an idle connection. Only a false alarm leaves it where it is.
+unsafe extern "C" fn close_handler(event: *mut ngx_event_t) {
+    // SAFETY: nginx calls it with the read event of a connection that `sleep` gave this handler.
+    let event = unsafe { Event::from_ptr(event) };
+    debug(event.log(), c"keepalive close handler");
+
+    let Some(why) = poll_idle(event) else { return };
+    let conn = event.conn();
+    match NonNull::new(conn.data().cast::<Place>()) {
+        // SAFETY: `sleep` has put the connection's place there, and the connection is still open.
+        Some(place) => guard((), || unsafe { close_in_place(place, conn, why) }),
+        None => socket::close(conn),
+    }
+}

@@ -1,0 +1,51 @@
+//! A connection comes into the pool.
+
+use crate::metrics::{End, Phase};
+use crate::pool::{Offer, Wanted};
+
+use crate::ffi::max_conns::shortage::yield_to_clients;
+use crate::ffi::max_conns::slots::close_idle;
+use crate::ffi::state::upstream::{Idle, Stored, Upstream};
+
+#[cfg(nginx_resolve)]
+use super::resolve;
+use super::sleep::sleep;
+
+/// Puts a connection to sleep in the pool, if there is room; `taken` is called before. It may be closed
+/// when this returns.
+///
+/// # Errors
+/// If there is no room.
+#[inline]
+pub(crate) fn store(
+    upstream: &Upstream,
+    wanted: &Wanted<'_>,
+    offer: Offer<Idle>,
+    from: Phase,
+    generation: usize,
+    taken: impl FnOnce(),
+) -> Result<(), End> {
+    let Idle { conn, server, meter, .. } = offer.conn;
+    let timeout = offer.timeout;
+    let Stored { place, evicted } = upstream.store(wanted, offer);
+    if let Some(place) = place {
+        taken();
+        upstream.counts.add_idle(server);
+        if let Some(meter) = meter {
+            meter.pass(from, Phase::Idle);
+        }
+        sleep(conn, place, timeout);
+        #[cfg(nginx_resolve)]
+        if let Some(watch) = &upstream.watch {
+            resolve::stored(upstream, watch, generation);
+        }
+        #[cfg(not(nginx_resolve))]
+        let _ = generation;
+    }
+    if let Some(evicted) = evicted {
+        close_idle(upstream, evicted, End::Evicted);
+    } else {
+        yield_to_clients(upstream);
+    }
+    place.map(|_| ()).ok_or(End::Evicted)
+}
