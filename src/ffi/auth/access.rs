@@ -14,6 +14,7 @@ use crate::auth::{How, OnError, Verdict};
 use crate::metrics::Decision;
 
 use super::ask::ask;
+use super::body::{body_of, preserve_body};
 use super::conf::{LocConf, SetVariable};
 use super::context::{Auth, Stage};
 use super::copy::copy;
@@ -50,11 +51,11 @@ pub(super) unsafe extern "C" fn auth_subrequest_handler(r: *mut ngx_http_request
 
 fn step(r: Request, auth: &Auth, conf: &'static LocConf) -> ngx_int_t {
     match auth.stage.get() {
-        Stage::New | Stage::Read => match r.body().how_to_ask(conf.body as u64) {
+        Stage::New | Stage::Read => match body_of(r).how_to_ask(conf.body as u64) {
             How::Bare => ask(r, auth, conf, None),
             How::ReadFirst if auth.stage.get() == Stage::New => read_body(r, auth),
             How::WithBody(size) => {
-                r.preserve_body();
+                preserve_body(r);
                 ask(r, auth, conf, Some(size))
             }
             How::TooLarge(size) => refuse(r, size),
@@ -108,7 +109,7 @@ unsafe extern "C" fn body_handler(r: *mut ngx_http_request_t) {
             auth.stage.set(Stage::Read);
         }
         // What the location itself does with the body comes later.
-        request.preserve_body();
+        preserve_body(request);
         // SAFETY: a live request; writes one field.
         unsafe { (*r).write_event_handler = Some(ngx_http_core_run_phases) };
         // SAFETY: a live request in the access phase.

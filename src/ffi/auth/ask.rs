@@ -21,6 +21,7 @@ use super::capture::State;
 use super::client_headers::restore;
 use super::conf::{LocConf, MainConf};
 use super::context::{Auth, Stage};
+use super::header_list::change_headers;
 use super::parts::{end_in_background, give_back, has_parts, limit_parts, stop_parts};
 use crate::ffi::nginx::bits;
 use crate::ffi::nginx::guard::guard;
@@ -153,7 +154,7 @@ fn forget(headers: &mut ngx_http_headers_in_t) -> bool {
 }
 
 fn remove(sub: Request, names: &[&[u8]]) -> Option<()> {
-    sub.change_headers(|name| names.iter().any(|removed| is_same_header(removed, name)), [].into_iter())
+    change_headers(sub, |name| names.iter().any(|removed| is_same_header(removed, name)), [].into_iter())
 }
 
 /// # Safety

@@ -19,6 +19,7 @@ use crate::auth::is_same_header;
 use super::conf::{Copied, LocConf};
 use super::context::is_part_of_question;
 use super::copy::update;
+use super::header_list::change_headers;
 use super::server::SrvConf;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::headers::{Header, Headers};
@@ -85,7 +86,7 @@ fn remove(r: Request, copied: &'static [Copied]) -> Option<()> {
         return Some(());
     }
     keep_originals(r, is_removed)?;
-    r.change_headers(is_removed, [].into_iter())?;
+    change_headers(r, is_removed, [].into_iter())?;
     all.iter().try_for_each(|copied| update(r, copied))
 }
 
@@ -160,7 +161,7 @@ pub(super) fn restore(sub: Request) -> Option<()> {
         let copy: ngx_table_elt_t = unsafe { header.as_ptr().read() };
         copy
     });
-    sub.change_headers(|name| is_of_answer(name, all), gone)?;
+    change_headers(sub, |name| is_of_answer(name, all), gone)?;
     all.iter().try_for_each(|copied| update(sub, copied))
 }
 

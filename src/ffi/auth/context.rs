@@ -11,9 +11,11 @@ use crate::base::clock::Msec;
 use crate::metrics::Decision;
 
 use super::ask::is_ours;
+use super::body::body_of;
 use super::capture::Capture;
 use super::conf::{LocConf, MainConf, Uri};
 use super::deny::Denial;
+use super::module::module;
 use crate::ffi::nginx::memory::{add_cleanup, allocate};
 use crate::ffi::nginx::process::now;
 use crate::ffi::nginx::request::Request;
@@ -77,7 +79,7 @@ impl Auth {
     /// The one of the client's request: that of its location, or the last one.
     pub(super) fn of<'a>(r: Request) -> Option<&'a Self> {
         let main = r.main();
-        if let Some(context) = main.context() {
+        if let Some(context) = main.context_of(module()) {
             // SAFETY: `begin` has put it there; it lies in the pool of the live request, and only its cells change.
             return Some(unsafe { context.cast().as_ref() });
         }
@@ -85,7 +87,7 @@ impl Auth {
             return None;
         }
         let auth = all(main).next()?;
-        main.set_context(NonNull::from(auth).as_ptr().cast());
+        main.set_context_of(module(), NonNull::from(auth).as_ptr().cast());
         Some(auth)
     }
 
@@ -97,13 +99,13 @@ impl Auth {
             return Some(last);
         }
         let auth = all(r).find(is_it)?;
-        r.set_context(NonNull::from(auth).as_ptr().cast());
+        r.set_context_of(module(), NonNull::from(auth).as_ptr().cast());
         Some(auth)
     }
 
     /// All that the client's request has, the last one first.
     pub(super) fn all<'a>(main: Request) -> impl Iterator<Item = &'a Self> {
-        let context = main.context();
+        let context = main.context_of(module());
         // SAFETY: `begin` has put it there; it lies in the pool of the live request, and only its cells change.
         let only = context.filter(|_| !main.is_redirected()).map(|auth| unsafe { auth.cast().as_ref() });
         only.into_iter().chain(main.is_redirected().then(|| all(main)).into_iter().flatten())
@@ -140,7 +142,7 @@ impl Auth {
         unsafe { (*cleanup.as_ptr()).data = memory.as_ptr().cast() };
         // SAFETY: as above.
         unsafe { (*cleanup.as_ptr()).handler = Some(drop_auth) };
-        r.set_context(memory.as_ptr().cast());
+        r.set_context_of(module(), memory.as_ptr().cast());
         // SAFETY: written above; lies in the pool of the live request.
         Some(unsafe { memory.as_ref() })
     }
@@ -166,7 +168,7 @@ impl Auth {
     /// Whether it is what a location would ask now. While there is no answer, it is for the place where it was begun.
     fn is_as_asked_by(&self, r: Request, conf: &LocConf) -> bool {
         let is_done = self.stage.get() == Stage::Done;
-        let is_as_sent = || self.sent.get().is_as(r.body().how_to_ask(conf.body as u64), r.method());
+        let is_as_sent = || self.sent.get().is_as(body_of(r).how_to_ask(conf.body as u64), r.method());
         self.place == Place::of(r, conf) || is_done && is_as_sent()
     }
 

@@ -14,6 +14,7 @@ use crate::auth::is_same_header;
 use super::client_headers::{keep_originals, remove_on_the_way};
 use super::conf::{Copied, LocConf, MainConf};
 use super::context::{is_part_of_question, Auth};
+use super::header_list::change_headers;
 use super::header_list::element;
 use super::server::SrvConf;
 use crate::ffi::nginx::guard::guard;
@@ -53,7 +54,7 @@ pub(super) fn copy(r: Request, copied: &'static [Copied]) -> Option<()> {
     });
     let is_copied = |name: &[u8]| copied.iter().any(|copied| is_same_header(copied.name.as_bytes(), name));
     keep_originals(r, is_copied)?;
-    r.change_headers(is_copied, values)?;
+    change_headers(r, is_copied, values)?;
     copied.iter().try_for_each(|copied| update(r, copied))
 }
 

@@ -17,6 +17,7 @@ use crate::auth::{adds_up, ends_request, is_of_body, is_single, status_of_page};
 use super::capture::State;
 use super::conf::LocConf;
 use super::context::{Auth, Place};
+use super::module::module;
 use crate::ffi::nginx::headers::{bytes, Header, Headers};
 use crate::ffi::nginx::memory::{allocate_zeroed, push_to_list};
 use crate::ffi::nginx::request::Request;
@@ -155,7 +156,7 @@ pub(super) fn replaced<'a>(r: Request) -> Option<&'a Auth> {
 #[inline]
 fn own<'a>(r: Request) -> Option<&'a Auth> {
     // SAFETY: `Auth::begin` has attached it; it lies in the pool of the live request, and only its cells change.
-    r.context().map(|auth| unsafe { auth.cast().as_ref() })
+    r.context_of(module()).map(|auth| unsafe { auth.cast().as_ref() })
 }
 
 /// What is sent for a part of nginx's page: once the body, and then nothing.

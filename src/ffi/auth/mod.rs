@@ -21,6 +21,5 @@ mod filters;
 mod header_list;
 pub(super) mod module;
 mod parts;
-mod request;
 mod server;
 mod variables;

@@ -8,7 +8,6 @@ use nginx_sys::{ngx_http_postponed_request_t, ngx_http_request_t, ngx_msec_t};
 
 use super::conf::LocConf;
 use super::context::Auth;
-use crate::ffi::nginx::bits;
 use crate::ffi::nginx::request::Request;
 
 /// Calls `stop` for each part of a question that has not ended and has no such parts itself. Returns whether there was any.
@@ -126,29 +125,4 @@ fn list<'a>(sub: Request) -> impl Iterator<Item = &'a ngx_http_postponed_request
         next = listed.next;
         Some(listed)
     })
-}
-
-impl Request {
-    /// Whether it has ended, but for what it may wait to say.
-    pub(super) fn is_done(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { bits::DONE.is_set(self.as_ptr()) }
-    }
-
-    /// Lets nginx refuse it any further parts.
-    pub(super) fn forbid_parts(self) {
-        for bit in [
-            bits::SUBREQUESTS_1,
-            bits::SUBREQUESTS_2,
-            bits::SUBREQUESTS_4,
-            bits::SUBREQUESTS_8,
-            bits::SUBREQUESTS_16,
-            bits::SUBREQUESTS_32,
-            bits::SUBREQUESTS_64,
-            bits::SUBREQUESTS_128,
-        ] {
-            // SAFETY: live by the type invariant; writes one bit.
-            unsafe { bit.clear(self.as_ptr()) };
-        }
-    }
 }

@@ -7,6 +7,8 @@ pub(crate) mod peer_connection;
 
 pub(crate) mod request;
 
+pub(crate) mod subrequest;
+
 pub(crate) mod upstream_state;
 
 pub(crate) mod response;

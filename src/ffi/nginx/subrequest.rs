@@ -1,20 +1,50 @@
-//! What the helper needs of a request, in addition to [`Request`]'s own.
+//! A request and its parts: what a question needs to know of both, besides what [`super::request`] has.
 
-use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_array_t, ngx_http_post_request, ngx_http_request_t, ngx_http_upstream_state_t, ngx_http_upstream_t,
+    ngx_array_t, ngx_http_post_request, ngx_http_request_t, ngx_http_upstream_state_t,
     ngx_http_variable_value_t, ngx_int_t, ngx_list_t, ngx_msec_t, NGX_OK,
 };
 
-use super::module::module;
 use crate::ffi::nginx::bits;
+use crate::ffi::nginx::headers::Headers;
 use crate::ffi::nginx::request::{HttpUpstream, Request};
 
 impl Request {
+    /// Whether it has ended, but for what it may wait to say.
+    pub(crate) fn is_done(self) -> bool {
+        // SAFETY: live by the type invariant; reads one bit.
+        unsafe { bits::DONE.is_set(self.as_ptr()) }
+    }
+
+    /// Lets nginx refuse it any further parts.
+    pub(crate) fn forbid_parts(self) {
+        for bit in [
+            bits::SUBREQUESTS_1,
+            bits::SUBREQUESTS_2,
+            bits::SUBREQUESTS_4,
+            bits::SUBREQUESTS_8,
+            bits::SUBREQUESTS_16,
+            bits::SUBREQUESTS_32,
+            bits::SUBREQUESTS_64,
+            bits::SUBREQUESTS_128,
+        ] {
+            // SAFETY: live by the type invariant; writes one bit.
+            unsafe { bit.clear(self.as_ptr()) };
+        }
+    }
+
+    /// The headers that the client has sent.
+    pub(crate) fn headers(self) -> Headers {
+        // SAFETY: a live request; makes no reference.
+        let list = unsafe { &raw const (*self.as_ptr()).headers_in.headers };
+        // SAFETY: the list of a live request.
+        unsafe { Headers::of(list) }
+    }
+
     /// The request for which this one is a part.
-    pub(super) fn parent(self) -> Option<Self> {
+    pub(crate) fn parent(self) -> Option<Self> {
         // SAFETY: live by the type invariant; reads one field.
         let parent = NonNull::new(unsafe { (*self.as_ptr()).parent })?;
         // SAFETY: a parent lives as long as its parts.
@@ -23,7 +53,7 @@ impl Request {
 
     /// What servers have answered, if they have refused: in each location through which the request has come, the
     /// last one. An `X-Accel-Redirect` hides it from all but this.
-    pub(super) fn answers(self) -> impl Iterator<Item = u16> {
+    pub(crate) fn answers(self) -> impl Iterator<Item = u16> {
         // SAFETY: live by the type invariant; reads one field.
         let states: *const ngx_array_t = unsafe { (*self.as_ptr()).upstream_states };
         // SAFETY: null, or an array in the request's pool.
@@ -37,19 +67,19 @@ impl Request {
     }
 
     /// The status of its response, 0 if there is none.
-    pub(super) fn status(self) -> u16 {
+    pub(crate) fn status(self) -> u16 {
         // SAFETY: live by the type invariant; reads one field.
         u16::try_from(unsafe { (*self.as_ptr()).headers_out.status }).unwrap_or(0)
     }
 
     /// For an old browser (`msie_refresh`) nginx makes a page of a redirect, and reads its Location unchecked: there may be none.
-    pub(super) fn forget_old_browser(self) {
+    pub(crate) fn forget_old_browser(self) {
         // SAFETY: live by the type invariant; nobody else has its headers now.
         unsafe { (*self.as_ptr()).headers_in.set_msie(0) };
     }
 
     /// Sets the status of its response, with nginx's reason phrase.
-    pub(super) fn set_status(self, status: u16) {
+    pub(crate) fn set_status(self, status: u16) {
         // SAFETY: live by the type invariant; writes one field.
         unsafe { (*self.as_ptr()).headers_out.status = status.into() };
         // SAFETY: live by the type invariant; writes one field.
@@ -57,31 +87,31 @@ impl Request {
     }
 
     /// The headers of its response.
-    pub(super) fn response_headers(self) -> *mut ngx_list_t {
+    pub(crate) fn response_headers(self) -> *mut ngx_list_t {
         // SAFETY: live by the type invariant; makes no reference.
         unsafe { &raw mut (*self.as_ptr()).headers_out.headers }
     }
 
     /// Whether the response ends with its header.
-    pub(super) fn set_header_only(self) {
+    pub(crate) fn set_header_only(self) {
         // SAFETY: live by the type invariant; writes one bit.
         unsafe { bits::HEADER_ONLY.set(self.as_ptr()) };
     }
 
     /// Whether its parent goes on without it.
-    pub(super) fn is_in_background(self) -> bool {
+    pub(crate) fn is_in_background(self) -> bool {
         // SAFETY: live by the type invariant; reads one bit.
         unsafe { bits::BACKGROUND.is_set(self.as_ptr()) }
     }
 
     /// Whether nobody wants more of its response than the header.
-    pub(super) fn ends_with_header(self) -> bool {
+    pub(crate) fn ends_with_header(self) -> bool {
         // SAFETY: live by the type invariant; reads one bit.
         unsafe { bits::HEADER_ONLY.is_set(self.as_ptr()) }
     }
 
     /// How often its location may still change.
-    pub(super) fn changes_left(self) -> u32 {
+    pub(crate) fn changes_left(self) -> u32 {
         let bits = [bits::URI_CHANGES_1, bits::URI_CHANGES_2, bits::URI_CHANGES_4, bits::URI_CHANGES_8];
         bits.iter().rev().fold(0, |number, bit| {
             // SAFETY: live by the type invariant; reads one bit.
@@ -89,23 +119,14 @@ impl Request {
         })
     }
 
-    /// What this module has attached to it.
-    pub(super) fn context(self) -> Option<NonNull<c_void>> {
-        self.context_of(module())
-    }
-
-    pub(super) fn set_context(self, context: *mut c_void) {
-        self.set_context_of(module(), context);
-    }
-
     /// Whether it was redirected, and has lost what modules have attached to it.
-    pub(super) fn is_redirected(self) -> bool {
+    pub(crate) fn is_redirected(self) -> bool {
         // SAFETY: live by the type invariant; reads one bit.
         unsafe { bits::INTERNAL.is_set(self.as_ptr()) }
     }
 
     /// The value of an indexed variable, which all parts of a request share.
-    pub(super) fn variable(self, index: usize) -> *mut ngx_http_variable_value_t {
+    pub(crate) fn variable(self, index: usize) -> *mut ngx_http_variable_value_t {
         // SAFETY: live by the type invariant; reads one field.
         let values = unsafe { (*self.as_ptr()).variables };
         // SAFETY: nginx has made room for each index that it has given.
@@ -113,7 +134,7 @@ impl Request {
     }
 
     /// Lets the request go on, once the present handler has returned.
-    pub(super) fn post(self) {
+    pub(crate) fn post(self) {
         // SAFETY: live by the type invariant; nginx allocates what it needs.
         let rc = unsafe { ngx_http_post_request(self.as_ptr(), std::ptr::null_mut()) };
         if rc != NGX_OK as ngx_int_t {
@@ -122,14 +143,14 @@ impl Request {
     }
 
     /// Whether a thread, or a lock of the cache, has to be waited for.
-    pub(super) fn is_blocked(self) -> bool {
+    pub(crate) fn is_blocked(self) -> bool {
         // SAFETY: live by the type invariant; reads some bits.
         unsafe { ngx_http_request_t::blocked_raw(self.main().as_ptr()) != 0 }
     }
 
     /// One less has to be waited for.
     #[cfg(ngx_feature = "http_cache")]
-    pub(super) fn unblock(self) {
+    pub(crate) fn unblock(self) {
         // SAFETY: live by the type invariant; reads some bits.
         let blocked = unsafe { ngx_http_request_t::blocked_raw(self.as_ptr()) };
         // SAFETY: as above; writes some bits.
@@ -159,19 +180,19 @@ impl HttpUpstream {
     }
 
     /// The status that the server has sent, 0 if it has not.
-    pub(in super::super) fn response_status(self) -> usize {
+    pub(crate) fn response_status(self) -> usize {
         // SAFETY: live by the type invariant; reads one field.
         unsafe { (*self.as_ptr()).headers_in.status_n }
     }
 
     /// The headers that the server has sent.
-    pub(super) fn response_headers(self) -> *mut ngx_list_t {
+    pub(crate) fn response_headers(self) -> *mut ngx_list_t {
         // SAFETY: live by the type invariant; makes no reference.
         unsafe { &raw mut (*self.as_ptr()).headers_in.headers }
     }
 
     /// Whether it has begun and not ended.
-    pub(super) fn is_under_way(self) -> bool {
+    pub(crate) fn is_under_way(self) -> bool {
         // SAFETY: live by the type invariant; reads one field.
         unsafe { !(*self.as_ptr()).cleanup.is_null() }
     }
