@@ -65,7 +65,7 @@ pub enum Progress {
 
 /// Why the rest of a response cannot be drained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum NotDrained {
     /// The body is larger than the limit, or its framing is.
     TooLarge,
     /// The chunk framing is not what RFC 9112 says.
@@ -90,17 +90,17 @@ impl Drain {
     /// of one chunk in any case.
     ///
     /// # Errors
-    /// [`Refusal::TooLarge`] if the body is known to be larger.
-    pub fn new(framing: Framing, size: u64) -> Result<Self, Refusal> {
+    /// [`NotDrained::TooLarge`] if the body is known to be larger.
+    pub fn new(framing: Framing, size: u64) -> Result<Self, NotDrained> {
         let state = match framing {
-            Framing::Length(length) if length > size => return Err(Refusal::TooLarge),
+            Framing::Length(length) if length > size => return Err(NotDrained::TooLarge),
             Framing::Length(0) => State::Done,
             Framing::Length(length) => State::Rest(length),
             Framing::Chunked => State::Size,
             Framing::Records(records) => State::Records(records),
         };
         let known = if let State::Records(records) = state { records.missing() } else { 0 };
-        let size_left = size.checked_sub(known).ok_or(Refusal::TooLarge)?;
+        let size_left = size.checked_sub(known).ok_or(NotDrained::TooLarge)?;
         let framing_left = size.saturating_add(2 * MAX_LINE as u64);
         Ok(Self { state, size_left, framing_left, line: Line { bytes: [0; MAX_LINE], length: 0 } })
     }
@@ -108,11 +108,11 @@ impl Drain {
     /// Takes what was read from the server, in pieces of any size.
     ///
     /// # Errors
-    /// As [`Refusal`] says; the connection is of no use any more then.
-    pub fn read(&mut self, mut bytes: &[u8]) -> Result<Progress, Refusal> {
+    /// As [`NotDrained`] says; the connection is of no use any more then.
+    pub fn read(&mut self, mut bytes: &[u8]) -> Result<Progress, NotDrained> {
         while let Some((first, rest)) = bytes.split_first() {
             bytes = match self.state {
-                State::Done => return Err(Refusal::Surplus),
+                State::Done => return Err(NotDrained::Surplus),
                 State::Rest(missing) => {
                     let (missing, rest) = skip(missing, bytes);
                     self.state = if missing > 0 { State::Rest(missing) } else { State::Done };
@@ -125,7 +125,7 @@ impl Drain {
                 }
                 State::Records(records) => self.read_records(records, bytes)?,
                 State::Size | State::DataEnd | State::Trailer => {
-                    self.framing_left = self.framing_left.checked_sub(1).ok_or(Refusal::TooLarge)?;
+                    self.framing_left = self.framing_left.checked_sub(1).ok_or(NotDrained::TooLarge)?;
                     self.line.push(*first)?;
                     if *first == b'\n' {
                         self.line_read()?;
@@ -138,37 +138,37 @@ impl Drain {
     }
 
     /// Takes some of the bytes, and returns the others.
-    fn read_records<'a>(&mut self, mut records: Records, bytes: &'a [u8]) -> Result<&'a [u8], Refusal> {
-        let (taken, rest) = records.read(bytes).map_err(|_| Refusal::InvalidRecord)?;
-        self.framing_left = self.framing_left.checked_sub(taken.framing).ok_or(Refusal::TooLarge)?;
-        self.size_left = self.size_left.checked_sub(taken.announced).ok_or(Refusal::TooLarge)?;
+    fn read_records<'a>(&mut self, mut records: Records, bytes: &'a [u8]) -> Result<&'a [u8], NotDrained> {
+        let (taken, rest) = records.read(bytes).map_err(|_| NotDrained::InvalidRecord)?;
+        self.framing_left = self.framing_left.checked_sub(taken.framing).ok_or(NotDrained::TooLarge)?;
+        self.size_left = self.size_left.checked_sub(taken.announced).ok_or(NotDrained::TooLarge)?;
         self.state = if records.is_done() { State::Done } else { State::Records(records) };
         Ok(rest)
     }
 
-    fn line_read(&mut self) -> Result<(), Refusal> {
+    fn line_read(&mut self) -> Result<(), NotDrained> {
         let line = std::mem::take(&mut self.line.length);
-        let line = self.line.bytes.get(..line).ok_or(Refusal::Malformed)?;
+        let line = self.line.bytes.get(..line).ok_or(NotDrained::Malformed)?;
         self.state = match self.state {
             State::Size => match chunk_size(line)? {
                 0 => State::Trailer,
                 size => {
-                    self.size_left = self.size_left.checked_sub(size).ok_or(Refusal::TooLarge)?;
+                    self.size_left = self.size_left.checked_sub(size).ok_or(NotDrained::TooLarge)?;
                     State::Data(size)
                 }
             },
             State::DataEnd if line == b"\r\n" => State::Size,
             State::Trailer if line == b"\r\n" => State::Done,
             State::Trailer if is_field(line) => State::Trailer,
-            _ => return Err(Refusal::Malformed),
+            _ => return Err(NotDrained::Malformed),
         };
         Ok(())
     }
 }
 
 impl Line {
-    fn push(&mut self, byte: u8) -> Result<(), Refusal> {
-        *self.bytes.get_mut(self.length).ok_or(Refusal::Malformed)? = byte;
+    fn push(&mut self, byte: u8) -> Result<(), NotDrained> {
+        *self.bytes.get_mut(self.length).ok_or(NotDrained::Malformed)? = byte;
         self.length += 1;
         Ok(())
     }
@@ -182,12 +182,12 @@ fn skip(missing: u64, bytes: &[u8]) -> (u64, &[u8]) {
     }
 }
 
-fn chunk_size(line: &[u8]) -> Result<u64, Refusal> {
+fn chunk_size(line: &[u8]) -> Result<u64, NotDrained> {
     // The parser takes an empty line for a zero.
     let has_digits = line.first().is_some_and(u8::is_ascii_hexdigit);
     match parse_chunk_size(line) {
         Ok(Status::Complete((length, size))) if has_digits && length == line.len() => Ok(size),
-        _ => Err(Refusal::Malformed),
+        _ => Err(NotDrained::Malformed),
     }
 }
 
@@ -210,11 +210,11 @@ mod tests {
 
     const SIZE: u64 = 1000;
 
-    fn drain(framing: Framing, bytes: &[u8]) -> Result<Progress, Refusal> {
+    fn drain(framing: Framing, bytes: &[u8]) -> Result<Progress, NotDrained> {
         Drain::new(framing, SIZE)?.read(bytes)
     }
 
-    fn chunked(text: &str) -> Result<Progress, Refusal> {
+    fn chunked(text: &str) -> Result<Progress, NotDrained> {
         drain(Framing::Chunked, text.as_bytes())
     }
 
@@ -222,29 +222,29 @@ mod tests {
     fn content_length_ends_where_it_says() {
         assert_eq!(drain(Framing::Length(5), b"hell"), Ok(Progress::More));
         assert_eq!(drain(Framing::Length(5), b"hello"), Ok(Progress::Done));
-        assert_eq!(drain(Framing::Length(5), b"hello!"), Err(Refusal::Surplus));
+        assert_eq!(drain(Framing::Length(5), b"hello!"), Err(NotDrained::Surplus));
         assert_eq!(drain(Framing::Length(0), b""), Ok(Progress::Done));
-        assert_eq!(drain(Framing::Length(0), b"!"), Err(Refusal::Surplus));
+        assert_eq!(drain(Framing::Length(0), b"!"), Err(NotDrained::Surplus));
     }
 
     #[test]
     fn the_limit_is_a_size_that_a_body_may_have() {
         assert!(Drain::new(Framing::Length(SIZE), SIZE).is_ok());
-        assert_eq!(Drain::new(Framing::Length(SIZE + 1), SIZE).err(), Some(Refusal::TooLarge));
+        assert_eq!(Drain::new(Framing::Length(SIZE + 1), SIZE).err(), Some(NotDrained::TooLarge));
         let body = |size: usize| format!("{size:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(size));
         assert_eq!(chunked(&body(1000)), Ok(Progress::Done));
-        assert_eq!(chunked(&body(1001)), Err(Refusal::TooLarge));
+        assert_eq!(chunked(&body(1001)), Err(NotDrained::TooLarge));
         let two = format!("1\r\nx\r\n{}", body(1000));
-        assert_eq!(chunked(&two), Err(Refusal::TooLarge));
+        assert_eq!(chunked(&two), Err(NotDrained::TooLarge));
     }
 
     #[test]
     fn framing_is_limited_too() {
         let extension = format!("1;{}\r\nx\r\n", "e".repeat(200));
         assert_eq!(chunked(&extension.repeat(5)), Ok(Progress::More));
-        assert_eq!(chunked(&extension.repeat(10)), Err(Refusal::TooLarge));
-        assert_eq!(chunked(&format!("1;{}", "e".repeat(300))), Err(Refusal::Malformed));
-        assert_eq!(chunked(&format!("0\r\n{}", "a: b\r\n".repeat(300))), Err(Refusal::TooLarge));
+        assert_eq!(chunked(&extension.repeat(10)), Err(NotDrained::TooLarge));
+        assert_eq!(chunked(&format!("1;{}", "e".repeat(300))), Err(NotDrained::Malformed));
+        assert_eq!(chunked(&format!("0\r\n{}", "a: b\r\n".repeat(300))), Err(NotDrained::TooLarge));
     }
 
     #[test]
@@ -253,7 +253,7 @@ mod tests {
         {
             assert_eq!(chunked(text), Ok(Progress::Done), "{text:?}");
             assert_eq!(chunked(&text[..text.len() - 1]), Ok(Progress::More), "{text:?}");
-            assert_eq!(chunked(&format!("{text}0")), Err(Refusal::Surplus), "{text:?}");
+            assert_eq!(chunked(&format!("{text}0")), Err(NotDrained::Surplus), "{text:?}");
         }
     }
 
@@ -280,9 +280,9 @@ mod tests {
             "0\r\na: b\n",
             "1\r\r\n",
         ] {
-            assert_eq!(chunked(text), Err(Refusal::Malformed), "{text:?}");
+            assert_eq!(chunked(text), Err(NotDrained::Malformed), "{text:?}");
         }
-        assert_eq!(chunked("ffffffffffffffff\r\n"), Err(Refusal::TooLarge));
+        assert_eq!(chunked("ffffffffffffffff\r\n"), Err(NotDrained::TooLarge));
     }
 
     /// What follows a header that ends within this record of standard output.
@@ -305,12 +305,12 @@ mod tests {
                     let mut cut = Drain::new(framing, SIZE).unwrap();
                     assert_eq!(cut.read(&bytes[..length]), Ok(Progress::More), "{length}");
                     assert_eq!(cut.read(&bytes[length..]), Ok(Progress::Done), "{length}");
-                    assert_eq!(cut.read(b"\x01"), Err(Refusal::Surplus), "{length}");
+                    assert_eq!(cut.read(b"\x01"), Err(NotDrained::Surplus), "{length}");
                 }
             }
         }
         let (framing, bytes) = records(b"body", &[b"\x01\x0b\x00\x00\x00\x08\x00\x00"]);
-        assert_eq!(drain(framing, &bytes), Err(Refusal::InvalidRecord));
+        assert_eq!(drain(framing, &bytes), Err(NotDrained::InvalidRecord));
     }
 
     #[test]
@@ -318,18 +318,18 @@ mod tests {
         let (framing, bytes) = records(&[b'x'; 1000], &[&end()]);
         assert_eq!(drain(framing, &bytes), Ok(Progress::Done));
         let (framing, _) = records(&[b'x'; 1001], &[&end()]);
-        assert_eq!(Drain::new(framing, SIZE).err(), Some(Refusal::TooLarge));
+        assert_eq!(Drain::new(framing, SIZE).err(), Some(NotDrained::TooLarge));
         // As soon as it is announced, and together with what the application complains about.
         let (framing, bytes) = records(&[b'x'; 900], &[&record(7, &[b'x'; 100], 0), &end()]);
         assert_eq!(drain(framing, &bytes), Ok(Progress::Done));
         let (framing, bytes) = records(&[b'x'; 900], &[&record(7, &[b'x'; 101], 0)[..8]]);
-        assert_eq!(drain(framing, &bytes), Err(Refusal::TooLarge));
+        assert_eq!(drain(framing, &bytes), Err(NotDrained::TooLarge));
         // Records without content, and padding.
         let empty = record(7, b"", 0).repeat(180);
         let (framing, bytes) = records(b"", &[&empty, &end()]);
         assert_eq!(drain(framing, &bytes), Ok(Progress::Done));
         let (framing, bytes) = records(b"", &[&record(7, b"", 255).repeat(6)]);
-        assert_eq!(drain(framing, &bytes), Err(Refusal::TooLarge));
+        assert_eq!(drain(framing, &bytes), Err(NotDrained::TooLarge));
     }
 
     proptest! {

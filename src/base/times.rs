@@ -7,7 +7,7 @@ use crate::base::clock::Msec;
 
 /// An element of `r->upstream_states`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attempt<T> {
+pub struct LoggedAttempt<T> {
     /// A server was asked. Without one the element says that another group of servers follows.
     pub peer: bool,
     /// What is to be told.
@@ -21,7 +21,7 @@ pub struct Attempt<T> {
 /// Those of `to`.
 pub fn write<T, W: Write>(
     to: &mut W,
-    attempts: impl IntoIterator<Item = Attempt<T>>,
+    attempts: impl IntoIterator<Item = LoggedAttempt<T>>,
     mut one: impl FnMut(&mut W, T) -> fmt::Result,
 ) -> fmt::Result {
     let mut attempts = attempts.into_iter();
@@ -59,13 +59,13 @@ pub fn write_time(to: &mut impl Write, time: Msec) -> fmt::Result {
 mod tests {
     use super::*;
 
-    const GROUP: Attempt<Msec> = Attempt { peer: false, what: 0 };
+    const GROUP: LoggedAttempt<Msec> = LoggedAttempt { peer: false, what: 0 };
 
-    fn peer(what: Msec) -> Attempt<Msec> {
-        Attempt { peer: true, what }
+    fn peer(what: Msec) -> LoggedAttempt<Msec> {
+        LoggedAttempt { peer: true, what }
     }
 
-    fn written(attempts: &[Attempt<Msec>]) -> String {
+    fn written(attempts: &[LoggedAttempt<Msec>]) -> String {
         let mut text = String::new();
         write(&mut text, attempts.iter().copied(), write_time).unwrap();
         text

@@ -67,7 +67,7 @@ pub(super) fn three() -> (Vec<Ledger>, Server) {
             worker.open(server);
         }
         worker.add_idle(server);
-        worker.publish(Line::Queue, Some(7));
+        worker.publish(LineKind::Queue, Some(7));
     }
     (workers, server)
 }

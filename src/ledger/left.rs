@@ -9,7 +9,7 @@ use std::sync::atomic::{
     Ordering::{Acquire, SeqCst},
 };
 
-use super::{step, tally, Ledger, Line, Of, Server, OPEN, REQUESTS};
+use super::{step, tally, Ledger, LineKind, Of, Server, OPEN, REQUESTS};
 use crate::base::clock::Msec;
 
 /// In place of a process: another one takes back what this worker left, whose number stands beside it.
@@ -84,7 +84,7 @@ impl Ledger {
             process != 0
                 && process & BEING_RECOVERED == 0
                 && is_zero(self.rung(*worker))
-                && [Line::Queue, Line::Retries].iter().all(|line| is_zero(self.waits(*line, *worker)))
+                && [LineKind::Queue, LineKind::Retries].iter().all(|line| is_zero(self.waits(*line, *worker)))
                 && self.has_something(*worker)
         })
     }
@@ -105,7 +105,7 @@ impl Ledger {
                 let _ = word.compare_exchange(left, 0, SeqCst, SeqCst);
             }
         };
-        for line in [Line::Queue, Line::Retries] {
+        for line in [LineKind::Queue, LineKind::Retries] {
             forget(self.waits(line, worker));
         }
         forget(self.rung(worker));

@@ -32,7 +32,7 @@ use crate::base::clock::Msec;
 use crate::base::memory::collect;
 use tally::Tally;
 
-pub use waits::Line;
+pub use waits::LineKind;
 
 /// The table of one upstream, seen by one worker.
 #[derive(Debug)]

@@ -148,18 +148,18 @@ fn is_not_asked_in_vain() {
 fn the_longest_wait_of_all_workers_comes_first() {
     let workers = workers(3, 1, false);
     assert_eq!(workers[0].longest(30), None);
-    workers[1].publish(Line::Queue, Some(20));
-    workers[2].publish(Line::Queue, Some(0));
+    workers[1].publish(LineKind::Queue, Some(20));
+    workers[2].publish(LineKind::Queue, Some(0));
     assert_eq!(workers[0].another_waits_longest(30), Some(2));
     assert_eq!(workers[2].another_waits_longest(30), None);
-    workers[2].publish(Line::Queue, None);
+    workers[2].publish(LineKind::Queue, None);
     assert_eq!(workers[2].longest(30), Some(1));
 }
 
 #[test]
 fn a_worker_that_does_not_answer_is_not_waited_for() {
     let workers = workers(2, 1, false);
-    workers[1].publish(Line::Queue, Some(0));
+    workers[1].publish(LineKind::Queue, Some(0));
     workers[0].ring(1, 100);
     workers[0].ring(1, 250);
     assert!(workers[1].is_rung());
@@ -220,7 +220,7 @@ fn takes_back_what_a_killed_worker_held() {
     workers[1].open(a);
     workers[1].open(a);
     workers[1].add_idle(a);
-    workers[1].publish(Line::Queue, Some(1));
+    workers[1].publish(LineKind::Queue, Some(1));
     workers[1].table.words()[0].store(101, SeqCst);
 
     assert_eq!(recovered(&workers[0], |_| true), []);
@@ -267,7 +267,7 @@ fn rings_for_those_who_have_something() {
     workers[3].open(a);
     assert_eq!(unheard(), [1, 2, 3]);
     workers[0].ring(1, 10);
-    workers[3].publish(Line::Retries, Some(5));
+    workers[3].publish(LineKind::Retries, Some(5));
     assert_eq!(unheard(), [2]);
     let told = std::cell::RefCell::new(Vec::new());
     let is_gone = |worker, pid, answers| {

@@ -10,7 +10,7 @@ const PATIENCE: u64 = 200;
 
 /// Who waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Line {
+pub enum LineKind {
     /// Those who take any server.
     Queue,
     /// Those who have tried a server in vain, and take another one only.
@@ -19,13 +19,13 @@ pub enum Line {
 
 impl Ledger {
     /// Tells since when the first request of this worker waits, if one does.
-    pub fn publish(&self, line: Line, since: Option<Msec>) {
+    pub fn publish(&self, line: LineKind, since: Option<Msec>) {
         self.waits(line, self.me.get()).store(since.map_or(0, |since| since as u64 + 1), SeqCst);
     }
 
     /// The worker whose first request has waited longest, of those that answer.
     pub fn longest(&self, now: Msec) -> Option<usize> {
-        let waits = |worker: usize| match self.waits(Line::Queue, worker).load(SeqCst) {
+        let waits = |worker: usize| match self.waits(LineKind::Queue, worker).load(SeqCst) {
             0 => None,
             since => self.answers(worker, now).then_some((since, worker)),
         };
@@ -39,7 +39,7 @@ impl Ledger {
 
     /// The other workers in which requests wait that have tried a server in vain.
     pub fn with_retries(&self) -> impl Iterator<Item = usize> + '_ {
-        self.others().filter(|worker| self.waits(Line::Retries, *worker).load(SeqCst) > 0)
+        self.others().filter(|worker| self.waits(LineKind::Retries, *worker).load(SeqCst) > 0)
     }
 
     /// Whether idle connections to the server belong to workers that do not answer.
@@ -69,7 +69,7 @@ impl Ledger {
         (0..self.workers).filter(move |worker| *worker != me)
     }
 
-    pub(super) fn waits(&self, line: Line, worker: usize) -> &AtomicU64 {
+    pub(super) fn waits(&self, line: LineKind, worker: usize) -> &AtomicU64 {
         &self.table.words()[HEADER + line as usize * self.workers + worker]
     }
 

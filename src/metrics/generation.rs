@@ -12,8 +12,8 @@ use crate::base::memory::{collect, is_spare, push};
 
 use super::index::Index;
 use super::plan::{Plan, Server, GONE, OTHER, QUEUE, SERVERS};
-use super::records::{settle, Records};
-use super::view::{add_auth, add_queue, each_server, Describe, Target, View};
+use super::snapshot::{add_auth, add_queue, each_server, Describe, Snapshot, Target};
+use super::worker_counters::{settle, WorkerCounters};
 use super::{add, AuthMeter, OF_AUTH, OF_QUEUE, OF_SERVER};
 
 /// What one configuration counts, and what those before it have counted. The master makes it, its workers inherit it.
@@ -46,7 +46,7 @@ pub(super) struct Past {
 /// One worker's way to what it writes.
 pub struct Worker {
     /// In the order of the plan's upstreams.
-    pub upstreams: Vec<Records>,
+    pub upstreams: Vec<WorkerCounters>,
     /// In the order of the plan's `auth`.
     pub auth: Vec<AuthMeter>,
 }
@@ -111,7 +111,7 @@ impl Generation {
             if before != 0 {
                 settle(upstream, words);
             }
-            Records::new(own.clone(), number, words)
+            WorkerCounters::new(own.clone(), number, words)
         }));
         let words = column[own.plan.first_auth()..].chunks_exact(OF_AUTH).take(own.plan.auth.len());
         auth.extend(words.filter_map(|words| words.first_chunk().map(AuthMeter)));
@@ -126,12 +126,12 @@ impl Generation {
     }
 
     /// What the numbers are now. `None` if there is no memory.
-    pub fn view(
+    pub fn snapshot(
         self: &Arc<Self>,
         is_alive: impl Fn(u64) -> bool,
         describe: &'static Describe,
-    ) -> Option<View> {
-        View::new(self.clone(), is_alive, describe)
+    ) -> Option<Snapshot> {
+        Snapshot::new(self.clone(), is_alive, describe)
     }
 }
 
@@ -166,7 +166,7 @@ impl Memory {
         for (this, ((at, size), former)) in self.places.iter().zip(&past.upstreams).enumerate() {
             let Some((number, targets)) = former else { continue };
             let words = &column[*at..at + size];
-            let records = Records::new(self.clone(), this, words);
+            let records = WorkerCounters::new(self.clone(), this, words);
             let mut each = |target: &Target, address: &[u8], numbers: &[u64; OF_SERVER]| {
                 let to = match target {
                     Target::Server(at) => &words[SERVERS + at * OF_SERVER..],

@@ -19,18 +19,18 @@ mod generation;
 mod histogram;
 mod index;
 mod plan;
-mod records;
+mod snapshot;
 #[cfg(test)]
 mod tests;
-mod view;
+mod worker_counters;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub use generation::{Generation, Worker};
 pub use histogram::{Histogram, BOUNDS};
 pub use plan::{readable, Plan, Server, Upstream};
-pub use records::Records;
-pub use view::{Describe, Row, View, LEFT};
+pub use snapshot::{Describe, Row, Snapshot, GONE_LABEL};
+pub use worker_counters::WorkerCounters;
 
 /// Where a connection is. The number of those that are there goes up and down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

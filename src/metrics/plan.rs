@@ -2,7 +2,7 @@
 
 use crate::base::memory::{append, collect};
 
-use super::records::OF_RECORD;
+use super::worker_counters::OF_RECORD;
 use super::{OF_AUTH, OF_QUEUE, OF_SERVER};
 
 /// What a configuration has.

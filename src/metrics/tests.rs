@@ -36,7 +36,7 @@ fn generation(
 fn seen(generation: &Arc<Generation>, upstream: usize, alive: &[u64]) -> Vec<(String, u64, u64, u64)> {
     let alive = alive.to_vec();
     let view = generation
-        .view(move |process| alive.contains(&process), &|_, address| Some(server(address)))
+        .snapshot(move |process| alive.contains(&process), &|_, address| Some(server(address)))
         .unwrap();
     let row = |row: Row| {
         let timeouts = row.numbers.closed().find(|(name, _)| *name == "timeout").unwrap().1;
@@ -88,7 +88,7 @@ fn a_connection_is_in_one_phase_or_has_one_end() {
     }
     meter.end(Phase::Draining, End::DrainLimit);
     meter.end(Phase::Active, End::Protocol);
-    let numbers = &it.view(|_| true, &|_, it| Some(server(it))).unwrap().rows(0).unwrap()[0].numbers;
+    let numbers = &it.snapshot(|_| true, &|_, it| Some(server(it))).unwrap().rows(0).unwrap()[0].numbers;
     let phases = [Phase::Idle, Phase::Active, Phase::Draining].map(|phase| numbers.phase(phase));
     assert_eq!(phases, [1, 2, 0]);
     let ends = |ends: Vec<(&'static str, u64)>| ends.into_iter().filter(|end| end.1 > 0).collect::<Vec<_>>();
@@ -107,12 +107,12 @@ fn the_phases_of_a_dead_worker_vanish_but_not_its_counts() {
         worker.upstreams[0].queue().unwrap().begin();
     }
     assert_eq!(seen(&it, 0, &[11]), [(text(A), 2, 1, 0), (text(C), 2, 1, 0)]);
-    let view = it.view(|process| process == 11, &|_, it| Some(server(it))).unwrap();
+    let view = it.snapshot(|process| process == 11, &|_, it| Some(server(it))).unwrap();
     assert_eq!((view.queue(0).0(OfQueue::Size), view.queue(0).0(OfQueue::Requests)), (1, 2));
     // Another one in its place begins with nothing but the counts.
     it.enter(0, 12).unwrap();
     assert_eq!(seen(&it, 0, &[11, 12]), [(text(A), 2, 1, 0), (text(C), 2, 1, 0)]);
-    assert_eq!(it.view(|_| true, &|_, it| Some(server(it))).unwrap().queue(0).0(OfQueue::Size), 1);
+    assert_eq!(it.snapshot(|_| true, &|_, it| Some(server(it))).unwrap().queue(0).0(OfQueue::Size), 1);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn connections_of_a_killed_worker_have_ended() {
     [A, b"x"].into_iter().for_each(|address| keep(records.meter(address).unwrap()));
     records.meter(A).unwrap().open();
     let exited = |alive: bool| {
-        let rows = it.view(move |_| alive, &|_, it| Some(server(it))).unwrap().rows(0).unwrap();
+        let rows = it.snapshot(move |_| alive, &|_, it| Some(server(it))).unwrap().rows(0).unwrap();
         let exiting = |row: &Row| row.numbers.closed().find(|end| end.0 == "exiting").unwrap().1;
         rows.iter().map(exiting).collect::<Vec<_>>()
     };
@@ -227,7 +227,7 @@ fn counts_go_on_after_a_reload_while_old_workers_run_and_when_they_are_gone() {
         let third = generation(second.own.plan.upstreams.clone(), 3, Some(&second), alive);
         let alive: Vec<u64> = alive.iter().copied().filter(|process| *process == 20).collect();
         assert_eq!(seen(&third, 0, &alive), expected(u64::from(!alive.is_empty()), 0));
-        let view = third.view(|_| false, &|_, it| Some(server(it))).unwrap();
+        let view = third.snapshot(|_| false, &|_, it| Some(server(it))).unwrap();
         assert_eq!(view.auth(0).0.collect::<Vec<_>>()[1], ("denied", 2));
         assert_eq!((view.auth(0).1.count, view.auth(0).1.sum), (2, 6));
         let (queue, times) = view.queue(0);

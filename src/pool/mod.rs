@@ -2,16 +2,16 @@
 //! by the rule in [`ring`].
 //!
 //! ```text
-//!   classes    10.0.0.1:80 http    10.0.0.2:80 http      an entry for what is equal
+//!   groups    10.0.0.1:80 http    10.0.0.2:80 http      an entry for what is equal
 //!                 |    \                |
 //!   slots       [ 0 ]  [ 2 ]          [ 1 ]              a connection each; it stays where it is
 //!
-//!   lists of slots: by class, to find one, and by age, to evict one:
+//!   lists of slots: by group, to find one, and by age, to evict one:
 //!   a ring for the upstream, or one for each server
 //! ```
 #![forbid(unsafe_code)]
 
-mod classes;
+mod groups;
 mod limit;
 #[cfg(any(test, fuzzing))]
 pub mod model;
@@ -26,12 +26,12 @@ use std::collections::TryReserveError;
 use crate::base::address::MAX_ADDRESS;
 use crate::base::clock::Msec;
 use crate::base::list::{Link, List, NONE};
-use classes::Classes;
+use groups::Groups;
 use ring::{Ring, Seat};
 use servers::{ServerRef, Servers};
-use slot::{InClass, InLimited, Slot};
+use slot::{InGroup, InLimited, Slot};
 
-pub use classes::ClassRef;
+pub use groups::GroupRef;
 pub use limit::{Limit, MAX_CAPACITY, MAX_OF_ALL_SERVERS, MAX_SERVERS};
 
 /// More lists than this would cost more memory than they save time.
@@ -39,14 +39,14 @@ const MAX_BUCKETS: usize = 1 << 16;
 
 /// What the pool holds: a connection that knows what shaped it.
 pub trait Connection {
-    /// Everything that shaped the connection besides the other fields of [`Wanted`], written
+    /// Everything that shaped the connection besides the other fields of [`Key`], written
     /// unambiguously: local address, TLS context, names, certificates. Empty if there is nothing.
     fn identity(&self) -> &[u8];
 }
 
 /// What a request needs. A connection is reused only if it was opened for exactly the same.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
+pub struct Key<'a> {
     /// The server's socket address, byte for byte.
     pub address: &'a [u8],
     /// A number for the protocol module and the version that it speaks.
@@ -63,9 +63,9 @@ pub struct Offer<C> {
     /// The connection.
     pub conn: C,
     /// What [`IdlePool::checkout`] told, when it was asked for the same identity.
-    pub class: Option<ClassRef>,
+    pub group: Option<GroupRef>,
     /// It came from the pool: it has been reused at least once.
-    pub proven: bool,
+    pub reused: bool,
     /// The present time.
     pub now: Msec,
     /// How long it may stay idle, in milliseconds.
@@ -93,9 +93,9 @@ pub struct IdlePool<C> {
     slots: Vec<Slot<C>>,
     /// For how many servers that limit their connections there is a list, once the memory is reserved.
     numbers: usize,
-    /// The first of the slots without a connection; each points at the next one by `class`.
+    /// The first of the slots without a connection; each points at the next one by `group`.
     free: Link,
-    classes: Classes,
+    groups: Groups,
     /// With [`Limit::Total`] the ring of all connections, and otherwise the servers with theirs.
     total: Ring,
     servers: Servers,
@@ -112,7 +112,7 @@ impl<C: Connection> IdlePool<C> {
             slots: Vec::new(),
             numbers: limited,
             free: NONE,
-            classes: Classes::default(),
+            groups: Groups::default(),
             servers: Servers::default(),
             total: Ring::default(),
             limited: Vec::new(),
@@ -139,8 +139,8 @@ impl<C: Connection> IdlePool<C> {
             Limit::Total(_) => Servers::default(),
             Limit::PerServer(_) => Servers::new(MAX_SERVERS)?,
         };
-        let classes = Classes::new(capacity)?;
-        (self.slots, self.limited, self.servers, self.classes) = (slots, lists, servers, classes);
+        let groups = Groups::new(capacity)?;
+        (self.slots, self.limited, self.servers, self.groups) = (slots, lists, servers, groups);
         Ok(())
     }
 
@@ -165,24 +165,24 @@ impl<C: Connection> IdlePool<C> {
         self.len == 0
     }
 
-    /// Takes out the connection stored last among those that are as wanted. The second value
-    /// spares [`IdlePool::put`] looking for the class again.
+    /// Takes out the connection stored last among those that are as key. The second value
+    /// spares [`IdlePool::put`] looking for the group again.
     #[inline]
-    pub fn checkout(&mut self, wanted: &Wanted<'_>) -> (Option<C>, Option<ClassRef>) {
-        match self.find(wanted) {
+    pub fn checkout(&mut self, key: &Key<'_>) -> (Option<C>, Option<GroupRef>) {
+        match self.find(key) {
             None => (None, None),
-            Some(class) => {
-                let reference = self.classes.reference(class);
-                (self.release(self.classes.get(class).idle.newest()), Some(reference))
+            Some(group) => {
+                let reference = self.groups.reference(group);
+                (self.release(self.groups.get(group).idle.newest()), Some(reference))
             }
         }
     }
 
-    /// Stores a connection that was opened for what is `wanted`. If the limit is reached, another
+    /// Stores a connection that was opened for what is `key`. If the limit is reached, another
     /// one makes room. It is not stored if it is the first one and there is no memory.
     #[inline]
-    pub fn put(&mut self, wanted: &Wanted<'_>, offer: Offer<C>) -> Put<C> {
-        if wanted.address.len() > MAX_ADDRESS || (!self.is_reserved() && self.reserve().is_err()) {
+    pub fn put(&mut self, key: &Key<'_>, offer: Offer<C>) -> Put<C> {
+        if key.address.len() > MAX_ADDRESS || (!self.is_reserved() && self.reserve().is_err()) {
             return Put { stored: Err(offer.conn), evicted: None };
         }
         let (evicted, seat, server) = match self.limit {
@@ -190,7 +190,7 @@ impl<C: Connection> IdlePool<C> {
                 let (evicted, seat) = self.make_room(NONE, limit, &offer);
                 (evicted, seat, NONE)
             }
-            Limit::PerServer(limit) => match self.server(wanted, offer.class) {
+            Limit::PerServer(limit) => match self.server(key, offer.group) {
                 None => return Put { stored: Err(offer.conn), evicted: None },
                 Some(server) => {
                     let (evicted, seat) = self.make_room(server, limit, &offer);
@@ -199,8 +199,8 @@ impl<C: Connection> IdlePool<C> {
             },
         };
         let Some(at) = self.free_slot() else { return Put { stored: Err(offer.conn), evicted } };
-        let Some(class) = self.class(wanted, offer.class) else {
-            self.slots[at as usize].class = std::mem::replace(&mut self.free, at);
+        let Some(group) = self.group(key, offer.group) else {
+            self.slots[at as usize].group = std::mem::replace(&mut self.free, at);
             return Put { stored: Err(offer.conn), evicted };
         };
 
@@ -208,8 +208,8 @@ impl<C: Connection> IdlePool<C> {
         slot.conn = Some(offer.conn);
         slot.since = offer.now;
         slot.ripe = offer.now.wrapping_add(offer.timeout - offer.timeout / 8);
-        slot.class = class;
-        let entry = self.classes.get_mut(class);
+        slot.group = group;
+        let entry = self.groups.get_mut(group);
         entry.idle.push(&mut self.slots, at);
         match self.limit {
             Limit::Total(_) => &mut self.total,
@@ -260,9 +260,9 @@ impl<C: Connection> IdlePool<C> {
     /// connections. Returns whether there are any.
     pub fn mark_removed(&mut self, mut is_there: impl FnMut(&[u8]) -> bool) -> bool {
         let mut any = false;
-        for class in self.classes.occupied() {
-            class.removed = !is_there(class.address());
-            any |= class.removed;
+        for group in self.groups.occupied() {
+            group.removed = !is_there(group.address());
+            any |= group.removed;
         }
         any
     }
@@ -273,7 +273,7 @@ impl<C: Connection> IdlePool<C> {
         while let Some(slot) = self.slots.get(*from as usize) {
             let at = *from;
             *from += 1;
-            if slot.conn.is_some() && self.classes.get(slot.class).removed {
+            if slot.conn.is_some() && self.groups.get(slot.group).removed {
                 return self.release(at);
             }
         }
@@ -288,8 +288,7 @@ impl<C: Connection> IdlePool<C> {
             *from += 1;
             let Some(conn) = &slot.conn else { continue };
             // The clock wraps around, so the sign of the difference tells which comes first.
-            if then.wrapping_sub(slot.since) as isize >= 0
-                && self.classes.get(slot.class).address() == address
+            if then.wrapping_sub(slot.since) as isize >= 0 && self.groups.get(slot.group).address() == address
             {
                 return Some((at, conn));
             }
@@ -298,34 +297,32 @@ impl<C: Connection> IdlePool<C> {
     }
 
     #[inline(always)]
-    fn find(&self, wanted: &Wanted<'_>) -> Option<Link> {
-        self.classes.find(wanted, |first| {
+    fn find(&self, key: &Key<'_>) -> Option<Link> {
+        self.groups.find(key, |first| {
             let conn = self.slots.get(first as usize).and_then(|slot| slot.conn.as_ref());
-            conn.is_some_and(|conn| conn.identity() == wanted.identity)
+            conn.is_some_and(|conn| conn.identity() == key.identity)
         })
     }
 
     #[inline]
-    fn class(&mut self, wanted: &Wanted<'_>, known: Option<ClassRef>) -> Option<Link> {
-        match known.and_then(|class| self.classes.known(class, wanted)) {
-            Some(class) => Some(class),
-            None => self.find_or_add(wanted),
+    fn group(&mut self, key: &Key<'_>, known: Option<GroupRef>) -> Option<Link> {
+        match known.and_then(|group| self.groups.known(group, key)) {
+            Some(group) => Some(group),
+            None => self.find_or_add(key),
         }
     }
 
     /// Not needed for a connection that came from the pool.
     #[inline(never)]
-    fn find_or_add(&mut self, wanted: &Wanted<'_>) -> Option<Link> {
-        self.find(wanted).or_else(|| self.classes.add(wanted))
+    fn find_or_add(&mut self, key: &Key<'_>) -> Option<Link> {
+        self.find(key).or_else(|| self.groups.add(key))
     }
 
     #[inline]
-    fn server(&mut self, wanted: &Wanted<'_>, class: Option<ClassRef>) -> Option<Link> {
-        let class = class.and_then(|class| self.classes.known(class, wanted));
-        let server = class.and_then(|class| self.classes.get(class).server);
-        server
-            .and_then(|server| self.servers.known(server))
-            .or_else(|| self.servers.find_or_add(wanted.address))
+    fn server(&mut self, key: &Key<'_>, group: Option<GroupRef>) -> Option<Link> {
+        let group = group.and_then(|group| self.groups.known(group, key));
+        let server = group.and_then(|group| self.groups.get(group).server);
+        server.and_then(|server| self.servers.known(server)).or_else(|| self.servers.find_or_add(key.address))
     }
 
     /// Evicts a connection if the ring that the offer is for is full, and says where the offer sits.
@@ -338,7 +335,7 @@ impl<C: Connection> IdlePool<C> {
         if ring.len() < limit.max(1) {
             return (None, Seat::Member);
         }
-        let (victim, seat) = ring.choose(&self.slots, offer.proven, offer.now);
+        let (victim, seat) = ring.choose(&self.slots, offer.reused, offer.now);
         (self.evict(victim), seat)
     }
 
@@ -350,7 +347,7 @@ impl<C: Connection> IdlePool<C> {
     #[inline]
     fn free_slot(&mut self) -> Option<Link> {
         if let Some(slot) = self.slots.get(self.free as usize) {
-            return Some(std::mem::replace(&mut self.free, slot.class));
+            return Some(std::mem::replace(&mut self.free, slot.group));
         }
         // Within what was reserved, so that nothing is allocated.
         (self.slots.len() < self.limit.capacity()).then(|| {
@@ -363,14 +360,14 @@ impl<C: Connection> IdlePool<C> {
     fn release(&mut self, at: Link) -> Option<C> {
         let slot = self.slots.get_mut(at as usize)?;
         let conn = slot.conn.take()?;
-        let class = std::mem::replace(&mut slot.class, self.free);
+        let group = std::mem::replace(&mut slot.group, self.free);
         let server = std::mem::replace(&mut slot.server, NONE);
         self.free = at;
         self.len -= 1;
         if let Some(list) = self.limited.get_mut(server as usize) {
             list.unlink(&mut self.slots, at);
         }
-        let entry = self.classes.get_mut(class);
+        let entry = self.groups.get_mut(group);
         entry.idle.unlink(&mut self.slots, at);
         let (vacated, server) = (entry.idle.newest() == NONE, entry.server);
         match self.limit {
@@ -378,7 +375,7 @@ impl<C: Connection> IdlePool<C> {
             Limit::PerServer(_) => self.release_from(server, at),
         }
         if vacated {
-            self.classes.vacated(class);
+            self.groups.vacated(group);
         }
         Some(conn)
     }

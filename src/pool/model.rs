@@ -21,7 +21,7 @@ impl Connection for Conn {
 }
 
 /// What a request wants, in short: server, one of [`SERVERS`]; protocol, location, identity.
-pub type Key = (u8, usize, usize, &'static [u8]);
+pub type TestKey = (u8, usize, usize, &'static [u8]);
 
 /// How many servers the model knows.
 pub const SERVERS: u8 = 6;
@@ -29,35 +29,41 @@ pub const SERVERS: u8 = 6;
 /// Of these so many limit their connections.
 const LIMITED: u32 = 3;
 
-pub(super) fn with<T>(key: Key, f: impl FnOnce(&Wanted<'_>) -> T) -> T {
+pub(super) fn with<T>(key: TestKey, f: impl FnOnce(&Key<'_>) -> T) -> T {
     let address = [2, 0, 0, 80, 10, 0, 0, key.0, 0, 0, 0, 0, 0, 0, 0, 0];
-    f(&Wanted { address: &address, protocol: key.1, location: key.2, identity: key.3 })
+    f(&Key { address: &address, protocol: key.1, location: key.2, identity: key.3 })
 }
 
 pub(super) fn pool(limit: Limit) -> IdlePool<Conn> {
     IdlePool::new(limit, LIMITED as usize)
 }
 
-fn limited(key: Key) -> Option<u32> {
+fn limited(key: TestKey) -> Option<u32> {
     Some(u32::from(key.0)).filter(|server| *server < LIMITED)
 }
 
-pub(super) fn put(pool: &mut IdlePool<Conn>, key: Key, number: u32, proven: bool, now: Msec) -> Put<Conn> {
-    let conn = Conn { number, identity: key.3 };
-    let offer = Offer { conn, class: None, proven, now, timeout: TIMEOUT, server: limited(key) };
-    with(key, |wanted| pool.put(wanted, offer))
-}
-
-/// With the class that an earlier checkout has told, which may be gone.
-pub(super) fn put_known(
+pub(super) fn put(
     pool: &mut IdlePool<Conn>,
-    key: Key,
+    key: TestKey,
     number: u32,
-    class: Option<ClassRef>,
+    reused: bool,
     now: Msec,
 ) -> Put<Conn> {
     let conn = Conn { number, identity: key.3 };
-    let offer = Offer { conn, class, proven: true, now, timeout: TIMEOUT, server: limited(key) };
+    let offer = Offer { conn, group: None, reused, now, timeout: TIMEOUT, server: limited(key) };
+    with(key, |wanted| pool.put(wanted, offer))
+}
+
+/// With the group that an earlier checkout has told, which may be gone.
+pub(super) fn put_known(
+    pool: &mut IdlePool<Conn>,
+    key: TestKey,
+    number: u32,
+    group: Option<GroupRef>,
+    now: Msec,
+) -> Put<Conn> {
+    let conn = Conn { number, identity: key.3 };
+    let offer = Offer { conn, group, reused: true, now, timeout: TIMEOUT, server: limited(key) };
     with(key, |wanted| pool.put(wanted, offer))
 }
 
@@ -73,7 +79,7 @@ struct ModelRing {
 struct Stored {
     slot: u32,
     number: u32,
-    key: Key,
+    key: TestKey,
     stored_at: Msec,
     order: u32,
 }
@@ -96,7 +102,7 @@ impl ModelRing {
     }
 
     /// Returns who goes, and whether the newcomer is the guest.
-    fn make_room(&mut self, proven: bool, now: Msec) -> (u32, bool) {
+    fn make_room(&mut self, reused: bool, now: Msec) -> (u32, bool) {
         let Some(oldest) = self.members.back().copied() else {
             return (self.guest.take().unwrap().number, true);
         };
@@ -104,13 +110,13 @@ impl ModelRing {
             self.members.pop_back();
             return (oldest.number, false);
         }
-        let newcomer_is_member = proven
+        let newcomer_is_member = reused
             || (self.guest.is_some() && {
                 self.newcomers += 1;
                 self.newcomers % 8 == 0
             });
         match self.guest {
-            Some(guest) if proven || !newcomer_is_member => {
+            Some(guest) if reused || !newcomer_is_member => {
                 self.guest = None;
                 (guest.number, !newcomer_is_member)
             }
@@ -126,9 +132,9 @@ impl ModelRing {
 #[derive(Clone, Copy, Debug)]
 pub enum Op {
     /// A connection comes; it came from the pool before, or not.
-    Put(Key, bool),
+    Put(TestKey, bool),
     /// A request asks for one.
-    Checkout(Key),
+    Checkout(TestKey),
     /// The nth of those that are stored is removed.
     Remove(usize),
     /// One that has gone is removed from a slot.
@@ -154,24 +160,24 @@ pub fn agree(limit: Limit, ops: impl IntoIterator<Item = Op>) {
     let mut now = Msec::MAX - 3000; // The clock wraps around in most runs.
     let mut clock = 0; // The model's, which does not.
     let mut rings: Vec<ModelRing> = (0..SERVERS).map(|_| ModelRing::default()).collect();
-    let mut known: HashMap<Key, Option<ClassRef>> = HashMap::new();
-    let ring_of = |key: Key| if matches!(limit, Limit::Total(_)) { 0 } else { usize::from(key.0) };
+    let mut known: HashMap<TestKey, Option<GroupRef>> = HashMap::new();
+    let ring_of = |key: TestKey| if matches!(limit, Limit::Total(_)) { 0 } else { usize::from(key.0) };
     let per_ring = match limit {
         Limit::Total(n) | Limit::PerServer(n) => n,
     };
 
     for (number, op) in (0u32..).zip(ops) {
         match op {
-            Op::Put(key, proven) => {
+            Op::Put(key, reused) => {
                 let ring = &mut rings[ring_of(key)];
                 let (evicted, guest) = match ring.len() == per_ring {
                     true => {
-                        let (who, guest) = ring.make_room(proven, clock);
+                        let (who, guest) = ring.make_room(reused, clock);
                         (Some(who), guest)
                     }
                     false => (None, false),
                 };
-                let put = match proven {
+                let put = match reused {
                     true => put_known(&mut pool, key, number, known.get(&key).copied().flatten(), now),
                     false => put(&mut pool, key, number, false, now),
                 };
@@ -187,9 +193,9 @@ pub fn agree(limit: Limit, ops: impl IntoIterator<Item = Op>) {
             Op::Checkout(key) => {
                 let ring = &mut rings[ring_of(key)];
                 let newest = ring.all().filter(|s| s.key == key).max_by_key(|s| s.order).map(|s| s.number);
-                let (found, class) = with(key, |wanted| pool.checkout(wanted));
+                let (found, group) = with(key, |wanted| pool.checkout(wanted));
                 assert_eq!(found.map(|conn| conn.number), newest);
-                known.insert(key, class);
+                known.insert(key, group);
                 newest.map(|number| ring.take(number));
             }
             Op::Remove(nth) => {
@@ -287,14 +293,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn key() -> impl Strategy<Value = Key> {
+    fn key() -> impl Strategy<Value = TestKey> {
         let identity = prop_oneof![Just(&b""[..]), Just(&b"a"[..]), Just(&b"bb"[..])];
         (0..SERVERS, 0usize..2, 0usize..2, identity)
     }
 
     fn op() -> impl Strategy<Value = Op> {
         prop_oneof![
-            8 => (key(), any::<bool>()).prop_map(|(key, proven)| Op::Put(key, proven)),
+            8 => (key(), any::<bool>()).prop_map(|(key, reused)| Op::Put(key, reused)),
             5 => key().prop_map(Op::Checkout),
             2 => any::<usize>().prop_map(Op::Remove),
             1 => any::<u32>().prop_map(Op::RemoveStale),

@@ -61,13 +61,13 @@ impl Ring {
     }
 
     /// Says which connection of a full ring makes room, and what the one that comes becomes.
-    pub(super) fn choose(&mut self, slots: &[impl Aging], proven: bool, now: Msec) -> (Link, Seat) {
+    pub(super) fn choose(&mut self, slots: &[impl Aging], reused: bool, now: Msec) -> (Link, Seat) {
         let oldest = self.members.oldest();
         let Some(slot) = slots.get(oldest as usize) else { return (self.guest, Seat::Guest) };
         if slot.about_to_expire(now) {
             return (oldest, Seat::Member);
         }
-        if proven {
+        if reused {
             return (if self.guest == NONE { oldest } else { self.guest }, Seat::Member);
         }
         if self.guest == NONE {

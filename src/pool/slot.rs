@@ -12,7 +12,7 @@ pub(super) struct Slot<C> {
     /// When the last eighth of the idle timeout begins.
     pub(super) ripe: Msec,
     /// In a slot without a connection the next such one.
-    pub(super) class: Link,
+    pub(super) group: Link,
     pub(super) in_class: Neighbours,
     pub(super) in_ring: Neighbours,
     /// The list among `limited` in which it is, or `NONE`.
@@ -20,11 +20,11 @@ pub(super) struct Slot<C> {
     pub(super) in_limited: Neighbours,
 }
 
-/// The kind of the lists by class.
+/// The kind of the lists by group.
 #[derive(Debug)]
-pub(super) struct InClass;
+pub(super) struct InGroup;
 
-impl<C> Node<InClass> for Slot<C> {
+impl<C> Node<InGroup> for Slot<C> {
     fn links(&mut self) -> &mut Neighbours {
         &mut self.in_class
     }
@@ -60,6 +60,6 @@ impl<C> Aging for Slot<C> {
 impl<C> Default for Slot<C> {
     fn default() -> Self {
         let (in_class, in_ring, in_limited) = Default::default();
-        Self { conn: None, since: 0, ripe: 0, class: NONE, in_class, in_ring, server: NONE, in_limited }
+        Self { conn: None, since: 0, ripe: 0, group: NONE, in_class, in_ring, server: NONE, in_limited }
     }
 }

@@ -1,13 +1,13 @@
 //! The rules of the pool, one by one.
 
-use super::model::{pool, put, put_known, with, Conn, Key, TIMEOUT};
+use super::model::{pool, put, put_known, with, Conn, TestKey, TIMEOUT};
 use super::*;
 
-fn checkout(pool: &mut IdlePool<Conn>, key: Key) -> Option<u32> {
+fn checkout(pool: &mut IdlePool<Conn>, key: TestKey) -> Option<u32> {
     with(key, |wanted| pool.checkout(wanted)).0.map(|conn| conn.number)
 }
 
-fn server(number: u8) -> Key {
+fn server(number: u8) -> TestKey {
     (number, 0, 0, b"")
 }
 
@@ -15,7 +15,7 @@ fn server(number: u8) -> Key {
 fn gives_up_the_one_that_is_idle_for_longest() {
     let mut pool = pool(Limit::Total(3));
     assert_eq!(pool.take_oldest(), None);
-    let (a, other): (Key, Key) = ((3, 0, 0, b""), (4, 0, 0, b""));
+    let (a, other): (TestKey, TestKey) = ((3, 0, 0, b""), (4, 0, 0, b""));
     for (number, key, since) in [(1, a, Msec::MAX - 9), (2, other, Msec::MAX - 5), (3, a, 2)] {
         put(&mut pool, key, number, true, since);
     }
@@ -49,11 +49,11 @@ fn every_part_of_what_is_wanted_separates() {
 #[test]
 fn addresses_of_different_length_are_different_servers() {
     let mut pool = pool(Limit::Total(8));
-    let wanted = |address: &'static [u8]| Wanted { address, protocol: 0, location: 0, identity: b"" };
+    let wanted = |address: &'static [u8]| Key { address, protocol: 0, location: 0, identity: b"" };
     let offer = |number| Offer {
         conn: Conn { number, identity: b"" },
-        class: None,
-        proven: false,
+        group: None,
+        reused: false,
         now: 0,
         timeout: TIMEOUT,
         server: None,
@@ -105,11 +105,11 @@ fn a_limit_for_each_server_leaves_the_others_alone() {
 fn more_servers_than_there_is_room_for_are_not_stored_until_one_is_empty() {
     let mut pool = pool(Limit::PerServer(1));
     let numbers: Vec<[u8; 8]> = (0..=MAX_SERVERS).map(usize::to_ne_bytes).collect();
-    let wanted = |at: usize| Wanted { address: &numbers[at], protocol: 0, location: 0, identity: b"" };
+    let wanted = |at: usize| Key { address: &numbers[at], protocol: 0, location: 0, identity: b"" };
     let offer = |number| Offer {
         conn: Conn { number, identity: b"" },
-        class: None,
-        proven: false,
+        group: None,
+        reused: false,
         now: 0,
         timeout: TIMEOUT,
         server: None,
@@ -189,8 +189,8 @@ fn a_class_of_another_server_is_not_taken() {
     for limit in [Limit::Total(4), Limit::PerServer(2)] {
         let mut pool = pool(limit);
         put(&mut pool, server(1), 1, false, 0);
-        let (_, class) = with(server(1), |wanted| pool.checkout(wanted));
-        assert!(put_known(&mut pool, server(2), 2, class, 0).stored.is_ok());
+        let (_, group) = with(server(1), |wanted| pool.checkout(wanted));
+        assert!(put_known(&mut pool, server(2), 2, group, 0).stored.is_ok());
         assert_eq!(checkout(&mut pool, server(1)), None);
         assert_eq!(checkout(&mut pool, server(2)), Some(2));
     }

@@ -19,14 +19,14 @@ pub const MAX_WAITERS: usize = NONE as usize - 1;
 pub struct WaitQueue<W> {
     capacity: usize,
     places: Vec<Place<W>>,
-    waiting: List<Waiting>,
-    free: List<Waiting>,
+    waiting: List<InLine>,
+    free: List<InLine>,
     len: usize,
 }
 
 #[derive(Debug)]
 struct Place<W> {
-    waiter: Option<Waiter<W>>,
+    waiter: Option<Entry<W>>,
     /// Counts the waiters that the place has had.
     version: u32,
     links: Neighbours,
@@ -34,7 +34,7 @@ struct Place<W> {
 
 /// One that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Waiter<W> {
+pub struct Entry<W> {
     /// Whoever it is.
     pub who: W,
     /// When it came.
@@ -51,9 +51,9 @@ pub struct Ticket {
 }
 
 #[derive(Debug)]
-struct Waiting;
+struct InLine;
 
-impl<W> Node<Waiting> for Place<W> {
+impl<W> Node<InLine> for Place<W> {
     fn links(&mut self) -> &mut Neighbours {
         &mut self.links
     }
@@ -90,24 +90,24 @@ impl<W: Copy> WaitQueue<W> {
         let at = self.free_place()?;
         let place = &mut self.places[at as usize];
         let ticket = Ticket { at, version: place.version };
-        place.waiter = Some(Waiter { who, since, ticket });
+        place.waiter = Some(Entry { who, since, ticket });
         self.waiting.push(&mut self.places, at);
         self.len += 1;
         Some(ticket)
     }
 
     /// The one that has waited longest.
-    pub fn first(&self) -> Option<Waiter<W>> {
+    pub fn first(&self) -> Option<Entry<W>> {
         self.places.get(self.waiting.oldest() as usize)?.waiter
     }
 
     /// The holder of `ticket`, if it still waits.
-    pub fn get(&self, ticket: Ticket) -> Option<Waiter<W>> {
+    pub fn get(&self, ticket: Ticket) -> Option<Entry<W>> {
         self.places.get(ticket.at as usize)?.waiter.filter(|waiter| waiter.ticket == ticket)
     }
 
     /// The next one behind the holder of `ticket`.
-    pub fn behind(&self, ticket: Ticket) -> Option<Waiter<W>> {
+    pub fn behind(&self, ticket: Ticket) -> Option<Entry<W>> {
         self.get(ticket)?;
         let next = self.places.get(ticket.at as usize)?.links.newer();
         self.places.get(next as usize)?.waiter
@@ -155,7 +155,7 @@ mod tests {
     fn the_first_to_come_is_the_first() {
         let mut queue = queue(3);
         let tickets: Vec<Ticket> = (0..3).map(|n| queue.push(n, 100 + n as Msec).unwrap()).collect();
-        assert_eq!(queue.first(), Some(Waiter { who: 0, since: 100, ticket: tickets[0] }));
+        assert_eq!(queue.first(), Some(Entry { who: 0, since: 100, ticket: tickets[0] }));
         assert_eq!(queue.remove(tickets[0]), Some(0));
         assert_eq!(queue.first().map(|waiter| waiter.who), Some(1));
         assert_eq!(queue.behind(tickets[1]).map(|waiter| waiter.who), Some(2));

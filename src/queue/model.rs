@@ -18,16 +18,16 @@ pub enum Op {
 /// If the queue does what the vector does not.
 pub fn agree(capacity: usize, ops: impl IntoIterator<Item = Op>) {
     let mut queue = WaitQueue::new(capacity);
-    let (mut model, mut gone) = (Vec::<Waiter<u32>>::new(), Vec::<Ticket>::new());
+    let (mut model, mut gone) = (Vec::<Entry<u32>>::new(), Vec::<Ticket>::new());
     for (who, op) in (0..).zip(ops) {
         let since = who as Msec * 10;
         match op {
             Op::Push => match queue.push(who, since) {
-                Some(ticket) => model.push(Waiter { who, since, ticket }),
+                Some(ticket) => model.push(Entry { who, since, ticket }),
                 None => assert_eq!(model.len(), capacity),
             },
             Op::Remove(nth) if !model.is_empty() => {
-                let Waiter { who, ticket, .. } = model.remove(nth % model.len());
+                let Entry { who, ticket, .. } = model.remove(nth % model.len());
                 assert_eq!(queue.remove(ticket), Some(who));
                 gone.push(ticket);
             }

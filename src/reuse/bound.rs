@@ -48,14 +48,14 @@ impl Binding {
 
 /// A server as the balancer has named it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Server {
+pub struct BoundServer {
     address: [u8; MAX_ADDRESS],
     address_length: u8,
     name: [u8; MAX_NAME],
     name_length: u8,
 }
 
-impl Server {
+impl BoundServer {
     /// `None` if the address is longer than any that nginx knows. The name is for people, and may be cut.
     pub fn new(address: &[u8], name: &[u8]) -> Option<Self> {
         let name = name.get(..MAX_NAME).unwrap_or(name);
@@ -86,7 +86,7 @@ struct Bound {
     number: u64,
     /// Of equal numbers are connections that would serve the same requests.
     shape: u64,
-    server: Server,
+    server: BoundServer,
     /// Where it was in the pool.
     slot: Option<u32>,
 }
@@ -111,7 +111,7 @@ impl Bindings {
     }
 
     /// Binds a connection to a client that is known. `None` if the client has one of this shape, or there is no memory.
-    pub fn bind(&mut self, binding: Binding, shape: u64, server: Server) -> Option<()> {
+    pub fn bind(&mut self, binding: Binding, shape: u64, server: BoundServer) -> Option<()> {
         let Binding { client, number } = binding;
         let all = self.clients.get_mut(&client)?;
         if all.len() >= MAX_OF_CLIENT || all.iter().any(|bound| bound.shape == shape) {
@@ -122,7 +122,7 @@ impl Bindings {
 
     /// Where the connections of a client lead to, from the newest to the oldest: `at` is how many are not of interest.
     /// One that is in use is among them.
-    pub fn server(&self, client: Client, at: usize) -> Option<(Binding, Server)> {
+    pub fn server(&self, client: Client, at: usize) -> Option<(Binding, BoundServer)> {
         let bound = self.clients.get(&client)?.iter().rev().nth(at)?;
         Some((Binding { client, number: bound.number }, bound.server))
     }
@@ -168,8 +168,8 @@ mod tests {
         all.bind(binding, shape, server(name)).map(|()| binding)
     }
 
-    fn server(name: &str) -> Server {
-        Server::new(name.as_bytes(), name.as_bytes()).unwrap()
+    fn server(name: &str) -> BoundServer {
+        BoundServer::new(name.as_bytes(), name.as_bytes()).unwrap()
     }
 
     fn names(all: &Bindings, client: Client) -> Vec<String> {
@@ -231,8 +231,8 @@ mod tests {
     #[test]
     fn names_are_cut_and_addresses_are_not() {
         let long = [b'x'; 200];
-        assert_eq!(Server::new(&[1; MAX_ADDRESS], &long).unwrap().name().len(), MAX_NAME);
-        assert_eq!(Server::new(&long, b""), None);
-        assert_eq!(Server::new(&[1, 2], b"n").unwrap().address(), [1, 2]);
+        assert_eq!(BoundServer::new(&[1; MAX_ADDRESS], &long).unwrap().name().len(), MAX_NAME);
+        assert_eq!(BoundServer::new(&long, b""), None);
+        assert_eq!(BoundServer::new(&[1, 2], b"n").unwrap().address(), [1, 2]);
     }
 }

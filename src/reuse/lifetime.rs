@@ -52,7 +52,7 @@ pub struct Rest {
 
 /// Why a connection is closed instead of kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum NotKept {
     /// The request failed.
     Failed,
     /// The connection ended, failed or timed out.
@@ -73,7 +73,7 @@ pub enum Refusal {
     Exiting,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for NotKept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Failed => "request failed",
@@ -93,21 +93,21 @@ impl Limits {
     /// Why the connection must not be kept at `now`, or `None` if it may be. The conditions are
     /// those of nginx's `ngx_http_upstream_free_keepalive_peer()`.
     #[inline]
-    pub fn refusal(&self, conn: &Returned, now: Msec) -> Option<Refusal> {
+    pub fn refusal(&self, conn: &Returned, now: Msec) -> Option<NotKept> {
         if conn.failed {
-            Some(Refusal::Failed)
+            Some(NotKept::Failed)
         } else if conn.broken {
-            Some(Refusal::Broken)
+            Some(NotKept::Broken)
         } else if conn.requests >= self.requests {
-            Some(Refusal::Requests)
+            Some(NotKept::Requests)
         } else if now.wrapping_sub(conn.opened) > self.time {
-            Some(Refusal::Time)
+            Some(NotKept::Time)
         } else if !conn.keepalive {
-            Some(Refusal::NotKeepalive)
+            Some(NotKept::NotKeepalive)
         } else if !conn.request_sent {
-            Some(Refusal::RequestUnsent)
+            Some(NotKept::RequestUnsent)
         } else if conn.exiting {
-            Some(Refusal::Exiting)
+            Some(NotKept::Exiting)
         } else {
             None
         }
@@ -117,7 +117,7 @@ impl Limits {
     /// long one takes, in milliseconds, and may not be asked for.
     ///
     /// # Errors
-    /// [`Refusal::Hint`] if the server serves no more requests on it, [`Refusal::ClosesSoon`] if it would close it within the
+    /// [`NotKept::Hint`] if the server serves no more requests on it, [`NotKept::ClosesSoon`] if it would close it within the
     /// margin.
     #[inline]
     pub fn rest(
@@ -125,18 +125,18 @@ impl Limits {
         conn: &Returned,
         hint: &Hint,
         round_trip: impl FnOnce() -> Msec,
-    ) -> Result<Rest, Refusal> {
+    ) -> Result<Rest, NotKept> {
         let Some(margin) = self.margin else { return Ok(Rest { idle: self.timeout, allowed: conn.allowed }) };
         let idle = match hint.timeout {
             Some(announced) => {
-                margin.left(announced, round_trip).ok_or(Refusal::ClosesSoon)?.min(self.timeout)
+                margin.left(announced, round_trip).ok_or(NotKept::ClosesSoon)?.min(self.timeout)
             }
             None => self.timeout,
         };
         let more = hint.requests.map_or(usize::MAX, |more| conn.requests.saturating_add(more));
         let allowed = conn.allowed.min(more);
         if conn.requests >= allowed {
-            return Err(Refusal::Hint);
+            return Err(NotKept::Hint);
         }
         Ok(Rest { idle, allowed })
     }
@@ -167,19 +167,19 @@ mod tests {
     #[test]
     fn refuses_each_condition_alone() {
         let refusal = |conn: Returned| LIMITS.refusal(&conn, 5000);
-        assert_eq!(refusal(Returned { failed: true, ..GOOD }), Some(Refusal::Failed));
-        assert_eq!(refusal(Returned { broken: true, ..GOOD }), Some(Refusal::Broken));
-        assert_eq!(refusal(Returned { keepalive: false, ..GOOD }), Some(Refusal::NotKeepalive));
-        assert_eq!(refusal(Returned { request_sent: false, ..GOOD }), Some(Refusal::RequestUnsent));
-        assert_eq!(refusal(Returned { exiting: true, ..GOOD }), Some(Refusal::Exiting));
+        assert_eq!(refusal(Returned { failed: true, ..GOOD }), Some(NotKept::Failed));
+        assert_eq!(refusal(Returned { broken: true, ..GOOD }), Some(NotKept::Broken));
+        assert_eq!(refusal(Returned { keepalive: false, ..GOOD }), Some(NotKept::NotKeepalive));
+        assert_eq!(refusal(Returned { request_sent: false, ..GOOD }), Some(NotKept::RequestUnsent));
+        assert_eq!(refusal(Returned { exiting: true, ..GOOD }), Some(NotKept::Exiting));
     }
 
     #[test]
     fn the_request_that_reaches_the_limit_is_the_last() {
         assert_eq!(LIMITS.refusal(&Returned { requests: 99, ..GOOD }, 5000), None);
         let last = Returned { requests: 100, ..GOOD };
-        assert_eq!(LIMITS.refusal(&last, 5000), Some(Refusal::Requests));
-        assert_eq!(Limits { requests: 0, ..LIMITS }.refusal(&GOOD, 5000), Some(Refusal::Requests));
+        assert_eq!(LIMITS.refusal(&last, 5000), Some(NotKept::Requests));
+        assert_eq!(Limits { requests: 0, ..LIMITS }.refusal(&GOOD, 5000), Some(NotKept::Requests));
     }
 
     fn rest(
@@ -189,7 +189,7 @@ mod tests {
         requests: Option<usize>,
     ) -> Option<(Msec, usize)> {
         let rest = limits.rest(&conn, &Hint { timeout, requests }, || 5);
-        assert_ne!(rest, Err(Refusal::Requests));
+        assert_ne!(rest, Err(NotKept::Requests));
         rest.ok().map(|rest| (rest.idle, rest.allowed))
     }
 
@@ -231,17 +231,17 @@ mod tests {
     #[test]
     fn the_two_words_of_the_server_are_told_apart() {
         let rest = |timeout, requests| LIMITS.rest(&GOOD, &Hint { timeout, requests }, || 5);
-        assert_eq!(rest(Some(1000), Some(0)), Err(Refusal::ClosesSoon));
-        assert_eq!(rest(Some(2000), Some(0)), Err(Refusal::Hint));
-        assert_eq!(rest(None, Some(0)), Err(Refusal::Hint));
+        assert_eq!(rest(Some(1000), Some(0)), Err(NotKept::ClosesSoon));
+        assert_eq!(rest(Some(2000), Some(0)), Err(NotKept::Hint));
+        assert_eq!(rest(None, Some(0)), Err(NotKept::Hint));
     }
 
     #[test]
     fn age_is_counted_from_the_opening_across_the_wrap_of_the_clock() {
         assert_eq!(LIMITS.refusal(&GOOD, 6000), None);
-        assert_eq!(LIMITS.refusal(&GOOD, 6001), Some(Refusal::Time));
+        assert_eq!(LIMITS.refusal(&GOOD, 6001), Some(NotKept::Time));
         let old = Returned { opened: Msec::MAX - 10, ..GOOD };
         assert_eq!(LIMITS.refusal(&old, 900), None);
-        assert_eq!(LIMITS.refusal(&old, 1000), Some(Refusal::Time));
+        assert_eq!(LIMITS.refusal(&old, 1000), Some(NotKept::Time));
     }
 }

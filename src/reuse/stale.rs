@@ -19,7 +19,7 @@
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum FailureKind {
     /// The server has closed it: there was a FIN.
     Closed,
     /// It was reset, or failed in another way, without a FIN.
@@ -30,9 +30,9 @@ pub enum End {
 
 /// A request whose connection, a reused one, has failed before the first byte of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct ConnectionFailure {
     /// How the connection ended.
-    pub end: End,
+    pub end: FailureKind,
     /// Whether any of the request was written to the connection.
     pub written: bool,
     /// Whether the server's TCP has acknowledged any of it; `None` if that is not known.
@@ -41,7 +41,7 @@ pub struct Failure {
 
 /// What the kernel counts of a TCP connection, in one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counts {
+pub struct TcpCounters {
     /// Bytes that the other side has acknowledged.
     pub acknowledged: u64,
     /// Bytes that have come from it; a FIN counts for one.
@@ -52,7 +52,7 @@ pub struct Counts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
     /// What was counted first.
-    pub counts: Counts,
+    pub counts: TcpCounters,
     /// Whether a FIN was there when the connection was looked at, *after* it was counted. If not, the counts have none.
     pub has_fin: bool,
 }
@@ -61,7 +61,7 @@ pub struct Taken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failed {
     /// What is counted now.
-    pub counts: Counts,
+    pub counts: TcpCounters,
     /// Whether its state says that a FIN has come. After a reset it says nothing.
     pub has_fin: bool,
     /// How many of the bytes that have come since it was taken were read.
@@ -70,7 +70,7 @@ pub struct Failed {
 
 /// What has come since a connection was taken that was not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unread {
+pub enum UnreadInput {
     /// Nothing, and no FIN.
     Nothing,
     /// A FIN; it is not known when.
@@ -83,13 +83,13 @@ pub enum Unread {
 
 impl Failed {
     /// What tells whether the server has closed the connection.
-    pub fn unread(&self, taken: &Taken) -> Unread {
+    pub fn unread(&self, taken: &Taken) -> UnreadInput {
         let received = self.counts.received.wrapping_sub(taken.counts.received);
         match received.wrapping_sub(self.read) {
-            _ if taken.has_fin || self.has_fin => Unread::Fin,
-            0 => Unread::Nothing,
-            1 => Unread::OneByte,
-            _ => Unread::Bytes,
+            _ if taken.has_fin || self.has_fin => UnreadInput::Fin,
+            0 => UnreadInput::Nothing,
+            1 => UnreadInput::OneByte,
+            _ => UnreadInput::Bytes,
         }
     }
 
@@ -126,23 +126,23 @@ impl StaleRetry {
     /// Whether the request is to be sent again though its method, or `proxy_next_upstream`, would not let it. RFC 9110,
     /// section 9.2.2, keeps proxies from sending again what the server may have acted on, which it cannot if nothing
     /// has arrived.
-    pub fn repeats(self, failure: &Failure) -> bool {
+    pub fn repeats(self, failure: &ConnectionFailure) -> bool {
         let unread = failure.acknowledged == Some(false);
         match (self, failure.end) {
-            (Self::Off, _) | (_, End::TimedOut) => false,
+            (Self::Off, _) | (_, FailureKind::TimedOut) => false,
             _ if !failure.written => true,
-            (_, End::Closed) => unread,
-            (Self::Always, End::Reset) => unread,
-            (Self::Safe, End::Reset) => false,
+            (_, FailureKind::Closed) => unread,
+            (Self::Always, FailureKind::Reset) => unread,
+            (Self::Safe, FailureKind::Reset) => false,
         }
     }
 }
 
-impl Failure {
+impl ConnectionFailure {
     /// Whether it says nothing of the server. A server that has received the request and does not answer is slow or
     /// hangs; one that acknowledges nothing does not know of the connection any more.
     pub fn is_of_the_connection(&self) -> bool {
-        self.end != End::TimedOut || self.acknowledged == Some(false)
+        self.end != FailureKind::TimedOut || self.acknowledged == Some(false)
     }
 }
 
@@ -154,13 +154,13 @@ mod tests {
     use super::StaleRetry::{Always, Off, Safe};
     use super::*;
 
-    const ENDS: [End; 3] = [End::Closed, End::Reset, End::TimedOut];
+    const ENDS: [FailureKind; 3] = [FailureKind::Closed, FailureKind::Reset, FailureKind::TimedOut];
     const KNOWN: [Option<bool>; 3] = [Some(false), Some(true), None];
 
-    fn failures() -> impl Iterator<Item = Failure> {
+    fn failures() -> impl Iterator<Item = ConnectionFailure> {
         ENDS.into_iter().flat_map(|end| {
             KNOWN.into_iter().flat_map(move |acknowledged| {
-                [true, false].map(|written| Failure { end, written, acknowledged })
+                [true, false].map(|written| ConnectionFailure { end, written, acknowledged })
             })
         })
     }
@@ -176,18 +176,22 @@ mod tests {
 
     #[test]
     fn a_fin_proves_and_a_reset_does_not() {
-        let failure = |end| Failure { end, written: true, acknowledged: Some(false) };
-        assert!(Safe.repeats(&failure(End::Closed)));
-        assert!(!Safe.repeats(&failure(End::Reset)));
-        assert!(Always.repeats(&failure(End::Closed)));
-        assert!(Always.repeats(&failure(End::Reset)));
+        let failure = |end| ConnectionFailure { end, written: true, acknowledged: Some(false) };
+        assert!(Safe.repeats(&failure(FailureKind::Closed)));
+        assert!(!Safe.repeats(&failure(FailureKind::Reset)));
+        assert!(Always.repeats(&failure(FailureKind::Closed)));
+        assert!(Always.repeats(&failure(FailureKind::Reset)));
     }
 
     #[test]
     fn what_was_not_written_has_not_arrived() {
         for failure in failures().filter(|failure| !failure.written) {
             for retry in [Safe, Always] {
-                assert_eq!(retry.repeats(&failure), failure.end != End::TimedOut, "{retry:?} {failure:?}");
+                assert_eq!(
+                    retry.repeats(&failure),
+                    failure.end != FailureKind::TimedOut,
+                    "{retry:?} {failure:?}"
+                );
             }
             assert!(!Off.repeats(&failure));
         }
@@ -204,7 +208,7 @@ mod tests {
     #[test]
     fn a_server_that_takes_the_request_and_is_silent_has_failed() {
         for failure in failures() {
-            let silent = failure.end == End::TimedOut && failure.acknowledged != Some(false);
+            let silent = failure.end == FailureKind::TimedOut && failure.acknowledged != Some(false);
             assert_eq!(failure.is_of_the_connection(), !silent, "{failure:?}");
         }
     }

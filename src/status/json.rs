@@ -5,7 +5,7 @@ use std::fmt::Display;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::base::memory::Text;
-use crate::metrics::{Count, Numbers, OfQueue, Phase, Row, View};
+use crate::metrics::{Count, Numbers, OfQueue, Phase, Row, Snapshot};
 
 use super::buckets;
 
@@ -14,7 +14,7 @@ const SCHEMA: u32 = 1;
 
 /// Writes the numbers upstream by upstream and server by server.
 pub struct Writer {
-    view: View,
+    view: Snapshot,
     time: f64,
     at: At,
 }
@@ -30,7 +30,7 @@ enum At {
 }
 
 impl Writer {
-    pub(super) fn new(view: View, time: f64) -> Self {
+    pub(super) fn new(view: Snapshot, time: f64) -> Self {
         Self { view, time, at: At::Head }
     }
 
@@ -110,7 +110,7 @@ fn value(to: &mut Text, value: &impl Serialize) {
 }
 
 struct Upstream<'a> {
-    view: &'a View,
+    view: &'a Snapshot,
     number: usize,
     sum: Numbers,
 }
@@ -132,7 +132,7 @@ impl Serialize for Upstream<'_> {
 }
 
 struct Peer<'a> {
-    view: &'a View,
+    view: &'a Snapshot,
     upstream: usize,
     number: usize,
     row: &'a Row,
@@ -169,7 +169,7 @@ fn numbers<M: SerializeMap>(map: &mut M, numbers: &Numbers) -> Result<(), M::Err
 }
 
 struct Queue<'a> {
-    view: &'a View,
+    view: &'a Snapshot,
     number: usize,
     max_size: usize,
 }
@@ -188,7 +188,7 @@ impl Serialize for Queue<'_> {
     }
 }
 
-struct Auth<'a>(&'a View, usize);
+struct Auth<'a>(&'a Snapshot, usize);
 
 impl Serialize for Auth<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {

@@ -10,7 +10,7 @@ mod tests;
 use std::fmt::{self, Display, Formatter};
 
 use crate::base::memory::Text;
-use crate::metrics::View;
+use crate::metrics::Snapshot;
 
 pub use accept::choose;
 
@@ -51,7 +51,7 @@ pub enum Writer {
 
 impl Writer {
     /// Writes the numbers in a format; `time` is the present one, in seconds since 1970.
-    pub fn new(format: Format, view: View, time: f64) -> Self {
+    pub fn new(format: Format, view: Snapshot, time: f64) -> Self {
         match format {
             Format::Html => Self::Html(false),
             Format::Json => Self::Json(json::Writer::new(view, time)),

@@ -3,13 +3,13 @@
 use std::fmt::{self, Display, Formatter, Write};
 
 use crate::base::memory::{owned, push, Text};
-use crate::metrics::{Count, Histogram, Numbers, OfQueue, Phase, View, LEFT, PHASES};
+use crate::metrics::{Count, Histogram, Numbers, OfQueue, Phase, Snapshot, GONE_LABEL, PHASES};
 
 use super::{buckets, Seconds};
 
 /// Writes the numbers family by family and upstream by upstream.
 pub struct Writer {
-    view: View,
+    view: Snapshot,
     /// The servers of the upstreams met so far, as all families are to tell of one moment: their names and numbers.
     servers: Vec<Vec<(String, Numbers)>>,
     family: usize,
@@ -141,7 +141,7 @@ const FAMILIES: [Family; 18] = [
 ];
 
 impl Writer {
-    pub(super) fn new(view: View) -> Self {
+    pub(super) fn new(view: Snapshot) -> Self {
         Self { view, servers: Vec::new(), family: 0, next: 0 }
     }
 
@@ -224,7 +224,8 @@ impl Writer {
         let mut servers = Vec::new();
         for row in self.view.rows(self.next)? {
             // Of what is gone Prometheus remembers what it has been told.
-            if let Some(server) = self.view.server(self.next, &row).filter(|server| server.text != LEFT) {
+            if let Some(server) = self.view.server(self.next, &row).filter(|server| server.text != GONE_LABEL)
+            {
                 push(&mut servers, (owned(&server.text)?, row.numbers))?;
             }
         }

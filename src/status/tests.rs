@@ -63,7 +63,7 @@ fn server(address: &[u8], text: &str) -> Server {
     Server { address, text, name, backup: true, down: false, max_conns: 7 }
 }
 
-fn numbers() -> View {
+fn numbers() -> Snapshot {
     let first = Upstream {
         name: "a".into(),
         servers: vec![server(b"1", "10.0.0.1:80"), server(b"2", ODD)],
@@ -89,7 +89,7 @@ fn numbers() -> View {
     queue.end(1500);
     queue.overflow();
     worker.auth[1].decide(Decision::FailedOpen, 70_000);
-    Arc::new(generation).view(|_| true, &|_, address| Some(server(address, "new"))).unwrap()
+    Arc::new(generation).snapshot(|_| true, &|_, address| Some(server(address, "new"))).unwrap()
 }
 
 fn written(format: Format) -> String {

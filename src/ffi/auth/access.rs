@@ -16,7 +16,7 @@ use crate::metrics::Decision;
 use super::ask::ask;
 use super::body::{body_of, preserve_body};
 use super::conf::{LocConf, SetVariable};
-use super::context::{Auth, Stage};
+use super::context::{Auth, AuthStage};
 use super::copy::copy;
 use super::deny::deny;
 use crate::ffi::nginx::guard::guard;
@@ -51,9 +51,9 @@ pub(super) unsafe extern "C" fn auth_subrequest_handler(r: *mut ngx_http_request
 
 fn step(r: Request, auth: &Auth, conf: &'static LocConf) -> ngx_int_t {
     match auth.stage.get() {
-        Stage::New | Stage::Read => match body_of(r).how_to_ask(conf.body as u64) {
+        AuthStage::New | AuthStage::Read => match body_of(r).how_to_ask(conf.body as u64) {
             How::Bare => ask(r, auth, conf, None),
-            How::ReadFirst if auth.stage.get() == Stage::New => read_body(r, auth),
+            How::ReadFirst if auth.stage.get() == AuthStage::New => read_body(r, auth),
             How::WithBody(size) => {
                 preserve_body(r);
                 ask(r, auth, conf, Some(size))
@@ -65,9 +65,9 @@ fn step(r: Request, auth: &Auth, conf: &'static LocConf) -> ngx_int_t {
             }
         },
         // nginx has given up, and this is the location of its error page: what nobody can be asked about is refused.
-        Stage::Reading => error_of(r, BAD_REQUEST),
-        Stage::Asking => NGX_AGAIN as ngx_int_t,
-        Stage::Done => conclude(r, auth, conf),
+        AuthStage::Reading => error_of(r, BAD_REQUEST),
+        AuthStage::Asking => NGX_AGAIN as ngx_int_t,
+        AuthStage::Done => conclude(r, auth, conf),
     }
 }
 
@@ -89,7 +89,7 @@ fn refuse(r: Request, size: u64) -> ngx_int_t {
 
 /// Reads the client's body before anybody is asked, as `ngx_http_mirror_handler()`.
 fn read_body(r: Request, auth: &Auth) -> ngx_int_t {
-    auth.stage.set(Stage::Reading);
+    auth.stage.set(AuthStage::Reading);
     // SAFETY: a live request; it may call the handler at once.
     let rc = or_fail(FAILED, || unsafe { ngx_http_read_client_request_body(r.as_ptr(), Some(body_handler)) });
     if rc >= 300 {
@@ -106,7 +106,7 @@ unsafe extern "C" fn body_handler(r: *mut ngx_http_request_t) {
         // SAFETY: nginx passes the request that it has read for.
         let Some(request) = (unsafe { Request::from_raw(r) }) else { return };
         if let Some(auth) = Auth::of(request) {
-            auth.stage.set(Stage::Read);
+            auth.stage.set(AuthStage::Read);
         }
         // What the location itself does with the body comes later.
         preserve_body(request);

@@ -20,7 +20,7 @@ use crate::auth::{is_same_header, Sent};
 use super::capture::State;
 use super::client_headers::restore;
 use super::conf::{LocConf, MainConf};
-use super::context::{Auth, Stage};
+use super::context::{Auth, AuthStage};
 use super::header_list::change_headers;
 use super::parts::{end_in_background, give_back, has_parts, limit_parts, stop_parts};
 use crate::ffi::nginx::bits;
@@ -182,7 +182,7 @@ unsafe extern "C" fn done(
         // SAFETY: `send` has put it there; it lies in the pool of the live main request.
         let auth = unsafe { &*data.cast::<Auth>() };
         // SAFETY: nginx passes a live request.
-        let sub = unsafe { Request::from_raw(r) }.filter(|_| auth.stage.get() == Stage::Asking);
+        let sub = unsafe { Request::from_raw(r) }.filter(|_| auth.stage.get() == AuthStage::Asking);
         if let Some(sub) = sub.filter(|_| goes_on(rc)) {
             auth.hear(sub, u16::try_from(rc).ok());
             // Nothing of an error page could be passed, and it could do something.
@@ -237,8 +237,8 @@ unsafe extern "C" fn stop_handler(event: *mut ngx_event_t) {
 
 fn stop(auth: &Auth) {
     let (r, Some(sub)) = (auth.r, auth.sub.get()) else { return };
-    if auth.stage.get() != Stage::Asking {
-        if auth.stage.get() == Stage::Done && !sub.is_done() {
+    if auth.stage.get() != AuthStage::Asking {
+        if auth.stage.get() == AuthStage::Done && !sub.is_done() {
             press_on(auth, sub);
             // SAFETY: as below.
             unsafe { ngx_http_run_posted_requests(r.client().as_ptr()) };

@@ -7,7 +7,7 @@ use nginx_sys::{ngx_buf_t, ngx_chain_t, ngx_int_t, ngx_pfree, ngx_pool_t, ngx_re
 
 use super::body::buffer_size;
 use super::conf::LocConf;
-use super::context::{Auth, Stage};
+use super::context::{Auth, AuthStage};
 use crate::ffi::nginx::bits;
 use crate::ffi::nginx::memory::allocate;
 use crate::ffi::nginx::request::Request;
@@ -15,7 +15,7 @@ use crate::ffi::nginx::request::Request;
 /// Memory for the beginning of a body of unknown length, in bytes.
 const AT_FIRST: usize = 16 << 10;
 
-/// The body of the answer, as far as it is wanted.
+/// The body of the answer, as far as it is key.
 pub(super) struct Capture {
     /// Those of the location that asks.
     pass_status: &'static [u16],
@@ -63,7 +63,7 @@ impl Capture {
         Some(unsafe { std::slice::from_raw_parts(memory.as_ptr(), self.length.get()) })
     }
 
-    /// Looks at the header of the answer; returns whether its body is wanted.
+    /// Looks at the header of the answer; returns whether its body is key.
     fn begin(&self, sub: Request) -> bool {
         if !self.pass_status.contains(&sub.status()) {
             return false;
@@ -159,7 +159,7 @@ pub(super) fn take(auth: &Auth, chain: *mut ngx_chain_t) -> ngx_int_t {
         let link = unsafe { link.as_ref() };
         // SAFETY: a link has its buffer, and nobody else has it now.
         let buf = unsafe { &mut *link.buf };
-        if auth.stage.get() == Stage::Asking && auth.capture.append(auth.r.pool(), buf).is_none() {
+        if auth.stage.get() == AuthStage::Asking && auth.capture.append(auth.r.pool(), buf).is_none() {
             return NGX_ERROR as ngx_int_t;
         }
         buf.pos = buf.last;

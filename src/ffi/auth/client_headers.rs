@@ -114,7 +114,7 @@ fn note_location(r: Request, all: &'static [Copied]) -> Option<()> {
 }
 
 /// The locations of a request, the last one first, and those of the requests of which it is a part. If only its header is
-/// wanted, it is itself a question, of another module's: such a one has what the client sent.
+/// key, it is itself a question, of another module's: such a one has what the client sent.
 fn visits<'a>(r: Request) -> impl Iterator<Item = &'a Visit> {
     let is_on_the_way = move |visit: &&Visit| {
         let mut next = Some(r);

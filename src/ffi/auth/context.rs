@@ -30,7 +30,7 @@ pub(super) struct Auth {
     place: Place,
     /// What was asked, once it is.
     pub(super) sent: Cell<Sent>,
-    pub(super) stage: Cell<Stage>,
+    pub(super) stage: Cell<AuthStage>,
     /// The request that asks; it lives as long as the main one.
     pub(super) sub: Cell<Option<Request>>,
     pub(super) status: Cell<u16>,
@@ -52,7 +52,7 @@ pub(super) struct Auth {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum AuthStage {
     New,
     /// The body of the client is read, to be sent along.
     Reading,
@@ -122,7 +122,7 @@ impl Auth {
             uri: *uri,
             place: Place::of(r, conf),
             sent: Cell::new(Sent { body: None, method: 0 }),
-            stage: Cell::new(Stage::New),
+            stage: Cell::new(AuthStage::New),
             sub: Cell::new(None),
             status: Cell::new(0),
             made_up: Cell::new(false),
@@ -167,7 +167,7 @@ impl Auth {
 
     /// Whether it is what a location would ask now. While there is no answer, it is for the place where it was begun.
     fn is_as_asked_by(&self, r: Request, conf: &LocConf) -> bool {
-        let is_done = self.stage.get() == Stage::Done;
+        let is_done = self.stage.get() == AuthStage::Done;
         let is_as_sent = || self.sent.get().is_as(body_of(r).how_to_ask(conf.body as u64), r.method());
         self.place == Place::of(r, conf) || is_done && is_as_sent()
     }
@@ -175,7 +175,7 @@ impl Auth {
     /// The question is sent.
     pub(super) fn start(&self) {
         self.since.set(now());
-        self.stage.set(Stage::Asking);
+        self.stage.set(AuthStage::Asking);
     }
 
     /// A status of the question has become known: `last`, and what servers have said before it. The first one that is no
@@ -208,16 +208,16 @@ impl Auth {
     /// The answer is there, or its time is over.
     pub(super) fn finish(&self) {
         self.took.set(now().wrapping_sub(self.since.get()));
-        self.stage.set(Stage::Done);
+        self.stage.set(AuthStage::Done);
         self.alarm.cancel();
     }
 
     /// How long it took, in milliseconds; until now if it is not there yet, and `None` if nobody was asked.
     pub(super) fn took(&self) -> Option<Msec> {
         match self.stage.get() {
-            Stage::Done => Some(self.took.get()),
-            Stage::Asking => Some(now().wrapping_sub(self.since.get())),
-            Stage::New | Stage::Reading | Stage::Read => None,
+            AuthStage::Done => Some(self.took.get()),
+            AuthStage::Asking => Some(now().wrapping_sub(self.since.get())),
+            AuthStage::New | AuthStage::Reading | AuthStage::Read => None,
         }
     }
 
@@ -239,7 +239,7 @@ impl Auth {
     }
 
     pub(super) fn is_allowed(&self) -> bool {
-        self.stage.get() == Stage::Done && self.answer().verdict(&[]) == Verdict::Allow
+        self.stage.get() == AuthStage::Done && self.answer().verdict(&[]) == Verdict::Allow
     }
 }
 

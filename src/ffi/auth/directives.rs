@@ -73,7 +73,7 @@ const fn command(name: ngx_str_t, words: u32, set: Setter, offset: usize) -> ngx
 }
 
 /// Why a directive is refused.
-enum Refusal<'a> {
+enum SetError<'a> {
     Invalid(Invalid<'a>),
     IsDuplicate,
     NoMemory,
@@ -81,7 +81,7 @@ enum Refusal<'a> {
     Told,
 }
 
-impl<'a> From<Invalid<'a>> for Refusal<'a> {
+impl<'a> From<Invalid<'a>> for SetError<'a> {
     fn from(invalid: Invalid<'a>) -> Self {
         Self::Invalid(invalid)
     }
@@ -94,7 +94,7 @@ impl<'a> From<Invalid<'a>> for Refusal<'a> {
 unsafe fn set<'a>(
     cf: *mut ngx_conf_t,
     conf: *mut c_void,
-    write: impl FnOnce(&mut LocConf, &'a [ngx_str_t], *mut ngx_pool_t) -> Result<(), Refusal<'a>>,
+    write: impl FnOnce(&mut LocConf, &'a [ngx_str_t], *mut ngx_pool_t) -> Result<(), SetError<'a>>,
 ) -> *mut c_char {
     guard(NGX_CONF_ERROR, || {
         // SAFETY: what `LocConf::create` has made, and nobody else has it now.
@@ -105,10 +105,10 @@ unsafe fn set<'a>(
         let pool = unsafe { (*cf).pool };
         match write(conf, words.get(1..).unwrap_or(&[]), pool) {
             Ok(()) => NGX_CONF_OK,
-            Err(Refusal::Invalid(invalid)) => report(cf, Err(invalid)),
-            Err(Refusal::IsDuplicate) => IS_DUPLICATE.as_ptr().cast_mut(),
-            Err(Refusal::Told) => NGX_CONF_ERROR,
-            Err(Refusal::NoMemory) => {
+            Err(SetError::Invalid(invalid)) => report(cf, Err(invalid)),
+            Err(SetError::IsDuplicate) => IS_DUPLICATE.as_ptr().cast_mut(),
+            Err(SetError::Told) => NGX_CONF_ERROR,
+            Err(SetError::NoMemory) => {
                 no_memory(cf);
                 NGX_CONF_ERROR
             }
@@ -117,9 +117,9 @@ unsafe fn set<'a>(
 }
 
 /// Writes a value that may be written once.
-fn once<'a, T>(place: &mut Option<T>, value: Result<T, Invalid<'a>>) -> Result<(), Refusal<'a>> {
+fn once<'a, T>(place: &mut Option<T>, value: Result<T, Invalid<'a>>) -> Result<(), SetError<'a>> {
     if place.is_some() {
-        return Err(Refusal::IsDuplicate);
+        return Err(SetError::IsDuplicate);
     }
     *place = Some(value?);
     Ok(())
@@ -130,10 +130,10 @@ fn add<'a, T: Copy>(
     place: &mut Option<Slice<T>>,
     pool: *mut ngx_pool_t,
     value: T,
-) -> Result<(), Refusal<'a>> {
+) -> Result<(), SetError<'a>> {
     // SAFETY: the pool of the new cycle.
     let slice = unsafe { place.unwrap_or(Slice::EMPTY).with(pool, value) };
-    *place = Some(slice.ok_or(Refusal::NoMemory)?);
+    *place = Some(slice.ok_or(SetError::NoMemory)?);
     Ok(())
 }
 
@@ -148,12 +148,12 @@ unsafe extern "C" fn auth_subrequest(
             return once(&mut conf.uri, Ok(None));
         }
         // SAFETY: the configuration being read.
-        let main = unsafe { MainConf::of_conf(cf) }.ok_or(Refusal::NoMemory)?;
+        let main = unsafe { MainConf::of_conf(cf) }.ok_or(SetError::NoMemory)?;
         let (path, args) = parse_uri(word)?;
-        let number = main.number(path).ok_or(Refusal::NoMemory)?;
+        let number = main.number(path).ok_or(SetError::NoMemory)?;
         once(&mut conf.uri, Ok(Some(Uri { path: text(path), args: text(args.unwrap_or(&[])), number })))?;
         // SAFETY: the configuration being read.
-        unsafe { MainConf::note_variables(cf) }.ok_or(Refusal::NoMemory)
+        unsafe { MainConf::note_variables(cf) }.ok_or(SetError::NoMemory)
     };
     // SAFETY: as nginx passed them.
     unsafe { set(cf, conf, write) }
@@ -218,7 +218,7 @@ unsafe extern "C" fn auth_subrequest_copy_header(
             if conf.copy_header().iter().any(|before| is_same_header(before.name.as_bytes(), name)) {
                 return Err(Invalid::Repeated(DIRECTIVE, name).into());
             }
-            let copied = copied(cf, pool, *word).ok_or(Refusal::NoMemory)?;
+            let copied = copied(cf, pool, *word).ok_or(SetError::NoMemory)?;
             add(&mut conf.copy_header, pool, copied)
         })
     };
@@ -277,9 +277,9 @@ unsafe extern "C" fn auth_subrequest_set(
         let Some(name) = words[0].as_bytes().strip_prefix(b"$").filter(|name| !name.is_empty()) else {
             let name = words[0];
             ngx_conf_log_error!(NGX_LOG_EMERG, cf, "invalid variable name \"{name}\"");
-            return Err(Refusal::Told);
+            return Err(SetError::Told);
         };
-        let variable = set_variable(cf, text(name), words[1]).ok_or(Refusal::Told)?;
+        let variable = set_variable(cf, text(name), words[1]).ok_or(SetError::Told)?;
         add(&mut conf.set, pool, variable)
     };
     // SAFETY: as nginx passed them.

@@ -57,8 +57,8 @@ unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
     guard(NGX_ERROR as ngx_int_t, || {
         // SAFETY: nginx passes the configuration being read.
         let Some(main) = (unsafe { MainConf::of_conf(cf) }) else { return NGX_ERROR as ngx_int_t };
-        let add = |wanted: bool, phase: u32, handler| {
-            if wanted {
+        let add = |key: bool, phase: u32, handler| {
+            if key {
                 add_handler(cf, phase as usize, handler)
             } else {
                 Some(())

@@ -7,10 +7,10 @@ use ngx::ngx_string;
 
 use crate::base::times;
 
-use super::context::{Auth, Stage};
+use super::context::{Auth, AuthStage};
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::request::Request;
-use crate::ffi::nginx::variable::{add_one, Text};
+use crate::ffi::nginx::variable::{add_one, VariableText};
 
 /// Adds the variables to the configuration being read; `None` if there is no memory.
 pub(super) fn add(cf: *mut ngx_conf_t) -> Option<()> {
@@ -25,8 +25,8 @@ unsafe extern "C" fn auth_subrequest_status(
     _: usize,
 ) -> ngx_int_t {
     write(r, value, |auth, text| match auth.stage.get() {
-        Stage::Done if auth.timed_out.get() => Some(write!(text, "504")),
-        Stage::Done => Some(write!(text, "{:03}", auth.status.get())),
+        AuthStage::Done if auth.timed_out.get() => Some(write!(text, "504")),
+        AuthStage::Done => Some(write!(text, "{:03}", auth.status.get())),
         _ => None,
     })
 }
@@ -43,7 +43,7 @@ unsafe extern "C" fn auth_subrequest_time(
 fn write(
     r: *mut ngx_http_request_t,
     value: *mut ngx_http_variable_value_t,
-    text: impl FnOnce(&Auth, &mut Text) -> Option<std::fmt::Result>,
+    text: impl FnOnce(&Auth, &mut VariableText) -> Option<std::fmt::Result>,
 ) -> ngx_int_t {
     guard(NGX_ERROR as ngx_int_t, || {
         // SAFETY: nginx passes a live request.
@@ -53,7 +53,7 @@ fn write(
         value.set_not_found(1);
         let Some(auth) = Auth::of(r) else { return NGX_OK as ngx_int_t };
         // SAFETY: the pool of a live request.
-        let Some(mut out) = (unsafe { Text::new(r.pool(), times::MAX_TIME) }) else {
+        let Some(mut out) = (unsafe { VariableText::new(r.pool(), times::MAX_TIME) }) else {
             return NGX_ERROR as ngx_int_t;
         };
         match text(auth, &mut out) {

@@ -10,10 +10,10 @@ use nginx_sys::{ngx_event_t, ngx_log_error_core, ngx_log_t, ngx_pfree, ngx_str_t
 
 use crate::base::address::MAX_ADDRESS;
 use crate::base::clock::Msec;
-use crate::drain::{Drain, Progress, Refusal};
+use crate::drain::{Drain, NotDrained, Progress};
 use crate::ledger::Server;
 use crate::metrics::{End, Meter, Phase};
-use crate::pool::{ClassRef, Offer, Wanted};
+use crate::pool::{GroupRef, Key, Offer};
 
 use crate::ffi::max_conns::slots::{close_and_release, must_yield};
 use crate::ffi::nginx::conn::{Conn, Event, Received};
@@ -37,8 +37,8 @@ pub(crate) struct Draining {
     protocol: usize,
     location: usize,
     identity: Bytes,
-    class: Option<ClassRef>,
-    proven: bool,
+    group: Option<GroupRef>,
+    reused: bool,
     server: Option<Server>,
     meter: Option<Meter>,
     hinted: bool,
@@ -56,15 +56,15 @@ pub(crate) struct Draining {
 pub(crate) fn begin(
     upstream: &Upstream,
     drain: Drain,
-    wanted: &Wanted<'_>,
+    key: &Key<'_>,
     offer: Offer<Idle>,
     generation: usize,
     taken: impl FnOnce(),
 ) -> Result<(), End> {
     let Idle { conn, identity, server, meter, hinted, round_trip, allowed } = offer.conn;
     let mut address = [0; MAX_ADDRESS];
-    let Some(to) = address.get_mut(..wanted.address.len()) else { return Err(End::Error) };
-    to.copy_from_slice(wanted.address);
+    let Some(to) = address.get_mut(..key.address.len()) else { return Err(End::Error) };
+    to.copy_from_slice(key.address);
     // SAFETY: the connection is open, and so is its pool.
     let Some(mut memory) = (unsafe { allocate::<Draining>(conn.pool(), 1) }) else { return Err(End::Error) };
     // SAFETY: allocated above.
@@ -72,12 +72,12 @@ pub(crate) fn begin(
         upstream: NonNull::from(upstream),
         drain,
         address,
-        address_length: wanted.address.len(),
-        protocol: wanted.protocol,
-        location: wanted.location,
+        address_length: key.address.len(),
+        protocol: key.protocol,
+        location: key.location,
         identity,
-        class: offer.class,
-        proven: offer.proven,
+        group: offer.group,
+        reused: offer.reused,
         server,
         meter,
         hinted,
@@ -204,7 +204,7 @@ fn put(upstream: &Upstream, conn: Conn, draining: &Draining) -> Result<(), End> 
     if idle.binding().is_some_and(|binding| !upstream.has_client(binding)) {
         return Err(End::ClientClosed);
     }
-    let wanted = Wanted {
+    let key = Key {
         address: draining.address.get(..draining.address_length).unwrap_or(&[]),
         protocol: draining.protocol,
         location: draining.location,
@@ -213,24 +213,24 @@ fn put(upstream: &Upstream, conn: Conn, draining: &Draining) -> Result<(), End> 
     };
     let offer = Offer {
         conn: idle,
-        class: draining.class,
-        proven: draining.proven,
+        group: draining.group,
+        reused: draining.reused,
         now: now(),
         timeout: draining.timeout,
         server: draining.server,
     };
-    store(upstream, &wanted, offer, Phase::Draining, draining.generation, || {})
+    store(upstream, &key, offer, Phase::Draining, draining.generation, || {})
 }
 
 /// Why a connection is closed, to be read and to be counted.
 type Reason = (&'static CStr, End);
 
-pub(crate) fn reason(refusal: Refusal) -> Reason {
+pub(crate) fn reason(refusal: NotDrained) -> Reason {
     match refusal {
-        Refusal::TooLarge => (c"the response is larger than \"keepalive_drain\"", End::DrainLimit),
-        Refusal::Malformed => (c"the chunked response is invalid", End::Error),
-        Refusal::InvalidRecord => (c"the FastCGI response is invalid", End::Error),
-        Refusal::Surplus => (c"something follows the response", End::UnexpectedData),
+        NotDrained::TooLarge => (c"the response is larger than \"keepalive_drain\"", End::DrainLimit),
+        NotDrained::Malformed => (c"the chunked response is invalid", End::Error),
+        NotDrained::InvalidRecord => (c"the FastCGI response is invalid", End::Error),
+        NotDrained::Surplus => (c"something follows the response", End::UnexpectedData),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A connection comes into the pool.
 
 use crate::metrics::{End, Phase};
-use crate::pool::{Offer, Wanted};
+use crate::pool::{Key, Offer};
 
 use crate::ffi::max_conns::shortage::yield_to_clients;
 use crate::ffi::max_conns::slots::close_idle;
@@ -19,7 +19,7 @@ use super::sleep::sleep;
 #[inline]
 pub(crate) fn store(
     upstream: &Upstream,
-    wanted: &Wanted<'_>,
+    key: &Key<'_>,
     offer: Offer<Idle>,
     from: Phase,
     generation: usize,
@@ -27,7 +27,7 @@ pub(crate) fn store(
 ) -> Result<(), End> {
     let Idle { conn, server, meter, .. } = offer.conn;
     let timeout = offer.timeout;
-    let Stored { place, evicted } = upstream.store(wanted, offer);
+    let Stored { place, evicted } = upstream.store(key, offer);
     if let Some(place) = place {
         taken();
         upstream.counts.add_idle(server);

@@ -17,7 +17,7 @@ use super::linger::linger;
 
 /// Whether a connection may be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Slot {
+pub(crate) enum Reservation {
     /// It is counted now.
     Reserved,
     /// Others have as many as the server allows, but soon there will be one less.
@@ -54,27 +54,32 @@ fn changing_server(
 /// is closed for it. `within` says that the requests at the server are within its limit: if they
 /// are not, the balancer does not know the limit, and nothing is to be waited for. `parked`: how
 /// long the request has waited for a slot, if it has.
-pub(crate) fn reserve_slot(upstream: &Upstream, server: Server, within: bool, parked: Option<Msec>) -> Slot {
-    let Some(ledger) = upstream.counts.ledger.get() else { return Slot::Reserved };
+pub(crate) fn reserve_slot(
+    upstream: &Upstream,
+    server: Server,
+    within: bool,
+    parked: Option<Msec>,
+) -> Reservation {
+    let Some(ledger) = upstream.counts.ledger.get() else { return Reservation::Reserved };
     if within && parked.is_none() && ledger.has_parked(server) {
-        return Slot::Wait;
+        return Reservation::Wait;
     }
     loop {
         if ledger.open(server) {
-            return Slot::Reserved;
+            return Reservation::Reserved;
         }
         // A worker that hangs is not to keep others from a server that has nothing to do.
         let in_vain = parked.is_some_and(|time| time >= INTERVAL) && ledger.is_out_of_reach(server, now());
         if !within || in_vain {
             ledger.open_beyond(server);
-            return Slot::Reserved;
+            return Reservation::Reserved;
         }
         if ledger.room_is_coming(server) {
-            return Slot::Wait;
+            return Reservation::Wait;
         }
-        let Some(idle) = upstream.take_oldest_of(server) else { return Slot::Wait };
+        let Some(idle) = upstream.take_oldest_of(server) else { return Reservation::Wait };
         if !close_idle(upstream, idle, End::Evicted) {
-            return Slot::Wait;
+            return Reservation::Wait;
         }
     }
 }

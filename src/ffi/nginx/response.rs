@@ -266,7 +266,7 @@ impl HttpUpstream {
         // SAFETY: the list of a live request, which nobody changes meanwhile.
         for header in unsafe { Headers::of(list) } {
             let (name, value) = (header.name(), bytes(header.value()));
-            let is = |wanted: &[u8]| name.eq_ignore_ascii_case(wanted);
+            let is = |key: &[u8]| name.eq_ignore_ascii_case(key);
             if hints && is(KEEP_ALIVE) {
                 said.hint.read(value);
             } else if CHALLENGES.into_iter().any(is) {

@@ -1,14 +1,14 @@
 //! What the kernel tells of a TCP connection.
 
 use crate::base::clock::Msec;
-use crate::reuse::stale::Counts;
+use crate::reuse::stale::TcpCounters;
 
 use crate::ffi::nginx::conn::Conn;
 
 /// What one call tells.
 #[derive(Clone, Copy)]
-pub(crate) struct Told {
-    pub(crate) counts: Counts,
+pub(crate) struct TcpState {
+    pub(crate) counts: TcpCounters,
     /// The FIN of the other side has come, and none of ours was sent. This can be older than the counts.
     pub(crate) has_fin: bool,
 }
@@ -31,7 +31,7 @@ mod linux {
     /// `TCP_CLOSE_WAIT` of `tcpi_state`.
     const CLOSE_WAIT: u8 = 8;
 
-    impl Told {
+    impl TcpState {
         /// `None` if the connection is no TCP connection, or the kernel does not count.
         pub(crate) fn about(conn: Conn) -> Option<Self> {
             const { assert!(offset_of!(TcpInfo, bytes_received) == 128) };
@@ -44,7 +44,7 @@ mod linux {
             };
             let whole = rc == 0 && length as usize >= size_of::<TcpInfo>();
             whole.then_some(Self {
-                counts: Counts { acknowledged: info.bytes_acked, received: info.bytes_received },
+                counts: TcpCounters { acknowledged: info.bytes_acked, received: info.bytes_received },
                 has_fin: info.state == CLOSE_WAIT,
             })
         }
@@ -75,7 +75,7 @@ mod linux {
 
     /// How many bytes wait to be acknowledged; `None` if the connection is no TCP connection.
     pub(crate) fn unacknowledged(conn: Conn) -> Option<u64> {
-        Told::about(conn)?;
+        TcpState::about(conn)?;
         let mut bytes: libc::c_int = 0;
         // SAFETY: an open socket, and room for a number. For sockets this request is called SIOCOUTQ.
         let rc = unsafe { libc::ioctl(conn.fd(), libc::TIOCOUTQ, &raw mut bytes) };
@@ -87,7 +87,7 @@ mod linux {
 pub(crate) use linux::{round_trip, unacknowledged};
 
 #[cfg(not(target_os = "linux"))]
-impl Told {
+impl TcpState {
     pub(crate) fn about(_: Conn) -> Option<Self> {
         None
     }

@@ -25,13 +25,13 @@ pub(crate) fn add_one(
 }
 
 /// Memory to write the value of a variable to.
-pub(crate) struct Text {
+pub(crate) struct VariableText {
     start: *mut u8,
     length: usize,
     room: usize,
 }
 
-impl Text {
+impl VariableText {
     /// # Safety
     /// `pool` is live.
     pub(crate) unsafe fn new(pool: *mut ngx_pool_t, room: usize) -> Option<Self> {
@@ -50,7 +50,7 @@ impl Text {
     }
 }
 
-impl fmt::Write for Text {
+impl fmt::Write for VariableText {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let length = self.length.checked_add(text.len()).filter(|length| *length <= self.room);
         // SAFETY: at most the end of the memory.

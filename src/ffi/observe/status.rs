@@ -201,7 +201,7 @@ impl Page {
     fn new(r: Request, format: Format) -> Option<NonNull<Self>> {
         let zone = &MainConf::of(r)?.zone;
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let writer = Writer::new(format, zone.view(&describe)?, time.as_secs_f64());
+        let writer = Writer::new(format, zone.snapshot(&describe)?, time.as_secs_f64());
         // SAFETY: the pool of a live request.
         let buffer = unsafe { allocate::<ngx_buf_t>(r.pool(), 1) }?.cast::<ngx_buf_t>();
         // SAFETY: for a C structure of numbers, bit-fields and pointers zero is a valid value.

@@ -9,11 +9,11 @@ use nginx_sys::{
 };
 use ngx::ngx_string;
 
-use crate::base::times::{self, Attempt};
+use crate::base::times::{self, LoggedAttempt};
 
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::request::Request;
-use crate::ffi::nginx::variable::{add_one, Text};
+use crate::ffi::nginx::variable::{add_one, VariableText};
 use crate::ffi::peer::hooks::get_keepalive_peer;
 use crate::ffi::state::notes::{kept_note_of, Note, Status};
 use crate::ffi::state::peer_data::PeerData;
@@ -73,7 +73,7 @@ unsafe extern "C" fn upstream_queue_time(
     unsafe { list(r, value, |to, state, _| times::write_time(to, state.queue_time)) }
 }
 
-fn write_or_none(to: &mut Text, what: Option<impl fmt::Display>) -> fmt::Result {
+fn write_or_none(to: &mut VariableText, what: Option<impl fmt::Display>) -> fmt::Result {
     match what {
         Some(what) => write!(to, "{what}"),
         None => to.write_char('-'),
@@ -87,7 +87,7 @@ fn write_or_none(to: &mut Text, what: Option<impl fmt::Display>) -> fmt::Result 
 unsafe fn list(
     r: *mut ngx_http_request_t,
     value: *mut ngx_http_variable_value_t,
-    one: impl Fn(&mut Text, &ngx_http_upstream_state_t, Option<Note>) -> fmt::Result,
+    one: impl Fn(&mut VariableText, &ngx_http_upstream_state_t, Option<Note>) -> fmt::Result,
 ) -> ngx_int_t {
     guard(NGX_ERROR as ngx_int_t, || {
         // SAFETY: live, says the caller.
@@ -102,10 +102,11 @@ unsafe fn list(
         // SAFETY: to be set, says the caller, and nobody else has it now.
         let value = unsafe { &mut *value };
         let attempts = states.iter().enumerate();
-        let attempts = attempts.map(|(at, state)| Attempt { peer: !state.peer.is_null(), what: (at, state) });
+        let attempts =
+            attempts.map(|(at, state)| LoggedAttempt { peer: !state.peer.is_null(), what: (at, state) });
         // As nginx reserves it for such a value: the longest, and a separator.
         // SAFETY: the pool of a live request.
-        let text = unsafe { Text::new(request.pool(), states.len() * (times::MAX_TIME + 3)) };
+        let text = unsafe { VariableText::new(request.pool(), states.len() * (times::MAX_TIME + 3)) };
         let Some(mut text) = text else { return NGX_ERROR as ngx_int_t };
         let written =
             times::write(&mut text, attempts, |to, (at, state)| one(to, state, note_of(request, at)));

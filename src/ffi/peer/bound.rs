@@ -11,7 +11,7 @@ use nginx_sys::ngx_str_t;
 use crate::base::hash::{hash_bytes, mix};
 use crate::http1::stateful_auth;
 use crate::metrics::End;
-use crate::reuse::bound::{Binding, Client, Server};
+use crate::reuse::bound::{Binding, BoundServer, Client};
 
 use crate::ffi::max_conns::slots::{close_idle, limited_server};
 use crate::ffi::nginx::conn::Conn;
@@ -56,7 +56,7 @@ pub(crate) fn reclaim(kp: &PeerData, peer: Peer) -> Option<Idle> {
 }
 
 /// Lets the core have the server of a bound connection, as a balancer would; `None` if there is no memory.
-fn show(kp: &PeerData, peer: Peer, server: &Server) -> Option<()> {
+fn show(kp: &PeerData, peer: Peer, server: &BoundServer) -> Option<()> {
     let copy = |from: &[u8]| {
         // SAFETY: the pool of the live request.
         let memory = unsafe { allocate::<u8>(kp.pool(), from.len().max(1)) }?.cast::<u8>();
@@ -82,14 +82,14 @@ fn find(kp: &PeerData, peer: Peer, client: Client) -> Option<Idle> {
     // SAFETY: the request's pool, in which the identity was written just now.
     let identity = unsafe { bound_identity(kp.pool(), identity, client) }?;
     // SAFETY: in the pool of the live request.
-    let wanted = identity::wanted(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
-    let (found, class) = checkout(kp, peer, &wanted);
+    let key = identity::key(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
+    let (found, group) = checkout(kp, peer, &key);
     let (idle, reuse) = found?;
     kp.attempt.set(Some(Attempt {
         identity: idle.identity,
         #[cfg(ngx_feature = "http_ssl")]
         from_handshake: false,
-        class,
+        group,
         reuse: Some(reuse),
     }));
     kp.binding.set(idle.binding());
@@ -151,7 +151,7 @@ pub(crate) fn bind(kp: &PeerData, peer: Peer, conn: Conn, identity: Bytes) -> Re
         let (_, _, name) = peer.server();
         // SAFETY: null, or what the balancer has set; it holds until the server is given back.
         let name = NonNull::new(name).map_or(&[][..], |name| bytes(unsafe { name.read() }));
-        let server = Server::new(peer.address(), name)?;
+        let server = BoundServer::new(peer.address(), name)?;
         let binding = Binding::new(client, conn.number());
         bindings.with(|all| all.bind(binding, shape, server)).flatten().map(|()| binding)
     };

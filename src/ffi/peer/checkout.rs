@@ -1,6 +1,6 @@
 //! A request that has a server looks for an idle connection to it, of the shape that it needs.
 
-use crate::pool::{ClassRef, Wanted};
+use crate::pool::{GroupRef, Key};
 
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::peer::identity;
@@ -20,13 +20,13 @@ pub(crate) fn note_shape(kp: &PeerData, peer: Peer) {
 pub(crate) fn find(
     kp: &PeerData,
     peer: Peer,
-    checkout: impl FnOnce(&PeerData, Peer, &Wanted<'_>) -> (Option<(Idle, Reuse)>, Option<ClassRef>),
+    checkout: impl FnOnce(&PeerData, Peer, &Key<'_>) -> (Option<(Idle, Reuse)>, Option<GroupRef>),
 ) -> Option<Idle> {
     // SAFETY: the request that is asking for a peer.
     let identity = unsafe { identity::identity(kp.r, kp.u) }?;
     // SAFETY: just written into the pool of the live request.
-    let wanted = identity::wanted(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
-    let (found, class) = checkout(kp, peer, &wanted);
+    let key = identity::key(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
+    let (found, group) = checkout(kp, peer, &key);
     let (found, reuse) = found.unzip();
     #[cfg(ngx_feature = "http_ssl")]
     // SAFETY: the request that is asking for a peer.
@@ -39,7 +39,7 @@ pub(crate) fn find(
         identity,
         #[cfg(ngx_feature = "http_ssl")]
         from_handshake: false,
-        class,
+        group,
         reuse,
     }));
     found
@@ -50,15 +50,15 @@ pub(crate) fn find(
 pub(crate) fn checkout(
     kp: &PeerData,
     peer: Peer,
-    wanted: &Wanted<'_>,
-) -> (Option<(Idle, Reuse)>, Option<ClassRef>) {
+    key: &Key<'_>,
+) -> (Option<(Idle, Reuse)>, Option<GroupRef>) {
     let upstream = kp.upstream();
     loop {
-        let (found, class) = upstream.checkout(wanted);
-        let Some(idle) = found else { return (None, class) };
+        let (found, group) = upstream.checkout(key);
+        let Some(idle) = found else { return (None, group) };
         let reuse = Reuse::of(kp, &idle);
         if !upstream.check || retry::is_fresh(kp, peer, &idle) {
-            return (Some((idle, reuse)), class);
+            return (Some((idle, reuse)), group);
         }
     }
 }

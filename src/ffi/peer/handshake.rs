@@ -48,12 +48,12 @@ pub(crate) unsafe extern "C" fn set_session(pc: *mut ngx_peer_connection_t, data
         let before = unsafe { attempt.identity.as_slice() };
         // SAFETY: as above.
         let now = unsafe { identity.as_slice() };
-        let class = attempt.class.filter(|_| before == now);
-        kp.attempt.set(Some(Attempt { identity, from_handshake: true, class, reuse: None }));
+        let group = attempt.group.filter(|_| before == now);
+        kp.attempt.set(Some(Attempt { identity, from_handshake: true, group, reuse: None }));
         if kp.without_sessions.get() {
             return NGX_OK as ngx_int_t;
         }
-        kp.upstream().sessions.offer(&identity::wanted(&peer, kp.u, 0, now), conn)
+        kp.upstream().sessions.offer(&identity::key(&peer, kp.u, 0, now), conn)
     })
 }
 
@@ -67,7 +67,7 @@ pub(crate) unsafe extern "C" fn save_session(pc: *mut ngx_peer_connection_t, dat
     // A reused connection has got its identity from a handshake as well.
     if !kp.without_sessions.get() && (attempt.from_handshake || attempt.reuse.is_some()) {
         // SAFETY: in the pool of the live request, or of its connection.
-        let wanted = identity::wanted(&peer, kp.u, 0, unsafe { attempt.identity.as_slice() });
-        guard((), || kp.upstream().sessions.keep(&wanted, conn));
+        let key = identity::key(&peer, kp.u, 0, unsafe { attempt.identity.as_slice() });
+        guard((), || kp.upstream().sessions.keep(&key, conn));
     }
 }

@@ -17,7 +17,7 @@ use crate::metrics::{Count, End, Phase};
 
 use crate::ffi::idle::sleep::wake;
 use crate::ffi::max_conns::shortage::{yield_after_failure, yield_to_request};
-use crate::ffi::max_conns::slots::{close_and_release, release_slot, reserve_slot, Slot};
+use crate::ffi::max_conns::slots::{close_and_release, release_slot, reserve_slot, Reservation};
 use crate::ffi::nginx::balancer::Balancer;
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::guard;
@@ -34,7 +34,7 @@ use crate::ffi::peer::handshake::{save_session, set_session};
 use crate::ffi::peer::not_stored::why_failed;
 use crate::ffi::peer::refusal;
 use crate::ffi::peer::release::release_to_pool;
-use crate::ffi::peer::retry::{self, Verdict};
+use crate::ffi::peer::retry::{self, RetryDecision};
 use crate::ffi::state::notes::{keep_notes, Notes, Status};
 use crate::ffi::state::peer_data::{Attempt, PeerData, Stage};
 use crate::ffi::state::reuse::PinnedServer;
@@ -195,7 +195,7 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
         Stage::Resuming(_) => kp.waited(),
         _ => None,
     };
-    if reserve_slot(upstream, server, within, parked) == Slot::Reserved {
+    if reserve_slot(upstream, server, within, parked) == Reservation::Reserved {
         return new();
     }
     let parked = park(kp, peer, server);
@@ -293,8 +293,8 @@ fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Outcome {
             (Some(state), release_to_pool(kp, peer, conn, attempt, state))
         }
         (attempt, conn) => match on_connection_failed(kp, peer, attempt, conn, state, unsent) {
-            Verdict::Tell(state, end) => (Some(state), Err(end)),
-            Verdict::Again(held, end) => {
+            RetryDecision::Tell(state, end) => (Some(state), Err(end)),
+            RetryDecision::Again(held, end) => {
                 again(kp, peer, held);
                 (None, Err(end))
             }
@@ -335,17 +335,17 @@ fn on_connection_failed(
     conn: Option<Conn>,
     state: ngx_uint_t,
     unsent: bool,
-) -> Verdict {
+) -> RetryDecision {
     let reuse = attempt.and_then(|attempt| attempt.reuse);
     match (reuse, conn) {
         (reuse, Some(conn)) if attempt.is_some() && refusal::is_refused(kp, conn) => {
-            guard(Verdict::Tell(state, End::Error), || refusal::judge(kp, peer, conn, reuse, state))
+            guard(RetryDecision::Tell(state, End::Error), || refusal::judge(kp, peer, conn, reuse, state))
         }
         (Some(reuse), Some(conn)) => {
-            guard(Verdict::Tell(state, End::Error), || retry::judge(kp, peer, conn, reuse, state))
+            guard(RetryDecision::Tell(state, End::Error), || retry::judge(kp, peer, conn, reuse, state))
         }
         // Its shape is unknown.
-        (None, Some(_)) => Verdict::Tell(state, why_failed(kp, state, false).unwrap_or(End::Identity)),
+        (None, Some(_)) => RetryDecision::Tell(state, why_failed(kp, state, false).unwrap_or(End::Identity)),
         (_, None) => {
             if state == 0 {
                 yield_after_failure(kp.upstream());
@@ -355,7 +355,7 @@ fn on_connection_failed(
                 kp.unsent.set(true);
                 kp.allow_repeating(NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT);
             }
-            Verdict::Tell(state, End::Connect)
+            RetryDecision::Tell(state, End::Connect)
         }
     }
 }

@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_addr_t, ngx_http_request_t, ngx_pool_t};
 
-use crate::pool::Wanted;
+use crate::pool::Key;
 use crate::reuse::bound::Client;
 use crate::reuse::identity::{write_bound, Shape, Tls, OF_CLIENT};
 
@@ -88,8 +88,8 @@ pub(crate) unsafe fn bound_identity(pool: *mut ngx_pool_t, identity: Bytes, clie
 
 /// All that the request needs of a connection to the peer that the balancer chose.
 #[inline]
-pub(crate) fn wanted<'a>(peer: &'a Peer, u: HttpUpstream, location: usize, identity: &'a [u8]) -> Wanted<'a> {
-    Wanted { address: peer.address(), protocol: u.protocol(), location, identity }
+pub(crate) fn key<'a>(peer: &'a Peer, u: HttpUpstream, location: usize, identity: &'a [u8]) -> Key<'a> {
+    Key { address: peer.address(), protocol: u.protocol(), location, identity }
 }
 
 /// # Safety

@@ -6,7 +6,7 @@ use nginx_sys::{ngx_uint_t, NGX_HTTP_BAD_REQUEST, NGX_PEER_FAILED};
 use crate::fastcgi;
 use crate::http1::request_head::{asks_to_close, AsksToClose};
 use crate::metrics::End;
-use crate::reuse::lifetime::Refusal;
+use crate::reuse::lifetime::NotKept;
 
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::response::Closes;
@@ -27,7 +27,7 @@ pub(crate) fn why_failed(kp: &PeerData, state: ngx_uint_t, reused: bool) -> Opti
 pub(crate) fn not_stored_reason(
     kp: &PeerData,
     conn: Conn,
-    refusal: Refusal,
+    refusal: NotKept,
     state: ngx_uint_t,
     reused: bool,
 ) -> End {
@@ -35,21 +35,21 @@ pub(crate) fn not_stored_reason(
         return end;
     }
     match refusal {
-        Refusal::Failed => End::Failed,
-        Refusal::Broken if conn.read().eof() && kp.u.keepalive() => End::ServerClosed,
-        Refusal::Broken if conn.read().eof() => match not_keepalive(kp, conn) {
+        NotKept::Failed => End::Failed,
+        NotKept::Broken if conn.read().eof() && kp.u.keepalive() => End::ServerClosed,
+        NotKept::Broken if conn.read().eof() => match not_keepalive(kp, conn) {
             // It had not said how much would come, or has not sent so much.
             End::BodyUnread if kp.u.ends_with_connection() => End::ServerClosed,
             End::BodyUnread => End::Failed,
             end => end,
         },
-        Refusal::Broken => End::Failed,
-        Refusal::Requests => End::Requests,
-        Refusal::Time => End::Time,
-        Refusal::Hint | Refusal::ClosesSoon => End::Hint,
-        Refusal::NotKeepalive => not_keepalive(kp, conn),
-        Refusal::RequestUnsent => End::BodyUnsent,
-        Refusal::Exiting => End::Exiting,
+        NotKept::Broken => End::Failed,
+        NotKept::Requests => End::Requests,
+        NotKept::Time => End::Time,
+        NotKept::Hint | NotKept::ClosesSoon => End::Hint,
+        NotKept::NotKeepalive => not_keepalive(kp, conn),
+        NotKept::RequestUnsent => End::BodyUnsent,
+        NotKept::Exiting => End::Exiting,
     }
 }
 

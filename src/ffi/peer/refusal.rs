@@ -23,7 +23,7 @@ use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::nginx::request::{HttpUpstream, Request};
 use crate::ffi::nginx::response::{between, FirstBuffer};
 use crate::ffi::nginx::this_module::module;
-use crate::ffi::peer::retry::{pin_server, will_repeat, Verdict};
+use crate::ffi::peer::retry::{pin_server, will_repeat, RetryDecision};
 use crate::ffi::state::peer_data::PeerData;
 use crate::ffi::state::refusal::FrameListener;
 use crate::ffi::state::reuse::Reuse;
@@ -184,9 +184,9 @@ pub(crate) fn judge(
     conn: Conn,
     reuse: Option<Reuse>,
     state: ngx_uint_t,
-) -> Verdict {
+) -> RetryDecision {
     let upstream = kp.upstream();
-    let Some(ear) = ear(kp) else { return Verdict::Tell(state, End::Failed) };
+    let Some(ear) = ear(kp) else { return RetryDecision::Tell(state, End::Failed) };
     let is_leaving = ear.of(kp.request()).says_goodbye();
     let end = if is_leaving { End::ServerClosed } else { End::Failed };
     if let Some(reuse) = reuse {
@@ -212,11 +212,11 @@ pub(crate) fn judge(
         kp.unsent.set(true);
     }
     if upstream.stale_fails && reuse.is_some() {
-        return Verdict::Tell(state, end);
+        return RetryDecision::Tell(state, end);
     }
     let again = repeats && (reuse.is_some() || !ear.was_refused.replace(true));
     match again.then(|| pin_server(kp, peer, reuse.is_some())).flatten() {
-        Some(held) => Verdict::Again(held, end),
-        None => Verdict::Tell(state & !(NGX_PEER_FAILED as ngx_uint_t), end),
+        Some(held) => RetryDecision::Again(held, end),
+        None => RetryDecision::Tell(state & !(NGX_PEER_FAILED as ngx_uint_t), end),
     }
 }

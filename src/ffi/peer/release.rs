@@ -6,8 +6,8 @@ use crate::base::clock::Msec;
 use crate::drain::{Drain, Progress};
 use crate::http1::keep_alive::Hint;
 use crate::metrics::{End, Phase};
-use crate::pool::{Offer, Wanted};
-use crate::reuse::lifetime::{Limits, Refusal, Rest, Returned};
+use crate::pool::{Key, Offer};
+use crate::reuse::lifetime::{Limits, NotKept, Rest, Returned};
 
 use crate::ffi::idle::drain;
 use crate::ffi::idle::store::store;
@@ -78,16 +78,16 @@ pub(crate) fn release_to_pool(
         debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: identity unknown", conn);
         return Err(End::Identity);
     };
-    let (identity, class) = if has_user && kp.binding.get().is_none() {
+    let (identity, group) = if has_user && kp.binding.get().is_none() {
         let bound = bound::bind(kp, peer, conn, identity).inspect_err(|_| {
             debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: it has a user", conn);
         });
         (bound?, None)
     } else {
-        (identity, attempt.class)
+        (identity, attempt.group)
     };
     // SAFETY: in the connection's pool.
-    let wanted = identity::wanted(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
+    let key = identity::key(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
     let offer = Offer {
         conn: Idle {
             conn,
@@ -98,21 +98,21 @@ pub(crate) fn release_to_pool(
             round_trip,
             allowed: u32::try_from(rest.allowed).unwrap_or(u32::MAX),
         },
-        class,
-        proven: attempt.reuse.is_some(),
+        group,
+        reused: attempt.reuse.is_some(),
         now,
         timeout: rest.idle,
         server,
     };
     match unread {
-        None => save(kp, peer, &wanted, offer),
-        Some(unread) => drain(kp, peer, &unread, &wanted, offer),
+        None => save(kp, peer, &key, offer),
+        Some(unread) => drain(kp, peer, &unread, &key, offer),
     }
 }
 
 #[inline]
-fn save(kp: &PeerData, peer: Peer, wanted: &Wanted<'_>, offer: Offer<Idle>) -> Result<(), End> {
-    store(kp.upstream(), wanted, offer, Phase::Active, kp.generation(), || {
+fn save(kp: &PeerData, peer: Peer, key: &Key<'_>, offer: Offer<Idle>) -> Result<(), End> {
+    store(kp.upstream(), key, offer, Phase::Active, kp.generation(), || {
         debug_conn(peer.log(), c"free keepalive peer: saving connection %p", offer.conn.conn);
         peer.release_connection();
     })
@@ -124,14 +124,14 @@ fn drain(
     kp: &PeerData,
     peer: Peer,
     unread: &Unread<'_>,
-    wanted: &Wanted<'_>,
+    key: &Key<'_>,
     offer: Offer<Idle>,
 ) -> Result<(), End> {
     let upstream = kp.upstream();
     let drain = Drain::new(unread.framing, upstream.drain.size);
     match drain.and_then(|mut drain| Ok((drain.read(unread.preread)?, drain))) {
-        Ok((Progress::Done, _)) => save(kp, peer, wanted, offer),
-        Ok((Progress::More, drain)) => drain::begin(upstream, drain, wanted, offer, kp.generation(), || {
+        Ok((Progress::Done, _)) => save(kp, peer, key, offer),
+        Ok((Progress::More, drain)) => drain::begin(upstream, drain, key, offer, kp.generation(), || {
             debug_conn(peer.log(), c"free keepalive peer: draining connection %p", offer.conn.conn);
             peer.release_connection();
         }),
@@ -166,7 +166,7 @@ fn rest(
         }
         Err(refusal) => {
             debug_conn(peer.log(), not_saving(refusal), conn);
-            if refusal == Refusal::ClosesSoon {
+            if refusal == NotKept::ClosesSoon {
                 warn_of_no_time(kp, limits.margin, hint.timeout, round_trip);
             }
             Err(End::Hint)
@@ -196,18 +196,18 @@ fn identity_to_keep(kp: &PeerData, attempt: Attempt, conn: Conn) -> Option<Bytes
 
 #[cold]
 #[inline(never)]
-fn not_saving(refusal: Refusal) -> &'static std::ffi::CStr {
+fn not_saving(refusal: NotKept) -> &'static std::ffi::CStr {
     match refusal {
-        Refusal::Failed => c"free keepalive peer: not saving connection %p: request failed",
-        Refusal::Broken => c"free keepalive peer: not saving connection %p: closed or broken",
-        Refusal::Requests => c"free keepalive peer: not saving connection %p: keepalive_requests reached",
-        Refusal::Time => c"free keepalive peer: not saving connection %p: keepalive_time reached",
-        Refusal::Hint => c"free keepalive peer: not saving connection %p: the server keeps it no longer",
-        Refusal::ClosesSoon => {
+        NotKept::Failed => c"free keepalive peer: not saving connection %p: request failed",
+        NotKept::Broken => c"free keepalive peer: not saving connection %p: closed or broken",
+        NotKept::Requests => c"free keepalive peer: not saving connection %p: keepalive_requests reached",
+        NotKept::Time => c"free keepalive peer: not saving connection %p: keepalive_time reached",
+        NotKept::Hint => c"free keepalive peer: not saving connection %p: the server keeps it no longer",
+        NotKept::ClosesSoon => {
             c"free keepalive peer: not saving connection %p: the server closes it too soon"
         }
-        Refusal::NotKeepalive => c"free keepalive peer: not saving connection %p: no keepalive response",
-        Refusal::RequestUnsent => c"free keepalive peer: not saving connection %p: request not fully sent",
-        Refusal::Exiting => c"free keepalive peer: not saving connection %p: worker exiting",
+        NotKept::NotKeepalive => c"free keepalive peer: not saving connection %p: no keepalive response",
+        NotKept::RequestUnsent => c"free keepalive peer: not saving connection %p: request not fully sent",
+        NotKept::Exiting => c"free keepalive peer: not saving connection %p: worker exiting",
     }
 }

@@ -23,7 +23,7 @@ use nginx_sys::{
 use nginx_sys::{SSL_get_shutdown, SSL_RECEIVED_SHUTDOWN};
 
 use crate::metrics::{Count, End};
-use crate::reuse::stale::{End as FailureEnd, Failed, Failure, StaleRetry, Taken, Unread};
+use crate::reuse::stale::{ConnectionFailure, Failed, FailureKind, StaleRetry, Taken, UnreadInput};
 
 use crate::ffi::idle::close::close_suspect_idle;
 use crate::ffi::max_conns::slots::{close_idle, release_slot};
@@ -34,14 +34,14 @@ use crate::ffi::nginx::memory::{add_cleanup, allocate};
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::nginx::process::now;
 use crate::ffi::nginx::socket;
-use crate::ffi::nginx::tcp_info::{unacknowledged, Told};
+use crate::ffi::nginx::tcp_info::{unacknowledged, TcpState};
 use crate::ffi::peer::refusal;
 use crate::ffi::state::peer_data::PeerData;
 use crate::ffi::state::reuse::{PinnedServer, Reuse};
 use crate::ffi::state::upstream::Idle;
 
 /// What becomes of a request whose connection has failed.
-pub(crate) enum Verdict {
+pub(crate) enum RetryDecision {
     /// The balancer gets its server back, and hears this.
     Tell(ngx_uint_t, End),
     /// The core asks for a connection again.
@@ -63,9 +63,9 @@ impl Reuse {
 
 #[cold]
 fn note_taken(kp: &PeerData, conn: Conn) -> Option<NonNull<Taken>> {
-    let counts = Told::about(conn)?.counts;
+    let counts = TcpState::about(conn)?.counts;
     // Nobody looks at the connection with `keepalive_check off`, so it is asked for its state now.
-    let has_fin = !kp.upstream().check && Told::about(conn)?.has_fin;
+    let has_fin = !kp.upstream().check && TcpState::about(conn)?.has_fin;
     // SAFETY: the pool of the live request.
     let mut memory = unsafe { allocate::<Taken>(kp.pool(), 1) }?;
     // SAFETY: allocated above.
@@ -85,22 +85,22 @@ fn failure_of(kp: &PeerData, sent: bool) -> ngx_uint_t {
 
 /// The core gives back a connection that came from the pool, and tells of a failure.
 #[cold]
-pub(crate) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: ngx_uint_t) -> Verdict {
+pub(crate) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: ngx_uint_t) -> RetryDecision {
     if refusal::has_response(kp) {
-        return Verdict::Tell(state, End::Failed);
+        return RetryDecision::Tell(state, End::Failed);
     }
     let failure = examine(kp, conn, reuse);
     if !failure.is_of_the_connection() {
-        return Verdict::Tell(state, End::Failed);
+        return RetryDecision::Tell(state, End::Failed);
     }
     if let Some(meter) = kp.meter.get() {
         meter.count(Count::Stale);
     }
     kp.notes.was_stale();
-    let is_closed = failure.end == FailureEnd::Closed || conn.read().eof();
+    let is_closed = failure.end == FailureKind::Closed || conn.read().eof();
     let end = if is_closed { End::ServerClosed } else { End::Error };
     let upstream = kp.upstream();
-    let is_silent = failure.end == FailureEnd::TimedOut;
+    let is_silent = failure.end == FailureKind::TimedOut;
     // Otherwise each is looked at when it is taken. One that is silent would not tell.
     if is_silent || !upstream.check {
         close_suspect_idle(upstream, peer.address(), reuse.then, is_silent);
@@ -119,7 +119,7 @@ pub(crate) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: 
         kp.unsent.set(true);
     }
     if upstream.stale_fails {
-        return Verdict::Tell(state, end);
+        return RetryDecision::Tell(state, end);
     }
     match again.then(|| pin_server(kp, peer, true)).flatten() {
         Some(held) => {
@@ -128,33 +128,33 @@ pub(crate) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: 
                 c"free keepalive peer: connection %p was stale, another one is used",
                 conn,
             );
-            Verdict::Again(held, end)
+            RetryDecision::Again(held, end)
         }
-        None => Verdict::Tell(state & !(NGX_PEER_FAILED as ngx_uint_t), end),
+        None => RetryDecision::Tell(state & !(NGX_PEER_FAILED as ngx_uint_t), end),
     }
 }
 
-fn examine(kp: &PeerData, conn: Conn, reuse: Reuse) -> Failure {
+fn examine(kp: &PeerData, conn: Conn, reuse: Reuse) -> ConnectionFailure {
     let sent = conn.sent();
     let written = sent > 0;
     if conn.read().timed_out() || conn.write().timed_out() {
         let acknowledged = unacknowledged(conn).map(|bytes| bytes < sent);
-        return Failure { end: FailureEnd::TimedOut, written, acknowledged };
+        return ConnectionFailure { end: FailureKind::TimedOut, written, acknowledged };
     }
     // SAFETY: `note_taken` has put it into the pool of the live request.
     let taken = reuse.taken.map(|taken| unsafe { taken.read() });
-    let Some((taken, now)) = taken.and_then(|taken| Some((taken, Told::about(conn)?))) else {
-        return Failure { end: FailureEnd::Reset, written, acknowledged: None };
+    let Some((taken, now)) = taken.and_then(|taken| Some((taken, TcpState::about(conn)?))) else {
+        return ConnectionFailure { end: FailureKind::Reset, written, acknowledged: None };
     };
     let failed = Failed { counts: now.counts, has_fin: now.has_fin, read: refusal::bytes_read(kp) };
     let closed = match failed.unread(&taken) {
-        Unread::Nothing => false,
-        Unread::Fin => true,
-        Unread::OneByte => !socket::has_data(conn),
-        Unread::Bytes => says_goodbye(conn),
+        UnreadInput::Nothing => false,
+        UnreadInput::Fin => true,
+        UnreadInput::OneByte => !socket::has_data(conn),
+        UnreadInput::Bytes => says_goodbye(conn),
     };
-    Failure {
-        end: if closed { FailureEnd::Closed } else { FailureEnd::Reset },
+    ConnectionFailure {
+        end: if closed { FailureKind::Closed } else { FailureKind::Reset },
         written,
         acknowledged: Some(failed.has_acknowledged(&taken)),
     }

@@ -81,7 +81,7 @@ pub(crate) unsafe extern "C" fn init_main_conf(cf: *mut ngx_conf_t, _conf: *mut 
             let enabled =
                 NonNull::new(us).map(|us| unsafe { enable(cf, us, conf, stock.default_keepalive()) });
             if let Some(Err(refusal)) = enabled {
-                if refusal == Refusal::NoMemory {
+                if refusal == SetupError::NoMemory {
                     // SAFETY: an upstream of this configuration.
                     let name = unsafe { (*us).host };
                     ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for upstream \"{name}\"");
@@ -133,13 +133,13 @@ pub(crate) unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_in
 
 /// Why an upstream gets no pool.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Refusal {
+enum SetupError {
     NoMemory,
     /// The log tells of it already.
     Told,
 }
 
-use Refusal::NoMemory;
+use SetupError::NoMemory;
 
 /// Makes the pool and the queue of one upstream, and puts `init_keepalive_peer` before the balancer's
 /// hook.
@@ -151,7 +151,7 @@ unsafe fn enable(
     us: NonNull<ngx_http_upstream_srv_conf_t>,
     mut conf: NonNull<SrvConf>,
     default: Option<Keepalive>,
-) -> Result<(), Refusal> {
+) -> Result<(), SetupError> {
     // SAFETY: not borrowed, says the caller.
     let conf = unsafe { conf.as_mut() };
     let keepalive = conf.keepalive().or(default);
@@ -190,12 +190,12 @@ unsafe fn enable(
     let Some(waits) = Waits::new(conf.queue, servers.max_requests(), dispatch_waiters) else {
         let number = conf.queue.map_or(0, |queue| queue.number);
         ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for \"queue {number}\"");
-        return Err(Refusal::Told);
+        return Err(SetupError::Told);
     };
     let Some(upstream) = make(cf, us, conf, keepalive, &servers, waits) else {
         let connections = keepalive.map_or(0, |keepalive| keepalive.connections);
         ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for \"keepalive {connections}\"");
-        return Err(Refusal::Told);
+        return Err(SetupError::Told);
     };
     // SAFETY: live, says the caller.
     let pool = unsafe { (*cf).pool };

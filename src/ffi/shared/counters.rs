@@ -15,7 +15,7 @@ use nginx_sys::{
 
 use crate::base::address::MAX_ADDRESS;
 use crate::base::memory::{is_spare, push};
-use crate::metrics::{self, AuthMeter, Describe, Generation, Plan, Server, View};
+use crate::metrics::{self, AuthMeter, Describe, Generation, Plan, Server, Snapshot};
 
 #[cfg(nginx_resolve)]
 use crate::ffi::nginx::balancer::Servers;
@@ -192,8 +192,8 @@ impl Zone {
 
     /// What the numbers are now; `describe` tells of servers that are not of the configuration, as `describe` here. `None` if
     /// there is no memory.
-    pub(crate) fn view(&self, describe: &'static Describe) -> Option<View> {
-        self.generation.get()?.view(is_alive, describe)
+    pub(crate) fn snapshot(&self, describe: &'static Describe) -> Option<Snapshot> {
+        self.generation.get()?.snapshot(is_alive, describe)
     }
 
     /// What there is to be told of a server that is not of the configuration.

@@ -9,7 +9,7 @@ use nginx_sys::{ngx_http_request_t, ngx_http_upstream_conf_t, ngx_pool_t, ngx_ui
 use crate::base::clock::Msec;
 use crate::ledger::Server;
 use crate::metrics::Meter;
-use crate::pool::ClassRef;
+use crate::pool::GroupRef;
 use crate::queue::Ticket;
 use crate::reuse::bound::Binding;
 
@@ -25,7 +25,7 @@ use crate::ffi::state::reuse::{PinnedServer, Reuse};
 use crate::ffi::state::tried::Tried;
 use crate::ffi::state::upstream::{Bytes, Upstream};
 use crate::ffi::state::waiter::Waiter;
-use crate::ffi::state::waits::Failure;
+use crate::ffi::state::waits::WaitFailure;
 
 /// What a request carries along: the way to the pool, and the hooks that were there before ours.
 pub(crate) struct PeerData {
@@ -95,7 +95,7 @@ pub(crate) enum Stage {
     Resuming(Ticket),
     /// It has a server, which refused the connection after the wait.
     Declined,
-    Failing(Failure),
+    Failing(WaitFailure),
     /// It has a server, and a place for a connection to it, but needs another connection.
     Again(NonNull<PinnedServer>),
 }
@@ -108,7 +108,7 @@ pub(crate) struct Attempt {
     /// The identity was told by the handshake; before, it is what the handshake should be given.
     #[cfg(ngx_feature = "http_ssl")]
     pub(crate) from_handshake: bool,
-    pub(crate) class: Option<ClassRef>,
+    pub(crate) group: Option<GroupRef>,
     /// If it came from the pool.
     pub(crate) reuse: Option<Reuse>,
 }

@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use nginx_sys::{ngx_int_t, ngx_ssl_get_session, ngx_ssl_set_session, SSL_SESSION_free, NGX_OK, SSL_SESSION};
 
 use crate::base::clock::Msec;
-use crate::pool::{Connection, IdlePool, Limit, Offer, Wanted};
+use crate::pool::{Connection, IdlePool, Key, Limit, Offer};
 
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::Guarded;
@@ -53,34 +53,34 @@ impl Sessions {
     }
 
     /// Gives a connection that is about to shake hands the session that fits, if there is one.
-    pub(crate) fn offer(&self, wanted: &Wanted<'_>, conn: Conn) -> ngx_int_t {
-        let Some(session) = self.take(wanted) else { return NGX_OK as ngx_int_t };
+    pub(crate) fn offer(&self, key: &Key<'_>, conn: Conn) -> ngx_int_t {
+        let Some(session) = self.take(key) else { return NGX_OK as ngx_int_t };
         // SAFETY: an open connection with TLS, and a session to which we hold a reference.
         let rc = unsafe { ngx_ssl_set_session(conn.as_ptr(), session.session.as_ptr()) };
-        self.put(wanted, session, true);
+        self.put(key, session, true);
         rc
     }
 
     /// Keeps the session of a connection, in place of an older one.
-    pub(crate) fn keep(&self, wanted: &Wanted<'_>, conn: Conn) {
+    pub(crate) fn keep(&self, key: &Key<'_>, conn: Conn) {
         // SAFETY: an open connection with TLS.
         let Some(session) = NonNull::new(unsafe { ngx_ssl_get_session(conn.as_ptr()) }) else { return };
         let mut session = Session { session, identity: Vec::new() };
-        if session.identity.try_reserve_exact(wanted.identity.len()).is_err() {
+        if session.identity.try_reserve_exact(key.identity.len()).is_err() {
             return;
         }
-        session.identity.extend_from_slice(wanted.identity);
-        let known = self.take(wanted).is_some();
-        self.put(wanted, session, known);
+        session.identity.extend_from_slice(key.identity);
+        let known = self.take(key).is_some();
+        self.put(key, session, known);
     }
 
-    fn take(&self, wanted: &Wanted<'_>) -> Option<Session> {
-        self.0.with(|sessions| sessions.checkout(wanted))?.0
+    fn take(&self, key: &Key<'_>) -> Option<Session> {
+        self.0.with(|sessions| sessions.checkout(key))?.0
     }
 
     /// What has to make room is dropped when the pool is not borrowed any more.
-    fn put(&self, wanted: &Wanted<'_>, session: Session, proven: bool) {
-        let offer = Offer { conn: session, class: None, proven, now: 0, timeout: FOR_EVER, server: None };
-        drop(self.0.with(|sessions| sessions.put(wanted, offer)));
+    fn put(&self, key: &Key<'_>, session: Session, reused: bool) {
+        let offer = Offer { conn: session, group: None, reused, now: 0, timeout: FOR_EVER, server: None };
+        drop(self.0.with(|sessions| sessions.put(key, offer)));
     }
 }

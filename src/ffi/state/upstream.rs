@@ -9,8 +9,8 @@ use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ng
 
 use crate::directive::KeepaliveDrain;
 use crate::ledger::Server;
-use crate::metrics::{Meter, QueueMeter, Records};
-use crate::pool::{ClassRef, Connection, IdlePool, Offer, Wanted};
+use crate::metrics::{Meter, QueueMeter, WorkerCounters};
+use crate::pool::{Connection, GroupRef, IdlePool, Key, Offer};
 use crate::reuse::bound::{Binding, Bindings};
 use crate::reuse::identity::client_of;
 use crate::reuse::lifetime::Limits;
@@ -62,7 +62,7 @@ pub(crate) struct Upstream {
     /// Its number among those that are counted.
     pub(crate) number: Cell<usize>,
     /// In a worker: where its numbers are.
-    pub(crate) records: OnceCell<Records>,
+    pub(crate) records: OnceCell<WorkerCounters>,
 }
 
 /// A connection in the pool.
@@ -132,19 +132,19 @@ impl Upstream {
         self.records.get()?.queue()
     }
 
-    /// Takes an idle connection that is as wanted.
+    /// Takes an idle connection that is as key.
     #[inline]
-    pub(crate) fn checkout(&self, wanted: &Wanted<'_>) -> (Option<Idle>, Option<ClassRef>) {
-        self.idle.with(|idle| idle.checkout(wanted)).unwrap_or((None, None))
+    pub(crate) fn checkout(&self, key: &Key<'_>) -> (Option<Idle>, Option<GroupRef>) {
+        self.idle.with(|idle| idle.checkout(key)).unwrap_or((None, None))
     }
 
-    /// Stores a connection that was opened for what is wanted.
+    /// Stores a connection that was opened for what is key.
     #[inline]
-    pub(crate) fn store(&self, wanted: &Wanted<'_>, offer: Offer<Idle>) -> Stored {
+    pub(crate) fn store(&self, key: &Key<'_>, offer: Offer<Idle>) -> Stored {
         let Some(places) = self.places.get().or_else(|| self.make_places()) else {
             return Stored { place: None, evicted: None };
         };
-        let Some(put) = self.idle.with(|idle| idle.put(wanted, offer)) else {
+        let Some(put) = self.idle.with(|idle| idle.put(key, offer)) else {
             return Stored { place: None, evicted: None };
         };
         if self.bindings.is_some() {

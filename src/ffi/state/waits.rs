@@ -42,7 +42,7 @@ pub(crate) const INTERVAL: Msec = 1000;
 
 /// Why a request stops waiting without a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
+pub(crate) enum WaitFailure {
     /// The queue is full.
     Full,
     /// It has waited for as long as it may.
@@ -166,8 +166,8 @@ impl Upstream {
     pub(crate) fn waits_changed(&self) {
         let (queue, retries) = (first_since(&self.waits.queue), first_since(&self.waits.retries));
         if let Some(ledger) = self.counts.shared() {
-            ledger.publish(ledger::Line::Queue, queue);
-            ledger.publish(ledger::Line::Retries, retries);
+            ledger.publish(ledger::LineKind::Queue, queue);
+            ledger.publish(ledger::LineKind::Retries, retries);
         }
         if !self.waits.any() {
             return self.waits.alarm.clear();

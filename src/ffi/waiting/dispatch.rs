@@ -20,14 +20,14 @@ use crate::ffi::shared::workers::recover;
 use crate::ffi::state::peer_data::{PeerData, Stage};
 use crate::ffi::state::upstream::Upstream;
 use crate::ffi::state::waiter::Waiter;
-use crate::ffi::state::waits::Failure;
+use crate::ffi::state::waits::WaitFailure;
 
 use super::enqueue::{is_worth_it, outlook, wait_for_slot};
 use super::fail::{declined, error, fail};
 use super::placeholder::install_placeholder;
 use super::resume::resume_connect;
 
-type Waiting = queue::Waiter<NonNull<Waiter>>;
+type Waiting = queue::Entry<NonNull<Waiter>>;
 
 /// What became of a request whose turn it was.
 enum Turn {
@@ -163,16 +163,16 @@ fn serve(upstream: &Upstream, waiting: Waiting, expect: impl FnOnce(&PeerData) -
     // SAFETY: as above.
     let kp = unsafe { waiter.request.as_ref() };
     let failure = if upstream.waits.directive.is_some_and(|queue| elapsed(waiting.since) >= queue.timeout) {
-        Failure::TimedOut
+        WaitFailure::TimedOut
     } else {
         match grant(kp, waiter, waiting, expect) {
             Turn::Over => return true,
             Turn::NotYet => return false,
-            Turn::Never => Failure::NoLiveServer,
+            Turn::Never => WaitFailure::NoLiveServer,
         }
     };
     remove(upstream, kp, waiting);
-    if let (Failure::TimedOut, Some(meter)) = (failure, upstream.queue_meter()) {
+    if let (WaitFailure::TimedOut, Some(meter)) = (failure, upstream.queue_meter()) {
         meter.time_out();
     }
     fail(kp, waiter, failure);

@@ -18,7 +18,7 @@ use crate::ffi::nginx::process::{elapsed, now};
 use crate::ffi::state::notes::Status;
 use crate::ffi::state::peer_data::{PeerData, Stage};
 use crate::ffi::state::waiter::Waiter;
-use crate::ffi::state::waits::{Failure, INTERVAL};
+use crate::ffi::state::waits::{WaitFailure, INTERVAL};
 
 use super::fail::fail;
 use super::placeholder::{install_placeholder, start_wait};
@@ -57,7 +57,7 @@ pub(crate) fn enqueue(kp: &PeerData, peer: Peer) -> ngx_int_t {
         (None, _) => {}
     }
     kp.note(if queued.is_some() { Status::Queued } else { Status::None }, 0);
-    kp.stage.set(queued.map_or(Stage::Failing(Failure::Full), Stage::Queued));
+    kp.stage.set(queued.map_or(Stage::Failing(WaitFailure::Full), Stage::Queued));
     upstream.waits_changed();
     this.turn.prepare(core_has_returned, waiter.as_ptr().cast(), false);
     match kp.u.connect_timeout() {

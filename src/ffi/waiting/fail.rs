@@ -7,7 +7,7 @@ use nginx_sys::{ngx_int_t, NGX_HTTP_INTERNAL_SERVER_ERROR};
 use crate::ffi::nginx::process::elapsed;
 use crate::ffi::state::peer_data::{PeerData, Stage};
 use crate::ffi::state::waiter::Waiter;
-use crate::ffi::state::waits::Failure;
+use crate::ffi::state::waits::WaitFailure;
 
 use super::placeholder::install_placeholder;
 
@@ -15,16 +15,16 @@ const BAD_GATEWAY: u16 = 502;
 const GATEWAY_TIMEOUT: u16 = 504;
 
 /// Ends a request that has no server. It is not in the queue any more.
-pub(crate) fn fail(kp: &PeerData, waiter: &Waiter, failure: Failure) {
+pub(crate) fn fail(kp: &PeerData, waiter: &Waiter, failure: WaitFailure) {
     let configured = kp.upstream().waits.directive.map_or(BAD_GATEWAY, |queue| queue.status);
     let (status, line): (u16, &'static CStr) = match failure {
-        Failure::Full => (configured, c"upstream queue is full"),
-        Failure::TimedOut => (configured, c"upstream queue timed out"),
-        Failure::NoLiveServer => (BAD_GATEWAY, c"no live upstreams"),
+        WaitFailure::Full => (configured, c"upstream queue is full"),
+        WaitFailure::TimedOut => (configured, c"upstream queue timed out"),
+        WaitFailure::NoLiveServer => (BAD_GATEWAY, c"no live upstreams"),
     };
     kp.request().set_logged();
     // Of a timeout with 504 the core writes its own line.
-    if failure != Failure::TimedOut || status != GATEWAY_TIMEOUT {
+    if failure != WaitFailure::TimedOut || status != GATEWAY_TIMEOUT {
         kp.request().log_error(line);
     }
     kp.u.end_of_wait(elapsed(waiter.since.get()));
@@ -44,7 +44,7 @@ pub(crate) fn declined(kp: &PeerData, waiter: &Waiter) {
 pub(crate) fn error(kp: &PeerData, waiter: &Waiter) {
     waiter.leave();
     if !kp.u.peer().has_server() {
-        kp.stage.set(Stage::Failing(Failure::NoLiveServer));
+        kp.stage.set(Stage::Failing(WaitFailure::NoLiveServer));
         install_placeholder(kp, kp.u.peer(), waiter);
     }
     kp.request().finalize(kp.u, NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t);

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Counts, Failed, Taken, Unread};
+use super::{Failed, Taken, TcpCounters, UnreadInput};
 
 /// The state of our end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ enum Rule {
 struct World {
     // Our kernel. A segment changes all of this at once, while it has the connection locked.
     state: State,
-    counts: Counts,
+    counts: TcpCounters,
     // On the way.
     to_us: VecDeque<Segment>,
     request_on_its_way: bool,
@@ -68,7 +68,7 @@ const EARLIER: u64 = 7;
 
 impl World {
     fn new(earlier_acknowledged: bool) -> Self {
-        let counts = Counts { acknowledged: EARLIER - u64::from(!earlier_acknowledged), received: 100 };
+        let counts = TcpCounters { acknowledged: EARLIER - u64::from(!earlier_acknowledged), received: 100 };
         Self {
             state: State::Established,
             counts,
@@ -191,7 +191,7 @@ impl World {
             _ => {
                 let has_fin = self.loaded == State::CloseWait;
                 let failed = Failed { counts: self.counts, has_fin, read: 0 };
-                let is_closed = matches!(failed.unread(&self.taken), Unread::Fin | Unread::OneByte);
+                let is_closed = matches!(failed.unread(&self.taken), UnreadInput::Fin | UnreadInput::OneByte);
                 let arrived = self.has_request();
                 let outcome = Outcome {
                     proven: is_closed && !failed.has_acknowledged(&self.taken),

@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 use keepalive::auth::{Answer, Verdict};
-use keepalive::reuse::lifetime::{Limits, Refusal, Returned};
-use keepalive::reuse::stale::{End, Failure, StaleRetry};
+use keepalive::reuse::lifetime::{Limits, NotKept, Returned};
+use keepalive::reuse::stale::{ConnectionFailure, FailureKind, StaleRetry};
 
 use crate::input::Input;
 
@@ -17,8 +17,8 @@ pub fn target(data: &[u8]) {
 }
 
 fn stale(input: &mut Input<'_>) {
-    let failure = Failure {
-        end: input.one_of(&[End::Closed, End::Reset, End::TimedOut]),
+    let failure = ConnectionFailure {
+        end: input.one_of(&[FailureKind::Closed, FailureKind::Reset, FailureKind::TimedOut]),
         written: input.flag(),
         acknowledged: input.one_of(&[None, Some(false), Some(true)]),
     };
@@ -28,9 +28,9 @@ fn stale(input: &mut Input<'_>) {
     let expected = retry != StaleRetry::Off
         && !may_have_arrived
         && match failure.end {
-            End::Closed => true,
-            End::Reset => reset_proves,
-            End::TimedOut => false,
+            FailureKind::Closed => true,
+            FailureKind::Reset => reset_proves,
+            FailureKind::TimedOut => false,
         };
     assert_eq!(retry.repeats(&failure), expected, "{retry:?} {failure:?}");
     assert!(!expected || failure.is_of_the_connection());
@@ -45,14 +45,14 @@ fn kept(input: &mut Input<'_>) {
     let limits = Limits { requests: input.number(), time: input.number(), timeout: 0, margin: None };
     // The clock wraps around.
     let age = (now as u128 + (1 << usize::BITS) - opened as u128) % (1 << usize::BITS);
-    let why: Vec<Refusal> = [
-        (failed, Refusal::Failed),
-        (broken, Refusal::Broken),
-        (requests >= limits.requests, Refusal::Requests),
-        (age > limits.time as u128, Refusal::Time),
-        (!keepalive, Refusal::NotKeepalive),
-        (!request_sent, Refusal::RequestUnsent),
-        (exiting, Refusal::Exiting),
+    let why: Vec<NotKept> = [
+        (failed, NotKept::Failed),
+        (broken, NotKept::Broken),
+        (requests >= limits.requests, NotKept::Requests),
+        (age > limits.time as u128, NotKept::Time),
+        (!keepalive, NotKept::NotKeepalive),
+        (!request_sent, NotKept::RequestUnsent),
+        (exiting, NotKept::Exiting),
     ]
     .into_iter()
     .filter_map(|(is, why)| is.then_some(why))

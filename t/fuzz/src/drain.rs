@@ -2,7 +2,7 @@
 //! found one byte too early or too late, the next client would get the rest of this answer.
 #![forbid(unsafe_code)]
 
-use keepalive::drain::{Drain, Framing, Progress, Refusal};
+use keepalive::drain::{Drain, Framing, Progress, NotDrained};
 use keepalive::fastcgi::Records;
 
 use crate::input::Input;
@@ -47,7 +47,7 @@ fn compare(framing: Framing, size: u64, body: &[u8], pieces: usize, expected: Ou
 }
 
 /// What comes of it.
-pub type Outcome = Result<Progress, Refusal>;
+pub type Outcome = Result<Progress, NotDrained>;
 
 /// Reads the body in pieces.
 fn read(framing: Framing, size: u64, mut body: &[u8], length: impl Fn(usize) -> usize) -> Outcome {
@@ -57,7 +57,7 @@ fn read(framing: Framing, size: u64, mut body: &[u8], length: impl Fn(usize) -> 
         if body.is_empty() {
             break;
         }
-        assert!(progress == Progress::More || drain.clone().read(body) == Err(Refusal::Surplus));
+        assert!(progress == Progress::More || drain.clone().read(body) == Err(NotDrained::Surplus));
         let (piece, rest) = body.split_at(length(nth).min(body.len()));
         progress = drain.read(piece)?;
         body = rest;
@@ -68,15 +68,15 @@ fn read(framing: Framing, size: u64, mut body: &[u8], length: impl Fn(usize) -> 
 /// The outcome, by looking at all of the body at once.
 fn expected(framing: Framing, size: u64, body: &[u8]) -> Outcome {
     match framing {
-        Framing::Length(length) if length > size => Err(Refusal::TooLarge),
+        Framing::Length(length) if length > size => Err(NotDrained::TooLarge),
         Framing::Length(length) => match (body.len() as u64).cmp(&length) {
             std::cmp::Ordering::Less => Ok(Progress::More),
             std::cmp::Ordering::Equal => Ok(Progress::Done),
-            std::cmp::Ordering::Greater => Err(Refusal::Surplus),
+            std::cmp::Ordering::Greater => Err(NotDrained::Surplus),
         },
         Framing::Chunked => match chunked(size, body) {
             Ok([]) => Ok(Progress::Done),
-            Ok(_) => Err(Refusal::Surplus),
+            Ok(_) => Err(NotDrained::Surplus),
             Err(outcome) => outcome,
         },
         Framing::Records(_) => unreachable!("see above"),
@@ -91,18 +91,18 @@ fn chunked(mut size: u64, mut body: &[u8]) -> Result<&[u8], Outcome> {
         if chunk == 0 {
             break;
         }
-        size = size.checked_sub(chunk).ok_or(Err(Refusal::TooLarge))?;
+        size = size.checked_sub(chunk).ok_or(Err(NotDrained::TooLarge))?;
         let data = usize::try_from(chunk).ok().filter(|length| *length <= body.len());
         body = &body[data.ok_or(Ok(Progress::More))?..];
         if line(&mut body, &mut framing)? != b"\r\n" {
-            return Err(Err(Refusal::Malformed));
+            return Err(Err(NotDrained::Malformed));
         }
     }
     loop {
         match line(&mut body, &mut framing)? {
             b"\r\n" => return Ok(body),
             line if is_field(line) => {}
-            _ => return Err(Err(Refusal::Malformed)),
+            _ => return Err(Err(NotDrained::Malformed)),
         }
     }
 }
@@ -112,10 +112,10 @@ fn line<'a>(body: &mut &'a [u8], framing: &mut u64) -> Result<&'a [u8], Outcome>
     let length = body.iter().position(|byte| *byte == b'\n').map(|end| end + 1);
     let available = length.unwrap_or(body.len()) as u64;
     if available > *framing && *framing <= 256 {
-        return Err(Err(Refusal::TooLarge));
+        return Err(Err(NotDrained::TooLarge));
     }
     if available > 256 {
-        return Err(Err(Refusal::Malformed));
+        return Err(Err(NotDrained::Malformed));
     }
     let (line, rest) = body.split_at(length.ok_or(Ok(Progress::More))?);
     *body = rest;
@@ -125,7 +125,7 @@ fn line<'a>(body: &mut &'a [u8], framing: &mut u64) -> Result<&'a [u8], Outcome>
 
 /// `chunk-size [ chunk-ext ] CRLF`, with anything in the extension but ends of lines.
 fn size_of_chunk(line: &[u8]) -> Result<u64, Outcome> {
-    let malformed = Err(Refusal::Malformed);
+    let malformed = Err(NotDrained::Malformed);
     let text: String = line.iter().map(|byte| char::from(*byte)).collect();
     let text = text.strip_suffix("\r\n").ok_or(malformed)?;
     let digits = text.split(|it: char| !it.is_ascii_hexdigit()).next().unwrap_or_default();

@@ -4,7 +4,7 @@
 
 use keepalive::http1::keep_alive::{Hint, Margin};
 use keepalive::base::clock::Msec;
-use keepalive::reuse::lifetime::{Limits, Refusal, Returned};
+use keepalive::reuse::lifetime::{Limits, NotKept, Returned};
 
 use crate::input::Input;
 
@@ -61,7 +61,7 @@ pub fn target(data: &[u8]) {
         }
         (Err(refusal), Some(margin)) => {
             let too_late = hint.timeout.is_some_and(|server| server as u128 <= margin);
-            assert_eq!(refusal, if too_late { Refusal::ClosesSoon } else { Refusal::Hint });
+            assert_eq!(refusal, if too_late { NotKept::ClosesSoon } else { NotKept::Hint });
             assert!(too_late || requests >= allowed || hint.requests == Some(0));
         }
     }

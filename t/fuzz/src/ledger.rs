@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use keepalive::ledger::{Ledger, Line, Server, Table};
+use keepalive::ledger::{Ledger, LineKind, Server, Table};
 
 use crate::input::Input;
 
@@ -229,7 +229,7 @@ impl Model {
             11 => self.close_what_is_asked_for(me),
             12 => {
                 let (line, since) = (input.flag(), input.flag().then_some(self.now - input.below(10)));
-                ledger.publish(if line { Line::Retries } else { Line::Queue }, since);
+                ledger.publish(if line { LineKind::Retries } else { LineKind::Queue }, since);
                 worker.waits[usize::from(line)] = since;
             }
             13 => {

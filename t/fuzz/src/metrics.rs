@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
 
 use keepalive::metrics::{
-    AuthMeter, Count, Decision, End, Generation, Meter, Numbers, OfQueue, Phase, Plan, QueueMeter, Records,
+    AuthMeter, Count, Decision, End, Generation, Meter, Numbers, OfQueue, Phase, Plan, QueueMeter, WorkerCounters,
     Server, Upstream, BOUNDS, CLOSED, DECISIONS, NOT_STORED,
 };
 
@@ -91,7 +91,7 @@ struct Process {
     number: usize,
     generation: Arc<Generation>,
     /// By the numbers in [`UPSTREAMS`] and [`AUTH`].
-    records: Vec<Records>,
+    records: Vec<WorkerCounters>,
     auth: Vec<AuthMeter>,
     connections: Vec<Connection>,
     waiting: [u64; 2],
@@ -205,7 +205,7 @@ impl Model {
         let generation = self.generation.clone();
         let worker = generation.enter(number, self.pids).expect("there is such a worker");
         let (mut records, mut auth) = (worker.upstreams, worker.auth);
-        let plan = self.generation.view(|_| true, &|_, it| Some(server(it))).expect("enough memory");
+        let plan = self.generation.snapshot(|_| true, &|_, it| Some(server(it))).expect("enough memory");
         if plan.plan().upstreams[0].name != UPSTREAMS[0] {
             records.reverse();
             auth.reverse();
@@ -327,7 +327,7 @@ impl Model {
 
     fn compare(&self) {
         let alive = self.alive();
-        let view = self.generation.view(move |pid| alive.contains(&pid), &|_, it| Some(server(it)));
+        let view = self.generation.snapshot(move |pid| alive.contains(&pid), &|_, it| Some(server(it)));
         let view = view.expect("enough memory");
         assert_eq!(view.workers(), self.processes.len());
         for (which, name) in UPSTREAMS.iter().enumerate() {

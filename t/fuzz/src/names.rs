@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
 
 use keepalive::base::memory::Text;
-use keepalive::metrics::{readable, Decision, End, Generation, Phase, Plan, Server, Upstream, View};
+use keepalive::metrics::{readable, Decision, End, Generation, Phase, Plan, Server, Upstream, Snapshot};
 use keepalive::status::{Format, Writer};
 use serde_json::Value;
 
@@ -28,8 +28,8 @@ pub fn target(data: &[u8]) {
     let generation = Generation::new(plan, 1, &WORDS, Box::new(()), None, |_| true).expect("enough memory");
     count(&generation, &upstreams);
     let generation = Arc::new(generation);
-    let json = json(view(&generation), &upstreams, &auth);
-    prometheus(view(&generation), &upstreams, &auth, &json);
+    let json = json(snapshot(&generation), &upstreams, &auth);
+    prometheus(snapshot(&generation), &upstreams, &auth, &json);
 }
 
 fn shown(name: &[u8]) -> String {
@@ -80,11 +80,11 @@ fn count(generation: &Generation, upstreams: &[Upstream]) {
     worker.auth.iter().enumerate().for_each(|(at, auth)| auth.decide(Decision::Allowed, at));
 }
 
-fn view(generation: &Arc<Generation>) -> View {
-    generation.view(|_| true, &|_, _| Some(Server::default())).expect("enough memory")
+fn snapshot(generation: &Arc<Generation>) -> Snapshot {
+    generation.snapshot(|_| true, &|_, _| Some(Server::default())).expect("enough memory")
 }
 
-fn written(format: Format, view: View) -> String {
+fn written(format: Format, view: Snapshot) -> String {
     let mut text = Text::new(0).expect("enough memory");
     let mut writer = Writer::new(format, view, 1.5);
     while writer.write(&mut text) {}
@@ -96,7 +96,7 @@ fn texts<'a>(values: impl Iterator<Item = &'a String>) -> BTreeSet<&'a str> {
     values.map(String::as_str).collect()
 }
 
-fn json(view: View, upstreams: &[Upstream], auth: &[String]) -> Value {
+fn json(view: Snapshot, upstreams: &[Upstream], auth: &[String]) -> Value {
     let json: Value = serde_json::from_str(&written(Format::Json, view)).expect("it is JSON");
     let shown = json["upstreams"].as_object().expect("an object");
     // Fewer if two have become one.
@@ -127,7 +127,7 @@ fn json(view: View, upstreams: &[Upstream], auth: &[String]) -> Value {
 /// The labels of a line, and its number.
 type Sample<'a> = (BTreeMap<&'a str, String>, f64);
 
-fn prometheus(view: View, upstreams: &[Upstream], auth: &[String], json: &Value) {
+fn prometheus(view: Snapshot, upstreams: &[Upstream], auth: &[String], json: &Value) {
     let text = written(Format::Prometheus, view);
     let families = families(&text);
     let samples = |name: &str| -> &[Sample<'_>] { families.get(name).map_or(&[], Vec::as_slice) };

@@ -1,7 +1,7 @@
 //! The pool, by operations.
 #![forbid(unsafe_code)]
 
-use keepalive::pool::model::{agree, Key, Op, SERVERS};
+use keepalive::pool::model::{agree, TestKey, Op, SERVERS};
 use keepalive::pool::Limit;
 
 use crate::input::Input;
@@ -36,7 +36,7 @@ fn op(input: &mut Input<'_>) -> Op {
 }
 
 /// A server, and in one more byte the protocol, the location and the identity.
-fn key(input: &mut Input<'_>) -> Key {
+fn key(input: &mut Input<'_>) -> TestKey {
     let server = input.below(SERVERS.into()) as u8;
     let others = input.below(12);
     (server, others & 1, others >> 1 & 1, [&b""[..], b"a", b"bb"][others / 4])

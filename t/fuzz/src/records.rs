@@ -1,7 +1,7 @@
 //! The records of FastCGI, as one would read them who has all at once (FastCGI 1.0, sections 3.3, 5.5 and 8).
 #![forbid(unsafe_code)]
 
-use keepalive::drain::{Progress, Refusal};
+use keepalive::drain::{Progress, NotDrained};
 
 use crate::drain::Outcome;
 
@@ -57,30 +57,30 @@ pub fn behind(mut bytes: &[u8]) -> Option<Rest> {
 /// The outcome of what follows them.
 pub fn expected(rest: Rest, size: u64, mut bytes: &[u8]) -> Outcome {
     let mut framing = size.saturating_add(512);
-    let mut size = size.checked_sub(rest.content as u64).ok_or(Refusal::TooLarge)?;
+    let mut size = size.checked_sub(rest.content as u64).ok_or(NotDrained::TooLarge)?;
     if !content(&mut bytes, rest.content) || !padding(&mut bytes, rest.padding, &mut framing)? {
         return Ok(Progress::More);
     }
     loop {
         if bytes.len() < 8 {
-            framing.checked_sub(bytes.len() as u64).ok_or(Refusal::TooLarge)?;
+            framing.checked_sub(bytes.len() as u64).ok_or(NotDrained::TooLarge)?;
             return Ok(Progress::More);
         }
-        framing = framing.checked_sub(7).ok_or(Refusal::TooLarge)?;
-        let (its_content, its_padding) = lengths(bytes).ok_or(Refusal::InvalidRecord)?;
-        framing = framing.checked_sub(1).ok_or(Refusal::TooLarge)?;
+        framing = framing.checked_sub(7).ok_or(NotDrained::TooLarge)?;
+        let (its_content, its_padding) = lengths(bytes).ok_or(NotDrained::InvalidRecord)?;
+        framing = framing.checked_sub(1).ok_or(NotDrained::TooLarge)?;
         let is_end = bytes[1] == END_REQUEST;
         if !is_end {
-            size = size.checked_sub(its_content as u64).ok_or(Refusal::TooLarge)?;
+            size = size.checked_sub(its_content as u64).ok_or(NotDrained::TooLarge)?;
         } else if bytes.get(12).is_some_and(|status| *status != 0) {
-            return Err(Refusal::InvalidRecord);
+            return Err(NotDrained::InvalidRecord);
         }
         bytes = &bytes[8..];
         if !content(&mut bytes, its_content) || !padding(&mut bytes, its_padding, &mut framing)? {
             return Ok(Progress::More);
         }
         if is_end {
-            return if bytes.is_empty() { Ok(Progress::Done) } else { Err(Refusal::Surplus) };
+            return if bytes.is_empty() { Ok(Progress::Done) } else { Err(NotDrained::Surplus) };
         }
     }
 }
@@ -91,8 +91,8 @@ fn content(bytes: &mut &[u8], length: usize) -> bool {
     std::mem::replace(bytes, rest).len() >= length
 }
 
-fn padding(bytes: &mut &[u8], length: usize, framing: &mut u64) -> Result<bool, Refusal> {
+fn padding(bytes: &mut &[u8], length: usize, framing: &mut u64) -> Result<bool, NotDrained> {
     let there = length.min(bytes.len()) as u64;
-    *framing = framing.checked_sub(there).ok_or(Refusal::TooLarge)?;
+    *framing = framing.checked_sub(there).ok_or(NotDrained::TooLarge)?;
     Ok(content(bytes, length))
 }

@@ -1,16 +1,16 @@
 //! What variables such as `$upstream_connection_idle_time` write for the attempts of a request.
 #![forbid(unsafe_code)]
 
-use keepalive::base::times::{write, write_time, Attempt, MAX_TIME};
+use keepalive::base::times::{write, write_time, LoggedAttempt, MAX_TIME};
 
 use crate::input::Input;
 
 /// Each line is an attempt: a time in milliseconds, or nothing between groups of servers.
 pub fn target(data: &[u8]) {
-    let attempts: Vec<Attempt<usize>> = Input(data)
+    let attempts: Vec<LoggedAttempt<usize>> = Input(data)
         .lines()
         .into_iter()
-        .map(|line| Attempt { peer: !line.is_empty(), what: Input(line).number() })
+        .map(|line| LoggedAttempt { peer: !line.is_empty(), what: Input(line).number() })
         .collect();
     let mut text = String::new();
     write(&mut text, attempts.iter().copied(), write_time).expect("strings can be written");
@@ -23,7 +23,7 @@ pub fn target(data: &[u8]) {
 }
 
 /// The loop of `ngx_http_upstream_response_time_variable()`.
-fn expected(attempts: &[Attempt<usize>]) -> String {
+fn expected(attempts: &[LoggedAttempt<usize>]) -> String {
     let (mut text, mut at) = (String::new(), 0);
     while at < attempts.len() {
         let time = attempts[at].what;

@@ -9,7 +9,7 @@ use crate::base::memory::{collect, copy, owned, push};
 use super::generation::{Generation, Memory, Past};
 use super::histogram::Histogram;
 use super::plan::{Plan, Server, GONE, OTHER, QUEUE, SERVERS};
-use super::records::{read, settled};
+use super::worker_counters::{read, settled};
 use super::{Numbers, OfQueue, AUTH_TIMES, DECISIONS, OF_AUTH, OF_QUEUE, OF_SERVER, QUEUE_TIMES};
 
 /// Where the numbers of a server go.
@@ -26,7 +26,7 @@ pub(super) enum Target {
 }
 
 /// Reads the numbers. Who is alive is asked once, when it is made.
-pub struct View {
+pub struct Snapshot {
     generation: Arc<Generation>,
     /// For each worker, first of this generation and then of each before.
     alive: Vec<Vec<bool>>,
@@ -56,12 +56,12 @@ enum Which {
 const OTHERS: &str = "other";
 
 /// What the servers are called that have left the upstream.
-pub const LEFT: &str = "gone";
+pub const GONE_LABEL: &str = "gone";
 
 /// Gets the target, the address and the numbers of a server.
 type Each<'a> = &'a mut dyn FnMut(&Target, &[u8], &[u64; OF_SERVER]);
 
-impl View {
+impl Snapshot {
     pub(super) fn new(
         generation: Arc<Generation>,
         is_alive: impl Fn(u64) -> bool,
@@ -127,7 +127,7 @@ impl View {
             let server = (self.describe)(upstream, &address)?;
             push(&mut rows, Row { which: Which::Met(server), numbers })?;
         }
-        for (text, numbers) in [(OTHERS, other), (LEFT, gone)] {
+        for (text, numbers) in [(OTHERS, other), (GONE_LABEL, gone)] {
             if numbers != Numbers::default() {
                 let server = Server { text: owned(text)?, ..Server::default() };
                 push(&mut rows, Row { which: Which::Met(server), numbers })?;
@@ -136,7 +136,7 @@ impl View {
         Some(rows)
     }
 
-    /// The server of a row: one of the configuration, or what is to be told of another one. `other` and [`LEFT`] are
+    /// The server of a row: one of the configuration, or what is to be told of another one. `other` and [`GONE_LABEL`] are
     /// the addresses of several ones.
     pub fn server<'a>(&'a self, upstream: usize, row: &'a Row) -> Option<&'a Server> {
         match &row.which {

@@ -1,31 +1,31 @@
-//! Classes: connections that are equal for every request, because all that shaped them is equal.
+//! Groups: connections that are equal for every request, because all that shaped them is equal.
 
 use std::collections::TryReserveError;
 
 use crate::base::address::MAX_ADDRESS;
 
 use super::servers::{buckets, ServerRef};
-use super::{InClass, Wanted};
+use super::{InGroup, Key};
 use crate::base::hash::{hash_bytes, mix};
 use crate::base::list::{Link, List, Neighbours, Node, NONE};
 
-/// A fixed number of classes. A plain one stays when its last connection goes, until its entry is
+/// A fixed number of groups. A plain one stays when its last connection goes, until its entry is
 /// needed for another: so the usual way of a connection, out of the pool and back, changes nothing
 /// here. One with an identity goes with its last connection, as that holds the identity.
 #[derive(Debug, Default)]
-pub(super) struct Classes {
-    entries: Vec<Class>,
+pub(super) struct Groups {
+    entries: Vec<Group>,
     buckets: Vec<List<InBucket>>,
-    /// All plain classes without idle connections, and some that have got one since.
+    /// All plain groups without idle connections, and some that have got one since.
     vacant: List<InSpare>,
-    /// Entries that are no class.
+    /// Entries that are no group.
     free: List<InSpare>,
 }
 
 #[derive(Debug)]
-pub(super) struct Class {
+pub(super) struct Group {
     /// Its idle connections.
-    pub(super) idle: List<InClass>,
+    pub(super) idle: List<InGroup>,
     /// Its server, if servers have limits of their own and it has had a connection.
     pub(super) server: Option<ServerRef>,
     /// Its server has left the upstream; its connections are being taken out.
@@ -36,7 +36,7 @@ pub(super) struct Class {
     listed: bool,
     length: u8,
     hash: u32,
-    /// Counts the classes that the entry has been.
+    /// Counts the groups that the entry has been.
     version: u32,
     protocol: usize,
     location: usize,
@@ -45,9 +45,9 @@ pub(super) struct Class {
     address: [u8; MAX_ADDRESS],
 }
 
-/// Which class a request's connection belongs to. Holds until the entry is needed for another.
+/// Which group a request's connection belongs to. Holds until the entry is needed for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClassRef {
+pub struct GroupRef {
     at: Link,
     version: u32,
 }
@@ -55,36 +55,36 @@ pub struct ClassRef {
 #[derive(Debug)]
 struct InBucket;
 
-impl Node<InBucket> for Class {
+impl Node<InBucket> for Group {
     fn links(&mut self) -> &mut Neighbours {
         &mut self.in_bucket
     }
 }
 
-/// The lists of entries that can be had for a new class.
+/// The lists of entries that can be had for a new group.
 #[derive(Debug)]
 struct InSpare;
 
-impl Node<InSpare> for Class {
+impl Node<InSpare> for Group {
     fn links(&mut self) -> &mut Neighbours {
         &mut self.in_spare
     }
 }
 
-impl Class {
+impl Group {
     pub(super) fn address(&self) -> &[u8] {
         self.address.get(..usize::from(self.length)).unwrap_or_default()
     }
 
-    /// Whether all but the identity is as wanted. Addresses of IPv4, the usual ones, are compared
+    /// Whether all but the identity is as key. Addresses of IPv4, the usual ones, are compared
     /// in two words.
     #[inline]
-    fn leads_to(&self, wanted: &Wanted<'_>) -> bool {
-        self.protocol == wanted.protocol
-            && self.location == wanted.location
-            && match (self.address.first_chunk::<16>(), <&[u8; 16]>::try_from(wanted.address)) {
+    fn leads_to(&self, key: &Key<'_>) -> bool {
+        self.protocol == key.protocol
+            && self.location == key.location
+            && match (self.address.first_chunk::<16>(), <&[u8; 16]>::try_from(key.address)) {
                 (Some(own), Ok(address)) => self.length == 16 && own == address,
-                _ => self.address() == wanted.address,
+                _ => self.address() == key.address,
             }
     }
 
@@ -93,7 +93,7 @@ impl Class {
     }
 }
 
-impl Classes {
+impl Groups {
     pub(super) fn new(capacity: usize) -> Result<Self, TryReserveError> {
         let mut entries = Vec::new();
         entries.try_reserve_exact(capacity)?;
@@ -101,68 +101,68 @@ impl Classes {
         Ok(Self { entries, buckets, vacant: List::default(), free: List::default() })
     }
 
-    pub(super) fn get(&self, class: Link) -> &Class {
-        &self.entries[class as usize]
+    pub(super) fn get(&self, group: Link) -> &Group {
+        &self.entries[group as usize]
     }
 
-    pub(super) fn get_mut(&mut self, class: Link) -> &mut Class {
-        &mut self.entries[class as usize]
+    pub(super) fn get_mut(&mut self, group: Link) -> &mut Group {
+        &mut self.entries[group as usize]
     }
 
     /// Those with idle connections.
-    pub(super) fn occupied(&mut self) -> impl Iterator<Item = &mut Class> {
-        self.entries.iter_mut().filter(|class| !class.is_vacant())
+    pub(super) fn occupied(&mut self) -> impl Iterator<Item = &mut Group> {
+        self.entries.iter_mut().filter(|group| !group.is_vacant())
     }
 
-    /// The class of what is wanted. `same_identity` compares with that of a connection; the hash
+    /// The group of what is key. `same_identity` compares with that of a connection; the hash
     /// has no say in it.
     #[inline(always)]
-    pub(super) fn find(&self, wanted: &Wanted<'_>, same_identity: impl Fn(Link) -> bool) -> Option<Link> {
-        let hash = wanted.hash();
+    pub(super) fn find(&self, key: &Key<'_>, same_identity: impl Fn(Link) -> bool) -> Option<Link> {
+        let hash = key.hash();
         // Before any is stored there are no buckets.
         let mut at = self.buckets.get(self.bucket(hash))?.newest();
-        while let Some(class) = self.entries.get(at as usize) {
-            if class.hash == hash
-                && class.leads_to(wanted)
-                && class.has_identity != wanted.identity.is_empty()
-                && (!class.has_identity || same_identity(class.idle.newest()))
+        while let Some(group) = self.entries.get(at as usize) {
+            if group.hash == hash
+                && group.leads_to(key)
+                && group.has_identity != key.identity.is_empty()
+                && (!group.has_identity || same_identity(group.idle.newest()))
             {
                 return Some(at);
             }
-            at = class.in_bucket.older();
+            at = group.in_bucket.older();
         }
         None
     }
 
-    /// The name of a class for later.
+    /// The name of a group for later.
     #[inline]
-    pub(super) fn reference(&self, class: Link) -> ClassRef {
-        ClassRef { at: class, version: self.entries[class as usize].version }
+    pub(super) fn reference(&self, group: Link) -> GroupRef {
+        GroupRef { at: group, version: self.entries[group as usize].version }
     }
 
-    /// The class, unless its entry has become another one, or the server is another one by now.
+    /// The group, unless its entry has become another one, or the server is another one by now.
     #[inline]
-    pub(super) fn known(&self, class: ClassRef, wanted: &Wanted<'_>) -> Option<Link> {
-        let entry = self.entries.get(class.at as usize)?;
-        (entry.version == class.version && entry.leads_to(wanted)).then_some(class.at)
+    pub(super) fn known(&self, group: GroupRef, key: &Key<'_>) -> Option<Link> {
+        let entry = self.entries.get(group.at as usize)?;
+        (entry.version == group.version && entry.leads_to(key)).then_some(group.at)
     }
 
-    /// Makes the class of what is wanted; `None` if each entry is a class with idle connections.
+    /// Makes the group of what is key; `None` if each entry is a group with idle connections.
     #[cold]
-    pub(super) fn add(&mut self, wanted: &Wanted<'_>) -> Option<Link> {
+    pub(super) fn add(&mut self, key: &Key<'_>) -> Option<Link> {
         let at = self.free_entry()?;
-        let hash = wanted.hash();
-        let class = &mut self.entries[at as usize];
-        if let Some(room) = class.address.get_mut(..wanted.address.len()) {
-            room.copy_from_slice(wanted.address);
-            class.length = wanted.address.len() as u8;
+        let hash = key.hash();
+        let group = &mut self.entries[at as usize];
+        if let Some(room) = group.address.get_mut(..key.address.len()) {
+            room.copy_from_slice(key.address);
+            group.length = key.address.len() as u8;
         }
-        class.protocol = wanted.protocol;
-        class.location = wanted.location;
-        class.has_identity = !wanted.identity.is_empty();
-        class.hash = hash;
-        class.server = None;
-        class.removed = false;
+        group.protocol = key.protocol;
+        group.location = key.location;
+        group.has_identity = !key.identity.is_empty();
+        group.hash = hash;
+        group.server = None;
+        group.removed = false;
         let bucket = self.bucket(hash);
         self.buckets[bucket].push(&mut self.entries, at);
         Some(at)
@@ -171,7 +171,7 @@ impl Classes {
     fn free_entry(&mut self) -> Option<Link> {
         if self.free.newest() == NONE {
             if self.entries.len() < self.entries.capacity() {
-                self.entries.push(Class::default());
+                self.entries.push(Group::default());
                 return Some((self.entries.len() - 1) as Link);
             }
             self.remove_longest_vacant();
@@ -183,12 +183,12 @@ impl Classes {
         })
     }
 
-    /// Each class that is passed over was listed once for it, so the cost is constant on average.
+    /// Each group that is passed over was listed once for it, so the cost is constant on average.
     fn remove_longest_vacant(&mut self) {
         let mut at = self.vacant.oldest();
-        while let Some(class) = self.entries.get_mut(at as usize) {
-            class.listed = false;
-            let vacant = class.is_vacant();
+        while let Some(group) = self.entries.get_mut(at as usize) {
+            group.listed = false;
+            let vacant = group.is_vacant();
             self.vacant.unlink(&mut self.entries, at);
             if vacant {
                 return self.remove(at);
@@ -197,21 +197,21 @@ impl Classes {
         }
     }
 
-    /// To be called when the last idle connection of a class has gone.
+    /// To be called when the last idle connection of a group has gone.
     #[inline]
     pub(super) fn vacated(&mut self, at: Link) {
-        let class = &mut self.entries[at as usize];
-        if class.has_identity {
+        let group = &mut self.entries[at as usize];
+        if group.has_identity {
             self.remove(at);
-        } else if !class.listed {
+        } else if !group.listed {
             self.list_as_vacant(at);
         }
     }
 
     fn remove(&mut self, at: Link) {
-        let class = &mut self.entries[at as usize];
-        class.version = class.version.wrapping_add(1);
-        let bucket = class.hash as usize & (self.buckets.len() - 1);
+        let group = &mut self.entries[at as usize];
+        group.version = group.version.wrapping_add(1);
+        let bucket = group.hash as usize & (self.buckets.len() - 1);
         self.buckets[bucket].unlink(&mut self.entries, at);
         self.free.push(&mut self.entries, at);
     }
@@ -227,7 +227,7 @@ impl Classes {
     }
 }
 
-impl Default for Class {
+impl Default for Group {
     fn default() -> Self {
         Self {
             idle: List::default(),
@@ -247,8 +247,8 @@ impl Default for Class {
     }
 }
 
-impl Wanted<'_> {
-    /// A number to find the class by. Whether two are equal is never for it to say.
+impl Key<'_> {
+    /// A number to find the group by. Whether two are equal is never for it to say.
     #[inline]
     fn hash(&self) -> u32 {
         let hash = hash_bytes(mix(self.protocol as u64, self.location as u64), self.address);

@@ -27,7 +27,7 @@ const NUMBERS: usize = ADDRESS + MAX_ADDRESS / 8;
 pub(super) const OF_RECORD: usize = NUMBERS + OF_SERVER;
 
 /// Finds the numbers of servers.
-pub struct Records {
+pub struct WorkerCounters {
     /// That of which the words are, and the number of the upstream in it.
     memory: Arc<Memory>,
     number: usize,
@@ -39,7 +39,7 @@ pub struct Records {
     time: Cell<u64>,
 }
 
-impl Records {
+impl WorkerCounters {
     /// `words` are those of the upstream in the worker's column.
     pub(super) fn new(memory: Arc<Memory>, number: usize, words: &'static [AtomicU64]) -> Self {
         let places = SERVERS + memory.plan.upstreams[number].servers.len() * OF_SERVER;
