@@ -20,6 +20,7 @@ use super::context::{Auth, AuthStage};
 use super::copy::copy;
 use super::deny::deny;
 use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::log::debug;
 use crate::ffi::nginx::memory::or_fail;
 use crate::ffi::nginx::request::Request;

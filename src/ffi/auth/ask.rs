@@ -25,6 +25,7 @@ use super::header_list::change_headers;
 use super::parts::{end_in_background, give_back, has_parts, limit_parts, stop_parts};
 use crate::ffi::nginx::bits;
 use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::log::debug;
 use crate::ffi::nginx::memory::{allocate, allocate_zeroed, or_fail};
 use crate::ffi::nginx::request::Request;

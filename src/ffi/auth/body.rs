@@ -7,6 +7,7 @@ use nginx_sys::{ngx_buf_t, ngx_chain_t, ngx_http_headers_in_t, ngx_http_request_
 use crate::auth::Body;
 
 use crate::ffi::nginx::bits;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::headers::bytes;
 use crate::ffi::nginx::request::Request;
 

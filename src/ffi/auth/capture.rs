@@ -9,6 +9,7 @@ use super::body::buffer_size;
 use super::conf::LocConf;
 use super::context::{Auth, AuthStage};
 use crate::ffi::nginx::bits;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::memory::allocate;
 use crate::ffi::nginx::request::Request;
 

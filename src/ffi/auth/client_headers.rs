@@ -22,6 +22,7 @@ use super::copy::update;
 use super::header_list::change_headers;
 use super::server::SrvConf;
 use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::headers::{Header, Headers};
 use crate::ffi::nginx::memory::{add_cleanup, allocate};
 use crate::ffi::nginx::request::Request;

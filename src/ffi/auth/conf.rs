@@ -20,6 +20,7 @@ use super::module::module;
 use super::server::SrvConf;
 use crate::ffi::nginx::constants;
 use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::memory::{allocate, or_fail, place_in_pool};
 use crate::ffi::nginx::request::Request;
 

@@ -16,6 +16,7 @@ use super::capture::Capture;
 use super::conf::{LocConf, MainConf, Uri};
 use super::deny::Denial;
 use super::module::module;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::memory::{add_cleanup, allocate};
 use crate::ffi::nginx::process::now;
 use crate::ffi::nginx::request::Request;

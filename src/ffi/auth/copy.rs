@@ -18,6 +18,7 @@ use super::header_list::change_headers;
 use super::header_list::element;
 use super::server::SrvConf;
 use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::headers::{Header, Headers};
 use crate::ffi::nginx::request::{HttpUpstream, Request};
 

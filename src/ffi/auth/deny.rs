@@ -18,6 +18,7 @@ use super::capture::State;
 use super::conf::LocConf;
 use super::context::{Auth, Place};
 use super::module::module;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::headers::{bytes, Header, Headers};
 use crate::ffi::nginx::memory::{allocate_zeroed, push_to_list};
 use crate::ffi::nginx::request::Request;

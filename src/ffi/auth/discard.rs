@@ -10,6 +10,7 @@ use nginx_sys::{
 use super::context::is_part_of_question;
 use super::parts::take_back;
 use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::request::Request;
 
 static mut NEXT_BODY_FILTER: ngx_http_output_body_filter_pt = None;

@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 use nginx_sys::{ngx_list_part_t, ngx_pool_t, ngx_str_t, ngx_table_elt_t};
 
 use super::conf::Copied;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::memory::allocate;
 use crate::ffi::nginx::request::Request;
 

@@ -8,6 +8,7 @@ use nginx_sys::{ngx_http_postponed_request_t, ngx_http_request_t, ngx_msec_t};
 
 use super::conf::LocConf;
 use super::context::Auth;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::request::Request;
 
 /// Calls `stop` for each part of a question that has not ended and has no such parts itself. Returns whether there was any.

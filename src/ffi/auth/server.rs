@@ -9,6 +9,7 @@ use ngx::http::HttpModuleConfExt;
 
 use super::conf::{Copied, Slice};
 use super::module::module;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::memory::allocate;
 use crate::ffi::nginx::request::Request;
 

@@ -18,6 +18,7 @@ use crate::pool::{GroupRef, Key, Offer};
 use crate::ffi::max_conns::slots::{close_and_release, must_yield};
 use crate::ffi::nginx::conn::{Conn, Event, Received};
 use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::log::debug;
 use crate::ffi::nginx::memory::allocate;
 use crate::ffi::nginx::process::{cycle_log, now};

@@ -7,6 +7,7 @@ use nginx_sys::{ngx_event_t, ngx_log_t};
 use crate::base::clock::Msec;
 use crate::ffi::nginx::conn::{Conn, Event};
 use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::log::debug;
 use crate::ffi::nginx::process::cycle_log;
 use crate::ffi::nginx::socket::{self, poll_idle};

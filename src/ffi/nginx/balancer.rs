@@ -18,6 +18,7 @@ use nginx_sys::{ngx_rwlock_rlock, ngx_rwlock_unlock, ngx_rwlock_wlock};
 use crate::metrics::{readable, Server};
 use crate::queue::room::{Outlook, Rooms};
 
+use crate::ffi::nginx::handle::Handle as _;
 #[cfg(nginx_resolve)]
 use crate::ffi::nginx::headers::bytes;
 use crate::ffi::nginx::peer_connection::{Hooks, Peer};

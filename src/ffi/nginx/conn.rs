@@ -11,6 +11,8 @@ use nginx_sys::{
     ngx_msec_t, ngx_post_event, ngx_posted_events, NGX_AGAIN, NGX_OK,
 };
 
+use crate::ffi::nginx::handle::{get_bit, get_field, handle, set_bit, set_field, Handle};
+
 /// A connection.
 ///
 /// # Invariants
@@ -35,6 +37,8 @@ pub(crate) enum Received {
     End,
 }
 
+handle!(Conn, ngx_connection_t);
+
 impl Conn {
     /// # Safety
     /// `ptr` is null or points at an open connection.
@@ -49,53 +53,41 @@ impl Conn {
         Self(unsafe { NonNull::new_unchecked(ptr) })
     }
 
-    pub(crate) fn as_ptr(self) -> *mut ngx_connection_t {
-        self.0.as_ptr()
-    }
-
     pub(crate) fn read(self) -> Event {
-        // SAFETY: open by the type invariant; reads one field.
-        let event = unsafe { (*self.as_ptr()).read };
+        let event = get_field!(self.read);
         // SAFETY: `ngx_get_connection()` gives every connection both events.
         unsafe { Event::from_ptr(event) }
     }
 
     pub(crate) fn write(self) -> Event {
-        // SAFETY: open by the type invariant; reads one field.
-        let event = unsafe { (*self.as_ptr()).write };
+        let event = get_field!(self.write);
         // SAFETY: `ngx_get_connection()` gives every connection both events.
         unsafe { Event::from_ptr(event) }
     }
 
     pub(crate) fn fd(self) -> libc::c_int {
-        // SAFETY: open by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).fd }
+        get_field!(self.fd)
     }
 
     pub(crate) fn data(self) -> *mut libc::c_void {
-        // SAFETY: open by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).data }
+        get_field!(self.data)
     }
 
     pub(crate) fn set_data(self, data: *mut libc::c_void) {
-        // SAFETY: open by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).data = data };
+        set_field!(self.data = data);
     }
 
     pub(crate) fn requests(self) -> usize {
-        // SAFETY: open by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).requests }
+        get_field!(self.requests)
     }
 
     /// Its number, which no other connection gets.
     pub(crate) fn number(self) -> u64 {
-        // SAFETY: open by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).number }
+        get_field!(self.number)
     }
 
     pub(crate) fn start_time(self) -> ngx_msec_t {
-        // SAFETY: open by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).start_time }
+        get_field!(self.start_time)
     }
 
     /// Counts one more request.
@@ -108,26 +100,22 @@ impl Conn {
     pub(crate) fn restrict_to(self, client: Conn) {
         // SAFETY: open by the type invariant; reads one bit.
         if unsafe { ngx_connection_t::sendfile_raw(client.as_ptr()) } == 0 {
-            // SAFETY: open by the type invariant; writes one bit.
-            unsafe { ngx_connection_t::set_sendfile_raw(self.as_ptr(), 0) };
+            set_bit!(self: ngx_connection_t::set_sendfile_raw, 0);
         }
         // SAFETY: open by the type invariant; reads some bits.
         if unsafe { ngx_connection_t::tcp_nopush_raw(client.as_ptr()) } == NOPUSH_DISABLED {
-            // SAFETY: open by the type invariant; writes some bits.
-            unsafe { ngx_connection_t::set_tcp_nopush_raw(self.as_ptr(), NOPUSH_DISABLED) };
+            set_bit!(self: ngx_connection_t::set_tcp_nopush_raw, NOPUSH_DISABLED);
         }
     }
 
     pub(crate) fn sendfile(self) -> bool {
-        // SAFETY: open by the type invariant; reads one bit.
-        unsafe { ngx_connection_t::sendfile_raw(self.as_ptr()) != 0 }
+        get_bit!(self: ngx_connection_t::sendfile_raw)
     }
 
     /// Gives a new connection its memory pool; one that has a pool does not need another.
     pub(crate) fn give_pool(self, pool: *mut nginx_sys::ngx_pool_t) {
         if self.pool().is_null() {
-            // SAFETY: open by the type invariant; writes one field.
-            unsafe { (*self.as_ptr()).pool = pool };
+            set_field!(self.pool = pool);
         } else if !pool.is_null() {
             // SAFETY: nothing was allocated from it.
             unsafe { nginx_sys::ngx_destroy_pool(pool) };
@@ -136,14 +124,12 @@ impl Conn {
 
     /// Bytes sent for the present request, without those of TLS.
     pub(crate) fn sent(self) -> u64 {
-        // SAFETY: open by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).sent as u64 }
+        get_field!(self.sent) as u64
     }
 
     /// Reads what there is, through TLS if it has that.
     pub(crate) fn receive(self, buffer: &mut [u8]) -> Received {
-        // SAFETY: open by the type invariant; reads one field.
-        let Some(recv) = (unsafe { (*self.as_ptr()).recv }) else { return Received::End };
+        let Some(recv) = (get_field!(self.recv)) else { return Received::End };
         // SAFETY: an open connection, and room for as many bytes.
         let n = unsafe { recv(self.as_ptr(), buffer.as_mut_ptr(), buffer.len()) };
         match usize::try_from(n) {
@@ -154,13 +140,11 @@ impl Conn {
     }
 
     pub(crate) fn reset_sent(self) {
-        // SAFETY: open by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).sent = 0 };
+        set_field!(self.sent = 0);
     }
 
     pub(crate) fn set_idle(self, idle: bool) {
-        // SAFETY: open by the type invariant; writes one bit.
-        unsafe { ngx_connection_t::set_idle_raw(self.as_ptr(), idle.into()) };
+        set_bit!(self: ngx_connection_t::set_idle_raw, idle.into());
     }
 
     /// Lets nginx close the connection when it runs out of them, or not any more.
@@ -171,38 +155,32 @@ impl Conn {
 
     /// nginx wants the connection to be closed (`ngx_close_idle_connections()`, `ngx_drain_connections()`).
     pub(crate) fn close_requested(self) -> bool {
-        // SAFETY: open by the type invariant; reads one bit.
-        unsafe { ngx_connection_t::close_raw(self.as_ptr()) != 0 }
+        get_bit!(self: ngx_connection_t::close_raw)
     }
 
     /// The core has met an error on it.
     pub(crate) fn has_failed(self) -> bool {
-        // SAFETY: open by the type invariant; reads one bit.
-        unsafe { ngx_connection_t::error_raw(self.as_ptr()) != 0 }
+        get_bit!(self: ngx_connection_t::error_raw)
     }
 
     /// The client took too long.
     pub(crate) fn set_timed_out(self) {
-        // SAFETY: open by the type invariant; writes one bit.
-        unsafe { ngx_connection_t::set_timedout_raw(self.as_ptr(), 1) };
+        set_bit!(self: ngx_connection_t::set_timedout_raw, 1);
     }
 
     pub(crate) fn pool(self) -> *mut nginx_sys::ngx_pool_t {
-        // SAFETY: open by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).pool }
+        get_field!(self.pool)
     }
 
     #[cfg(ngx_feature = "http_ssl")]
     pub(crate) fn ssl(self) -> *mut nginx_sys::ngx_ssl_connection_t {
-        // SAFETY: open by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).ssl }
+        get_field!(self.ssl)
     }
 
     /// Makes everything that writes about this connection write to `log`. A log left behind would
     /// dangle: a request's log goes with the client's connection.
     pub(crate) fn set_logs(self, log: *mut ngx_log_t) {
-        // SAFETY: open by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).log = log };
+        set_field!(self.log = log);
         self.read().set_log(log);
         self.write().set_log(log);
         if let Some(pool) = NonNull::new(self.pool()) {
@@ -212,6 +190,8 @@ impl Conn {
     }
 }
 
+handle!(Event, ngx_event_t);
+
 impl Event {
     /// # Safety
     /// `ptr` points at an event of an open connection.
@@ -220,52 +200,40 @@ impl Event {
         Self(unsafe { NonNull::new_unchecked(ptr) })
     }
 
-    pub(crate) fn as_ptr(self) -> *mut ngx_event_t {
-        self.0.as_ptr()
-    }
-
     /// The connection of the event.
     pub(crate) fn conn(self) -> Conn {
-        // SAFETY: live by the type invariant; reads one field.
-        let conn = unsafe { (*self.as_ptr()).data }.cast();
+        let conn = get_field!(self.data).cast();
         // SAFETY: `ngx_get_connection()` makes each event point back at its connection.
         Conn(unsafe { NonNull::new_unchecked(conn) })
     }
 
     pub(crate) fn log(self) -> *mut ngx_log_t {
-        // SAFETY: live by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).log }
+        get_field!(self.log)
     }
 
     fn set_log(self, log: *mut ngx_log_t) {
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).log = log };
+        set_field!(self.log = log);
     }
 
     pub(crate) fn eof(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { ngx_event_t::eof_raw(self.as_ptr()) != 0 }
+        get_bit!(self: ngx_event_t::eof_raw)
     }
 
     pub(crate) fn error(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { ngx_event_t::error_raw(self.as_ptr()) != 0 }
+        get_bit!(self: ngx_event_t::error_raw)
     }
 
     pub(crate) fn timed_out(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { ngx_event_t::timedout_raw(self.as_ptr()) != 0 }
+        get_bit!(self: ngx_event_t::timedout_raw)
     }
 
     /// Makes it look as if its timer had expired.
     pub(crate) fn set_timed_out(self) {
-        // SAFETY: live by the type invariant; writes one bit.
-        unsafe { ngx_event_t::set_timedout_raw(self.as_ptr(), 1) };
+        set_bit!(self: ngx_event_t::set_timedout_raw, 1);
     }
 
     pub(crate) fn posted(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { ngx_event_t::posted_raw(self.as_ptr()) != 0 }
+        get_bit!(self: ngx_event_t::posted_raw)
     }
 
     /// Calls its handler once the present one has returned.
@@ -276,30 +244,25 @@ impl Event {
     }
 
     pub(crate) fn ready(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { ngx_event_t::ready_raw(self.as_ptr()) != 0 }
+        get_bit!(self: ngx_event_t::ready_raw)
     }
 
     pub(crate) fn clear_ready(self) {
-        // SAFETY: live by the type invariant; writes one bit.
-        unsafe { ngx_event_t::set_ready_raw(self.as_ptr(), 0) };
+        set_bit!(self: ngx_event_t::set_ready_raw, 0);
     }
 
     /// Whether it waits for a time, and not for its socket.
     pub(crate) fn delayed(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { ngx_event_t::delayed_raw(self.as_ptr()) != 0 }
+        get_bit!(self: ngx_event_t::delayed_raw)
     }
 
     /// Forgets a delay by `proxy_limit_rate`: a delayed event ignores its socket.
     pub(crate) fn clear_delayed(self) {
-        // SAFETY: live by the type invariant; writes one bit.
-        unsafe { ngx_event_t::set_delayed_raw(self.as_ptr(), 0) };
+        set_bit!(self: ngx_event_t::set_delayed_raw, 0);
     }
 
     pub(crate) fn set_handler(self, handler: ngx_event_handler_pt) {
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).handler = handler };
+        set_field!(self.handler = handler);
     }
 
     /// Asks to be told when there is something to read; false if nginx cannot.
@@ -315,8 +278,7 @@ impl Event {
     }
 
     pub(crate) fn clear_timer(self) {
-        // SAFETY: live by the type invariant; reads one bit.
-        if unsafe { ngx_event_t::timer_set_raw(self.as_ptr()) } != 0 {
+        if get_bit!(self: ngx_event_t::timer_set_raw) {
             // SAFETY: `timer_set` says that the event is in the timer tree.
             unsafe { ngx_del_timer(self.as_ptr()) };
         }

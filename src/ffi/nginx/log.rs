@@ -6,6 +6,7 @@ use std::ffi::CStr;
 use nginx_sys::{ngx_log_t, NGX_LOG_DEBUG_HTTP};
 
 use crate::ffi::nginx::conn::Conn;
+use crate::ffi::nginx::handle::Handle as _;
 
 /// Writes `line` at the level `debug_http`.
 #[inline]

@@ -1,6 +1,8 @@
 //! Handles for nginx's structures, which read and write one field at a time, and calls of its functions. It knows nothing
 //! of pools.
 
+pub(crate) mod handle;
+
 pub(crate) mod conn;
 
 pub(crate) mod peer_connection;

@@ -12,6 +12,7 @@ use nginx_sys::{
 use nginx_sys::{ngx_event_save_peer_session_pt, ngx_event_set_peer_session_pt};
 
 use crate::ffi::nginx::conn::Conn;
+use crate::ffi::nginx::handle::{get_bit, get_field, handle, set_bit, set_field, Handle};
 
 /// The peer part of an upstream request, `u->peer`.
 ///
@@ -37,6 +38,8 @@ pub(crate) struct Hooks {
 #[derive(Clone, Copy)]
 pub(crate) struct SavedPeer(ngx_peer_connection_t);
 
+handle!(Peer, ngx_peer_connection_t);
+
 impl Peer {
     /// # Safety
     /// `ptr` is what the core passes to a peer hook: `&u->peer` of a live request.
@@ -45,18 +48,12 @@ impl Peer {
         Self(unsafe { NonNull::new_unchecked(ptr) })
     }
 
-    pub(crate) fn as_ptr(self) -> *mut ngx_peer_connection_t {
-        self.0.as_ptr()
-    }
-
     pub(crate) fn log(self) -> *mut ngx_log_t {
-        // SAFETY: live by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).log }
+        get_field!(self.log)
     }
 
     pub(crate) fn connection(self) -> Option<Conn> {
-        // SAFETY: live by the type invariant; reads one field.
-        let conn = unsafe { (*self.as_ptr()).connection };
+        let conn = get_field!(self.connection);
         // SAFETY: the core sets `connection` to null when it closes the connection.
         unsafe { Conn::from_ptr(conn) }
     }
@@ -64,8 +61,7 @@ impl Peer {
     /// What the core passes to the hooks.
     #[inline]
     pub(crate) fn data(self) -> *mut libc::c_void {
-        // SAFETY: live by the type invariant; reads one field.
-        unsafe { (*self.0.as_ptr()).data }
+        get_field!(self.data)
     }
 
     pub(crate) fn hooks(self) -> Hooks {
@@ -100,28 +96,21 @@ impl Peer {
 
     /// Gives the request a connection from the pool.
     pub(crate) fn use_cached(self, conn: Conn) {
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).connection = conn.as_ptr() };
-        // SAFETY: live by the type invariant; writes one bit.
-        unsafe { ngx_peer_connection_t::set_cached_raw(self.as_ptr(), 1) };
+        set_field!(self.connection = conn.as_ptr());
+        set_bit!(self: ngx_peer_connection_t::set_cached_raw, 1);
     }
 
     /// Lets the core have a connection, or what stands in for one.
     pub(crate) fn set_connection(self, conn: *mut ngx_connection_t) {
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).connection = conn };
-        // SAFETY: live by the type invariant; writes one bit.
-        unsafe { ngx_peer_connection_t::set_cached_raw(self.as_ptr(), 0) };
+        set_field!(self.connection = conn);
+        set_bit!(self: ngx_peer_connection_t::set_cached_raw, 0);
     }
 
     /// Lets the core have something in place of a server; null for nothing at all.
     pub(crate) fn set_no_server(self, address: *mut sockaddr, name: *mut ngx_str_t) {
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).sockaddr = address };
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).socklen = 0 };
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).name = name };
+        set_field!(self.sockaddr = address);
+        set_field!(self.socklen = 0);
+        set_field!(self.name = name);
     }
 
     /// The server that the balancer has given: its address, the length of that, and its name.
@@ -132,12 +121,9 @@ impl Peer {
     }
 
     pub(crate) fn set_server(self, address: *mut sockaddr, length: socklen_t, name: *mut ngx_str_t) {
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).sockaddr = address };
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).socklen = length };
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).name = name };
+        set_field!(self.sockaddr = address);
+        set_field!(self.socklen = length);
+        set_field!(self.name = name);
     }
 
     /// All that is known of the server that the balancer has given, to be given to the core again.
@@ -151,35 +137,29 @@ impl Peer {
     /// not about the server, stays as it is now: how many are left, since when they go on, whom the core calls.
     pub(crate) fn restore(self, saved: &SavedPeer) {
         let (hooks, tries) = (self.hooks(), self.tries());
-        // SAFETY: live by the type invariant; reads one field.
-        let start_time = unsafe { (*self.as_ptr()).start_time };
+        let start_time = get_field!(self.start_time);
         let log = self.log();
         // SAFETY: live by the type invariant, and nobody holds a reference to it; what is written was read from there.
         unsafe { self.0.write(saved.0) };
         self.set_hooks(hooks);
         self.set_tries(tries);
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).start_time = start_time };
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).log = log };
+        set_field!(self.start_time = start_time);
+        set_field!(self.log = log);
         self.set_connection(std::ptr::null_mut());
     }
 
     /// The balancer has given a server, and has not got it back.
     pub(crate) fn has_server(self) -> bool {
-        // SAFETY: live by the type invariant; reads one field.
-        unsafe { !(*self.as_ptr()).sockaddr.is_null() }
+        !get_field!(self.sockaddr).is_null()
     }
 
     /// How many servers the core may still try.
     pub(crate) fn tries(self) -> ngx_uint_t {
-        // SAFETY: live by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).tries }
+        get_field!(self.tries)
     }
 
     pub(crate) fn set_tries(self, tries: ngx_uint_t) {
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).tries = tries };
+        set_field!(self.tries = tries);
     }
 
     /// One try is over of which the balancer has not heard.
@@ -188,8 +168,7 @@ impl Peer {
     }
 
     pub(crate) fn set_data(self, data: *mut libc::c_void) {
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).data = data };
+        set_field!(self.data = data);
     }
 
     /// What the request is doing, for the error log.
@@ -200,29 +179,25 @@ impl Peer {
 
     /// Takes the connection from the request, so that the core does not close it.
     pub(crate) fn release_connection(self) {
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).connection = std::ptr::null_mut() };
+        set_field!(self.connection = std::ptr::null_mut());
     }
 
     /// The local address to bind to (`proxy_bind`).
     #[inline]
     pub(crate) fn local(self) -> Option<NonNull<ngx_addr_t>> {
-        // SAFETY: live by the type invariant; reads one field.
-        NonNull::new(unsafe { (*self.as_ptr()).local })
+        NonNull::new(get_field!(self.local))
     }
 
     pub(crate) fn transparent(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { ngx_peer_connection_t::transparent_raw(self.as_ptr()) != 0 }
+        get_bit!(self: ngx_peer_connection_t::transparent_raw)
     }
 
     /// The bytes of the socket address that the balancer chose. Not to be kept past the hook: with
     /// a `zone` the memory belongs to the balancer.
     pub(crate) fn address(&self) -> &[u8] {
-        // SAFETY: live by the type invariant; reads one field.
-        let address: *const u8 = unsafe { (*self.as_ptr()).sockaddr }.cast();
-        // SAFETY: live by the type invariant; reads one field.
-        let length = unsafe { (*self.as_ptr()).socklen } as usize;
+        let this = *self;
+        let address: *const u8 = get_field!(this.sockaddr).cast();
+        let length = get_field!(this.socklen) as usize;
         if address.is_null() {
             return &[];
         }

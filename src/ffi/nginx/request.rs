@@ -14,6 +14,7 @@ use ngx::http::{HttpModuleLocationConf, NgxHttpCoreModule};
 
 use crate::ffi::nginx::bits;
 use crate::ffi::nginx::conn::Conn;
+use crate::ffi::nginx::handle::{field_ptr, get_bit, get_field, handle, set_field, Handle};
 use crate::ffi::nginx::headers::bytes;
 use crate::ffi::nginx::peer_connection::Peer;
 
@@ -31,6 +32,8 @@ pub(crate) struct Request(NonNull<ngx_http_request_t>);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HttpUpstream(NonNull<ngx_http_upstream_t>);
 
+handle!(Request, ngx_http_request_t);
+
 impl Request {
     /// # Safety
     /// `ptr` points at a live request, and the handle is not used after it.
@@ -44,19 +47,13 @@ impl Request {
         NonNull::new(ptr).map(Self)
     }
 
-    pub(crate) fn as_ptr(self) -> *mut ngx_http_request_t {
-        self.0.as_ptr()
-    }
-
     pub(crate) fn pool(self) -> *mut ngx_pool_t {
-        // SAFETY: live by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).pool }
+        get_field!(self.pool)
     }
 
     #[inline]
     pub(crate) fn method(self) -> ngx_uint_t {
-        // SAFETY: live by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).method }
+        get_field!(self.method)
     }
 
     /// Whether another location follows when the response is sent.
@@ -69,10 +66,8 @@ impl Request {
 
     /// Whether its body is known to have at most so many bytes.
     pub(crate) fn has_body_within(self, limit: off_t) -> bool {
-        // SAFETY: live by the type invariant; reads one field.
-        let length = unsafe { (*self.as_ptr()).headers_in.content_length_n };
-        // SAFETY: live by the type invariant; reads one field.
-        let body = NonNull::new(unsafe { (*self.as_ptr()).request_body });
+        let length = get_field!(self.headers_in.content_length_n);
+        let body = NonNull::new(get_field!(self.request_body));
         // SAFETY: in the pool of the live request; reads one field.
         let has_body = body.is_some_and(|body| unsafe { !(*body.as_ptr()).bufs.is_null() });
         (0..=limit).contains(&length) || !has_body
@@ -81,8 +76,7 @@ impl Request {
     /// The length of `r->upstream_states`.
     #[inline]
     pub(crate) fn attempts(self) -> u32 {
-        // SAFETY: live by the type invariant; reads one field.
-        let states = unsafe { (*self.as_ptr()).upstream_states };
+        let states = get_field!(self.upstream_states);
         // SAFETY: null, or an array in the request's pool.
         unsafe { states.as_ref() }.map_or(0, |states| states.nelts as u32)
     }
@@ -96,8 +90,7 @@ impl Request {
 
     /// The request of the client, of which this one may be a part.
     pub(crate) fn main(self) -> Self {
-        // SAFETY: live by the type invariant; reads one field.
-        let main = unsafe { (*self.as_ptr()).main };
+        let main = get_field!(self.main);
         // SAFETY: the main request lives as long as its parts, and is its own main request.
         unsafe { Self::from_raw(main) }.unwrap_or(self)
     }
@@ -113,16 +106,14 @@ impl Request {
 
     /// Its upstream part, if it ever had one.
     pub(crate) fn upstream(self) -> Option<HttpUpstream> {
-        // SAFETY: live by the type invariant; reads one field.
-        let u: *mut ngx_http_upstream_t = unsafe { (*self.as_ptr()).upstream };
+        let u: *mut ngx_http_upstream_t = get_field!(self.upstream);
         // SAFETY: that of a live request.
         (!u.is_null()).then(|| unsafe { HttpUpstream::from_ptr(u) })
     }
 
     /// What a module has attached to it.
     pub(crate) fn context_of(self, module: &ngx_module_t) -> Option<NonNull<c_void>> {
-        // SAFETY: live by the type invariant; reads one field.
-        let contexts = unsafe { (*self.as_ptr()).ctx };
+        let contexts = get_field!(self.ctx);
         // SAFETY: it has a place for each module.
         let place = unsafe { contexts.add(module.ctx_index) };
         // SAFETY: as above.
@@ -130,8 +121,7 @@ impl Request {
     }
 
     pub(crate) fn set_context_of(self, module: &ngx_module_t, context: *mut c_void) {
-        // SAFETY: live by the type invariant; reads one field.
-        let contexts = unsafe { (*self.as_ptr()).ctx };
+        let contexts = get_field!(self.ctx);
         // SAFETY: it has a place for each module.
         let place = unsafe { contexts.add(module.ctx_index) };
         // SAFETY: as above.
@@ -147,16 +137,14 @@ impl Request {
     /// The value of `Authorization`.
     #[inline]
     pub(crate) fn authorization<'a>(self) -> Option<&'a [u8]> {
-        // SAFETY: live by the type invariant; reads one field.
-        let header = unsafe { (*self.as_ptr()).headers_in.authorization };
+        let header = get_field!(self.headers_in.authorization);
         // SAFETY: null, or a header of the request, in its pool or that of its main request; reads one field.
         NonNull::new(header).map(|header| bytes(unsafe { (*header.as_ptr()).value }))
     }
 
     /// The connection to the client.
     pub(crate) fn client(self) -> Conn {
-        // SAFETY: live by the type invariant; reads one field.
-        let client = unsafe { (*self.as_ptr()).connection };
+        let client = get_field!(self.connection);
         // SAFETY: a live request has its connection, and it is open.
         unsafe { Conn::from_open(client) }
     }
@@ -201,8 +189,7 @@ impl Request {
     /// Ends the upstream part of the request, and the request with `status`. Both may be gone then.
     pub(crate) fn finalize(self, u: HttpUpstream, status: ngx_int_t) {
         u.set_status(status);
-        // SAFETY: live by the type invariant; the main request lives as long as its subrequests.
-        let main = unsafe { (*self.as_ptr()).main };
+        let main = get_field!(self.main);
         // The end of the upstream part ends the request once, the status another time.
         // SAFETY: as above.
         let count = unsafe { (*main).count() };
@@ -217,6 +204,8 @@ impl Request {
     }
 }
 
+handle!(HttpUpstream, ngx_http_upstream_t);
+
 impl HttpUpstream {
     /// # Safety
     /// `ptr` is the `r->upstream` of a live request that has one, and the handle is not used after it.
@@ -225,40 +214,31 @@ impl HttpUpstream {
         Self(unsafe { NonNull::new_unchecked(ptr) })
     }
 
-    pub(crate) fn as_ptr(self) -> *mut ngx_http_upstream_t {
-        self.0.as_ptr()
-    }
-
     /// The peer part of the request.
     pub(crate) fn peer(self) -> Peer {
-        // SAFETY: live by the type invariant; makes no reference.
-        let peer = unsafe { &raw mut (*self.as_ptr()).peer };
+        let peer = field_ptr!(self.peer);
         // SAFETY: the `&u->peer` of a live request.
         unsafe { Peer::from_ptr(peer) }
     }
 
     /// The protocol module allows another request on the connection.
     pub(crate) fn keepalive(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { ngx_http_upstream_t::keepalive_raw(self.as_ptr()) != 0 }
+        get_bit!(self: ngx_http_upstream_t::keepalive_raw)
     }
 
     pub(crate) fn request_body_sent(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { ngx_http_upstream_t::request_body_sent_raw(self.as_ptr()) != 0 }
+        get_bit!(self: ngx_http_upstream_t::request_body_sent_raw)
     }
 
     /// A number for the protocol module and its version: each has a function of its own that writes
     /// requests, and so has HTTP/2 in the proxy module.
     pub(crate) fn protocol(self) -> usize {
-        // SAFETY: live by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).create_request }.map_or(0, |function| function as usize)
+        get_field!(self.create_request).map_or(0, |function| function as usize)
     }
 
     pub(crate) fn uses_tls(self) -> bool {
         #[cfg(ngx_feature = "http_ssl")]
-        // SAFETY: live by the type invariant; reads one bit.
-        return unsafe { ngx_http_upstream_t::ssl_raw(self.as_ptr()) != 0 };
+        return get_bit!(self: ngx_http_upstream_t::ssl_raw);
         #[cfg(not(ngx_feature = "http_ssl"))]
         false
     }
@@ -267,12 +247,10 @@ impl HttpUpstream {
     /// variables that come from `$upstream_addr`, which nginx may evaluate only once.
     #[cfg(ngx_feature = "http_ssl")]
     pub(crate) fn with_peer_shown<T>(self, evaluate: impl FnOnce() -> T) -> T {
-        // SAFETY: live by the type invariant; reads one field.
-        let Some(state) = NonNull::new(unsafe { (*self.as_ptr()).state }) else { return evaluate() };
+        let Some(state) = NonNull::new(get_field!(self.state)) else { return evaluate() };
         // SAFETY: the present state of a live request, in its pool.
         let before = unsafe { (*state.as_ptr()).peer };
-        // SAFETY: live by the type invariant; the balancer has set the name, with the address.
-        let name = unsafe { (*self.as_ptr()).peer.name };
+        let name = get_field!(self.peer.name);
         // SAFETY: as above. A name in a zone can be freed, so it is not left there.
         unsafe { (*state.as_ptr()).peer = name };
         let result = evaluate();
@@ -283,8 +261,7 @@ impl HttpUpstream {
 
     /// The configuration of the location.
     pub(crate) fn conf(self) -> NonNull<ngx_http_upstream_conf_t> {
-        // SAFETY: live by the type invariant; reads one field.
-        let conf = unsafe { (*self.as_ptr()).conf };
+        let conf = get_field!(self.conf);
         // SAFETY: the protocol module sets it before it starts the upstream request.
         unsafe { NonNull::new_unchecked(conf) }
     }
@@ -293,15 +270,13 @@ impl HttpUpstream {
     /// `conf` is equal to the present one in all that matters to the request, and lives as long.
     #[inline]
     pub(crate) unsafe fn set_conf(self, conf: NonNull<ngx_http_upstream_conf_t>) {
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).conf = conf.as_ptr() };
+        set_field!(self.conf = conf.as_ptr());
     }
 
     /// Whether `proxy_next_upstream` allows another try after a failure of these kinds.
     #[inline]
     pub(crate) fn repeats(self, failure: ngx_uint_t) -> bool {
-        // SAFETY: live by the type invariant; reads one field.
-        let conf = unsafe { (*self.as_ptr()).conf };
+        let conf = get_field!(self.conf);
         // SAFETY: the protocol module sets it before it starts the upstream request.
         unsafe { (*conf).next_upstream & failure == failure }
     }
@@ -309,7 +284,6 @@ impl HttpUpstream {
     /// The TLS name: that of the upstream, and after a handshake the one that was used.
     #[cfg(ngx_feature = "http_ssl")]
     pub(crate) fn ssl_name(self) -> nginx_sys::ngx_str_t {
-        // SAFETY: live by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).ssl_name }
+        get_field!(self.ssl_name)
     }
 }

@@ -12,6 +12,7 @@ use nginx_sys::{
 
 use crate::drain::Framing;
 use crate::fastcgi::{asks_to_close, Records};
+use crate::ffi::nginx::handle::{field_ptr, get_bit, get_field, Handle};
 use crate::http1::keep_alive::Hint;
 use crate::http1::request_head::{is_http1, may_announce_body, says_close, RequestHead};
 use crate::http1::stateful_auth;
@@ -91,8 +92,7 @@ impl FirstBuffer {
 impl Request {
     /// Whether the core sends the body in chunks.
     fn is_sent_in_chunks(self) -> bool {
-        // SAFETY: live by the type invariant; makes no reference.
-        let headers = unsafe { &raw const (*self.as_ptr()).headers_in };
+        let headers = field_ptr!(self.headers_in);
         // SAFETY: as above; reads one bit.
         self.is_unbuffered() && unsafe { ngx_http_headers_in_t::chunked_raw(headers) != 0 }
     }
@@ -121,8 +121,7 @@ impl Request {
     fn cached_length(self) -> usize {
         #[cfg(ngx_feature = "http_cache")]
         {
-            // SAFETY: live by the type invariant; reads one field.
-            let cache = NonNull::new(unsafe { (*self.as_ptr()).cache });
+            let cache = NonNull::new(get_field!(self.cache));
             // SAFETY: in the pool of the live request.
             cache.map_or(0, |cache| unsafe { (*cache.as_ptr()).header_start })
         }
@@ -167,8 +166,7 @@ impl HttpUpstream {
     /// Whether nginx has taken an interim response for the whole: the real one is yet to come.
     #[inline]
     fn is_interim(self) -> bool {
-        // SAFETY: live by the type invariant; reads one field.
-        let status = unsafe { (*self.as_ptr()).headers_in.status_n };
+        let status = get_field!(self.headers_in.status_n);
         (1..NGX_HTTP_OK as usize).contains(&status)
     }
 
@@ -187,8 +185,7 @@ impl HttpUpstream {
         {
             return None;
         }
-        // SAFETY: live by the type invariant; reads one bit.
-        let upgraded = unsafe { ngx_http_upstream_t::upgrade_raw(self.as_ptr()) != 0 };
+        let upgraded = get_bit!(self: ngx_http_upstream_t::upgrade_raw);
         if upgraded || self.is_interim() {
             return None;
         }
@@ -201,8 +198,7 @@ impl HttpUpstream {
     }
 
     fn http1_framing(self, request: FirstBuffer) -> Option<Framing> {
-        // SAFETY: live by the type invariant; makes no reference.
-        let headers = unsafe { &raw const (*self.as_ptr()).headers_in };
+        let headers = field_ptr!(self.headers_in);
         // It is set for HTTP/1.0 as well.
         // SAFETY: as above; reads one bit.
         let closes = unsafe { ngx_http_upstream_headers_in_t::connection_close_raw(headers) != 0 };
@@ -223,12 +219,10 @@ impl HttpUpstream {
         if asks_to_close(request.bytes()) {
             return None;
         }
-        // SAFETY: live by the type invariant; reads one field.
-        let state = NonNull::new(unsafe { (*self.as_ptr()).state })?;
+        let state = NonNull::new(get_field!(self.state))?;
         // SAFETY: the present state of a live request; `ngx_http_upstream_process_header()` counts there what it reads.
         let received = usize::try_from(unsafe { (*state.as_ptr()).bytes_received }).ok()?;
-        // SAFETY: live by the type invariant; makes no reference.
-        let buffer = unsafe { &raw const (*self.as_ptr()).buffer };
+        let buffer = field_ptr!(self.buffer);
         // SAFETY: as above; reads one field.
         let start = unsafe { (*buffer).start };
         // SAFETY: as above.
@@ -247,10 +241,8 @@ impl HttpUpstream {
     /// What a server says of its connection, if it says something.
     #[inline]
     pub(crate) fn said(self, r: Request, request: FirstBuffer) -> Option<Said> {
-        // SAFETY: live by the type invariant; makes no reference.
-        let list = unsafe { &raw const (*self.as_ptr()).headers_in.headers };
-        // SAFETY: live by the type invariant; reads one field.
-        let challenges = unsafe { !(*self.as_ptr()).headers_in.www_authenticate.is_null() };
+        let list = field_ptr!(self.headers_in.headers);
+        let challenges = !get_field!(self.headers_in.www_authenticate).is_null();
         // SAFETY: the list of a live request.
         let told = challenges || unsafe { may_have(list, OF_INTEREST) };
         told.then(|| self.read_said(r, request))
@@ -258,8 +250,7 @@ impl HttpUpstream {
 
     #[cold]
     fn read_said(self, r: Request, request: FirstBuffer) -> Said {
-        // SAFETY: live by the type invariant; makes no reference.
-        let list = unsafe { &raw const (*self.as_ptr()).headers_in.headers };
+        let list = field_ptr!(self.headers_in.headers);
         // What the cache remembers of another connection says nothing of how long this one is kept.
         let hints = !r.is_cached() && self.http1_request(request).is_some();
         let mut said = Said::default();
@@ -280,8 +271,7 @@ impl HttpUpstream {
 
     pub(crate) fn has_response_header(self) -> bool {
         const NOT_MEASURED: ngx_msec_t = ngx_msec_t::MAX;
-        // SAFETY: live by the type invariant; reads one field.
-        let Some(state) = NonNull::new(unsafe { (*self.as_ptr()).state }) else { return false };
+        let Some(state) = NonNull::new(get_field!(self.state)) else { return false };
         // SAFETY: the present state of a live request; `ngx_http_upstream_process_header()` sets the field.
         unsafe { (*state.as_ptr()).header_time != NOT_MEASURED }
     }
@@ -289,8 +279,7 @@ impl HttpUpstream {
     /// Whether the client has got the header of the response.
     #[inline]
     pub(crate) fn is_header_sent(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { ngx_http_upstream_t::header_sent_raw(self.as_ptr()) != 0 }
+        get_bit!(self: ngx_http_upstream_t::header_sent_raw)
     }
 
     /// Whether the core has begun to pass on the body, or to store it.
@@ -298,16 +287,14 @@ impl HttpUpstream {
         if self.is_header_sent() && !r.is_header_only() {
             return true;
         }
-        // SAFETY: live by the type invariant; reads one field.
-        let pipe = NonNull::new(unsafe { (*self.as_ptr()).pipe });
+        let pipe = NonNull::new(get_field!(self.pipe));
         // SAFETY: in the pool of the live request; the core sets the field when it begins to read.
         pipe.is_some_and(|pipe| unsafe { !(*pipe.as_ptr()).upstream.is_null() })
     }
 
     /// What was read past the header.
     fn preread<'a>(self) -> &'a [u8] {
-        // SAFETY: live by the type invariant; makes no reference.
-        let buffer = unsafe { &raw const (*self.as_ptr()).buffer };
+        let buffer = field_ptr!(self.buffer);
         // SAFETY: as above; reads one field.
         let pos = unsafe { (*buffer).pos };
         // SAFETY: as above.
@@ -319,8 +306,7 @@ impl HttpUpstream {
     /// The first buffer of the request; to be asked before anything is sent.
     #[inline]
     pub(crate) fn first_buffer(self) -> FirstBuffer {
-        // SAFETY: live by the type invariant; reads one field.
-        let chain = NonNull::new(unsafe { (*self.as_ptr()).request_bufs });
+        let chain = NonNull::new(get_field!(self.request_bufs));
         // SAFETY: `create_request` has made the chain, in the request's pool.
         FirstBuffer(chain.and_then(|chain| NonNull::new(unsafe { (*chain.as_ptr()).buf })))
     }
@@ -348,8 +334,7 @@ impl HttpUpstream {
     }
 
     pub(crate) fn closes(self) -> Option<Closes> {
-        // SAFETY: live by the type invariant; makes no reference.
-        let headers = unsafe { &raw const (*self.as_ptr()).headers_in };
+        let headers = field_ptr!(self.headers_in);
         // SAFETY: as above; reads one bit.
         if unsafe { ngx_http_upstream_headers_in_t::connection_close_raw(headers) == 0 } {
             return None;
@@ -366,8 +351,7 @@ impl HttpUpstream {
 
     /// Whether only the end of the connection tells that of the response.
     pub(crate) fn ends_with_connection(self) -> bool {
-        // SAFETY: live by the type invariant; makes no reference.
-        let headers = unsafe { &raw const (*self.as_ptr()).headers_in };
+        let headers = field_ptr!(self.headers_in);
         // SAFETY: as above; reads one bit.
         let chunked = unsafe { ngx_http_upstream_headers_in_t::chunked_raw(headers) != 0 };
         // SAFETY: as above; reads one field.
@@ -378,33 +362,27 @@ impl HttpUpstream {
     pub(crate) fn is_body_complete(self) -> bool {
         // SAFETY: live by the type invariant; reads one bit.
         if unsafe { ngx_http_upstream_t::buffering_raw(self.as_ptr()) } == 0 {
-            // SAFETY: live by the type invariant; reads one field.
-            return unsafe { (*self.as_ptr()).length } == 0;
+            return get_field!(self.length) == 0;
         }
-        // SAFETY: live by the type invariant; reads one field.
-        let pipe = NonNull::new(unsafe { (*self.as_ptr()).pipe });
+        let pipe = NonNull::new(get_field!(self.pipe));
         // SAFETY: in the pool of the live request; reads one bit.
         pipe.is_some_and(|pipe| unsafe { ngx_event_pipe_t::upstream_done_raw(pipe.as_ptr()) != 0 })
     }
 
     pub(crate) fn is_upgraded(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { ngx_http_upstream_t::upgrade_raw(self.as_ptr()) != 0 }
+        get_bit!(self: ngx_http_upstream_t::upgrade_raw)
     }
 
     /// Where the buffer for the header of the response begins, and where it is filled to.
     #[inline]
     pub(crate) fn all_read(self) -> (*const u8, *const u8) {
-        // SAFETY: live by the type invariant; reads one field.
-        let start = unsafe { (*self.as_ptr()).buffer.start };
-        // SAFETY: as above.
-        (start, unsafe { (*self.as_ptr()).buffer.last })
+        let start = get_field!(self.buffer.start);
+        (start, get_field!(self.buffer.last))
     }
 
     /// Sends what the protocol module has ready, as the core does when the connection takes more.
     pub(crate) fn flush(self) {
-        // SAFETY: live by the type invariant; makes no reference.
-        let output = unsafe { &raw mut (*self.as_ptr()).output };
+        let output = field_ptr!(self.output);
         // SAFETY: the core has set it up for the connection, and sent by it; nothing is added.
         unsafe { ngx_output_chain(output, std::ptr::null_mut()) };
     }

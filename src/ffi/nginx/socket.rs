@@ -10,6 +10,7 @@ use crate::metrics::End;
 use super::conn::Received;
 use super::conn::{Conn, Event};
 use super::process::worker_is_exiting;
+use crate::ffi::nginx::handle::Handle as _;
 
 /// Why nginx asks an idle connection to be closed: at the end of a worker, or because it has run out of connections.
 pub(crate) fn asked_to_close() -> End {

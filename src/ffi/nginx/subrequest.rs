@@ -8,6 +8,7 @@ use nginx_sys::{
 };
 
 use crate::ffi::nginx::bits;
+use crate::ffi::nginx::handle::{field_ptr, get_field, set_bit, set_field, Handle};
 use crate::ffi::nginx::headers::Headers;
 use crate::ffi::nginx::request::{HttpUpstream, Request};
 
@@ -37,16 +38,14 @@ impl Request {
 
     /// The headers that the client has sent.
     pub(crate) fn headers(self) -> Headers {
-        // SAFETY: a live request; makes no reference.
-        let list = unsafe { &raw const (*self.as_ptr()).headers_in.headers };
+        let list = field_ptr!(self.headers_in.headers);
         // SAFETY: the list of a live request.
         unsafe { Headers::of(list) }
     }
 
     /// The request for which this one is a part.
     pub(crate) fn parent(self) -> Option<Self> {
-        // SAFETY: live by the type invariant; reads one field.
-        let parent = NonNull::new(unsafe { (*self.as_ptr()).parent })?;
+        let parent = NonNull::new(get_field!(self.parent))?;
         // SAFETY: a parent lives as long as its parts.
         Some(unsafe { Self::from_ptr(parent) })
     }
@@ -54,8 +53,7 @@ impl Request {
     /// What servers have answered, if they have refused: in each location through which the request has come, the
     /// last one. An `X-Accel-Redirect` hides it from all but this.
     pub(crate) fn answers(self) -> impl Iterator<Item = u16> {
-        // SAFETY: live by the type invariant; reads one field.
-        let states: *const ngx_array_t = unsafe { (*self.as_ptr()).upstream_states };
+        let states: *const ngx_array_t = get_field!(self.upstream_states);
         // SAFETY: null, or an array in the request's pool.
         let states = unsafe { states.as_ref() };
         // SAFETY: what the array holds; it does not change while this is used.
@@ -68,8 +66,7 @@ impl Request {
 
     /// The status of its response, 0 if there is none.
     pub(crate) fn status(self) -> u16 {
-        // SAFETY: live by the type invariant; reads one field.
-        u16::try_from(unsafe { (*self.as_ptr()).headers_out.status }).unwrap_or(0)
+        u16::try_from(get_field!(self.headers_out.status)).unwrap_or(0)
     }
 
     /// For an old browser (`msie_refresh`) nginx makes a page of a redirect, and reads its Location unchecked: there may be none.
@@ -80,16 +77,13 @@ impl Request {
 
     /// Sets the status of its response, with nginx's reason phrase.
     pub(crate) fn set_status(self, status: u16) {
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).headers_out.status = status.into() };
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).headers_out.status_line.len = 0 };
+        set_field!(self.headers_out.status = status.into());
+        set_field!(self.headers_out.status_line.len = 0);
     }
 
     /// The headers of its response.
     pub(crate) fn response_headers(self) -> *mut ngx_list_t {
-        // SAFETY: live by the type invariant; makes no reference.
-        unsafe { &raw mut (*self.as_ptr()).headers_out.headers }
+        field_ptr!(self.headers_out.headers)
     }
 
     /// Whether the response ends with its header.
@@ -127,8 +121,7 @@ impl Request {
 
     /// The value of an indexed variable, which all parts of a request share.
     pub(crate) fn variable(self, index: usize) -> *mut ngx_http_variable_value_t {
-        // SAFETY: live by the type invariant; reads one field.
-        let values = unsafe { (*self.as_ptr()).variables };
+        let values = get_field!(self.variables);
         // SAFETY: nginx has made room for each index that it has given.
         unsafe { values.add(index) }
     }
@@ -153,8 +146,7 @@ impl Request {
     pub(crate) fn unblock(self) {
         // SAFETY: live by the type invariant; reads some bits.
         let blocked = unsafe { ngx_http_request_t::blocked_raw(self.as_ptr()) };
-        // SAFETY: as above; writes some bits.
-        unsafe { ngx_http_request_t::set_blocked_raw(self.as_ptr(), blocked.saturating_sub(1)) };
+        set_bit!(self: ngx_http_request_t::set_blocked_raw, blocked.saturating_sub(1));
     }
 }
 
@@ -172,8 +164,7 @@ fn is_complete(state: &ngx_http_upstream_state_t) -> bool {
 impl HttpUpstream {
     /// The status that the server has sent, with a whole header; or one of the cache.
     fn whole_response_status(self) -> Option<usize> {
-        // SAFETY: live by the type invariant; reads one field.
-        let state = unsafe { (*self.as_ptr()).state };
+        let state = get_field!(self.state);
         // SAFETY: null, or the present state of a live request.
         let state = unsafe { state.as_ref() };
         state.is_none_or(is_complete).then(|| self.response_status())
@@ -181,19 +172,16 @@ impl HttpUpstream {
 
     /// The status that the server has sent, 0 if it has not.
     pub(crate) fn response_status(self) -> usize {
-        // SAFETY: live by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).headers_in.status_n }
+        get_field!(self.headers_in.status_n)
     }
 
     /// The headers that the server has sent.
     pub(crate) fn response_headers(self) -> *mut ngx_list_t {
-        // SAFETY: live by the type invariant; makes no reference.
-        unsafe { &raw mut (*self.as_ptr()).headers_in.headers }
+        field_ptr!(self.headers_in.headers)
     }
 
     /// Whether it has begun and not ended.
     pub(crate) fn is_under_way(self) -> bool {
-        // SAFETY: live by the type invariant; reads one field.
-        unsafe { !(*self.as_ptr()).cleanup.is_null() }
+        !get_field!(self.cleanup).is_null()
     }
 }

@@ -8,6 +8,7 @@ use nginx_sys::{
 };
 
 use crate::base::clock::Msec;
+use crate::ffi::nginx::handle::{field_ptr, get_bit, get_field, set_bit, set_field, Handle};
 
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::headers::bytes;
@@ -18,8 +19,7 @@ use crate::ffi::nginx::request::{HttpUpstream, Request};
 impl HttpUpstream {
     /// The present one of `r->upstream_states`.
     fn state(self) -> Option<NonNull<ngx_http_upstream_state_t>> {
-        // SAFETY: live by the type invariant; reads one field.
-        NonNull::new(unsafe { (*self.as_ptr()).state })
+        NonNull::new(get_field!(self.state))
     }
 
     /// The request has waited; what is measured from now on is not the queue's.
@@ -28,13 +28,10 @@ impl HttpUpstream {
             // SAFETY: the present state of a live request, in its pool.
             unsafe { (*state.as_ptr()).queue_time = waited };
         }
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).start_time = now() };
-        // SAFETY: live by the type invariant; reads one field.
-        let start = unsafe { (*self.as_ptr()).peer.start_time };
+        set_field!(self.start_time = now());
+        let start = get_field!(self.peer.start_time);
         // From here `proxy_next_upstream_timeout` counts.
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).peer.start_time = start.wrapping_add(waited) };
+        set_field!(self.peer.start_time = start.wrapping_add(waited));
     }
 
     /// If the core has measured the time of an attempt that was nothing but waiting, it is none.
@@ -60,8 +57,7 @@ impl HttpUpstream {
     /// core does. `None` if there is no memory.
     pub(crate) fn show_peer(self, pool: *mut ngx_pool_t) -> Option<()> {
         let state = self.state()?;
-        // SAFETY: live by the type invariant; a balancer sets the name with the address.
-        let name = NonNull::new(unsafe { (*self.as_ptr()).peer.name })?;
+        let name = NonNull::new(get_field!(self.peer.name))?;
         // SAFETY: until the server is given back the name stays.
         let name: ngx_str_t = unsafe { name.read() };
         // SAFETY: the pool of the live request.
@@ -76,15 +72,13 @@ impl HttpUpstream {
         unsafe { copy.write(ngx_str_t { len: name.len, data: text.as_ptr() }) };
         // SAFETY: the present state of a live request, in its pool.
         unsafe { (*state.as_ptr()).peer = copy.as_ptr() };
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*self.as_ptr()).peer.name = copy.as_ptr() };
+        set_field!(self.peer.name = copy.as_ptr());
         Some(())
     }
 
     /// `proxy_connect_timeout`, or what the protocol module calls it.
     pub(crate) fn connect_timeout(self) -> ngx_msec_t {
-        // SAFETY: live by the type invariant; reads one field.
-        let conf = unsafe { (*self.as_ptr()).conf };
+        let conf = get_field!(self.conf);
         // SAFETY: the protocol module sets it before it starts the upstream request.
         unsafe { (*conf).connect_timeout }
     }
@@ -103,8 +97,7 @@ impl HttpUpstream {
 
     /// The protocol module.
     pub(crate) fn module<'a>(self) -> &'a [u8] {
-        // SAFETY: live by the type invariant; reads one field.
-        let conf = unsafe { (*self.as_ptr()).conf };
+        let conf = get_field!(self.conf);
         // SAFETY: the protocol module sets it before it starts the upstream request, to a constant.
         let module = unsafe { (*conf).module };
         bytes(module)
@@ -123,35 +116,29 @@ impl HttpUpstream {
 
     /// Whether `proxy_next_upstream_timeout` allows another try.
     pub(crate) fn has_time_left(self) -> bool {
-        // SAFETY: live by the type invariant; reads one field.
-        let conf = unsafe { (*self.as_ptr()).conf };
+        let conf = get_field!(self.conf);
         // SAFETY: the protocol module sets it before it starts the upstream request.
         let timeout = unsafe { (*conf).next_upstream_timeout };
-        // SAFETY: live by the type invariant; reads one field.
-        let start = unsafe { (*self.as_ptr()).peer.start_time };
+        let start = get_field!(self.peer.start_time);
         timeout == 0 || now().wrapping_sub(start) < timeout
     }
 
     /// Whether the core has begun to send the request.
     pub(crate) fn request_sent(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { ngx_http_upstream_t::request_sent_raw(self.as_ptr()) != 0 }
+        get_bit!(self: ngx_http_upstream_t::request_sent_raw)
     }
 
     /// Whether the core thinks that the server has got something.
     pub(crate) fn set_request_sent(self, sent: bool) {
-        // SAFETY: live by the type invariant; writes one bit.
-        unsafe { ngx_http_upstream_t::set_request_sent_raw(self.as_ptr(), sent.into()) };
+        set_bit!(self: ngx_http_upstream_t::set_request_sent_raw, sent.into());
     }
 
     /// The request is written to this connection.
     pub(crate) fn write_to(self, conn: Conn) {
-        // SAFETY: live by the type invariant; makes no reference.
-        let output = unsafe { &raw mut (*self.as_ptr()).output };
+        let output = field_ptr!(self.output);
         // SAFETY: as above; writes one bit.
         unsafe { (*output).set_sendfile(conn.sendfile().into()) };
-        // SAFETY: live by the type invariant; makes no reference.
-        let writer = unsafe { &raw mut (*self.as_ptr()).writer };
+        let writer = field_ptr!(self.writer);
         // SAFETY: as above.
         unsafe { (*writer).out = std::ptr::null_mut() };
         // SAFETY: as above; makes no reference.
@@ -164,8 +151,7 @@ impl HttpUpstream {
 
     /// Ends the upstream part of the request, as nginx does when a request is freed.
     pub(crate) fn clean_up(self, r: Request) {
-        // SAFETY: live by the type invariant; reads one field.
-        let Some(cleanup) = NonNull::new(unsafe { (*self.as_ptr()).cleanup }) else { return };
+        let Some(cleanup) = NonNull::new(get_field!(self.cleanup)) else { return };
         // SAFETY: a field of a cleanup record in the request's pool.
         if let Some(cleanup) = unsafe { cleanup.read() } {
             // SAFETY: what nginx would call it with.

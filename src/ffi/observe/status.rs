@@ -31,6 +31,7 @@ use crate::status::{choose, Format, Writer};
 
 use crate::ffi::nginx::bits;
 use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::headers::{bytes, Headers};
 use crate::ffi::nginx::memory::{allocate, or_fail, place_in_pool, push_to_list};
 use crate::ffi::nginx::request::Request;

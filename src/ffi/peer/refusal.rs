@@ -18,6 +18,7 @@ use crate::reuse::stale::StaleRetry;
 use crate::ffi::idle::close::close_suspect_idle;
 use crate::ffi::nginx::conn::{Conn, Received};
 use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::memory::allocate;
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::nginx::request::{HttpUpstream, Request};

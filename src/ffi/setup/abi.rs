@@ -11,6 +11,7 @@ use nginx_sys::{ngx_close_idle_connections, ngx_connection_t, ngx_cycle_t, ngx_e
 use once_cell::race::OnceBool;
 
 use crate::ffi::nginx::conn::Event;
+use crate::ffi::nginx::handle::Handle as _;
 
 /// The binary's stride may be larger than ours: what it would take for further connections is zero.
 #[repr(C)]

@@ -7,6 +7,7 @@ use nginx_sys::{ngx_conf_t, ngx_cycle_t};
 use ngx::http::HttpModuleConfExt;
 
 use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::memory::place_in_pool;
 use crate::ffi::nginx::request::Request;
 use crate::ffi::nginx::this_module::module;

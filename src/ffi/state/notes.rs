@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::memory::{add_cleanup, allocate};
 use crate::ffi::nginx::request::Request;
 use crate::ffi::state::peer_data::PeerData;

@@ -13,6 +13,7 @@ use crate::pool::{Connection, IdlePool, Key, Limit, Offer};
 
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::Guarded;
+use crate::ffi::nginx::handle::Handle as _;
 
 /// At least so many sessions are kept for an upstream, in each worker.
 const CAPACITY: usize = 256;

@@ -15,6 +15,7 @@ use nginx_sys::{
 use crate::base::clock::Msec;
 
 use crate::ffi::nginx::conn::Event;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::memory::allocate;
 use crate::ffi::nginx::timer::Alarm;
 use crate::ffi::state::peer_data::PeerData;

@@ -15,6 +15,7 @@ use crate::ffi::idle::close::close_all;
 use crate::ffi::max_conns::slots::close_idle;
 use crate::ffi::nginx::balancer::Servers;
 use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::process::{elapsed, now};
 use crate::ffi::shared::workers::recover;
 use crate::ffi::state::peer_data::{PeerData, Stage};

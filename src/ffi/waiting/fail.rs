@@ -4,6 +4,7 @@ use std::ffi::CStr;
 
 use nginx_sys::{ngx_int_t, NGX_HTTP_INTERNAL_SERVER_ERROR};
 
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::process::elapsed;
 use crate::ffi::state::peer_data::{PeerData, Stage};
 use crate::ffi::state::waiter::Waiter;

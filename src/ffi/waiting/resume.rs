@@ -2,6 +2,7 @@
 //! the connection that stood in is done with the real one.
 
 use crate::ffi::nginx::conn::Conn;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::state::peer_data::PeerData;
 use crate::ffi::state::waiter::Waiter;
 

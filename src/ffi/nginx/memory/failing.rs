@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use nginx_sys::{ngx_log_error_core, NGX_LOG_EMERG};
 
 use super::super::idle::cycle_log;
+use crate::ffi::nginx::handle::Handle as _;
 
 /// What the file has.
 #[repr(C)]
