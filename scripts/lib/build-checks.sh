@@ -65,7 +65,7 @@ own_build_serves() (
     cd "$ROOT" && mkdir -p "$tree/run/tmp" || return 1
     BINARY=$tree/objs/nginx
     suite_environment "$tree/run" ours \
-        env TEST_NGINX_LOAD_MODULES="$1" prove t/high-values.t t/eviction.t t/tls.t
+        env TEST_NGINX_LOAD_MODULES="$1" prove t/config/high-values.t t/pool/eviction.t t/identity/tls.t
 )
 
 # The stock module of this version knows no `keepalive 0`.

@@ -1,4 +1,4 @@
-# A curl that speaks HTTP/3, for t/http3-client.t. Sourced, not run.
+# A curl that speaks HTTP/3, for t/protocols/http3-client.t. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
 # provide_curl_http3: the one in PATH, or that of Debian 13 with its own libraries and nothing else of it. Without it the test
@@ -8,7 +8,7 @@ provide_curl_http3() {
     speaks_http3 curl && return
     if [[ ! -x $folder/curl ]] && is_root && have debootstrap; then
         step "fetching a curl with HTTP/3, out of Debian 13"
-        fetch_curl_http3 "$folder" || step "there is no curl with HTTP/3: t/http3-client.t is skipped"
+        fetch_curl_http3 "$folder" || step "there is no curl with HTTP/3: t/protocols/http3-client.t is skipped"
     fi
     ! speaks_http3 "$folder/curl" || export TEST_NGINX_CURL_HTTP3=$folder/curl
 }

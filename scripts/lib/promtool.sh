@@ -1,4 +1,4 @@
-# Prometheus' own checker of metrics and alert rules, for t/metrics-files.t. Sourced, not run.
+# Prometheus' own checker of metrics and alert rules, for t/status/metrics-files.t. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
 # provide_promtool: the one in PATH, or the program alone out of Debian's package, which would bring a service and eleven
@@ -8,7 +8,7 @@ provide_promtool() {
     have promtool && return
     if [[ ! -x $promtool ]] && have apt-get && have dpkg-deb; then
         step "fetching promtool, out of Debian's package prometheus"
-        fetch_promtool "$promtool" || step "there is no promtool: t/metrics-files.t skips what it is for"
+        fetch_promtool "$promtool" || step "there is no promtool: t/status/metrics-files.t skips what it is for"
     fi
     [[ ! -x $promtool ]] || export TEST_NGINX_PROMTOOL=$promtool
 }

@@ -18,7 +18,7 @@ show_failures() {
 }
 
 print_results() {
-    compgen -G "$TEMP/*.totals" >/dev/null || add_result "t/*.t" "" 0 1 0 "did not run on any nginx"
+    compgen -G "$TEMP/*.totals" >/dev/null || add_result "t/*/*.t" "" 0 1 0 "did not run on any nginx"
     print_table
 }
 

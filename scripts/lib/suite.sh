@@ -1,7 +1,7 @@
-# Runs t/*.t: each version of nginx once on the stock module and once on ours, several files at a time. Sourced, not run.
+# Runs t/*/*.t: each version of nginx once on the stock module and once on ours, several files at a time. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
-# Without it no t/*.t can run.
+# Without it no t/*/*.t can run.
 build_backend() {
     local log=$LOGS/build-backend.log
     step "building the test backend"
@@ -126,12 +126,12 @@ try_again() {
     awk '!$2 {print $4}' "$folder.again" >"$folder.helped"
 }
 
-PAGE_TEST=t/status-page.t
+PAGE_TEST=t/status/page.t
 
 # A page is the same on each nginx: a browser looks at it once, and not in a hurry; or if nothing else is asked for.
 is_for_browser() { [[ ${FILES[*]} == "$PAGE_TEST" || ($1 == "${KEYS[0]}" && $QUICK == no) ]]; }
 
-FAILURES_TEST=t/alloc-failures.t
+FAILURES_TEST=t/exhaustion/alloc-failures.t
 
 # It takes another build of the module, which one version is enough for.
 is_for_failures() { [[ $1 == crate && $QUICK == no && " ${FILES[*]} " == *" $FAILURES_TEST "* ]]; }

@@ -1,4 +1,4 @@
-# Test::Nginx, the library that t/*.t are written with. Sourced, not run.
+# Test::Nginx, the library that t/*/*.t are written with. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
 note_test_needs() {

@@ -1,4 +1,4 @@
-/* For LD_PRELOAD: there is no memory of the size that the module asks for before it makes what may not fail (src/memory.rs). */
+/* For LD_PRELOAD: there is no memory of the size that the module asks for before it makes what may not fail (src/base/memory.rs). */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>

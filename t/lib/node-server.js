@@ -1,4 +1,4 @@
-// A server of Node.js for t/keepalive-node.t:
+// A server of Node.js for t/stale/keepalive-node.t:
 //
 //   node node-server.js MILLISECONDS
 //

@@ -1,5 +1,5 @@
 /*
- * A TLS server on top of OpenSSL for t/tls-idle.t, which says what no ordinary server says on an idle connection.
+ * A TLS server on top of OpenSSL for t/identity/tls-idle.t, which says what no ordinary server says on an idle connection.
  *
  *   tls-server CERTIFICATE KEY WHAT MILLISECONDS
  *

@@ -1,6 +1,6 @@
 package Keepalive::Readme;
 
-# What the reference in README.md says, as data.
+# What the reference in docs/ says, as data.
 
 use strict;
 use warnings;
@@ -17,12 +17,12 @@ sub content_of {
     return <$in> // '';
 }
 
-my $readme = content_of('README.md');
+my $readme = join "\n", map { content_of("docs/$_.md") } qw(reference status internals);
 
 # What stands below a heading, up to the next one of the same level or of a higher one.
 sub section {
     my ($title) = @_;
-    my ($level, $text) = $readme =~ /^(#+) \Q$title\E\n(.*)/ms or die "README.md has no \"$title\"\n";
+    my ($level, $text) = $readme =~ /^(#+) \Q$title\E\n(.*)/ms or die "docs/ has no \"$title\"\n";
     my $number = length $level;
     $text =~ s/^#{1,$number} .*//ms;
     return $text;
@@ -84,13 +84,13 @@ sub filled {
 # The names in a table of reasons.
 sub reasons {
     my ($name) = @_;
-    my ($rows) = $readme =~ /^\| `$name` \|.*\n\|---\|---\|\n((?:^\|.*\n)+)/m or die "README.md has no table `$name`\n";
+    my ($rows) = $readme =~ /^\| `$name` \|.*\n\|---\|---\|\n((?:^\|.*\n)+)/m or die "docs/ has no table `$name`\n";
     return map { /^\| ([^|]*) \|/ ? words_of($1) : () } split /\n/, $rows;
 }
 
 # The JSON that the block in "JSON" shows: names without a value get one, and explanations are left out.
 sub json_shown {
-    my ($block) = section('JSON') =~ /^```\n(.*?)^```/ms or die "README.md has no JSON\n";
+    my ($block) = section('JSON') =~ /^```\n(.*?)^```/ms or die "docs/ has no JSON\n";
     $block =~ s/(?<=\S) {2,}.*$//mg;
     $block =~ s/(?<!: )("\w+")(?= *(?:[,}]|$))/$1: 0/mg;
     return JSON::PP::decode_json($block);

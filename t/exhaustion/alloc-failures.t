@@ -23,7 +23,7 @@ plan skip_all => 'nginx has no TLS' unless has_feature('with-http_ssl_module');
 
 my $FOR_EVER = 1 << 40;
 
-# Which allocations fail, and how many there were: see src/ffi/memory/failing.rs.
+# Which allocations fail, and how many there were: see src/ffi/nginx/memory/failing.rs.
 my $order = $ENV{KEEPALIVE_FAIL_ALLOCATIONS} = work_dir() . '/order';
 
 sub set_order {

@@ -1,4 +1,4 @@
-# README.md documents what the module offers, and nothing else: directives with their syntax, context and default,
+# docs/ documents what the module offers, and nothing else: directives with their syntax, context and default,
 # variables, metrics, and the fields of the JSON.
 
 use strict;
@@ -26,7 +26,7 @@ sub sorted { my %seen = map { $_ => 1 } @_; return [sort keys %seen] }
 # Directives: the names in the two command tables.
 my %documented = directives();
 my @names = map { /static mut COMMANDS(.*?)^\];/ms ? $1 =~ /ngx_string!\("(\w+)"\)/g : () }
-    map { source($_) } qw(ffi/directives.rs ffi/auth/directives.rs);
+    map { source($_) } qw(ffi/setup/directives.rs ffi/auth/directives.rs);
 cmp_ok scalar(@names), '>', 20, 'there are directives: ' . @names;
 is_deeply sorted(keys %documented), sorted(@names), 'each of them is documented, and no other';
 
@@ -91,13 +91,13 @@ for my $name (sort keys %documented) {
 
 # The words that are meant literally are those that the sources compare with.
 my @in_code = qw(on off);
-for my $text (map { source($_) } qw(directive.rs stale.rs auth.rs)) {
+for my $text (map { source($_) } qw(directive.rs reuse/stale.rs auth.rs)) {
     push @in_code, $text =~ /\bb"(\w+)" => /g, $text =~ /strip_prefix\(b"(\w+)="\)/g;
 }
 is_deeply sorted(@values, map { s/=.*//r } @options), sorted(@in_code), 'all values and parameters are documented, and no others';
 
 # Defaults: the value in the source, in milliseconds or bytes. What has none is empty.
-my $conf = source('ffi/conf.rs');
+my $conf = source('ffi/state/srv_conf.rs');
 my $auth = source('ffi/auth/conf.rs');
 my $values = source('directive.rs');
 sub found { my ($text, $pattern) = @_; my @found = $text =~ $pattern or die "not found: $pattern\n"; return map { tr/_//dr } @found }
@@ -109,7 +109,7 @@ my %default = (
     keepalive_drain => [map { /(\d+) << 10/ ? $1 * 1024 : $_ } found($values, qr/Self \{ size: (.*?), timeout: (\w+) \}/)],
     keepalive_check => [map { $_ eq '!=' ? 'on' : 'off' } found($conf, qr/self\.check (\S+) 0/)],
     keepalive_hint => ['on', map { $_ eq 'Share' ? () : $_ } found($values, qr/Self \{ margin: Some\(Margin::(\w+)\) \}/)],
-    keepalive_stale_retry => [map { lc } found(source('stale.rs'), qr/#\[default\]\s+(\w+)/)],
+    keepalive_stale_retry => [map { lc } found(source('reuse/stale.rs'), qr/#\[default\]\s+(\w+)/)],
     keepalive_stale_fails => [map { $_ eq '==' ? 'off' : 'on' } found($conf, qr/self\.stale_fails (\S+) 1/)],
     auth_subrequest => ['off'],
     auth_subrequest_pass_status => [split /, /, join '', found(source('auth.rs'), qr/PASS_STATUS: &\[u16\] = &\[(.*?)\]/)],
@@ -131,7 +131,7 @@ is plain('60s'), $timeout, 'queue: 60 seconds';
 like section('queue'), qr/at most `timeout` \(60 seconds by default\).*gets $status, or the `status`/s, 'and the status';
 
 # Variables.
-my @offered = map { source($_) =~ /add_one\(cf, ngx_string!\("(\w+)"\)/g } qw(ffi/variables.rs ffi/auth/variables.rs);
+my @offered = map { source($_) =~ /add_one\(cf, ngx_string!\("(\w+)"\)/g } qw(ffi/observe/variables.rs ffi/auth/variables.rs);
 my $table = section('Variables');
 is_deeply sorted($table =~ /^\| `\$(\w+)` \|/mg), sorted(@offered), 'each variable is documented, and no other';
 for my $name (@offered) {
@@ -140,7 +140,7 @@ for my $name (@offered) {
     like verdict('http', $line, 0), qr/unknown "$name" variable/, 'and not without the module';
 }
 my ($row) = $table =~ /^\| `\$upstream_keepalive_status` \| (.*) \|$/m;
-is_deeply sorted($row =~ /`([A-Z]+|-)`[:;]/g), sorted(source('ffi/notes.rs') =~ /Self::\w+ => "(.*?)"/g),
+is_deeply sorted($row =~ /`([A-Z]+|-)`[:;]/g), sorted(source('ffi/state/notes.rs') =~ /Self::\w+ => "(.*?)"/g),
     'all values of $upstream_keepalive_status';
 
 # Metrics and JSON, of an nginx that has something of everything.

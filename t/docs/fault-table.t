@@ -12,12 +12,12 @@ sub text_of {
     return <$in>;
 }
 
-my @rows = grep { /^\|/ } split /\n/, text_of('t/README.md');
+my @rows = map { s{`t/}{`}gr } grep { /^\|/ } split /\n/, text_of('t/README.md');
 my (%named, %groups, $titles);
 for my $row (@rows) {
     $groups{$1} = $row if $row =~ /^\| (F\d+) \|/;
-    $named{$_} = 1 for $row =~ /`([\w.-]+\.t)`/g;
-    while ($row =~ /`([\w.-]+\.t)`((?: \*[^*]+\*)+)/g) {
+    $named{$_} = 1 for $row =~ m{`([\w./-]+\.t)`}g;
+    while ($row =~ m{`([\w./-]+\.t)`((?: \*[^*]+\*)+)}g) {
         my ($file, $told) = ($1, $2);
         my $text = -e "t/$file" ? text_of("t/$file") : '';
         for my $title ($told =~ /\*([^*]+)\*/g) {
@@ -28,6 +28,6 @@ for my $row (@rows) {
 }
 cmp_ok $titles, '>', 100, 'titles are told';
 is join(' ', grep { !-e "t/$_" } sort keys %named), '', 'all files that are named are there';
-is join(' ', grep { !$named{$_} } map { m{([^/]+)$} } sort glob 't/*.t'), '', 'all files that are there are named';
+is join(' ', grep { !$named{$_} } map { m{^t/(.*)} } sort glob 't/*/*.t'), '', 'all files that are there are named';
 is join(' ', grep { !$groups{"F$_"} } 1 .. 20), '', 'no group of faults is left out';
 done_testing;

@@ -59,20 +59,20 @@ sub dead_links {
     return @dead;
 }
 
-is_deeply [dead_links('docs/security.md', '[a](no.md) [b](#no) [c](../README.md#no) [d](../README.md#queue) [e](../LICENSE)')],
+is_deeply [dead_links('docs/security.md', '[a](no.md) [b](#no) [c](../README.md#no) [d](reference.md#queue) [e](../LICENSE)')],
     ['no.md', '#no', '../README.md#no'], 'a link that leads nowhere is found';
 is_deeply [dead_links($_, $prose{$_})], [], "$_: all links lead somewhere" for @documents;
 
 # Files and folders of the project that are named in back quotes; those of docs/ and t/ are also named without a folder there.
 for my $document (@documents) {
     my @named = map { s{^\./}{}r } $prose{$document} =~ m{`((?:src|t|scripts|nginx-conf|docs)/[\w./-]*)[ `]}g;
-    push @named, map { "t/$_" } $prose{$document} =~ m{`([\w-]+\.t)`}g;
+    push @named, map { "t/$_" } $prose{$document} =~ m{`((?!t/)[\w-]+/[\w-]+\.t)`}g;
     is_deeply [grep { !-e } @named], [], "$document: all files exist";
 }
 
 # Configurations. Most are parts: each is put where it belongs.
 my %place = (
-    main     => sub { $_[0] =~ /^\s*(?:http|events) \{/m ? { text => $_[0] } : { main => $_[0], http => '' } },
+    main     => sub { $_[0] =~ /^\s*(?:http|events) \{/m ? { text => $_[0], module => 1 } : { main => $_[0], http => '' } },
     http     => sub { { http => upstreams($_[0]) . $_[0] } },
     server   => sub { { http => upstreams($_[0]) . "server {\n$_[0]\n}" } },
     location => sub { { http => upstreams('') . "server {\nlocation / {\n$_[0]\n}\n}" } },
