@@ -60,9 +60,10 @@ for my $keepalive ('', 'keepalive 1;') {
     my $status = Keepalive::Status->new($port);
     my $held = begin($port, '/u?fault=hang&at=start');
     ok wait_for { $backend->stats->{requests} == 1 }, "$title: the server is held";
-    # Each begins to wait before the next one is sent.
+    # Each begins to wait before the next one is sent, and in another millisecond: workers compare no finer times.
     my @waiting;
     for my $number (1 .. 40) {
+        sleep 0.003;
         push @waiting, begin($port, "/u?n=$number");
         wait_for { $status->json->{upstreams}{u}{queue}{size} == $number } or diag "$title: $number do not wait";
     }
