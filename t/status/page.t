@@ -252,5 +252,44 @@ END
     $large->stop;
 }
 
+# A picture of the page for the documents, if one is asked for: TEST_NGINX_PICTURE=docs/status-page.png
+take_picture($ENV{TEST_NGINX_PICTURE}) if $ENV{TEST_NGINX_PICTURE};
+
 $browser->stop;
 done_testing;
+
+# Three application servers with a queue, two authorisation servers, and more clients than connections, for a minute.
+sub take_picture {
+    my ($file) = @_;
+    my @app = map { Keepalive::Backend->start } 1 .. 3;
+    my @auth = map { Keepalive::Backend->start } 1 .. 2;
+    my $busy = Keepalive::Nginx->new(workers => 2, http => <<"END")->start;
+proxy_http_version 1.1;
+proxy_set_header Connection "";
+upstream app { @{[ map { 'server ' . $_->address . ' max_conns=4;' } @app ]} keepalive 12; queue 200; }
+upstream auth { @{[ map { 'server ' . $_->address . ';' } @auth ]} keepalive 16; }
+server {
+    listen 127.0.0.1:$port;
+    location = /status { keepalive_status; }
+    location = /auth { internal; proxy_pass http://auth/?delay=5; }
+    location / { auth_subrequest /auth; proxy_pass http://app; }
+}
+END
+    # The clients pause now and then, each for itself, so that there is something to see in the history.
+    my $clients = Keepalive::Load->start($port, clients => 40, request => sub {
+        sleep rand 1 if rand() < 0.1;
+        return '/?delay=' . (60 + int rand 80);
+    });
+    $browser->prefer('color-scheme' => 'light');
+    $browser->resize(960, 900);
+    $browser->visit($page);
+    sleep 60;
+    ok wait_for { (text_of('#list [data-as=waiting]') // '') =~ /[1-9]/ }, 'requests wait when the picture is taken';
+    $browser->run('document.querySelector("details").open = true');
+    $browser->resize(960, $browser->run('return document.documentElement.scrollHeight'));
+    sleep 0.5;
+    $browser->screenshot($file);
+    my ($answers, @failures) = $clients->stop;
+    is "@failures", '', "and none of $answers fails";
+    $busy->stop;
+}
