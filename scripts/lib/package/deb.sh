@@ -71,7 +71,7 @@ write_deb_changelog() {
     perl -MText::Wrap -0777 -ne '
         my ($section) = /^## \Q'"$MODULE_VERSION"'\E\b[^\n]*\n(.*?)(?=^## |\z)/ms or die "no such version\n";
         $Text::Wrap::columns = 79;
-        print wrap("  * ", "    ", s/\s+/ /gr), "\n" for $section =~ /^- (.*?)\s*(?=^- |\z)/msg;
+        print wrap("  * ", "    ", s/\s+/ /gr), "\n" for $section =~ /^- (.*?)\s*(?=^- |^### |\z)/msg;
     ' "$ROOT/CHANGELOG.md" || die "CHANGELOG.md says nothing about version $MODULE_VERSION"
     printf '\n -- %s  %s\n' "$maintainer" "$(date -R -d "@$(source_date)")"
 }
