@@ -29,7 +29,7 @@ pub enum Framing {
 /// Reads a body up to its end and keeps nothing of it.
 #[derive(Clone, Debug)]
 pub struct Drain {
-    state: State,
+    state: BodyState,
     /// The size that the body may still have.
     size_left: u64,
     /// The size that chunk framing and trailers, or what is not content of records, may still have.
@@ -38,9 +38,9 @@ pub struct Drain {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum BodyState {
     /// So many bytes of the body are missing.
-    Rest(u64),
+    Remaining(u64),
     /// So many bytes of the chunk are missing.
     Data(u64),
     /// The line with the size of a chunk.
@@ -94,12 +94,12 @@ impl Drain {
     pub fn new(framing: Framing, size: u64) -> Result<Self, NotDrained> {
         let state = match framing {
             Framing::Length(length) if length > size => return Err(NotDrained::TooLarge),
-            Framing::Length(0) => State::Done,
-            Framing::Length(length) => State::Rest(length),
-            Framing::Chunked => State::Size,
-            Framing::Records(records) => State::Records(records),
+            Framing::Length(0) => BodyState::Done,
+            Framing::Length(length) => BodyState::Remaining(length),
+            Framing::Chunked => BodyState::Size,
+            Framing::Records(records) => BodyState::Records(records),
         };
-        let known = if let State::Records(records) = state { records.missing() } else { 0 };
+        let known = if let BodyState::Records(records) = state { records.missing() } else { 0 };
         let size_left = size.checked_sub(known).ok_or(NotDrained::TooLarge)?;
         let framing_left = size.saturating_add(2 * MAX_LINE as u64);
         Ok(Self { state, size_left, framing_left, line: Line { bytes: [0; MAX_LINE], length: 0 } })
@@ -112,19 +112,19 @@ impl Drain {
     pub fn read(&mut self, mut bytes: &[u8]) -> Result<Progress, NotDrained> {
         while let Some((first, rest)) = bytes.split_first() {
             bytes = match self.state {
-                State::Done => return Err(NotDrained::Surplus),
-                State::Rest(missing) => {
+                BodyState::Done => return Err(NotDrained::Surplus),
+                BodyState::Remaining(missing) => {
                     let (missing, rest) = skip(missing, bytes);
-                    self.state = if missing > 0 { State::Rest(missing) } else { State::Done };
+                    self.state = if missing > 0 { BodyState::Remaining(missing) } else { BodyState::Done };
                     rest
                 }
-                State::Data(missing) => {
+                BodyState::Data(missing) => {
                     let (missing, rest) = skip(missing, bytes);
-                    self.state = if missing > 0 { State::Data(missing) } else { State::DataEnd };
+                    self.state = if missing > 0 { BodyState::Data(missing) } else { BodyState::DataEnd };
                     rest
                 }
-                State::Records(records) => self.read_records(records, bytes)?,
-                State::Size | State::DataEnd | State::Trailer => {
+                BodyState::Records(records) => self.read_records(records, bytes)?,
+                BodyState::Size | BodyState::DataEnd | BodyState::Trailer => {
                     self.framing_left = self.framing_left.checked_sub(1).ok_or(NotDrained::TooLarge)?;
                     self.line.push(*first)?;
                     if *first == b'\n' {
@@ -134,7 +134,7 @@ impl Drain {
                 }
             };
         }
-        Ok(if self.state == State::Done { Progress::Done } else { Progress::More })
+        Ok(if self.state == BodyState::Done { Progress::Done } else { Progress::More })
     }
 
     /// Takes some of the bytes, and returns the others.
@@ -142,7 +142,7 @@ impl Drain {
         let (taken, rest) = records.read(bytes).map_err(|_| NotDrained::InvalidRecord)?;
         self.framing_left = self.framing_left.checked_sub(taken.framing).ok_or(NotDrained::TooLarge)?;
         self.size_left = self.size_left.checked_sub(taken.announced).ok_or(NotDrained::TooLarge)?;
-        self.state = if records.is_done() { State::Done } else { State::Records(records) };
+        self.state = if records.is_done() { BodyState::Done } else { BodyState::Records(records) };
         Ok(rest)
     }
 
@@ -150,16 +150,16 @@ impl Drain {
         let line = std::mem::take(&mut self.line.length);
         let line = self.line.bytes.get(..line).ok_or(NotDrained::Malformed)?;
         self.state = match self.state {
-            State::Size => match chunk_size(line)? {
-                0 => State::Trailer,
+            BodyState::Size => match chunk_size(line)? {
+                0 => BodyState::Trailer,
                 size => {
                     self.size_left = self.size_left.checked_sub(size).ok_or(NotDrained::TooLarge)?;
-                    State::Data(size)
+                    BodyState::Data(size)
                 }
             },
-            State::DataEnd if line == b"\r\n" => State::Size,
-            State::Trailer if line == b"\r\n" => State::Done,
-            State::Trailer if is_field(line) => State::Trailer,
+            BodyState::DataEnd if line == b"\r\n" => BodyState::Size,
+            BodyState::Trailer if line == b"\r\n" => BodyState::Done,
+            BodyState::Trailer if is_field(line) => BodyState::Trailer,
             _ => return Err(NotDrained::Malformed),
         };
         Ok(())

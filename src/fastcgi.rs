@@ -35,14 +35,14 @@ pub fn asks_to_close(request: &[u8]) -> bool {
 /// How far the records of a response have come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Records {
-    state: State,
+    state: RecordState,
     /// What the present record is, or the last one between two.
     kind: u8,
     padding: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum RecordState {
     /// So many bytes of the header are there.
     Header { bytes: [u8; HEADER_LENGTH as usize], length: u8 },
     /// So many bytes of the content are missing.
@@ -55,18 +55,18 @@ enum State {
 
 /// The records are not what they should be, or say that the request was not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Invalid;
+pub struct InvalidRecord;
 
 /// What some bytes were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Taken {
+pub struct Consumed {
     /// Bytes of headers and padding.
     pub framing: u64,
     /// Bytes of output that a header has announced.
     pub announced: u64,
 }
 
-const NEXT: State = State::Header { bytes: [0; HEADER_LENGTH as usize], length: 0 };
+const NEXT: RecordState = RecordState::Header { bytes: [0; HEADER_LENGTH as usize], length: 0 };
 
 impl Records {
     /// Those of a response, of which `read` is all that nginx has read when the header of the response is complete: up to
@@ -77,29 +77,29 @@ impl Records {
         while !rest.is_empty() {
             (_, rest) = records.read(rest).ok()?;
         }
-        let is_within = !matches!(records.state, State::Header { length: 1.., .. });
+        let is_within = !matches!(records.state, RecordState::Header { length: 1.., .. });
         (records.kind == STDOUT && is_within).then_some(records)
     }
 
     /// Takes some of the bytes, at least one of them if there are any; returns what they were, and the others.
     ///
     /// # Errors
-    /// [`Invalid`] if they cannot follow; behind the end of the request nothing can.
-    pub fn read<'a>(&mut self, bytes: &'a [u8]) -> Result<(Taken, &'a [u8]), Invalid> {
-        let mut taken = Taken::default();
+    /// [`InvalidRecord`] if they cannot follow; behind the end of the request nothing can.
+    pub fn read<'a>(&mut self, bytes: &'a [u8]) -> Result<(Consumed, &'a [u8]), InvalidRecord> {
+        let mut taken = Consumed::default();
         let Some((first, behind)) = bytes.split_first() else { return Ok((taken, bytes)) };
         let rest = match self.state {
-            State::Done => return Err(Invalid),
-            State::Header { bytes: mut header, length } => {
-                *header.get_mut(usize::from(length)).ok_or(Invalid)? = *first;
-                self.state = State::Header { bytes: header, length: length + 1 };
+            RecordState::Done => return Err(InvalidRecord),
+            RecordState::Header { bytes: mut header, length } => {
+                *header.get_mut(usize::from(length)).ok_or(InvalidRecord)? = *first;
+                self.state = RecordState::Header { bytes: header, length: length + 1 };
                 taken.framing = 1;
                 if length + 1 == HEADER_LENGTH {
                     taken.announced = self.header_read(header)?;
                 }
                 behind
             }
-            State::Content(missing) => {
+            RecordState::Content(missing) => {
                 let (content, rest) = bytes.split_at(bytes.len().min(usize::from(missing)));
                 if self.kind == END_REQUEST {
                     end_read(content, missing)?;
@@ -108,7 +108,7 @@ impl Records {
                 self.content_missing(missing.saturating_sub(length));
                 rest
             }
-            State::Padding(missing) => {
+            RecordState::Padding(missing) => {
                 let (padding, rest) = bytes.split_at(bytes.len().min(usize::from(missing)));
                 taken.framing = padding.len() as u64;
                 let length = u8::try_from(padding.len()).unwrap_or(missing);
@@ -122,18 +122,18 @@ impl Records {
     /// How many bytes of the present record's content are missing.
     pub fn missing(&self) -> u64 {
         match self.state {
-            State::Content(missing) => missing.into(),
+            RecordState::Content(missing) => missing.into(),
             _ => 0,
         }
     }
 
     /// Whether the request has ended.
     pub fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == RecordState::Done
     }
 
     /// Returns the length of the content that follows, unless that is no output.
-    fn header_read(&mut self, header: [u8; HEADER_LENGTH as usize]) -> Result<u64, Invalid> {
+    fn header_read(&mut self, header: [u8; HEADER_LENGTH as usize]) -> Result<u64, InvalidRecord> {
         let [version, kind, id_high, id_low, high, low, padding, _] = header;
         let length = u16::from_be_bytes([high, low]);
         let is_known = match kind {
@@ -142,7 +142,7 @@ impl Records {
             _ => false,
         };
         if version != VERSION || [id_high, id_low] != REQUEST_ID || !is_known {
-            return Err(Invalid);
+            return Err(InvalidRecord);
         }
         (self.kind, self.padding) = (kind, padding);
         self.content_missing(length);
@@ -152,25 +152,25 @@ impl Records {
     fn content_missing(&mut self, missing: u16) {
         match missing {
             0 => self.padding_missing(self.padding),
-            _ => self.state = State::Content(missing),
+            _ => self.state = RecordState::Content(missing),
         }
     }
 
     fn padding_missing(&mut self, missing: u8) {
         self.state = match missing {
-            0 if self.kind == END_REQUEST => State::Done,
+            0 if self.kind == END_REQUEST => RecordState::Done,
             0 => NEXT,
-            _ => State::Padding(missing),
+            _ => RecordState::Padding(missing),
         };
     }
 }
 
 /// Looks at the content of END_REQUEST, of which so many bytes were missing before.
-fn end_read(content: &[u8], missing: u16) -> Result<(), Invalid> {
+fn end_read(content: &[u8], missing: u16) -> Result<(), InvalidRecord> {
     let before = usize::from(END_LENGTH.saturating_sub(missing));
     let status = PROTOCOL_STATUS.checked_sub(before).and_then(|at| content.get(at));
     match status {
-        Some(status) if *status != REQUEST_COMPLETE => Err(Invalid),
+        Some(status) if *status != REQUEST_COMPLETE => Err(InvalidRecord),
         _ => Ok(()),
     }
 }
@@ -194,7 +194,7 @@ pub(crate) mod tests {
     }
 
     /// The outcome of all bytes, taken in pieces of so many.
-    fn read(bytes: &[u8], pieces: usize) -> Result<Records, Invalid> {
+    fn read(bytes: &[u8], pieces: usize) -> Result<Records, InvalidRecord> {
         let mut records = Records { state: NEXT, kind: 0, padding: 0 };
         for piece in bytes.chunks(pieces) {
             let mut rest = piece;
@@ -236,7 +236,7 @@ pub(crate) mod tests {
                     rest = records.read(rest).unwrap().1;
                 }
                 assert!(records.is_done());
-                assert_eq!(records.read(b"\x01"), Err(Invalid));
+                assert_eq!(records.read(b"\x01"), Err(InvalidRecord));
             }
         }
         assert!(is_whole(&end()));
@@ -249,12 +249,12 @@ pub(crate) mod tests {
         {
             let mut bad = good.clone();
             bad[at] = byte;
-            assert_eq!(read(&bad, 1), Err(Invalid), "{at}, {byte}");
+            assert_eq!(read(&bad, 1), Err(InvalidRecord), "{at}, {byte}");
         }
         // The reserved byte is nothing to look at.
         assert!(read(&[1, STDOUT, 0, 1, 0, 1, 0, 255, b'x'], 1).is_ok());
         for length in [0, 7, 9, 264] {
-            assert_eq!(read(&record(END_REQUEST, &vec![0; length], 0), 1), Err(Invalid), "{length}");
+            assert_eq!(read(&record(END_REQUEST, &vec![0; length], 0), 1), Err(InvalidRecord), "{length}");
         }
     }
 
@@ -263,7 +263,7 @@ pub(crate) mod tests {
         for status in 1..=255 {
             let bytes = record(END_REQUEST, &[0, 0, 0, 0, status, 0, 0, 0], 3);
             for pieces in 1..20 {
-                assert_eq!(read(&bytes, pieces), Err(Invalid), "{status}");
+                assert_eq!(read(&bytes, pieces), Err(InvalidRecord), "{status}");
             }
         }
     }

@@ -1,4 +1,5 @@
 //! Numbers as nginx's directives and HTTP's headers write them.
+#![forbid(unsafe_code)]
 
 /// Decimal digits only, as nginx's `ngx_atoi()`: no sign, no blank, no overflow.
 pub(crate) fn decimal(word: &[u8]) -> Option<usize> {

@@ -1,4 +1,5 @@
 //! What every other part uses: time, numbers, addresses, lists, hashes, memory that may be lacking.
+#![forbid(unsafe_code)]
 
 pub mod clock;
 

@@ -1,4 +1,5 @@
 //! HTTP/1.1: what the head of a request announces, what `Keep-Alive` says, which headers say that a connection has a user.
+#![forbid(unsafe_code)]
 
 pub mod request_head;
 

@@ -148,12 +148,12 @@ impl Heard {
     }
 
     /// Whether the server will process no further stream.
-    pub fn says_goodbye(&self) -> bool {
+    pub fn has_goaway(&self) -> bool {
         self.last.is_some()
     }
 
     /// Whether all that has come is about the connection.
-    pub fn is_of_the_connection(&self) -> bool {
+    pub fn is_about_connection(&self) -> bool {
         !self.answered && self.refused.is_none()
     }
 }
@@ -261,10 +261,10 @@ mod tests {
     #[test]
     fn only_frames_of_the_connection_are_no_answer() {
         let about = [frame(4, 0, &[1; 6]), frame(6, 0, &[0; 8]), frame(8, 0, &[0, 0, 1, 0]), goaway(9, b"")];
-        assert!(heard(&about).is_of_the_connection());
-        assert!(heard(&about).says_goodbye() && !heard(&about[..3]).says_goodbye());
+        assert!(heard(&about).is_about_connection());
+        assert!(heard(&about).has_goaway() && !heard(&about[..3]).has_goaway());
         for of_a_stream in [frame(8, 1, &[0; 4]), frame(1, 3, &[0x88]), reset(3, 7), reset(3, 2)] {
-            assert!(!heard(&[of_a_stream]).is_of_the_connection());
+            assert!(!heard(&[of_a_stream]).is_about_connection());
         }
     }
 

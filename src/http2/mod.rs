@@ -1,3 +1,4 @@
 //! HTTP/2: the frames of a request that is sent again.
+#![forbid(unsafe_code)]
 
 pub mod frames;

@@ -1,5 +1,6 @@
 //! Workers that are killed before any of their steps, and that interrupt each other between any two: whatever happens,
 //! in the end all is counted that there is, and nothing else.
+#![forbid(unsafe_code)]
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -63,7 +64,7 @@ pub(super) fn three() -> (Vec<Ledger>, Server) {
     for (worker, pid) in workers.iter().zip(100..) {
         worker.enter(pid, |_| false, |_| false, NOBODY);
         for _ in 0..2 {
-            worker.begin(server);
+            worker.begin_request(server);
             worker.open(server);
         }
         worker.add_idle(server);
@@ -89,13 +90,13 @@ type Work = (&'static str, fn(&Ledger, Server));
 /// What a worker does that counts.
 const WORKS: [Work; 7] = [
     ("begin", |worker, server| {
-        worker.begin(server);
+        worker.begin_request(server);
     }),
-    ("end", |worker, server| worker.end(server)),
+    ("end", |worker, server| worker.end_request(server)),
     ("open", |worker, server| {
         worker.open(server);
     }),
-    ("open beyond", |worker, server| worker.open_beyond(server)),
+    ("open beyond", |worker, server| worker.open_over_limit(server)),
     ("close", |worker, server| worker.close(server)),
     ("note", |worker, _| {
         worker.noted(B, 3, 0);
@@ -114,7 +115,7 @@ fn nothing_is_lost_with_a_worker_that_is_killed() {
             // Others go on counting before anybody knows.
             workers[2].open(server);
             workers[0].close(server);
-            workers[0].end(server);
+            workers[0].end_request(server);
             let told = Cell::new(0);
             recover(&workers[0], &[101], &told);
             // Nobody finds anything else; whoever does not find it notes it again.
@@ -129,7 +130,7 @@ fn nothing_is_lost_with_a_worker_that_is_killed() {
                 _ => (2, 2),
             };
             assert!((least..=most).contains(&told.get()), "{name}, {number}: {told:?}");
-            assert_eq!(workers[0].of(server, 1, Of::Idle).load(SeqCst), 0);
+            assert_eq!(workers[0].cell(server, 1, Column::Idle).load(SeqCst), 0);
             assert_eq!(workers[2].another_waits_longest(0), Some(0));
             killed
         });
@@ -177,9 +178,9 @@ fn what_cannot_be_mended_at_once_is_mended_later() {
     assert!(killed_before(2, || workers[2].close(server)));
     let told = Cell::new(0);
     recover(&workers[0], &[101], &told);
-    assert_eq!(workers[0].words()[1].load(SeqCst), 1, "to be mended");
+    assert_eq!(workers[0].words()[1].load(SeqCst), 1, "to be repaired");
     // It goes on, and writes its part without the mark.
-    let part = workers[2].mine(server, Of::Open);
+    let part = workers[2].own_cell(server, Column::Open);
     part.store((part.load(SeqCst) & !1) + (1 << 32) - (1 << 2), SeqCst);
     recover(&workers[0], &[], &told);
     assert_eq!(workers[0].words()[1].load(SeqCst), 0);
@@ -204,7 +205,7 @@ fn nobody_waits_for_one_that_is_stopped() {
         });
         assert_eq!(workers[0].find(A, 0), Some((server, true)));
         assert_eq!(workers[0].find(B, 0), Some((second, true)));
-        assert!(workers[0].open(second) && workers[2].begin(second));
+        assert!(workers[0].open(second) && workers[2].begin_request(second));
         // While it holds the lock nobody else does.
         let is_held = workers[0].words()[0].load(SeqCst) != 0;
         for now in [0, 1, 5000] {

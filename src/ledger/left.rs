@@ -2,14 +2,15 @@
 //! if none does, any other worker.
 //!
 //! Whoever takes it back can be killed as well, so that each step can be done again: the number of a process stands for the
-//! worker until nothing of it is left, and the totals are mended last.
+//! worker until nothing of it is left, and the totals are repaired last.
+#![forbid(unsafe_code)]
 
 use std::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, SeqCst},
 };
 
-use super::{step, tally, Ledger, LineKind, Of, Server, OPEN, REQUESTS};
+use super::{step, tally, Column, Ledger, LineKind, Server, OPEN, REQUESTS};
 use crate::base::clock::Msec;
 
 /// In place of a process: another one takes back what this worker left, whose number stands beside it.
@@ -72,12 +73,12 @@ impl Ledger {
                 let _ = process.compare_exchange(me, 0, SeqCst, SeqCst);
             }
         }
-        self.mend_again();
+        self.repair_again();
     }
 
     /// The workers that have something here and that nobody has rung for, nor will when it is the turn of a request there:
     /// if such a one does not answer, it may be gone.
-    pub fn unheard(&self) -> impl Iterator<Item = usize> + '_ {
+    pub fn unrung_holders(&self) -> impl Iterator<Item = usize> + '_ {
         let is_zero = |word: &AtomicU64| word.load(SeqCst) == 0;
         self.others().filter(move |worker| {
             let process = self.process(*worker).load(SeqCst);
@@ -90,8 +91,8 @@ impl Ledger {
     }
 
     fn has_something(&self, worker: usize) -> bool {
-        let has = |server, of| !tally::is_empty(self.of(server, worker, of));
-        self.used().any(|server| has(server, Of::Open) || has(server, Of::Requests))
+        let has = |server, column| !tally::is_empty(self.cell(server, worker, column));
+        self.used().any(|server| has(server, Column::Open) || has(server, Column::Requests))
     }
 
     /// Takes back what a worker has left behind, for the process that is noted in its place. `false` if another one is by now.
@@ -110,10 +111,12 @@ impl Ledger {
         }
         forget(self.rung(worker));
         for server in self.used() {
-            let Some(_) = tally::clear(self.of(server, worker, Of::Open), is_for_me) else { return false };
-            let requests = tally::clear(self.of(server, worker, Of::Requests), is_for_me);
-            for of in [Of::Idle, Of::Lingering, Of::Parked, Of::Asked] {
-                forget(self.of(server, worker, of));
+            let Some(_) = tally::clear(self.cell(server, worker, Column::Open), is_for_me) else {
+                return false;
+            };
+            let requests = tally::clear(self.cell(server, worker, Column::Requests), is_for_me);
+            for column in [Column::Idle, Column::Lingering, Column::Parked, Column::CloseRequests] {
+                forget(self.cell(server, worker, column));
             }
             match requests {
                 None => return false,
@@ -125,32 +128,32 @@ impl Ledger {
                 }
             }
         }
-        if !self.mend() {
+        if !self.repair() {
             step();
-            self.to_mend().fetch_add(1, SeqCst);
+            self.repairs_due().fetch_add(1, SeqCst);
         }
         true
     }
 
     /// Makes all totals what the workers have. `false` if one of them was found counting each time.
-    fn mend(&self) -> bool {
-        let mut mended = true;
+    fn repair(&self) -> bool {
+        let mut repaired = true;
         for server in self.used() {
-            for (total, of) in [(OPEN, Of::Open), (REQUESTS, Of::Requests)] {
-                let parts = (0..self.workers).map(|worker| self.of(server, worker, of));
-                mended &= tally::mend(self.word(server, total), parts);
+            for (total, column) in [(OPEN, Column::Open), (REQUESTS, Column::Requests)] {
+                let parts = (0..self.workers).map(|worker| self.cell(server, worker, column));
+                repaired &= tally::repair(self.word(server, total), parts);
             }
         }
-        mended
+        repaired
     }
 
-    /// Mends what could not be mended when it was taken back.
-    fn mend_again(&self) {
-        let times = self.to_mend().load(SeqCst);
-        if times > 0 && self.mend() {
+    /// Mends what could not be repaired when it was taken back.
+    fn repair_again(&self) {
+        let times = self.repairs_due().load(SeqCst);
+        if times > 0 && self.repair() {
             step();
             // Unless there is more by now.
-            let _ = self.to_mend().compare_exchange(times, 0, SeqCst, SeqCst);
+            let _ = self.repairs_due().compare_exchange(times, 0, SeqCst, SeqCst);
         }
     }
 
@@ -158,8 +161,8 @@ impl Ledger {
         (0..self.servers as Server).filter(|server| self.is_used(*server))
     }
 
-    /// How often totals could not be mended.
-    fn to_mend(&self) -> &AtomicU64 {
+    /// How often totals could not be repaired.
+    fn repairs_due(&self) -> &AtomicU64 {
         &self.table.words()[1]
     }
 

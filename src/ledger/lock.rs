@@ -1,4 +1,5 @@
 //! A lock in shared memory, whose holder may be stopped, or killed.
+#![forbid(unsafe_code)]
 
 use std::cell::Cell;
 use std::sync::atomic::{

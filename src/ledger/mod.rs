@@ -1,7 +1,7 @@
 //! How many connections each server has: what keeps `max_conns` exact, idle connections included.
 //!
 //! ```text
-//!   lock, to mend | for each worker: since when its first request waits, and the first of those that have tried a
+//!   lock, to repair | for each worker: since when its first request waits, and the first of those that have tried a
 //!                 | server in vain; whether it is asked for a connection; since when it is rung for; which process it is
 //!   server  address limit generation | open  requests | worker 0: open idle requests lingering parked asked
 //!                                    | (all workers)  | worker 1: ...
@@ -73,20 +73,20 @@ const WORKERS: usize = REQUESTS + 1;
 
 /// Words of a worker, in each server.
 #[derive(Clone, Copy)]
-enum Of {
+enum Column {
     Open,
     Idle,
     Requests,
     Lingering,
     Parked,
-    Asked,
+    CloseRequests,
 }
-const OF_WORKER: usize = Of::Asked as usize + 1;
+const WORKER_WORDS: usize = Column::CloseRequests as usize + 1;
 
 impl Ledger {
     /// How many numbers the table of so many servers and workers has.
     pub fn size(servers: usize, workers: usize) -> usize {
-        HEADER + 5 * workers + capacity(servers) * (WORKERS + OF_WORKER * workers)
+        HEADER + 5 * workers + capacity(servers) * (WORKERS + WORKER_WORDS * workers)
     }
 
     /// Numbers of servers are below this, if there is to be room for so many.
@@ -125,12 +125,12 @@ impl Ledger {
     }
 
     /// A request begins to use the server. Returns whether the balancer keeps to the limit.
-    pub fn begin(&self, server: Server) -> bool {
+    pub fn begin_request(&self, server: Server) -> bool {
         self.requests(server).add() < self.limit(server)
     }
 
     /// A request has stopped using the server.
-    pub fn end(&self, server: Server) {
+    pub fn end_request(&self, server: Server) {
         self.requests(server).take();
     }
 
@@ -148,7 +148,7 @@ impl Ledger {
     }
 
     /// Counts one more connection to the server, whatever the limit.
-    pub fn open_beyond(&self, server: Server) {
+    pub fn open_over_limit(&self, server: Server) {
         self.opened(server).add();
     }
 
@@ -165,83 +165,85 @@ impl Ledger {
 
     /// A connection to the server has become idle.
     pub fn add_idle(&self, server: Server) {
-        self.mine(server, Of::Idle).fetch_add(1, SeqCst);
+        self.own_cell(server, Column::Idle).fetch_add(1, SeqCst);
     }
 
     /// An idle connection to the server is taken, or about to be closed.
     pub fn remove_idle(&self, server: Server) {
-        self.mine(server, Of::Idle).fetch_sub(1, SeqCst);
+        self.own_cell(server, Column::Idle).fetch_sub(1, SeqCst);
     }
 
     /// A connection to the server is being closed; it counts until [`Ledger::close`].
     pub fn add_lingering(&self, server: Server) {
-        self.mine(server, Of::Lingering).fetch_add(1, SeqCst);
+        self.own_cell(server, Column::Lingering).fetch_add(1, SeqCst);
     }
 
     /// It is closed now.
     pub fn remove_lingering(&self, server: Server) {
-        self.mine(server, Of::Lingering).fetch_sub(1, SeqCst);
+        self.own_cell(server, Column::Lingering).fetch_sub(1, SeqCst);
     }
 
     /// Whether more connections of this worker to the server are being closed than requests wait here
     /// for room: then there will be room for one more request.
     pub fn room_is_coming(&self, server: Server) -> bool {
-        self.mine(server, Of::Lingering).load(SeqCst) > self.mine(server, Of::Parked).load(SeqCst)
+        self.own_cell(server, Column::Lingering).load(SeqCst)
+            > self.own_cell(server, Column::Parked).load(SeqCst)
     }
 
     /// Whether requests of this worker wait for room at the server.
     pub fn has_parked(&self, server: Server) -> bool {
-        self.mine(server, Of::Parked).load(SeqCst) > 0
+        self.own_cell(server, Column::Parked).load(SeqCst) > 0
     }
 
     /// A request that the balancer has sent to the server waits for room for its connection. Asks the
     /// worker with the most idle connections to close one, unless that is on its way for each that
     /// waits; returns which worker that is.
     pub fn park(&self, server: Server, now: Msec) -> Option<usize> {
-        self.mine(server, Of::Parked).fetch_add(1, SeqCst);
+        self.own_cell(server, Column::Parked).fetch_add(1, SeqCst);
         if !self.lacks_room(server, now) {
             return None;
         }
-        let of = |worker, of| self.of(server, worker, of).load(SeqCst);
-        let idle = |worker| of(worker, Of::Idle).saturating_sub(of(worker, Of::Asked));
+        let count = |worker, column| self.cell(server, worker, column).load(SeqCst);
+        let idle = |worker| count(worker, Column::Idle).saturating_sub(count(worker, Column::CloseRequests));
         let others = self.others().filter(|worker| self.answers(*worker, now) && idle(*worker) > 0);
         let worker = others.max_by_key(|worker| idle(*worker))?;
-        self.of(server, worker, Of::Asked).fetch_add(1, SeqCst);
-        self.is_asked(worker).store(1, SeqCst);
+        self.cell(server, worker, Column::CloseRequests).fetch_add(1, SeqCst);
+        self.has_close_requests(worker).store(1, SeqCst);
         Some(worker)
     }
 
     /// Whether more requests wait for room at the server, in all workers, than connections are being
     /// closed, or will be because the worker was asked.
     pub fn lacks_room(&self, server: Server, now: Msec) -> bool {
-        let of = |worker, of| self.of(server, worker, of).load(SeqCst);
-        let coming = |it| of(it, Of::Lingering) + of(it, Of::Asked).min(of(it, Of::Idle));
+        let count = |worker, column| self.cell(server, worker, column).load(SeqCst);
+        let coming =
+            |it| count(it, Column::Lingering) + count(it, Column::CloseRequests).min(count(it, Column::Idle));
         let coming: u64 = (0..self.workers).filter(|it| self.answers(*it, now)).map(coming).sum();
-        coming < (0..self.workers).map(|it| of(it, Of::Parked)).sum()
+        coming < (0..self.workers).map(|it| count(it, Column::Parked)).sum()
     }
 
     /// The request does not wait any more.
     pub fn unpark(&self, server: Server) {
-        self.mine(server, Of::Parked).fetch_sub(1, SeqCst);
+        self.own_cell(server, Column::Parked).fetch_sub(1, SeqCst);
     }
 
     /// The workers, besides this one, in which requests wait for room at the server.
     pub fn parked(&self, server: Server) -> impl Iterator<Item = usize> + '_ {
-        self.others().filter(move |worker| self.of(server, *worker, Of::Parked).load(SeqCst) > 0)
+        self.others().filter(move |worker| self.cell(server, *worker, Column::Parked).load(SeqCst) > 0)
     }
 
     /// Calls `close` for each idle connection that another worker asks this one to close, and `in_vain`
     /// for each server to which there is none any more: those that wait there may ask another worker.
-    pub fn each_asked(&self, mut close: impl FnMut(Server), mut in_vain: impl FnMut(Server)) {
-        if self.is_asked(self.me.get()).swap(0, SeqCst) == 0 {
+    pub fn each_close_request(&self, mut close: impl FnMut(Server), mut in_vain: impl FnMut(Server)) {
+        if self.has_close_requests(self.me.get()).swap(0, SeqCst) == 0 {
             return;
         }
         for server in 0..self.servers as Server {
-            let has_idle = || self.mine(server, Of::Idle).load(SeqCst) > 0;
-            while has_idle() && self.take_asked(server) {
+            let has_idle = || self.own_cell(server, Column::Idle).load(SeqCst) > 0;
+            while has_idle() && self.take_close_request(server) {
                 close(server);
             }
-            if !has_idle() && self.mine(server, Of::Asked).load(SeqCst) > 0 {
+            if !has_idle() && self.own_cell(server, Column::CloseRequests).load(SeqCst) > 0 {
                 in_vain(server);
             }
         }
@@ -249,8 +251,8 @@ impl Ledger {
 
     /// Whether another worker asks this one to close a connection to the server. One that is closed
     /// answers one question; if nobody waits any more, all of them.
-    pub fn take_asked(&self, server: Server) -> bool {
-        let asked = self.mine(server, Of::Asked);
+    pub fn take_close_request(&self, server: Server) -> bool {
+        let asked = self.own_cell(server, Column::CloseRequests);
         if asked.load(SeqCst) == 0 {
             return false;
         }
@@ -266,28 +268,28 @@ impl Ledger {
     }
 
     fn opened(&self, server: Server) -> Tally<'_> {
-        Tally { total: self.word(server, OPEN), part: self.mine(server, Of::Open) }
+        Tally { total: self.word(server, OPEN), part: self.own_cell(server, Column::Open) }
     }
 
     fn requests(&self, server: Server) -> Tally<'_> {
-        Tally { total: self.word(server, REQUESTS), part: self.mine(server, Of::Requests) }
+        Tally { total: self.word(server, REQUESTS), part: self.own_cell(server, Column::Requests) }
     }
 
-    fn is_asked(&self, worker: usize) -> &AtomicU64 {
+    fn has_close_requests(&self, worker: usize) -> &AtomicU64 {
         &self.table.words()[HEADER + 2 * self.workers + worker]
     }
 
     fn word(&self, server: Server, at: usize) -> &AtomicU64 {
-        let stride = WORKERS + OF_WORKER * self.workers;
+        let stride = WORKERS + WORKER_WORDS * self.workers;
         &self.table.words()[HEADER + 5 * self.workers + server as usize * stride + at]
     }
 
-    fn of(&self, server: Server, worker: usize, of: Of) -> &AtomicU64 {
-        self.word(server, WORKERS + worker * OF_WORKER + of as usize)
+    fn cell(&self, server: Server, worker: usize, column: Column) -> &AtomicU64 {
+        self.word(server, WORKERS + worker * WORKER_WORDS + column as usize)
     }
 
-    fn mine(&self, server: Server, of: Of) -> &AtomicU64 {
-        self.of(server, self.me.get(), of)
+    fn own_cell(&self, server: Server, column: Column) -> &AtomicU64 {
+        self.cell(server, self.me.get(), column)
     }
 }
 

@@ -4,6 +4,7 @@
 //! as the others are written, and is another one afterwards, so that whoever has read some of them before and some after
 //! notices. Those who note are kept apart by a lock. One that is killed while it holds the lock leaves a place with the mark:
 //! nobody finds the server there, and whoever comes to note it, or needs the place, writes it anew.
+#![forbid(unsafe_code)]
 
 use std::sync::atomic::{
     fence,

@@ -2,15 +2,15 @@
 //! one of them is killed.
 //!
 //! ```text
-//!   total   how often it was mended (32 bits) | number (32 bits)
+//!   total   how often it was repaired (32 bits) | number (32 bits)
 //!   part    how often it was changed (32 bits) | number (30 bits) | adding (1 bit) | under way (1 bit)
 //! ```
 //!
 //! Only the worker itself writes its part: it marks it, changes the total, and writes the part anew, without the mark. One
 //! that is killed in between leaves the mark. Who takes its part back cannot know whether the total was changed, and need
-//! not: the total is *mended*, to what the parts of all workers come to.
+//! not: the total is *repaired*, to what the parts of all workers come to.
 //!
-//! To mend it, the parts are read twice, and the total in between. If both times the parts are the same and have no
+//! To repair it, the parts are read twice, and the total in between. If both times the parts are the same and have no
 //! mark, the total and the parts that were read are of the same moment:
 //!
 //! - A change that was read in the total: its mark was set before. Setting the mark comes before the change of the total,
@@ -21,8 +21,9 @@
 //!
 //! (The total is never written but by read-modify-write, so that whoever reads a later value of it acquires what came
 //! before all changes up to then.) The difference is what killed workers have left. It stays the same while others
-//! count, until it is mended; so it is taken off the total as that is by then, unless somebody else has mended it.
+//! count, until it is repaired; so it is taken off the total as that is by then, unless somebody else has repaired it.
 //! What a process wrote before it was killed is seen by whoever finds it gone: the kernel's own locks are in between.
+#![forbid(unsafe_code)]
 
 use std::sync::atomic::{
     AtomicU64,
@@ -39,7 +40,7 @@ pub(super) struct Tally<'a> {
 }
 
 const NUMBER: u64 = u32::MAX as u64;
-const MENDED: u64 = 1 << 32;
+const REPAIRED: u64 = 1 << 32;
 
 const UNDER_WAY: u64 = 1;
 const ADDING: u64 = 2;
@@ -107,7 +108,7 @@ pub(super) fn is_empty(part: &AtomicU64) -> bool {
 }
 
 /// Clears the part of a worker that was killed, and returns what it was, with what was just being added; the total is to
-/// be mended then. `None` if that is not for the caller to do any more.
+/// be repaired then. `None` if that is not for the caller to do any more.
 pub(super) fn clear(part: &AtomicU64, is_for_me: impl Fn() -> bool) -> Option<u64> {
     loop {
         step();
@@ -126,7 +127,7 @@ pub(super) fn clear(part: &AtomicU64, is_for_me: impl Fn() -> bool) -> Option<u6
 }
 
 /// Makes a total what its parts come to. `false` if a worker was found counting each time.
-pub(super) fn mend<'a>(total: &AtomicU64, parts: impl Iterator<Item = &'a AtomicU64> + Clone) -> bool {
+pub(super) fn repair<'a>(total: &AtomicU64, parts: impl Iterator<Item = &'a AtomicU64> + Clone) -> bool {
     for _ in 0..ATTEMPTS {
         let first = read(parts.clone());
         step();
@@ -139,13 +140,13 @@ pub(super) fn mend<'a>(total: &AtomicU64, parts: impl Iterator<Item = &'a Atomic
         if surplus == 0 {
             return true;
         }
-        let mended = |now: u64| {
+        let repaired = |now: u64| {
             // The sign tells which is larger; a total is never smaller than its parts, but if it were, they are right.
             let number = now.wrapping_sub(surplus) & NUMBER;
-            (now & !NUMBER == was & !NUMBER).then_some((now & !NUMBER).wrapping_add(MENDED) | number)
+            (now & !NUMBER == was & !NUMBER).then_some((now & !NUMBER).wrapping_add(REPAIRED) | number)
         };
         step();
-        if total.fetch_update(SeqCst, SeqCst, mended).is_ok() {
+        if total.fetch_update(SeqCst, SeqCst, repaired).is_ok() {
             return true;
         }
     }

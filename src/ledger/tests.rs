@@ -1,4 +1,5 @@
 //! The rules of the ledger, one by one.
+#![forbid(unsafe_code)]
 
 use super::*;
 
@@ -36,7 +37,7 @@ fn asked(worker: &Ledger) -> (Vec<Server>, Vec<Server>) {
         worker.close(server);
         closed.push(server);
     };
-    worker.each_asked(close, |server| in_vain.push(server));
+    worker.each_close_request(close, |server| in_vain.push(server));
     (closed, in_vain)
 }
 
@@ -65,7 +66,7 @@ fn opens_as_many_as_the_limit_allows() {
     assert!(ledger.is_full(a));
     ledger.close(a);
     assert!(!ledger.is_full(a) && ledger.open(a));
-    ledger.open_beyond(a);
+    ledger.open_over_limit(a);
     ledger.close(a);
     assert!(ledger.is_full(a));
 }
@@ -75,12 +76,12 @@ fn tells_whether_the_balancer_keeps_to_the_limit() {
     let ledger = alone();
     let a = ledger.noted(A, 1, 0).unwrap();
     assert!(!ledger.any_is_busy());
-    assert!(ledger.begin(a));
+    assert!(ledger.begin_request(a));
     assert!(ledger.any_is_busy());
-    assert!(!ledger.begin(a));
-    ledger.end(a);
-    ledger.end(a);
-    assert!(!ledger.any_is_busy() && ledger.begin(a));
+    assert!(!ledger.begin_request(a));
+    ledger.end_request(a);
+    ledger.end_request(a);
+    assert!(!ledger.any_is_busy() && ledger.begin_request(a));
 }
 
 #[test]
@@ -127,7 +128,10 @@ fn one_that_has_no_idle_connection_any_more_lets_others_be_asked() {
     assert_eq!(asked(&workers[first]), (vec![], vec![a]));
     workers[0].unpark(a);
     assert_eq!(workers[0].park(a, 0), Some(3 - first));
-    assert!(workers[first].take_asked(a), "when it is not in use any more, it is closed all the same");
+    assert!(
+        workers[first].take_close_request(a),
+        "when it is not in use any more, it is closed all the same"
+    );
 }
 
 #[test]
@@ -138,10 +142,10 @@ fn is_not_asked_in_vain() {
     workers[1].add_idle(a);
     assert_eq!(workers[0].park(a, 0), Some(1));
     workers[0].unpark(a);
-    assert!(!workers[1].take_asked(a));
+    assert!(!workers[1].take_close_request(a));
     assert_eq!(workers[0].park(a, 0), Some(1));
-    assert!(workers[1].take_asked(a));
-    assert!(!workers[1].take_asked(a));
+    assert!(workers[1].take_close_request(a));
+    assert!(!workers[1].take_close_request(a));
 }
 
 #[test]
@@ -182,7 +186,7 @@ fn closes_one_connection_for_each_that_waits() {
     assert_eq!(workers[0].park(a, 0), Some(1));
     workers[0].unpark(a);
     assert_eq!(workers[0].park(a, 0), None, "asked for already");
-    assert!(workers[1].take_asked(a));
+    assert!(workers[1].take_close_request(a));
     workers[1].remove_idle(a);
     workers[1].add_lingering(a);
     workers[0].unpark(a);
@@ -215,8 +219,8 @@ fn takes_back_what_a_killed_worker_held() {
     assert_eq!(entered(&workers[0], 100, |_| true), []);
     assert_eq!(entered(&workers[1], 101, |_| true), []);
     let a = workers[0].noted(A, 2, 0).unwrap();
-    workers[1].begin(a);
-    workers[1].begin(a);
+    workers[1].begin_request(a);
+    workers[1].begin_request(a);
     workers[1].open(a);
     workers[1].open(a);
     workers[1].add_idle(a);
@@ -241,11 +245,11 @@ fn takes_back_what_the_process_before_held() {
     let workers = workers(2, 2, true);
     let a = workers[0].noted(A, 2, 0).unwrap();
     assert_eq!(entered(&workers[1], 101, |_| true), []);
-    workers[1].begin(a);
+    workers[1].begin_request(a);
     workers[1].open(a);
     assert_eq!(entered(&workers[1], 102, |_| false), [(A.to_vec(), 1)]);
     assert!(workers[0].open(a) && workers[0].open(a) && !workers[0].open(a));
-    workers[1].begin(a);
+    workers[1].begin_request(a);
     // Whoever was to take back what it left was killed too.
     workers[1].process(1).store(1 << 63 | 100, SeqCst);
     assert_eq!(entered(&workers[1], 103, |_| false), [(A.to_vec(), 1)]);
@@ -256,19 +260,19 @@ fn takes_back_what_the_process_before_held() {
 fn rings_for_those_who_have_something() {
     let workers = workers(4, 1, false);
     let a = workers[0].noted(A, 4, 0).unwrap();
-    let unheard = || workers[0].unheard().collect::<Vec<usize>>();
+    let unrung_holders = || workers[0].unrung_holders().collect::<Vec<usize>>();
     for (worker, pid) in workers.iter().zip(100..) {
         entered(worker, pid, |_| true);
     }
-    assert!(unheard().is_empty());
+    assert!(unrung_holders().is_empty());
     workers[0].open(a);
     workers[1].open(a);
-    workers[2].begin(a);
+    workers[2].begin_request(a);
     workers[3].open(a);
-    assert_eq!(unheard(), [1, 2, 3]);
+    assert_eq!(unrung_holders(), [1, 2, 3]);
     workers[0].ring(1, 10);
     workers[3].publish(LineKind::Retries, Some(5));
-    assert_eq!(unheard(), [2]);
+    assert_eq!(unrung_holders(), [2]);
     let told = std::cell::RefCell::new(Vec::new());
     let is_gone = |worker, pid, answers| {
         told.borrow_mut().push((worker, pid, answers));

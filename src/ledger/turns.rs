@@ -1,4 +1,5 @@
 //! Workers that interrupt each other between any two steps: all orders with a few interruptions, and some with many.
+#![forbid(unsafe_code)]
 
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::atomic::AtomicBool;
@@ -10,11 +11,11 @@ use super::*;
 
 /// Threads of which one goes on at a time: before each of its steps it waits until it is chosen.
 struct Turns {
-    state: Mutex<State>,
+    state: Mutex<TurnState>,
     changed: Condvar,
 }
 
-struct State {
+struct TurnState {
     turn: Option<usize>,
     is_over: Vec<bool>,
 }
@@ -56,7 +57,7 @@ fn run(scripts: Vec<(Ledger, Script)>, choose: impl FnMut(usize, &[usize]) -> us
     let number = scripts.len();
     let turns = Turns {
         // Nobody's turn, until each has come.
-        state: Mutex::new(State { turn: Some(usize::MAX), is_over: vec![false; number] }),
+        state: Mutex::new(TurnState { turn: Some(usize::MAX), is_over: vec![false; number] }),
         changed: Condvar::new(),
     };
     let turns = Arc::new(turns);
@@ -146,13 +147,13 @@ fn exact_while_others_count() {
             let count: Script = Box::new(move |ledger| {
                 ledger.close(server);
                 ledger.open(server);
-                ledger.begin(server);
+                ledger.begin_request(server);
             });
             let recover: Script = Box::new(move |ledger| {
                 ledger.recover(0, |_, pid, _| pid == 101, |_, requests| assert_eq!(requests, 2));
             });
             run(vec![(counting, count), (recovering, recover)], choose);
-            // If somebody was counting each time it was looked, it is mended now.
+            // If somebody was counting each time it was looked, it is repaired now.
             observer.enter(103, |_| false, |_| false, NOBODY);
             observer.recover(0, |_, _, _| false, NOBODY);
             let totals = [OPEN, REQUESTS].map(|at| tally::number(observer.word(server, at)));
@@ -169,7 +170,7 @@ fn exact_if_two_take_it_back() {
         let server = workers[0].noted(A, 9, 0).unwrap();
         for (worker, pid) in workers.iter().zip(100..) {
             worker.enter(pid, |_| false, |_| false, NOBODY);
-            worker.begin(server);
+            worker.begin_request(server);
             worker.open(server);
         }
         for worker in workers.drain(2..) {
@@ -211,7 +212,7 @@ fn exact_if_the_new_process_does_not_wait() {
         let enter: Script = Box::new(move |ledger| {
             ledger.enter(103, |pid| pid == 101, |_| false, |_, requests| assert_eq!(requests, 2));
             for _ in 0..3 {
-                ledger.begin(server);
+                ledger.begin_request(server);
                 ledger.open(server);
             }
         });

@@ -1,8 +1,9 @@
 //! Who waits in which worker, and which worker is woken for it.
+#![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use super::{Ledger, Of, Server, HEADER};
+use super::{Column, Ledger, Server, HEADER};
 use crate::base::clock::Msec;
 
 /// A worker that has been rung for so long and has not answered is not waited for, in milliseconds.
@@ -44,7 +45,7 @@ impl Ledger {
 
     /// Whether idle connections to the server belong to workers that do not answer.
     pub fn is_out_of_reach(&self, server: Server, now: Msec) -> bool {
-        self.others().any(|it| !self.answers(it, now) && self.of(server, it, Of::Idle).load(SeqCst) > 0)
+        self.others().any(|it| !self.answers(it, now) && self.cell(server, it, Column::Idle).load(SeqCst) > 0)
     }
 
     /// Notes that a worker is rung for.

@@ -1,4 +1,5 @@
 //! The numbers of one configuration, and of those before it.
+#![forbid(unsafe_code)]
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,10 +12,10 @@ use std::sync::Arc;
 use crate::base::memory::{collect, is_spare, push};
 
 use super::index::Index;
-use super::plan::{Plan, Server, GONE, OTHER, QUEUE, SERVERS};
+use super::plan::{Plan, ServerInfo, GONE, OTHER, QUEUE, SERVERS};
 use super::snapshot::{add_auth, add_queue, each_server, Describe, Snapshot, Target};
 use super::worker_counters::{settle, WorkerCounters};
-use super::{add, AuthMeter, OF_AUTH, OF_QUEUE, OF_SERVER};
+use super::{add, AuthMeter, AUTH_CELLS, QUEUE_CELLS, SERVER_CELLS};
 
 /// What one configuration counts, and what those before it have counted. The master makes it, its workers inherit it.
 pub struct Generation {
@@ -113,7 +114,7 @@ impl Generation {
             }
             WorkerCounters::new(own.clone(), number, words)
         }));
-        let words = column[own.plan.first_auth()..].chunks_exact(OF_AUTH).take(own.plan.auth.len());
+        let words = column[own.plan.first_auth()..].chunks_exact(AUTH_CELLS).take(own.plan.auth.len());
         auth.extend(words.filter_map(|words| words.first_chunk().map(AuthMeter)));
         Some(Worker { upstreams: records, auth })
     }
@@ -167,9 +168,9 @@ impl Memory {
             let Some((number, targets)) = former else { continue };
             let words = &column[*at..at + size];
             let records = WorkerCounters::new(self.clone(), this, words);
-            let mut each = |target: &Target, address: &[u8], numbers: &[u64; OF_SERVER]| {
+            let mut each = |target: &Target, address: &[u8], numbers: &[u64; SERVER_CELLS]| {
                 let to = match target {
-                    Target::Server(at) => &words[SERVERS + at * OF_SERVER..],
+                    Target::Server(at) => &words[SERVERS + at * SERVER_CELLS..],
                     Target::Changing => match records.meter(address) {
                         Some(meter) => &meter.0[..],
                         None => &words[OTHER..],
@@ -180,13 +181,13 @@ impl Memory {
                 add_all(to, numbers);
             };
             each_server(&past.memory, &[], *number, targets, (self, this), &mut each);
-            let mut queue = [0; OF_QUEUE];
+            let mut queue = [0; QUEUE_CELLS];
             add_queue(&past.memory, &[], *number, &mut queue);
             add_all(&words[QUEUE..], &queue);
         }
-        let auth = column[self.plan.first_auth()..].chunks_exact(OF_AUTH);
+        let auth = column[self.plan.first_auth()..].chunks_exact(AUTH_CELLS);
         for (words, number) in auth.zip(&past.auth) {
-            let mut counts = [0; OF_AUTH];
+            let mut counts = [0; AUTH_CELLS];
             number.iter().for_each(|number| add_auth(&past.memory, *number, &mut counts));
             add_all(words, &counts);
         }
@@ -208,7 +209,7 @@ impl Past {
         names.extend(old.upstreams.iter().map(|it| it.name.as_str()).zip(0..));
         let mut upstreams = Vec::new();
         for (this, upstream) in own.plan.upstreams.iter().enumerate() {
-            let target = |server: &Server| own.target(this, &server.address);
+            let target = |server: &ServerInfo| own.target(this, &server.address);
             let former = match names.get(upstream.name.as_str()) {
                 Some(&number) => Some((number, collect(old.upstreams[number].servers.iter().map(target))?)),
                 None => None,

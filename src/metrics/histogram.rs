@@ -1,4 +1,5 @@
 //! How long something took, counted in steps.
+#![forbid(unsafe_code)]
 
 use std::sync::atomic::AtomicU64;
 

@@ -1,19 +1,20 @@
 //! Finds a server of the configuration by its address.
+#![forbid(unsafe_code)]
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::base::hash::hash_bytes;
 
-use super::plan::Server;
+use super::plan::ServerInfo;
 
 /// Made by the master, and shared by its workers as long as nobody writes it.
 #[derive(Debug, Default)]
-pub(super) struct Index(HashMap<u64, u32, BuildHasherDefault<Same>>);
+pub(super) struct Index(HashMap<u64, u32, BuildHasherDefault<HashedKey>>);
 
 impl Index {
     /// `None` if there is no memory.
-    pub(super) fn new(servers: &[Server]) -> Option<Self> {
+    pub(super) fn new(servers: &[ServerInfo]) -> Option<Self> {
         let mut index = HashMap::default();
         index.try_reserve(servers.len()).ok()?;
         for (at, server) in (0..).zip(servers) {
@@ -23,7 +24,7 @@ impl Index {
     }
 
     /// The place of the server among those of which the index is.
-    pub(super) fn find(&self, servers: &[Server], address: &[u8]) -> Option<usize> {
+    pub(super) fn find(&self, servers: &[ServerInfo], address: &[u8]) -> Option<usize> {
         let at = *self.0.get(&hash_bytes(0, address))? as usize;
         match servers.get(at) {
             Some(server) if server.address == address => Some(at),
@@ -35,9 +36,9 @@ impl Index {
 
 /// The numbers are hashes already.
 #[derive(Debug, Default)]
-struct Same(u64);
+struct HashedKey(u64);
 
-impl Hasher for Same {
+impl Hasher for HashedKey {
     fn write(&mut self, bytes: &[u8]) {
         self.0 = hash_bytes(self.0, bytes);
     }

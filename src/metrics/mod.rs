@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub use generation::{Generation, Worker};
 pub use histogram::{Histogram, BOUNDS};
-pub use plan::{readable, Plan, Server, Upstream};
+pub use plan::{readable, Plan, ServerInfo, UpstreamInfo};
 pub use snapshot::{Describe, Row, Snapshot, GONE_LABEL};
 pub use worker_counters::WorkerCounters;
 
@@ -146,7 +146,7 @@ pub const NOT_STORED: [&str; 12] = [
 
 /// What is counted of a queue besides its waiting times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OfQueue {
+pub enum QueueCount {
     /// Requests that wait now.
     Size,
     /// Requests that have come to wait.
@@ -182,21 +182,22 @@ pub const PHASES: [&str; 3] = ["idle", "active", "draining"];
 const FIRST_END: usize = Count::Repeats as usize + 1;
 const FIRST_NOT_STORED: usize = FIRST_END + CLOSED.len();
 /// Four lines of a cache: a worker shares none with another one.
-const OF_SERVER: usize = 32;
-const QUEUE_TIMES: usize = OfQueue::Timeouts as usize + 1;
+const SERVER_CELLS: usize = 32;
+const QUEUE_TIMES: usize = QueueCount::Timeouts as usize + 1;
 const AUTH_TIMES: usize = DECISIONS.len();
-const OF_QUEUE: usize = 24;
-const OF_AUTH: usize = 24;
-const _: () = assert!(FIRST_NOT_STORED + NOT_STORED.len() <= OF_SERVER);
-const _: () = assert!(QUEUE_TIMES + histogram::CELLS <= OF_QUEUE && AUTH_TIMES + histogram::CELLS <= OF_AUTH);
+const QUEUE_CELLS: usize = 24;
+const AUTH_CELLS: usize = 24;
+const _: () = assert!(FIRST_NOT_STORED + NOT_STORED.len() <= SERVER_CELLS);
+const _: () =
+    assert!(QUEUE_TIMES + histogram::CELLS <= QUEUE_CELLS && AUTH_TIMES + histogram::CELLS <= AUTH_CELLS);
 
 /// The numbers of the connections to one server, or a sum of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Numbers([u64; OF_SERVER]);
+pub struct Numbers([u64; SERVER_CELLS]);
 
 impl Default for Numbers {
     fn default() -> Self {
-        Self([0; OF_SERVER])
+        Self([0; SERVER_CELLS])
     }
 }
 
@@ -236,7 +237,7 @@ impl Numbers {
 
 /// The numbers of one server in this worker, which alone writes them.
 #[derive(Clone, Copy, Debug)]
-pub struct Meter(&'static [AtomicU64; OF_SERVER]);
+pub struct Meter(&'static [AtomicU64; SERVER_CELLS]);
 
 impl Meter {
     /// A connection is opened for a request.
@@ -277,35 +278,35 @@ impl Meter {
 
 /// The numbers of one queue in this worker.
 #[derive(Clone, Copy, Debug)]
-pub struct QueueMeter(&'static [AtomicU64; OF_QUEUE]);
+pub struct QueueMeter(&'static [AtomicU64; QUEUE_CELLS]);
 
 impl QueueMeter {
     /// A request begins to wait.
     pub fn begin(self) {
-        add(&self.0[OfQueue::Size as usize], 1);
-        add(&self.0[OfQueue::Requests as usize], 1);
+        add(&self.0[QueueCount::Size as usize], 1);
+        add(&self.0[QueueCount::Requests as usize], 1);
     }
 
     /// A request has waited for so many milliseconds.
     pub fn end(self, waited: usize) {
-        add(&self.0[OfQueue::Size as usize], u64::MAX);
+        add(&self.0[QueueCount::Size as usize], u64::MAX);
         histogram::observe(&self.0[QUEUE_TIMES..], waited as u64);
     }
 
     /// The queue was full.
     pub fn overflow(self) {
-        add(&self.0[OfQueue::Overflows as usize], 1);
+        add(&self.0[QueueCount::Overflows as usize], 1);
     }
 
     /// The wait has lasted too long.
     pub fn time_out(self) {
-        add(&self.0[OfQueue::Timeouts as usize], 1);
+        add(&self.0[QueueCount::Timeouts as usize], 1);
     }
 }
 
 /// The numbers of what was decided by one location, in this worker.
 #[derive(Clone, Copy, Debug)]
-pub struct AuthMeter(&'static [AtomicU64; OF_AUTH]);
+pub struct AuthMeter(&'static [AtomicU64; AUTH_CELLS]);
 
 impl AuthMeter {
     /// A request was decided after so many milliseconds.

@@ -1,15 +1,16 @@
 //! What there is to be counted, as the configuration says, and where it lies in a column.
+#![forbid(unsafe_code)]
 
 use crate::base::memory::{append, collect};
 
-use super::worker_counters::OF_RECORD;
-use super::{OF_AUTH, OF_QUEUE, OF_SERVER};
+use super::worker_counters::PLACE_WORDS;
+use super::{AUTH_CELLS, QUEUE_CELLS, SERVER_CELLS};
 
 /// What a configuration has.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// The upstreams that have a pool or a queue.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<UpstreamInfo>,
     /// What `auth_subrequest` names, each once.
     pub auth: Vec<String>,
     /// How many servers of an upstream can have numbers of their own besides those of the configuration.
@@ -18,11 +19,11 @@ pub struct Plan {
 
 /// An upstream of the configuration.
 #[derive(Clone, Debug, Default)]
-pub struct Upstream {
+pub struct UpstreamInfo {
     /// Its name.
     pub name: String,
     /// Its servers, by their addresses.
-    pub servers: Vec<Server>,
+    pub servers: Vec<ServerInfo>,
     /// Whether servers come and go.
     pub changing: bool,
     /// Idle connections that a worker may keep.
@@ -35,7 +36,7 @@ pub struct Upstream {
 
 /// A server of the configuration.
 #[derive(Clone, Debug, Default)]
-pub struct Server {
+pub struct ServerInfo {
     /// Its socket address, byte for byte.
     pub address: Vec<u8>,
     /// Its socket address, to be read.
@@ -74,9 +75,9 @@ pub fn readable(bytes: &[u8]) -> Option<String> {
 
 /// Where the numbers of an upstream lie, from its beginning.
 pub(super) const QUEUE: usize = 0;
-pub(super) const OTHER: usize = OF_QUEUE;
-pub(super) const GONE: usize = OTHER + OF_SERVER;
-pub(super) const SERVERS: usize = GONE + OF_SERVER;
+pub(super) const OTHER: usize = QUEUE_CELLS;
+pub(super) const GONE: usize = OTHER + SERVER_CELLS;
+pub(super) const SERVERS: usize = GONE + SERVER_CELLS;
 
 /// A line of a cache, in words.
 const LINE: usize = 8;
@@ -86,7 +87,7 @@ const ROOM: usize = 64;
 
 impl Plan {
     /// A plan with the room for servers that come and go for which no more memory is asked.
-    pub fn new(upstreams: Vec<Upstream>, auth: Vec<String>) -> Self {
+    pub fn new(upstreams: Vec<UpstreamInfo>, auth: Vec<String>) -> Self {
         Self { upstreams, auth, room: ROOM }
     }
 
@@ -106,7 +107,7 @@ impl Plan {
         let changing = self.upstreams.iter().filter(|upstream| upstream.changing).count();
         self.room += more
             .saturating_sub(LINE * (workers + 1))
-            .checked_div(changing * (workers + 1) * OF_RECORD)
+            .checked_div(changing * (workers + 1) * PLACE_WORDS)
             .unwrap_or(0);
         Ok(())
     }
@@ -142,9 +143,9 @@ impl Plan {
         self.upstreams.iter().map(|upstream| self.size_of(upstream)).sum()
     }
 
-    fn size_of(&self, upstream: &Upstream) -> usize {
+    fn size_of(&self, upstream: &UpstreamInfo) -> usize {
         let room = if upstream.changing { self.room } else { 0 };
-        SERVERS + upstream.servers.len() * OF_SERVER + room * OF_RECORD
+        SERVERS + upstream.servers.len() * SERVER_CELLS + room * PLACE_WORDS
     }
 
     fn first_column(&self, workers: usize) -> usize {
@@ -152,6 +153,6 @@ impl Plan {
     }
 
     fn column(&self) -> usize {
-        (self.first_auth() + self.auth.len() * OF_AUTH).next_multiple_of(LINE)
+        (self.first_auth() + self.auth.len() * AUTH_CELLS).next_multiple_of(LINE)
     }
 }

@@ -1,4 +1,5 @@
 //! The numbers of all workers, added up.
+#![forbid(unsafe_code)]
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -8,9 +9,9 @@ use crate::base::memory::{collect, copy, owned, push};
 
 use super::generation::{Generation, Memory, Past};
 use super::histogram::Histogram;
-use super::plan::{Plan, Server, GONE, OTHER, QUEUE, SERVERS};
+use super::plan::{Plan, ServerInfo, GONE, OTHER, QUEUE, SERVERS};
 use super::worker_counters::{read, settled};
-use super::{Numbers, OfQueue, AUTH_TIMES, DECISIONS, OF_AUTH, OF_QUEUE, OF_SERVER, QUEUE_TIMES};
+use super::{Numbers, QueueCount, AUTH_CELLS, AUTH_TIMES, DECISIONS, QUEUE_CELLS, QUEUE_TIMES, SERVER_CELLS};
 
 /// Where the numbers of a server go.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +36,7 @@ pub struct Snapshot {
 
 /// Tells of a server that is not of the configuration: gets the number of its upstream, and its address. `None` if there
 /// is no memory.
-pub type Describe = dyn Fn(usize, &[u8]) -> Option<Server>;
+pub type Describe = dyn Fn(usize, &[u8]) -> Option<ServerInfo>;
 
 /// The numbers of one server.
 #[derive(Clone, Debug)]
@@ -49,7 +50,7 @@ pub struct Row {
 enum Which {
     /// Of the configuration.
     Configured(usize),
-    Met(Server),
+    Met(ServerInfo),
 }
 
 /// What the servers that have no numbers of their own are called.
@@ -59,7 +60,7 @@ const OTHERS: &str = "other";
 pub const GONE_LABEL: &str = "gone";
 
 /// Gets the target, the address and the numbers of a server.
-type Each<'a> = &'a mut dyn FnMut(&Target, &[u8], &[u64; OF_SERVER]);
+type Each<'a> = &'a mut dyn FnMut(&Target, &[u8], &[u64; SERVER_CELLS]);
 
 impl Snapshot {
     pub(super) fn new(
@@ -93,7 +94,7 @@ impl Snapshot {
         let (mut other, mut gone) = (Numbers::default(), Numbers::default());
         let mut changing = HashMap::<Vec<u8>, Numbers>::new();
         let mut is_complete = true;
-        let mut each = |target: &Target, address: &[u8], numbers: &[u64; OF_SERVER]| {
+        let mut each = |target: &Target, address: &[u8], numbers: &[u64; SERVER_CELLS]| {
             let to = match target {
                 Target::Server(at) => fixed.get_mut(*at),
                 Target::Changing => {
@@ -129,7 +130,7 @@ impl Snapshot {
         }
         for (text, numbers) in [(OTHERS, other), (GONE_LABEL, gone)] {
             if numbers != Numbers::default() {
-                let server = Server { text: owned(text)?, ..Server::default() };
+                let server = ServerInfo { text: owned(text)?, ..ServerInfo::default() };
                 push(&mut rows, Row { which: Which::Met(server), numbers })?;
             }
         }
@@ -138,7 +139,7 @@ impl Snapshot {
 
     /// The server of a row: one of the configuration, or what is to be told of another one. `other` and [`GONE_LABEL`] are
     /// the addresses of several ones.
-    pub fn server<'a>(&'a self, upstream: usize, row: &'a Row) -> Option<&'a Server> {
+    pub fn server<'a>(&'a self, upstream: usize, row: &'a Row) -> Option<&'a ServerInfo> {
         match &row.which {
             Which::Configured(at) => self.plan().upstreams.get(upstream)?.servers.get(*at),
             Which::Met(server) => Some(server),
@@ -146,8 +147,8 @@ impl Snapshot {
     }
 
     /// What was counted of a queue, and how long requests have waited.
-    pub fn queue(&self, upstream: usize) -> (impl Fn(OfQueue) -> u64, Histogram) {
-        let mut cells = [0; OF_QUEUE];
+    pub fn queue(&self, upstream: usize) -> (impl Fn(QueueCount) -> u64, Histogram) {
+        let mut cells = [0; QUEUE_CELLS];
         add_queue(&self.generation.own, self.alive(), upstream, &mut cells);
         for (past, alive) in self.past() {
             if let Some(Some((number, _))) = past.upstreams.get(upstream) {
@@ -160,7 +161,7 @@ impl Snapshot {
 
     /// What was decided, by the names of the decisions, and how long it took.
     pub fn auth(&self, uri: usize) -> (impl Iterator<Item = (&'static str, u64)>, Histogram) {
-        let mut cells = [0; OF_AUTH];
+        let mut cells = [0; AUTH_CELLS];
         add_auth(&self.generation.own, uri, &mut cells);
         for (past, _) in self.past() {
             if let Some(Some(number)) = past.auth.get(uri) {
@@ -208,14 +209,14 @@ pub(super) fn each_server(
         let is_alive = alive.get(worker).copied().unwrap_or(false);
         let counts = |numbers| if is_alive { numbers } else { settled(numbers) };
         let numbers = |words: &[AtomicU64]| {
-            let mut numbers = [0; OF_SERVER];
+            let mut numbers = [0; SERVER_CELLS];
             numbers.iter_mut().zip(words).for_each(|(to, from)| *to = from.load(Relaxed));
             counts(numbers)
         };
         each(&Target::Other, &[], &numbers(&words[OTHER..]));
         each(&Target::Gone, &[], &numbers(&words[GONE..]));
-        let places = SERVERS + plan.servers.len() * OF_SERVER;
-        let servers = words[SERVERS..places].chunks_exact(OF_SERVER);
+        let places = SERVERS + plan.servers.len() * SERVER_CELLS;
+        let servers = words[SERVERS..places].chunks_exact(SERVER_CELLS);
         for ((server, target), words) in plan.servers.iter().zip(targets).zip(servers) {
             each(target, &server.address, &numbers(words));
         }
@@ -225,22 +226,22 @@ pub(super) fn each_server(
     }
 }
 
-pub(super) fn add_queue(from: &Memory, alive: &[bool], upstream: usize, cells: &mut [u64; OF_QUEUE]) {
+pub(super) fn add_queue(from: &Memory, alive: &[bool], upstream: usize, cells: &mut [u64; QUEUE_CELLS]) {
     let Some((at, _)) = from.places.get(upstream) else { return };
     for worker in 0..=from.workers {
         let is_alive = alive.get(worker).copied().unwrap_or(false);
         let words = &from.column(worker)[at + QUEUE..];
         for (number, (to, word)) in cells.iter_mut().zip(words).enumerate() {
-            if number != OfQueue::Size as usize || is_alive {
+            if number != QueueCount::Size as usize || is_alive {
                 *to = to.wrapping_add(word.load(Relaxed));
             }
         }
     }
 }
 
-pub(super) fn add_auth(from: &Memory, uri: usize, cells: &mut [u64; OF_AUTH]) {
+pub(super) fn add_auth(from: &Memory, uri: usize, cells: &mut [u64; AUTH_CELLS]) {
     for worker in 0..=from.workers {
-        let words = &from.column(worker)[from.plan.first_auth() + uri * OF_AUTH..];
+        let words = &from.column(worker)[from.plan.first_auth() + uri * AUTH_CELLS..];
         for (to, word) in cells.iter_mut().zip(words) {
             *to = to.wrapping_add(word.load(Relaxed));
         }

@@ -1,4 +1,5 @@
 //! The rules of the numbers, one by one.
+#![forbid(unsafe_code)]
 
 use std::sync::Arc;
 
@@ -8,17 +9,21 @@ const A: &[u8] = b"server a, 16 b..";
 const B: &[u8] = b"server b, 16 b..";
 const C: &[u8] = b"another";
 
-fn server(address: &[u8]) -> Server {
-    Server { address: address.to_vec(), text: String::from_utf8_lossy(address).into(), ..Server::default() }
+fn server(address: &[u8]) -> ServerInfo {
+    ServerInfo {
+        address: address.to_vec(),
+        text: String::from_utf8_lossy(address).into(),
+        ..ServerInfo::default()
+    }
 }
 
-fn upstream(name: &str, servers: &[&[u8]], changing: bool) -> Upstream {
+fn upstream(name: &str, servers: &[&[u8]], changing: bool) -> UpstreamInfo {
     let servers = servers.iter().map(|address| server(address)).collect();
-    Upstream { name: name.into(), servers, changing, queue: Some(1), ..Upstream::default() }
+    UpstreamInfo { name: name.into(), servers, changing, queue: Some(1), ..UpstreamInfo::default() }
 }
 
 fn generation(
-    upstreams: Vec<Upstream>,
+    upstreams: Vec<UpstreamInfo>,
     workers: usize,
     last: Option<&Arc<Generation>>,
     alive: &[u64],
@@ -35,15 +40,15 @@ fn generation(
 /// Opened, idle and timed out, by server.
 fn seen(generation: &Arc<Generation>, upstream: usize, alive: &[u64]) -> Vec<(String, u64, u64, u64)> {
     let alive = alive.to_vec();
-    let view = generation
+    let snapshot = generation
         .snapshot(move |process| alive.contains(&process), &|_, address| Some(server(address)))
         .unwrap();
     let row = |row: Row| {
         let timeouts = row.numbers.closed().find(|(name, _)| *name == "timeout").unwrap().1;
-        let text = view.server(upstream, &row).unwrap().text.clone();
+        let text = snapshot.server(upstream, &row).unwrap().text.clone();
         (text, row.numbers.count(Count::Opened), row.numbers.phase(Phase::Idle), timeouts)
     };
-    view.rows(upstream).unwrap().into_iter().map(row).collect()
+    snapshot.rows(upstream).unwrap().into_iter().map(row).collect()
 }
 
 /// A connection that was opened, used and is idle.
@@ -107,12 +112,12 @@ fn the_phases_of_a_dead_worker_vanish_but_not_its_counts() {
         worker.upstreams[0].queue().unwrap().begin();
     }
     assert_eq!(seen(&it, 0, &[11]), [(text(A), 2, 1, 0), (text(C), 2, 1, 0)]);
-    let view = it.snapshot(|process| process == 11, &|_, it| Some(server(it))).unwrap();
-    assert_eq!((view.queue(0).0(OfQueue::Size), view.queue(0).0(OfQueue::Requests)), (1, 2));
+    let snapshot = it.snapshot(|process| process == 11, &|_, it| Some(server(it))).unwrap();
+    assert_eq!((snapshot.queue(0).0(QueueCount::Size), snapshot.queue(0).0(QueueCount::Requests)), (1, 2));
     // Another one in its place begins with nothing but the counts.
     it.enter(0, 12).unwrap();
     assert_eq!(seen(&it, 0, &[11, 12]), [(text(A), 2, 1, 0), (text(C), 2, 1, 0)]);
-    assert_eq!(it.snapshot(|_| true, &|_, it| Some(server(it))).unwrap().queue(0).0(OfQueue::Size), 1);
+    assert_eq!(it.snapshot(|_| true, &|_, it| Some(server(it))).unwrap().queue(0).0(QueueCount::Size), 1);
 }
 
 #[test]
@@ -144,7 +149,7 @@ fn servers_that_come_and_go_get_places_as_long_as_there_are_some() {
 fn a_worker_that_is_killed_while_a_place_changes_hands_leaves_it_readable() {
     let it = generation(vec![upstream("u", &[A], true)], 1, None, &[]);
     keep(it.enter(0, 10).unwrap().upstreams[0].meter(b"x").unwrap());
-    let place = it.own.places[0].0 + plan::SERVERS + OF_SERVER;
+    let place = it.own.places[0].0 + plan::SERVERS + SERVER_CELLS;
     it.own.column(0)[place].fetch_add(1, std::sync::atomic::Ordering::SeqCst);
     let records = &it.enter(0, 11).unwrap().upstreams[0];
     assert_eq!(seen(&it, 0, &[11])[1], ("x".into(), 1, 0, 0));
@@ -227,11 +232,11 @@ fn counts_go_on_after_a_reload_while_old_workers_run_and_when_they_are_gone() {
         let third = generation(second.own.plan.upstreams.clone(), 3, Some(&second), alive);
         let alive: Vec<u64> = alive.iter().copied().filter(|process| *process == 20).collect();
         assert_eq!(seen(&third, 0, &alive), expected(u64::from(!alive.is_empty()), 0));
-        let view = third.snapshot(|_| false, &|_, it| Some(server(it))).unwrap();
-        assert_eq!(view.auth(0).0.collect::<Vec<_>>()[1], ("denied", 2));
-        assert_eq!((view.auth(0).1.count, view.auth(0).1.sum), (2, 6));
-        let (queue, times) = view.queue(0);
-        assert_eq!((queue(OfQueue::Size), queue(OfQueue::Requests)), (0, 2));
+        let snapshot = third.snapshot(|_| false, &|_, it| Some(server(it))).unwrap();
+        assert_eq!(snapshot.auth(0).0.collect::<Vec<_>>()[1], ("denied", 2));
+        assert_eq!((snapshot.auth(0).1.count, snapshot.auth(0).1.sum), (2, 6));
+        let (queue, times) = snapshot.queue(0);
+        assert_eq!((queue(QueueCount::Size), queue(QueueCount::Requests)), (0, 2));
         assert_eq!((times.count, times.sum, times.at_most[1], times.at_most[2]), (2, 14, 0, 2));
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! A place that another server gets carries a number that is odd while it changes hands, so that readers in other
 //! processes notice.
+#![forbid(unsafe_code)]
 
 use std::cell::Cell;
 use std::sync::atomic::{
@@ -15,8 +16,8 @@ use crate::base::address::MAX_ADDRESS;
 use crate::base::hash::words_of;
 
 use super::generation::Memory;
-use super::plan::{Upstream, GONE, OTHER, QUEUE, SERVERS};
-use super::{add, End, Meter, QueueMeter, FIRST_END, OF_QUEUE, OF_SERVER, PHASES};
+use super::plan::{UpstreamInfo, GONE, OTHER, QUEUE, SERVERS};
+use super::{add, End, Meter, QueueMeter, FIRST_END, PHASES, QUEUE_CELLS, SERVER_CELLS};
 
 const CHANGES: usize = 0;
 const LENGTH: usize = 1;
@@ -24,7 +25,7 @@ const LOOKED_UP: usize = 2;
 const ADDRESS: usize = 3;
 const NUMBERS: usize = ADDRESS + MAX_ADDRESS / 8;
 /// Words of a server that is not of the configuration.
-pub(super) const OF_RECORD: usize = NUMBERS + OF_SERVER;
+pub(super) const PLACE_WORDS: usize = NUMBERS + SERVER_CELLS;
 
 /// Finds the numbers of servers.
 pub struct WorkerCounters {
@@ -42,17 +43,17 @@ pub struct WorkerCounters {
 impl WorkerCounters {
     /// `words` are those of the upstream in the worker's column.
     pub(super) fn new(memory: Arc<Memory>, number: usize, words: &'static [AtomicU64]) -> Self {
-        let places = SERVERS + memory.plan.upstreams[number].servers.len() * OF_SERVER;
+        let places = SERVERS + memory.plan.upstreams[number].servers.len() * SERVER_CELLS;
         let places = words.get(places..).unwrap_or(&[]);
         let used = |place: &&[AtomicU64]| place[LENGTH].load(Relaxed) > 0;
-        let taken = Cell::new(places.chunks_exact(OF_RECORD).take_while(used).count());
+        let taken = Cell::new(places.chunks_exact(PLACE_WORDS).take_while(used).count());
         Self { memory, number, words, places, taken, time: Cell::new(0) }
     }
 
     /// The numbers of the server at an address.
     pub fn meter(&self, address: &[u8]) -> Option<Meter> {
         match self.memory.find(self.number, address) {
-            Some(at) => meter(self.words, SERVERS + at * OF_SERVER),
+            Some(at) => meter(self.words, SERVERS + at * SERVER_CELLS),
             None if self.places.is_empty() => self.other(),
             None => self.changing(address).or_else(|| self.other()),
         }
@@ -60,7 +61,7 @@ impl WorkerCounters {
 
     /// The numbers of the queue.
     pub fn queue(&self) -> Option<QueueMeter> {
-        let words = self.words.get(QUEUE..)?.first_chunk::<OF_QUEUE>();
+        let words = self.words.get(QUEUE..)?.first_chunk::<QUEUE_CELLS>();
         words.map(QueueMeter)
     }
 
@@ -71,7 +72,7 @@ impl WorkerCounters {
 
     fn changing(&self, address: &[u8]) -> Option<Meter> {
         self.time.set(self.time.get() + 1);
-        let places = || self.places.chunks_exact(OF_RECORD);
+        let places = || self.places.chunks_exact(PLACE_WORDS);
         let known = places().take(self.taken.get()).find(|place| has_address(place, address));
         let place = match known {
             Some(place) => place,
@@ -88,7 +89,7 @@ impl WorkerCounters {
         if address.is_empty() || address.len() > MAX_ADDRESS {
             return None;
         }
-        let mut places = self.places.chunks_exact(OF_RECORD);
+        let mut places = self.places.chunks_exact(PLACE_WORDS);
         let room = places.len() as u64;
         let place = match places.nth(self.taken.get()) {
             Some(place) => {
@@ -97,7 +98,7 @@ impl WorkerCounters {
             }
             None => {
                 let looked_up = |place: &&[AtomicU64]| place[LOOKED_UP].load(Relaxed);
-                let vacant = self.places.chunks_exact(OF_RECORD).filter(|place| is_vacant(place));
+                let vacant = self.places.chunks_exact(PLACE_WORDS).filter(|place| is_vacant(place));
                 let oldest = vacant.min_by_key(looked_up)?;
                 let since = self.time.get().wrapping_sub(looked_up(&oldest));
                 (since > 2 * room).then_some(oldest)?
@@ -125,7 +126,7 @@ impl WorkerCounters {
 }
 
 fn meter(words: &'static [AtomicU64], at: usize) -> Option<Meter> {
-    words.get(at..)?.first_chunk::<OF_SERVER>().map(Meter)
+    words.get(at..)?.first_chunk::<SERVER_CELLS>().map(Meter)
 }
 
 fn has_address(place: &[AtomicU64], address: &[u8]) -> bool {
@@ -139,12 +140,12 @@ fn is_vacant(place: &[AtomicU64]) -> bool {
 }
 
 /// Reads the places of another worker: calls `each` with the address and the numbers of each server.
-pub(super) fn read(places: &[AtomicU64], mut each: impl FnMut(&[u8], &[u64; OF_SERVER])) {
-    for place in places.chunks_exact(OF_RECORD) {
+pub(super) fn read(places: &[AtomicU64], mut each: impl FnMut(&[u8], &[u64; SERVER_CELLS])) {
+    for place in places.chunks_exact(PLACE_WORDS) {
         // It changes hands at most now and then.
         for _ in 0..100 {
             let before = place[CHANGES].load(Acquire);
-            let mut words = [0; OF_RECORD];
+            let mut words = [0; PLACE_WORDS];
             words.iter_mut().zip(place).for_each(|(to, from)| *to = from.load(Relaxed));
             fence(Acquire);
             if before % 2 == 1 || place[CHANGES].load(Relaxed) != before {
@@ -167,7 +168,7 @@ pub(super) fn read(places: &[AtomicU64], mut each: impl FnMut(&[u8], &[u64; OF_S
 }
 
 /// The worker to which these belonged is gone: its connections have ended, nobody waits, and no place is just given away.
-pub(super) fn settle(upstream: &Upstream, words: &[AtomicU64]) {
+pub(super) fn settle(upstream: &UpstreamInfo, words: &[AtomicU64]) {
     words[QUEUE].store(0, Relaxed);
     let end = |numbers: &[AtomicU64]| {
         let connections = numbers
@@ -176,9 +177,9 @@ pub(super) fn settle(upstream: &Upstream, words: &[AtomicU64]) {
             .fold(0, |sum: u64, phase| sum.wrapping_add(phase.swap(0, Relaxed)));
         add(&numbers[FIRST_END + End::Exiting as usize], connections);
     };
-    let places = SERVERS + upstream.servers.len() * OF_SERVER;
-    words[OTHER..places].chunks_exact(OF_SERVER).for_each(end);
-    let taken = words[places..].chunks_exact(OF_RECORD).take_while(|place| place[LENGTH].load(Relaxed) > 0);
+    let places = SERVERS + upstream.servers.len() * SERVER_CELLS;
+    words[OTHER..places].chunks_exact(SERVER_CELLS).for_each(end);
+    let taken = words[places..].chunks_exact(PLACE_WORDS).take_while(|place| place[LENGTH].load(Relaxed) > 0);
     taken.for_each(|place| {
         end(&place[NUMBERS..]);
         place[LOOKED_UP].store(0, Relaxed);
@@ -188,7 +189,7 @@ pub(super) fn settle(upstream: &Upstream, words: &[AtomicU64]) {
 }
 
 /// The same in numbers that were read.
-pub(super) fn settled(mut numbers: [u64; OF_SERVER]) -> [u64; OF_SERVER] {
+pub(super) fn settled(mut numbers: [u64; SERVER_CELLS]) -> [u64; SERVER_CELLS] {
     let phases = &mut numbers[..PHASES.len()];
     let connections = phases.iter().fold(0, |sum: u64, phase| sum.wrapping_add(*phase));
     phases.fill(0);

@@ -1,4 +1,5 @@
 //! Groups: connections that are equal for every request, because all that shaped them is equal.
+#![forbid(unsafe_code)]
 
 use std::collections::TryReserveError;
 
@@ -15,7 +16,7 @@ use crate::base::list::{Link, List, Neighbours, Node, NONE};
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     entries: Vec<Group>,
-    buckets: Vec<List<InBucket>>,
+    buckets: Vec<List<InGroupBucket>>,
     /// All plain groups without idle connections, and some that have got one since.
     vacant: List<InSpare>,
     /// Entries that are no group.
@@ -53,9 +54,9 @@ pub struct GroupRef {
 }
 
 #[derive(Debug)]
-struct InBucket;
+struct InGroupBucket;
 
-impl Node<InBucket> for Group {
+impl Node<InGroupBucket> for Group {
     fn links(&mut self) -> &mut Neighbours {
         &mut self.in_bucket
     }

@@ -1,4 +1,5 @@
 //! How many connections a pool keeps.
+#![forbid(unsafe_code)]
 
 use crate::base::list::NONE;
 

@@ -1,5 +1,6 @@
-//! The pool against a naive model: any sequence of operations must have the same outcome in both. Of the unit tests, and of
-//! the fuzzers in `t/fuzz`.
+//! Compares the pool with a naive model: any sequence of operations must have the same outcome in both. The unit tests
+//! and the fuzzers in `t/fuzz` use it.
+#![forbid(unsafe_code)]
 
 use std::collections::{HashMap, VecDeque};
 
@@ -7,7 +8,7 @@ use super::*;
 
 pub(super) const TIMEOUT: Msec = 800;
 
-/// A connection with a number, opened with an identity.
+/// A connection: its number, and the identity that it was opened with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Conn {
     pub(super) number: u32,
@@ -20,13 +21,13 @@ impl Connection for Conn {
     }
 }
 
-/// What a request wants, in short: server, one of [`SERVERS`]; protocol, location, identity.
+/// A [`Key`] in short: the server, below [`SERVERS`]; the protocol, the location and the identity.
 pub type TestKey = (u8, usize, usize, &'static [u8]);
 
 /// How many servers the model knows.
 pub const SERVERS: u8 = 6;
 
-/// Of these so many limit their connections.
+/// How many of these servers limit their connections.
 const LIMITED: u32 = 3;
 
 pub(super) fn with<T>(key: TestKey, f: impl FnOnce(&Key<'_>) -> T) -> T {
@@ -51,10 +52,10 @@ pub(super) fn put(
 ) -> Put<Conn> {
     let conn = Conn { number, identity: key.3 };
     let offer = Offer { conn, group: None, reused, now, timeout: TIMEOUT, server: limited(key) };
-    with(key, |wanted| pool.put(wanted, offer))
+    with(key, |key| pool.put(key, offer))
 }
 
-/// With the group that an earlier checkout has told, which may be gone.
+/// Puts a connection with the group that an earlier checkout told. That group may be gone.
 pub(super) fn put_known(
     pool: &mut IdlePool<Conn>,
     key: TestKey,
@@ -64,10 +65,10 @@ pub(super) fn put_known(
 ) -> Put<Conn> {
     let conn = Conn { number, identity: key.3 };
     let offer = Offer { conn, group, reused: true, now, timeout: TIMEOUT, server: limited(key) };
-    with(key, |wanted| pool.put(wanted, offer))
+    with(key, |key| pool.put(key, offer))
 }
 
-/// The rule of `ring.rs`, written down naively: members from the newest to the oldest, and a guest.
+/// The rule of `ring.rs`, written naively: the members, from the newest to the oldest, and the guest.
 #[derive(Default)]
 struct ModelRing {
     members: VecDeque<Stored>,
@@ -101,7 +102,7 @@ impl ModelRing {
         self.members.remove(at)
     }
 
-    /// Returns who goes, and whether the newcomer is the guest.
+    /// Returns the connection that is evicted, and whether the newcomer is the guest.
     fn make_room(&mut self, reused: bool, now: Msec) -> (u32, bool) {
         let Some(oldest) = self.members.back().copied() else {
             return (self.guest.take().unwrap().number, true);
@@ -128,163 +129,220 @@ impl ModelRing {
     }
 }
 
-/// What can be done to a pool.
+/// An operation on a pool.
 #[derive(Clone, Copy, Debug)]
-pub enum Op {
-    /// A connection comes; it came from the pool before, or not.
+pub enum PoolOp {
+    /// Puts a connection. The flag says whether it came from the pool before.
     Put(TestKey, bool),
-    /// A request asks for one.
+    /// A request asks for a connection.
     Checkout(TestKey),
-    /// The nth of those that are stored is removed.
+    /// Removes the nth of the stored connections.
     Remove(usize),
-    /// One that has gone is removed from a slot.
+    /// Removes a connection that is gone from a slot.
     RemoveStale(u32),
-    /// So much time passes; less than the timeout.
+    /// Time passes, in milliseconds: less than the timeout.
     Expire(Msec),
     /// A server leaves the upstream.
     RemoveServer(u8),
-    /// A connection is given up.
+    /// Takes the connection that has been idle for the longest time.
     TakeOldest,
-    /// The oldest connection to a server makes room.
+    /// Takes the oldest connection to a server.
     TakeOldestOf(u32),
-    /// Those to a server that were stored so long ago, or longer, are removed.
+    /// Removes the connections to a server that were stored this long ago, in milliseconds, or earlier.
     RemoveOlder(u8, Msec),
-    /// All are.
+    /// Removes all connections.
     Reset,
 }
 
+/// Applies all operations to a pool with `limit` and to the model, and compares them after each.
+///
 /// # Panics
 /// If the pool does what the model does not.
-pub fn agree(limit: Limit, ops: impl IntoIterator<Item = Op>) {
-    let mut pool = pool(limit);
-    let mut now = Msec::MAX - 3000; // The clock wraps around in most runs.
-    let mut clock = 0; // The model's, which does not.
-    let mut rings: Vec<ModelRing> = (0..SERVERS).map(|_| ModelRing::default()).collect();
-    let mut known: HashMap<TestKey, Option<GroupRef>> = HashMap::new();
-    let ring_of = |key: TestKey| if matches!(limit, Limit::Total(_)) { 0 } else { usize::from(key.0) };
-    let per_ring = match limit {
-        Limit::Total(n) | Limit::PerServer(n) => n,
-    };
-
+pub fn agree(limit: Limit, ops: impl IntoIterator<Item = PoolOp>) {
+    let mut both = Both::new(limit);
     for (number, op) in (0u32..).zip(ops) {
+        both.apply(number, op);
+        both.compare_lengths();
+    }
+}
+
+/// A pool and its model.
+struct Both {
+    limit: Limit,
+    pool: IdlePool<Conn>,
+    /// One ring for each server, or with [`Limit::Total`] only the first one.
+    rings: Vec<ModelRing>,
+    /// What the last checkout told for each key.
+    known: HashMap<TestKey, Option<GroupRef>>,
+    /// The pool's clock. It wraps around in most runs.
+    now: Msec,
+    /// The model's clock, which does not wrap around.
+    clock: Msec,
+}
+
+impl Both {
+    fn new(limit: Limit) -> Self {
+        let rings = (0..SERVERS).map(|_| ModelRing::default()).collect();
+        Self { limit, pool: pool(limit), rings, known: HashMap::new(), now: Msec::MAX - 3000, clock: 0 }
+    }
+
+    /// `number` is a new one for each operation; a connection that is put gets it.
+    fn apply(&mut self, number: u32, op: PoolOp) {
         match op {
-            Op::Put(key, reused) => {
-                let ring = &mut rings[ring_of(key)];
-                let (evicted, guest) = match ring.len() == per_ring {
-                    true => {
-                        let (who, guest) = ring.make_room(reused, clock);
-                        (Some(who), guest)
-                    }
-                    false => (None, false),
-                };
-                let put = match reused {
-                    true => put_known(&mut pool, key, number, known.get(&key).copied().flatten(), now),
-                    false => put(&mut pool, key, number, false, now),
-                };
-                assert_eq!(put.evicted.map(|c| c.number), evicted);
-                let slot = put.stored.unwrap();
-                let stored = Stored { slot, number, key, stored_at: clock, order: number };
-                if guest {
-                    ring.guest = Some(stored)
-                } else {
-                    ring.members.push_front(stored)
-                }
-            }
-            Op::Checkout(key) => {
-                let ring = &mut rings[ring_of(key)];
-                let newest = ring.all().filter(|s| s.key == key).max_by_key(|s| s.order).map(|s| s.number);
-                let (found, group) = with(key, |wanted| pool.checkout(wanted));
-                assert_eq!(found.map(|conn| conn.number), newest);
-                known.insert(key, group);
-                newest.map(|number| ring.take(number));
-            }
-            Op::Remove(nth) => {
-                let all: Vec<Stored> = rings.iter().flat_map(ModelRing::all).copied().collect();
-                if let Some(s) = all.get(nth % all.len().max(1)) {
-                    assert_eq!(
-                        pool.remove(s.slot, |c| c.number == s.number).map(|c| c.number),
-                        Some(s.number)
-                    );
-                    rings[ring_of(s.key)].take(s.number);
-                }
-            }
-            Op::RemoveStale(slot) => assert_eq!(pool.remove(slot, |_| false), None),
-            Op::Expire(after) => {
-                now = now.wrapping_add(after);
-                clock += after;
-                // What nginx's timers do: each connection is removed by its slot when its time is over.
-                let all: Vec<Stored> = rings.iter().flat_map(ModelRing::all).copied().collect();
-                for s in all.iter().filter(|s| clock - s.stored_at >= TIMEOUT) {
-                    assert!(pool.remove(s.slot, |c| c.number == s.number).is_some());
-                    rings[ring_of(s.key)].take(s.number);
-                }
-            }
-            Op::RemoveServer(server) => {
-                pool.mark_removed(|address| address[7] != server);
-                let mut from = 0;
-                let mut taken: Vec<u32> =
-                    std::iter::from_fn(|| pool.take_removed(&mut from)).map(|c| c.number).collect();
-                let all = rings.iter().flat_map(ModelRing::all);
-                let mut expected: Vec<u32> = all.filter(|s| s.key.0 == server).map(|s| s.number).collect();
-                taken.sort_unstable();
-                expected.sort_unstable();
-                assert_eq!(&taken, &expected);
-                for number in expected {
-                    rings.iter_mut().find_map(|ring| ring.take(number));
-                }
-            }
-            Op::TakeOldest => {
-                let oldest = |ring: &ModelRing| ring.all().map(|s| s.stored_at).min();
-                let taken = pool.take_oldest().map(|conn| conn.number);
-                // Any server's may be the one: whose turn it is depends on when their entries were made.
-                let ring =
-                    taken.and_then(|it| rings.iter().position(|ring| ring.all().any(|s| s.number == it)));
-                assert_eq!(ring.is_some(), rings.iter().any(|ring| ring.len() > 0));
-                if let (Some(ring), Some(number)) = (ring, taken) {
-                    let age = rings[ring].all().find(|s| s.number == number).map(|s| s.stored_at);
-                    assert_eq!(age, oldest(&rings[ring]));
-                    rings[ring].take(number);
-                }
-            }
-            Op::TakeOldestOf(server) => {
-                let of_server = |s: &&Stored| server < LIMITED && u32::from(s.key.0) == server;
-                let all = rings.iter().flat_map(ModelRing::all);
-                let oldest = all.filter(of_server).min_by_key(|s| s.order).map(|s| s.number);
-                assert_eq!(pool.take_oldest_of(server).map(|conn| conn.number), oldest);
-                oldest.map(|number| rings.iter_mut().find_map(|ring| ring.take(number)));
-            }
-            Op::RemoveOlder(server, ago) => {
-                let key = (server, 0, 0, &b""[..]);
-                let (mut from, mut taken) = (0, Vec::new());
-                let then = now.wrapping_sub(ago);
-                while let Some((slot, number)) = with(key, |wanted| {
-                    pool.next_older(&mut from, wanted.address, then).map(|(slot, conn)| (slot, conn.number))
-                }) {
-                    taken.extend(pool.remove(slot, |conn| conn.number == number).map(|conn| conn.number));
-                }
-                let is_older = |s: &&Stored| s.key.0 == server && clock - s.stored_at >= ago;
-                let mut expected: Vec<u32> =
-                    rings.iter().flat_map(ModelRing::all).filter(is_older).map(|s| s.number).collect();
-                taken.sort_unstable();
-                expected.sort_unstable();
-                assert_eq!(&taken, &expected);
-                for number in expected {
-                    rings.iter_mut().find_map(|ring| ring.take(number));
-                }
-            }
-            Op::Reset => {
-                pool.mark_removed(|_| false);
-                let mut from = 0;
-                while pool.take_removed(&mut from).is_some() {}
-                for ring in &mut rings {
-                    ring.members.clear();
-                    ring.guest = None;
-                }
-                assert!(pool.is_empty());
-            }
+            PoolOp::Put(key, reused) => self.put(key, number, reused),
+            PoolOp::Checkout(key) => self.checkout(key),
+            PoolOp::Remove(nth) => self.remove(nth),
+            PoolOp::RemoveStale(slot) => assert_eq!(self.pool.remove(slot, |_| false), None),
+            PoolOp::Expire(after) => self.expire(after),
+            PoolOp::RemoveServer(server) => self.remove_server(server),
+            PoolOp::TakeOldest => self.take_oldest(),
+            PoolOp::TakeOldestOf(server) => self.take_oldest_of(server),
+            PoolOp::RemoveOlder(server, ago) => self.remove_older(server, ago),
+            PoolOp::Reset => self.reset(),
         }
-        assert_eq!(pool.len(), rings.iter().map(ModelRing::len).sum::<usize>());
-        assert!(pool.slots.len() <= limit.capacity());
+    }
+
+    fn put(&mut self, key: TestKey, number: u32, reused: bool) {
+        let (Limit::Total(limit) | Limit::PerServer(limit)) = self.limit;
+        let (clock, now) = (self.clock, self.now);
+        let ring = self.ring_of(key);
+        let (evicted, guest) = match ring.len() == limit {
+            true => {
+                let (evicted, guest) = ring.make_room(reused, clock);
+                (Some(evicted), guest)
+            }
+            false => (None, false),
+        };
+        let put = match reused {
+            true => {
+                let group = self.known.get(&key).copied().flatten();
+                put_known(&mut self.pool, key, number, group, now)
+            }
+            false => put(&mut self.pool, key, number, false, now),
+        };
+        assert_eq!(put.evicted.map(|conn| conn.number), evicted);
+        let slot = put.stored.unwrap();
+        let stored = Stored { slot, number, key, stored_at: clock, order: number };
+        let ring = self.ring_of(key);
+        if guest {
+            ring.guest = Some(stored)
+        } else {
+            ring.members.push_front(stored)
+        }
+    }
+
+    fn checkout(&mut self, key: TestKey) {
+        let ring = self.ring_of(key);
+        let newest = ring.all().filter(|s| s.key == key).max_by_key(|s| s.order).map(|s| s.number);
+        let (found, group) = with(key, |key| self.pool.checkout(key));
+        assert_eq!(found.map(|conn| conn.number), newest);
+        self.known.insert(key, group);
+        newest.map(|number| self.forget(number));
+    }
+
+    fn remove(&mut self, nth: usize) {
+        let all = self.stored(|_| true);
+        if let Some(stored) = all.get(nth % all.len().max(1)) {
+            self.remove_stored(stored);
+        }
+    }
+
+    /// What nginx's timers do: each connection is removed by its slot when its time is over.
+    fn expire(&mut self, after: Msec) {
+        self.now = self.now.wrapping_add(after);
+        self.clock += after;
+        let clock = self.clock;
+        for stored in self.stored(|s| clock - s.stored_at >= TIMEOUT) {
+            self.remove_stored(&stored);
+        }
+    }
+
+    fn remove_server(&mut self, server: u8) {
+        self.pool.mark_removed(|address| address[7] != server);
+        let mut from = 0;
+        let taken =
+            std::iter::from_fn(|| self.pool.take_removed(&mut from)).map(|conn| conn.number).collect();
+        self.are_gone(taken, |s| s.key.0 == server);
+    }
+
+    fn take_oldest(&mut self) {
+        let Some(conn) = self.pool.take_oldest() else {
+            assert!(self.rings.iter().all(|ring| ring.len() == 0));
+            return;
+        };
+        // Any server may be the one: whose turn it is depends on when their entries were made.
+        let mut rings = self.rings.iter();
+        let ring = rings.find(|ring| ring.all().any(|s| s.number == conn.number)).expect("it was stored");
+        let stored_at = ring.all().find(|s| s.number == conn.number).map(|s| s.stored_at);
+        assert_eq!(stored_at, ring.all().map(|s| s.stored_at).min());
+        self.forget(conn.number);
+    }
+
+    fn take_oldest_of(&mut self, server: u32) {
+        let all = self.stored(|s| server < LIMITED && u32::from(s.key.0) == server);
+        let oldest = all.iter().min_by_key(|s| s.order).map(|s| s.number);
+        assert_eq!(self.pool.take_oldest_of(server).map(|conn| conn.number), oldest);
+        oldest.map(|number| self.forget(number));
+    }
+
+    fn remove_older(&mut self, server: u8, ago: Msec) {
+        let (clock, then) = (self.clock, self.now.wrapping_sub(ago));
+        let (mut from, mut taken) = (0, Vec::new());
+        while let Some((slot, number)) = with((server, 0, 0, b""), |key| {
+            let next = self.pool.next_older(&mut from, key.address, then);
+            next.map(|(slot, conn)| (slot, conn.number))
+        }) {
+            taken.extend(self.pool.remove(slot, |conn| conn.number == number).map(|conn| conn.number));
+        }
+        self.are_gone(taken, |s| s.key.0 == server && clock - s.stored_at >= ago);
+    }
+
+    fn reset(&mut self) {
+        self.pool.mark_removed(|_| false);
+        let mut from = 0;
+        while self.pool.take_removed(&mut from).is_some() {}
+        for ring in &mut self.rings {
+            ring.members.clear();
+            ring.guest = None;
+        }
+        assert!(self.pool.is_empty());
+    }
+
+    /// Removes a connection from the pool by its slot, and from the model.
+    fn remove_stored(&mut self, stored: &Stored) {
+        let removed = self.pool.remove(stored.slot, |conn| conn.number == stored.number);
+        assert_eq!(removed.map(|conn| conn.number), Some(stored.number));
+        self.forget(stored.number);
+    }
+
+    /// The pool has `taken` connections: they are those of the model for which `is_expected`.
+    fn are_gone(&mut self, mut taken: Vec<u32>, is_expected: impl Fn(&Stored) -> bool) {
+        let mut expected: Vec<u32> = self.stored(is_expected).iter().map(|s| s.number).collect();
+        taken.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(taken, expected);
+        for number in expected {
+            self.forget(number);
+        }
+    }
+
+    fn ring_of(&mut self, key: TestKey) -> &mut ModelRing {
+        let at = if matches!(self.limit, Limit::Total(_)) { 0 } else { usize::from(key.0) };
+        &mut self.rings[at]
+    }
+
+    /// The connections of the model that have a property.
+    fn stored(&self, has: impl Fn(&Stored) -> bool) -> Vec<Stored> {
+        self.rings.iter().flat_map(ModelRing::all).copied().filter(has).collect()
+    }
+
+    fn forget(&mut self, number: u32) {
+        self.rings.iter_mut().find_map(|ring| ring.take(number));
+    }
+
+    fn compare_lengths(&self) {
+        assert_eq!(self.pool.len(), self.rings.iter().map(ModelRing::len).sum::<usize>());
+        assert!(self.pool.slots.len() <= self.limit.capacity());
     }
 }
 
@@ -298,18 +356,18 @@ mod tests {
         (0..SERVERS, 0usize..2, 0usize..2, identity)
     }
 
-    fn op() -> impl Strategy<Value = Op> {
+    fn op() -> impl Strategy<Value = PoolOp> {
         prop_oneof![
-            8 => (key(), any::<bool>()).prop_map(|(key, reused)| Op::Put(key, reused)),
-            5 => key().prop_map(Op::Checkout),
-            2 => any::<usize>().prop_map(Op::Remove),
-            1 => any::<u32>().prop_map(Op::RemoveStale),
-            2 => (0usize..TIMEOUT).prop_map(Op::Expire),
-            1 => (0..SERVERS).prop_map(Op::RemoveServer),
-            1 => Just(Op::TakeOldest),
-            2 => (0..u32::from(SERVERS)).prop_map(Op::TakeOldestOf),
-            1 => (0..SERVERS, 0usize..2 * TIMEOUT).prop_map(|(server, ago)| Op::RemoveOlder(server, ago)),
-            1 => Just(Op::Reset),
+            8 => (key(), any::<bool>()).prop_map(|(key, reused)| PoolOp::Put(key, reused)),
+            5 => key().prop_map(PoolOp::Checkout),
+            2 => any::<usize>().prop_map(PoolOp::Remove),
+            1 => any::<u32>().prop_map(PoolOp::RemoveStale),
+            2 => (0usize..TIMEOUT).prop_map(PoolOp::Expire),
+            1 => (0..SERVERS).prop_map(PoolOp::RemoveServer),
+            1 => Just(PoolOp::TakeOldest),
+            2 => (0..u32::from(SERVERS)).prop_map(PoolOp::TakeOldestOf),
+            1 => (0..SERVERS, 0usize..2 * TIMEOUT).prop_map(|(server, ago)| PoolOp::RemoveOlder(server, ago)),
+            1 => Just(PoolOp::Reset),
         ]
     }
 

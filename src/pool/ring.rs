@@ -12,6 +12,7 @@
 //! 4. Every eighth newcomer becomes a member at once, so that the members change with the load.
 //!
 //! While there is room nobody is evicted and everybody is a member: the ordinary case is plain LRU.
+#![forbid(unsafe_code)]
 
 use crate::base::clock::Msec;
 

@@ -1,4 +1,5 @@
 //! Servers with limits of their own: one entry for each address.
+#![forbid(unsafe_code)]
 
 use std::collections::TryReserveError;
 
@@ -13,8 +14,8 @@ use crate::base::list::{Link, List, Neighbours, Node};
 /// another.
 #[derive(Debug, Default)]
 pub(super) struct Servers {
-    entries: Vec<Server>,
-    buckets: Vec<List<InBucket>>,
+    entries: Vec<ServerEntry>,
+    buckets: Vec<List<InServerBucket>>,
     /// All servers without idle connections, and some that have got one since.
     vacant: List<Vacant>,
     /// Whose turn it is to give up a connection.
@@ -22,7 +23,7 @@ pub(super) struct Servers {
 }
 
 #[derive(Debug)]
-pub(super) struct Server {
+pub(super) struct ServerEntry {
     /// Its idle connections.
     pub(super) ring: Ring,
     /// It is in the list `vacant`.
@@ -37,9 +38,9 @@ pub(super) struct Server {
 }
 
 #[derive(Debug)]
-struct InBucket;
+struct InServerBucket;
 
-impl Node<InBucket> for Server {
+impl Node<InServerBucket> for ServerEntry {
     fn links(&mut self) -> &mut Neighbours {
         &mut self.in_bucket
     }
@@ -48,13 +49,13 @@ impl Node<InBucket> for Server {
 #[derive(Debug)]
 struct Vacant;
 
-impl Node<Vacant> for Server {
+impl Node<Vacant> for ServerEntry {
     fn links(&mut self) -> &mut Neighbours {
         &mut self.in_vacant
     }
 }
 
-impl Server {
+impl ServerEntry {
     pub(super) fn address(&self) -> &[u8] {
         self.address.get(..usize::from(self.length)).unwrap_or_default()
     }
@@ -125,7 +126,7 @@ impl Servers {
     fn add(&mut self, address: &[u8], hash: u32) -> Option<Link> {
         let mask = self.buckets.len() - 1;
         let at = if self.entries.len() < self.entries.capacity() {
-            self.entries.push(Server::default());
+            self.entries.push(ServerEntry::default());
             (self.entries.len() - 1) as Link
         } else {
             let at = self.longest_vacant()?;
@@ -169,7 +170,7 @@ impl Servers {
     }
 }
 
-impl Default for Server {
+impl Default for ServerEntry {
     fn default() -> Self {
         Self {
             ring: Ring::default(),

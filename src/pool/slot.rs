@@ -1,4 +1,5 @@
 //! A slot: the place of a connection in the pool, and in the lists.
+#![forbid(unsafe_code)]
 
 use super::ring::{Aging, InRing};
 use crate::base::clock::Msec;
@@ -13,7 +14,7 @@ pub(super) struct Slot<C> {
     pub(super) ripe: Msec,
     /// In a slot without a connection the next such one.
     pub(super) group: Link,
-    pub(super) in_class: Neighbours,
+    pub(super) in_group: Neighbours,
     pub(super) in_ring: Neighbours,
     /// The list among `limited` in which it is, or `NONE`.
     pub(super) server: Link,
@@ -26,7 +27,7 @@ pub(super) struct InGroup;
 
 impl<C> Node<InGroup> for Slot<C> {
     fn links(&mut self) -> &mut Neighbours {
-        &mut self.in_class
+        &mut self.in_group
     }
 }
 
@@ -59,7 +60,7 @@ impl<C> Aging for Slot<C> {
 
 impl<C> Default for Slot<C> {
     fn default() -> Self {
-        let (in_class, in_ring, in_limited) = Default::default();
-        Self { conn: None, since: 0, ripe: 0, group: NONE, in_class, in_ring, server: NONE, in_limited }
+        let (in_group, in_ring, in_limited) = Default::default();
+        Self { conn: None, since: 0, ripe: 0, group: NONE, in_group, in_ring, server: NONE, in_limited }
     }
 }

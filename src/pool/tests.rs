@@ -1,10 +1,11 @@
 //! The rules of the pool, one by one.
+#![forbid(unsafe_code)]
 
 use super::model::{pool, put, put_known, with, Conn, TestKey, TIMEOUT};
 use super::*;
 
 fn checkout(pool: &mut IdlePool<Conn>, key: TestKey) -> Option<u32> {
-    with(key, |wanted| pool.checkout(wanted)).0.map(|conn| conn.number)
+    with(key, |key| pool.checkout(key)).0.map(|conn| conn.number)
 }
 
 fn server(number: u8) -> TestKey {
@@ -49,7 +50,7 @@ fn every_part_of_what_is_wanted_separates() {
 #[test]
 fn addresses_of_different_length_are_different_servers() {
     let mut pool = pool(Limit::Total(8));
-    let wanted = |address: &'static [u8]| Key { address, protocol: 0, location: 0, identity: b"" };
+    let key = |address: &'static [u8]| Key { address, protocol: 0, location: 0, identity: b"" };
     let offer = |number| Offer {
         conn: Conn { number, identity: b"" },
         group: None,
@@ -58,12 +59,12 @@ fn addresses_of_different_length_are_different_servers() {
         timeout: TIMEOUT,
         server: None,
     };
-    assert!(pool.put(&wanted(&[1; 16]), offer(1)).stored.is_ok());
-    assert!(pool.put(&wanted(&[1; 17]), offer(2)).stored.is_ok());
-    assert!(pool.put(&wanted(&[1; 112]), offer(3)).stored.is_ok());
-    assert!(pool.put(&wanted(&[1; 113]), offer(4)).stored.is_err());
-    assert_eq!(pool.checkout(&wanted(&[1; 17])).0.map(|c| c.number), Some(2));
-    assert_eq!(pool.checkout(&wanted(&[1; 113])), (None, None));
+    assert!(pool.put(&key(&[1; 16]), offer(1)).stored.is_ok());
+    assert!(pool.put(&key(&[1; 17]), offer(2)).stored.is_ok());
+    assert!(pool.put(&key(&[1; 112]), offer(3)).stored.is_ok());
+    assert!(pool.put(&key(&[1; 113]), offer(4)).stored.is_err());
+    assert_eq!(pool.checkout(&key(&[1; 17])).0.map(|c| c.number), Some(2));
+    assert_eq!(pool.checkout(&key(&[1; 113])), (None, None));
     assert_eq!(pool.len(), 2);
 }
 
@@ -105,7 +106,7 @@ fn a_limit_for_each_server_leaves_the_others_alone() {
 fn more_servers_than_there_is_room_for_are_not_stored_until_one_is_empty() {
     let mut pool = pool(Limit::PerServer(1));
     let numbers: Vec<[u8; 8]> = (0..=MAX_SERVERS).map(usize::to_ne_bytes).collect();
-    let wanted = |at: usize| Key { address: &numbers[at], protocol: 0, location: 0, identity: b"" };
+    let key = |at: usize| Key { address: &numbers[at], protocol: 0, location: 0, identity: b"" };
     let offer = |number| Offer {
         conn: Conn { number, identity: b"" },
         group: None,
@@ -115,12 +116,12 @@ fn more_servers_than_there_is_room_for_are_not_stored_until_one_is_empty() {
         server: None,
     };
     for at in 0..MAX_SERVERS {
-        assert!(pool.put(&wanted(at), offer(at as u32)).stored.is_ok());
+        assert!(pool.put(&key(at), offer(at as u32)).stored.is_ok());
     }
-    assert!(pool.put(&wanted(MAX_SERVERS), offer(1)).stored.is_err());
-    assert_eq!(pool.checkout(&wanted(5)).0.map(|c| c.number), Some(5));
-    assert!(pool.put(&wanted(MAX_SERVERS), offer(1)).stored.is_ok());
-    assert_eq!(pool.checkout(&wanted(5)), (None, None));
+    assert!(pool.put(&key(MAX_SERVERS), offer(1)).stored.is_err());
+    assert_eq!(pool.checkout(&key(5)).0.map(|c| c.number), Some(5));
+    assert!(pool.put(&key(MAX_SERVERS), offer(1)).stored.is_ok());
+    assert_eq!(pool.checkout(&key(5)), (None, None));
 }
 
 /// One client, round robin: a share of requests that find a connection.
@@ -189,7 +190,7 @@ fn a_class_of_another_server_is_not_taken() {
     for limit in [Limit::Total(4), Limit::PerServer(2)] {
         let mut pool = pool(limit);
         put(&mut pool, server(1), 1, false, 0);
-        let (_, group) = with(server(1), |wanted| pool.checkout(wanted));
+        let (_, group) = with(server(1), |key| pool.checkout(key));
         assert!(put_known(&mut pool, server(2), 2, group, 0).stored.is_ok());
         assert_eq!(checkout(&mut pool, server(1)), None);
         assert_eq!(checkout(&mut pool, server(2)), Some(2));

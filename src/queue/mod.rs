@@ -26,7 +26,7 @@ pub struct WaitQueue<W> {
 
 #[derive(Debug)]
 struct Place<W> {
-    waiter: Option<Entry<W>>,
+    entry: Option<Entry<W>>,
     /// Counts the waiters that the place has had.
     version: u32,
     links: Neighbours,
@@ -36,14 +36,14 @@ struct Place<W> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<W> {
     /// Whoever it is.
-    pub who: W,
+    pub waiter: W,
     /// When it came.
     pub since: Msec,
     /// Where it stands.
     pub ticket: Ticket,
 }
 
-/// A place in the queue. Once its waiter has left, it is void.
+/// A place in the queue. Once its entry has left, it is void.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
     at: Link,
@@ -86,11 +86,11 @@ impl<W: Copy> WaitQueue<W> {
     }
 
     /// Puts one at the end; `None` if the queue is full, or there is no memory for it.
-    pub fn push(&mut self, who: W, since: Msec) -> Option<Ticket> {
+    pub fn push(&mut self, waiter: W, since: Msec) -> Option<Ticket> {
         let at = self.free_place()?;
         let place = &mut self.places[at as usize];
         let ticket = Ticket { at, version: place.version };
-        place.waiter = Some(Entry { who, since, ticket });
+        place.entry = Some(Entry { waiter, since, ticket });
         self.waiting.push(&mut self.places, at);
         self.len += 1;
         Some(ticket)
@@ -98,30 +98,30 @@ impl<W: Copy> WaitQueue<W> {
 
     /// The one that has waited longest.
     pub fn first(&self) -> Option<Entry<W>> {
-        self.places.get(self.waiting.oldest() as usize)?.waiter
+        self.places.get(self.waiting.oldest() as usize)?.entry
     }
 
     /// The holder of `ticket`, if it still waits.
     pub fn get(&self, ticket: Ticket) -> Option<Entry<W>> {
-        self.places.get(ticket.at as usize)?.waiter.filter(|waiter| waiter.ticket == ticket)
+        self.places.get(ticket.at as usize)?.entry.filter(|entry| entry.ticket == ticket)
     }
 
     /// The next one behind the holder of `ticket`.
-    pub fn behind(&self, ticket: Ticket) -> Option<Entry<W>> {
+    pub fn next_after(&self, ticket: Ticket) -> Option<Entry<W>> {
         self.get(ticket)?;
         let next = self.places.get(ticket.at as usize)?.links.newer();
-        self.places.get(next as usize)?.waiter
+        self.places.get(next as usize)?.entry
     }
 
     /// Lets one go, wherever it stands; `None` if it has gone already.
     pub fn remove(&mut self, ticket: Ticket) -> Option<W> {
         let place = self.places.get_mut(ticket.at as usize)?;
-        let waiter = place.waiter.take_if(|waiter| waiter.ticket == ticket)?;
+        let entry = place.entry.take_if(|entry| entry.ticket == ticket)?;
         place.version = place.version.wrapping_add(1);
         self.waiting.unlink(&mut self.places, ticket.at);
         self.free.push(&mut self.places, ticket.at);
         self.len -= 1;
-        Some(waiter.who)
+        Some(entry.waiter)
     }
 
     fn free_place(&mut self) -> Option<Link> {
@@ -135,7 +135,7 @@ impl<W: Copy> WaitQueue<W> {
         }
         // Within what was reserved, so that nothing is allocated.
         (self.places.len() < self.capacity).then(|| {
-            self.places.push(Place { waiter: None, version: 0, links: Neighbours::default() });
+            self.places.push(Place { entry: None, version: 0, links: Neighbours::default() });
             (self.places.len() - 1) as Link
         })
     }
@@ -143,7 +143,7 @@ impl<W: Copy> WaitQueue<W> {
 
 #[cfg(test)]
 mod tests {
-    use super::model::{agree, Op};
+    use super::model::{agree, QueueOp};
     use super::*;
     use proptest::prelude::*;
 
@@ -155,11 +155,11 @@ mod tests {
     fn the_first_to_come_is_the_first() {
         let mut queue = queue(3);
         let tickets: Vec<Ticket> = (0..3).map(|n| queue.push(n, 100 + n as Msec).unwrap()).collect();
-        assert_eq!(queue.first(), Some(Entry { who: 0, since: 100, ticket: tickets[0] }));
+        assert_eq!(queue.first(), Some(Entry { waiter: 0, since: 100, ticket: tickets[0] }));
         assert_eq!(queue.remove(tickets[0]), Some(0));
-        assert_eq!(queue.first().map(|waiter| waiter.who), Some(1));
-        assert_eq!(queue.behind(tickets[1]).map(|waiter| waiter.who), Some(2));
-        assert_eq!(queue.behind(tickets[2]), None);
+        assert_eq!(queue.first().map(|entry| entry.waiter), Some(1));
+        assert_eq!(queue.next_after(tickets[1]).map(|entry| entry.waiter), Some(2));
+        assert_eq!(queue.next_after(tickets[2]), None);
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(queue.remove(old), None);
         let new = queue.push(2, 0).unwrap();
         assert_eq!(queue.remove(old), None);
-        assert_eq!(queue.behind(old), None);
+        assert_eq!(queue.next_after(old), None);
         assert_eq!(queue.remove(new), Some(2));
         assert!(queue.is_empty());
     }
@@ -199,11 +199,11 @@ mod tests {
         }
     }
 
-    fn op() -> impl Strategy<Value = Op> {
+    fn op() -> impl Strategy<Value = QueueOp> {
         prop_oneof![
-            2 => Just(Op::Push),
-            1 => any::<usize>().prop_map(Op::Remove),
-            1 => any::<usize>().prop_map(Op::RemoveAgain),
+            2 => Just(QueueOp::Push),
+            1 => any::<usize>().prop_map(QueueOp::Remove),
+            1 => any::<usize>().prop_map(QueueOp::RemoveAgain),
         ]
     }
 }

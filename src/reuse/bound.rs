@@ -82,7 +82,7 @@ impl BoundServer {
 }
 
 #[derive(Debug)]
-struct Bound {
+struct BoundConnection {
     number: u64,
     /// Of equal numbers are connections that would serve the same requests.
     shape: u64,
@@ -94,17 +94,17 @@ struct Bound {
 /// The clients of one upstream that have such connections, or have had them, and are still there.
 #[derive(Debug, Default)]
 pub struct Bindings {
-    clients: HashMap<Client, Vec<Bound>>,
+    clients: HashMap<Client, Vec<BoundConnection>>,
 }
 
 impl Bindings {
-    /// Whether the end of the client will be told by [`Bindings::leave`].
+    /// Whether the end of the client will be told by [`Bindings::remove_next`].
     pub fn knows(&self, client: Client) -> bool {
         self.clients.contains_key(&client)
     }
 
     /// Notes a client. `None` if there is no memory.
-    pub fn meet(&mut self, client: Client) -> Option<()> {
+    pub fn add_client(&mut self, client: Client) -> Option<()> {
         self.clients.try_reserve(1).ok()?;
         self.clients.entry(client).or_default();
         Some(())
@@ -117,7 +117,7 @@ impl Bindings {
         if all.len() >= MAX_OF_CLIENT || all.iter().any(|bound| bound.shape == shape) {
             return None;
         }
-        push(all, Bound { number, shape, server, slot: None })
+        push(all, BoundConnection { number, shape, server, slot: None })
     }
 
     /// Where the connections of a client lead to, from the newest to the oldest: `at` is how many are not of interest.
@@ -145,9 +145,9 @@ impl Bindings {
 
     /// The client has gone: forgets it, a connection with each call, and tells where that was in the pool, if it was there.
     /// `None` if there is no more.
-    pub fn leave(&mut self, client: Client) -> Option<(Binding, Option<u32>)> {
+    pub fn remove_next(&mut self, client: Client) -> Option<(Binding, Option<u32>)> {
         match self.clients.get_mut(&client)?.pop() {
-            Some(Bound { number, slot, .. }) => Some((Binding { client, number }, slot)),
+            Some(BoundConnection { number, slot, .. }) => Some((Binding { client, number }, slot)),
             None => {
                 self.clients.remove(&client);
                 None
@@ -181,8 +181,8 @@ mod tests {
     fn each_client_finds_its_own() {
         let mut all = Bindings::default();
         assert_eq!(bind(&mut all, ALICE, 101, 1, "a"), None);
-        all.meet(ALICE).unwrap();
-        all.meet(BOB).unwrap();
+        all.add_client(ALICE).unwrap();
+        all.add_client(BOB).unwrap();
         let first = bind(&mut all, ALICE, 102, 1, "a").unwrap();
         bind(&mut all, BOB, 103, 1, "b").unwrap();
         bind(&mut all, ALICE, 104, 2, "c").unwrap();
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn a_client_has_no_two_of_a_shape() {
         let mut all = Bindings::default();
-        all.meet(ALICE).unwrap();
+        all.add_client(ALICE).unwrap();
         let first = bind(&mut all, ALICE, 105, 1, "a").unwrap();
         assert_eq!(bind(&mut all, ALICE, 106, 1, "b"), None);
         all.end(first);
@@ -213,19 +213,19 @@ mod tests {
     #[test]
     fn a_client_that_leaves_is_forgotten() {
         let mut all = Bindings::default();
-        all.meet(ALICE).unwrap();
+        all.add_client(ALICE).unwrap();
         let stored = bind(&mut all, ALICE, 110, 1, "a").unwrap();
         let used = bind(&mut all, ALICE, 111, 2, "a").unwrap();
         all.store(stored, 4);
         assert!(all.knows(ALICE));
-        assert_eq!(all.leave(ALICE), Some((used, None)));
-        assert_eq!(all.leave(ALICE), Some((stored, Some(4))));
-        assert_eq!(all.leave(ALICE), None);
+        assert_eq!(all.remove_next(ALICE), Some((used, None)));
+        assert_eq!(all.remove_next(ALICE), Some((stored, Some(4))));
+        assert_eq!(all.remove_next(ALICE), None);
         assert!(!all.knows(ALICE));
         // What comes back now is nobody's.
         all.store(used, 5);
         all.end(used);
-        assert_eq!(all.leave(ALICE), None);
+        assert_eq!(all.remove_next(ALICE), None);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! What shapes a connection besides its server and its protocol: where it comes from, and whom it
-//! claims to be and to talk to. Written as bytes, so that equal bytes mean an equal shape.
+//! claims to be and to talk to. Written as bytes, so that equal bytes mean an equal identity.
 #![forbid(unsafe_code)]
 
 use crate::reuse::bound::Client;
@@ -7,7 +7,7 @@ use crate::reuse::bound::Client;
 /// The shape of a connection. The default one, of a plain connection that is not bound to a local
 /// address, is written as no bytes at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shape<'a> {
+pub struct Identity<'a> {
     /// The local socket address that the connection is bound to (`proxy_bind`).
     pub local: &'a [u8],
     /// Bound to an address that is not this machine's (`proxy_bind ... transparent`).
@@ -34,15 +34,15 @@ pub struct Tls<'a> {
     pub certificate_key: &'a [u8],
 }
 
-impl Shape<'_> {
-    /// How many bytes [`Shape::write`] needs.
+impl Identity<'_> {
+    /// How many bytes [`Identity::write`] needs.
     pub fn length(&self) -> usize {
         let mut length = 0;
         self.parts(&mut |part| length += part.len());
         length
     }
 
-    /// Writes the shape to `out`, which is as long as [`Shape::length`] says.
+    /// Writes the shape to `out`, which is as long as [`Identity::length`] says.
     pub fn write(&self, out: &mut [u8]) {
         let mut at = 0;
         self.parts(&mut |part| {
@@ -79,18 +79,18 @@ impl Shape<'_> {
 }
 
 /// How much longer the identity of a connection is that is bound to a client.
-pub const OF_CLIENT: usize = 1 + size_of::<Client>();
+pub const CLIENT_LENGTH: usize = 1 + size_of::<Client>();
 
 /// The first byte of such an identity; that of a shape has only lower bits.
 const BOUND: u8 = 1 << 7;
 
-/// Writes the identity of a connection that is bound to a client: the client, then the shape.
-pub fn write_bound(shape: &[u8], client: Client, out: &mut [u8]) {
-    if let Some((start, end)) = out.split_first_chunk_mut::<OF_CLIENT>() {
+/// Writes the identity of a connection that is bound to a client: the client, then the identity.
+pub fn write_bound(identity: &[u8], client: Client, out: &mut [u8]) {
+    if let Some((start, end)) = out.split_first_chunk_mut::<CLIENT_LENGTH>() {
         start[0] = BOUND;
         start[1..].copy_from_slice(&client.get().to_ne_bytes());
-        if end.len() == shape.len() {
-            end.copy_from_slice(shape);
+        if end.len() == identity.len() {
+            end.copy_from_slice(identity);
         }
     }
 }
@@ -120,15 +120,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn bytes(shape: &Shape<'_>) -> Vec<u8> {
-        let mut out = vec![0; shape.length()];
-        shape.write(&mut out);
+    fn bytes(identity: &Identity<'_>) -> Vec<u8> {
+        let mut out = vec![0; identity.length()];
+        identity.write(&mut out);
         out
     }
 
     #[test]
     fn a_plain_connection_has_no_bytes() {
-        assert!(bytes(&Shape::default()).is_empty());
+        assert!(bytes(&Identity::default()).is_empty());
     }
 
     #[test]
@@ -148,7 +148,7 @@ mod tests {
 
     type Owned = (Vec<u8>, bool, Option<(usize, bool, bool, [Vec<u8>; 3])>);
 
-    fn shape(owned: &Owned) -> Shape<'_> {
+    fn identity_of(owned: &Owned) -> Identity<'_> {
         let tls =
             owned.2.as_ref().map(|(context, verify, server_name, [name, certificate, certificate_key])| {
                 Tls {
@@ -160,10 +160,10 @@ mod tests {
                     certificate_key,
                 }
             });
-        Shape { local: &owned.0, transparent: owned.1, tls }
+        Identity { local: &owned.0, transparent: owned.1, tls }
     }
 
-    /// Few and short values, so that equal and almost equal shapes are met often.
+    /// Few and short values, so that equal and almost equal identities are common.
     fn owned() -> impl Strategy<Value = Owned> {
         let text = || prop::collection::vec(0u8..2, 0..4);
         let tls = (0usize..2, any::<bool>(), any::<bool>(), [text(), text(), text()]);
@@ -173,8 +173,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4000))]
         #[test]
-        fn equal_bytes_mean_an_equal_shape(a in owned(), b in owned()) {
-            let (a, b) = (shape(&a), shape(&b));
+        fn equal_bytes_mean_an_equal_identity(a in owned(), b in owned()) {
+            let (a, b) = (identity_of(&a), identity_of(&b));
             prop_assert_eq!(bytes(&a) == bytes(&b), a == b);
         }
 
@@ -183,16 +183,16 @@ mod tests {
             a in owned(), b in owned(), clients in [prop::option::of(0u64..3), prop::option::of(0u64..3)],
         ) {
             let written = |owned, client: Option<u64>| {
-                let shape = bytes(&shape(owned));
-                let Some(client) = client.and_then(|n| Client::new(n.wrapping_sub(1))) else { return (shape, None) };
-                let mut out = vec![0; shape.len() + OF_CLIENT];
-                write_bound(&shape, client, &mut out);
+                let identity = bytes(&identity_of(owned));
+                let Some(client) = client.and_then(|n| Client::new(n.wrapping_sub(1))) else { return (identity, None) };
+                let mut out = vec![0; identity.len() + CLIENT_LENGTH];
+                write_bound(&identity, client, &mut out);
                 assert_eq!(client_of(&out), Some(client));
                 (out, Some(client))
             };
-            assert_eq!(client_of(&bytes(&shape(&a))), None);
+            assert_eq!(client_of(&bytes(&identity_of(&a))), None);
             let ((first, of), (second, or)) = (written(&a, clients[0]), written(&b, clients[1]));
-            prop_assert_eq!(first == second, shape(&a) == shape(&b) && of == or);
+            prop_assert_eq!(first == second, identity_of(&a) == identity_of(&b) && of == or);
         }
     }
 }

@@ -43,7 +43,7 @@ pub struct Returned {
 
 /// What is left to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rest {
+pub struct Remaining {
     /// How long it may be idle, in milliseconds.
     pub idle: Msec,
     /// Requests that the server serves on it, those it has served included, as far as it said.
@@ -120,13 +120,15 @@ impl Limits {
     /// [`NotKept::Hint`] if the server serves no more requests on it, [`NotKept::ClosesSoon`] if it would close it within the
     /// margin.
     #[inline]
-    pub fn rest(
+    pub fn remaining(
         &self,
         conn: &Returned,
         hint: &Hint,
         round_trip: impl FnOnce() -> Msec,
-    ) -> Result<Rest, NotKept> {
-        let Some(margin) = self.margin else { return Ok(Rest { idle: self.timeout, allowed: conn.allowed }) };
+    ) -> Result<Remaining, NotKept> {
+        let Some(margin) = self.margin else {
+            return Ok(Remaining { idle: self.timeout, allowed: conn.allowed });
+        };
         let idle = match hint.timeout {
             Some(announced) => {
                 margin.left(announced, round_trip).ok_or(NotKept::ClosesSoon)?.min(self.timeout)
@@ -138,7 +140,7 @@ impl Limits {
         if conn.requests >= allowed {
             return Err(NotKept::Hint);
         }
-        Ok(Rest { idle, allowed })
+        Ok(Remaining { idle, allowed })
     }
 }
 
@@ -188,7 +190,7 @@ mod tests {
         timeout: Option<Msec>,
         requests: Option<usize>,
     ) -> Option<(Msec, usize)> {
-        let rest = limits.rest(&conn, &Hint { timeout, requests }, || 5);
+        let rest = limits.remaining(&conn, &Hint { timeout, requests }, || 5);
         assert_ne!(rest, Err(NotKept::Requests));
         rest.ok().map(|rest| (rest.idle, rest.allowed))
     }
@@ -230,7 +232,7 @@ mod tests {
 
     #[test]
     fn the_two_words_of_the_server_are_told_apart() {
-        let rest = |timeout, requests| LIMITS.rest(&GOOD, &Hint { timeout, requests }, || 5);
+        let rest = |timeout, requests| LIMITS.remaining(&GOOD, &Hint { timeout, requests }, || 5);
         assert_eq!(rest(Some(1000), Some(0)), Err(NotKept::ClosesSoon));
         assert_eq!(rest(Some(2000), Some(0)), Err(NotKept::Hint));
         assert_eq!(rest(None, Some(0)), Err(NotKept::Hint));

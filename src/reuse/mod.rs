@@ -1,4 +1,5 @@
 //! When a connection is used again: for whom, for how long, and what happens if it turns out to be closed.
+#![forbid(unsafe_code)]
 
 pub mod identity;
 

@@ -141,7 +141,7 @@ impl StaleRetry {
 impl ConnectionFailure {
     /// Whether it says nothing of the server. A server that has received the request and does not answer is slow or
     /// hangs; one that acknowledges nothing does not know of the connection any more.
-    pub fn is_of_the_connection(&self) -> bool {
+    pub fn is_about_connection(&self) -> bool {
         self.end != FailureKind::TimedOut || self.acknowledged == Some(false)
     }
 }
@@ -209,7 +209,7 @@ mod tests {
     fn a_server_that_takes_the_request_and_is_silent_has_failed() {
         for failure in failures() {
             let silent = failure.end == FailureKind::TimedOut && failure.acknowledged != Some(false);
-            assert_eq!(failure.is_of_the_connection(), !silent, "{failure:?}");
+            assert_eq!(failure.is_about_connection(), !silent, "{failure:?}");
         }
     }
 

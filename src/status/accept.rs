@@ -1,4 +1,5 @@
 //! Which format a client gets: the one that it names, or else the one that it likes best.
+#![forbid(unsafe_code)]
 
 use super::Format;
 

@@ -1,11 +1,12 @@
 //! The numbers as JSON. README describes the schema; a change of what is there already makes it a new one.
+#![forbid(unsafe_code)]
 
 use std::fmt::Display;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::base::memory::Text;
-use crate::metrics::{Count, Numbers, OfQueue, Phase, Row, Snapshot};
+use crate::metrics::{Count, Numbers, Phase, QueueCount, Row, Snapshot};
 
 use super::buckets;
 
@@ -13,8 +14,8 @@ use super::buckets;
 const SCHEMA: u32 = 1;
 
 /// Writes the numbers upstream by upstream and server by server.
-pub struct Writer {
-    view: Snapshot,
+pub struct JsonWriter {
+    snapshot: Snapshot,
     time: f64,
     at: At,
 }
@@ -29,9 +30,9 @@ enum At {
     End,
 }
 
-impl Writer {
-    pub(super) fn new(view: Snapshot, time: f64) -> Self {
-        Self { view, time, at: At::Head }
+impl JsonWriter {
+    pub(super) fn new(snapshot: Snapshot, time: f64) -> Self {
+        Self { snapshot, time, at: At::Head }
     }
 
     pub(super) fn write(&mut self, to: &mut Text) -> bool {
@@ -42,11 +43,13 @@ impl Writer {
                 to.push(b",\"timestamp\":");
                 value(to, &self.time);
                 to.push(b",\"workers\":");
-                value(to, &self.view.workers());
+                value(to, &self.snapshot.workers());
                 to.push(b",\"upstreams\":{");
                 At::Upstream(0)
             }
-            At::Upstream(number) if number < self.view.plan().upstreams.len() => self.upstream(to, number),
+            At::Upstream(number) if number < self.snapshot.plan().upstreams.len() => {
+                self.upstream(to, number)
+            }
             At::Upstream(_) => {
                 to.push(b"},\"auth\":{");
                 At::Auth(0)
@@ -54,7 +57,7 @@ impl Writer {
             At::Peers(number, rows, next) => match rows.get(next) {
                 Some(row) => {
                     comma(to, next);
-                    value(to, &Peer { view: &self.view, upstream: number, number: next, row });
+                    value(to, &PeerJson { snapshot: &self.snapshot, upstream: number, number: next, row });
                     At::Peers(number, rows, next + 1)
                 }
                 None => {
@@ -62,12 +65,12 @@ impl Writer {
                     At::Upstream(number + 1)
                 }
             },
-            At::Auth(number) => match self.view.plan().auth.get(number) {
+            At::Auth(number) => match self.snapshot.plan().auth.get(number) {
                 Some(uri) => {
                     comma(to, number);
                     value(to, uri);
                     to.push(b":");
-                    value(to, &Auth(&self.view, number));
+                    value(to, &AuthJson(&self.snapshot, number));
                     At::Auth(number + 1)
                 }
                 None => {
@@ -81,16 +84,16 @@ impl Writer {
     }
 
     fn upstream(&self, to: &mut Text, number: usize) -> At {
-        let Some(rows) = self.view.rows(number) else {
+        let Some(rows) = self.snapshot.rows(number) else {
             to.give_up();
             return At::End;
         };
         let mut sum = Numbers::default();
         rows.iter().for_each(|row| sum.add(&row.numbers));
         comma(to, number);
-        value(to, &self.view.plan().upstreams[number].name);
+        value(to, &self.snapshot.plan().upstreams[number].name);
         to.push(b":");
-        value(to, &Upstream { view: &self.view, number, sum });
+        value(to, &UpstreamJson { snapshot: &self.snapshot, number, sum });
         // The servers follow in the same object.
         to.pop();
         to.push(b",\"peers\":[");
@@ -109,40 +112,40 @@ fn value(to: &mut Text, value: &impl Serialize) {
     let _ = serde_json::to_writer(to, value);
 }
 
-struct Upstream<'a> {
-    view: &'a Snapshot,
+struct UpstreamJson<'a> {
+    snapshot: &'a Snapshot,
     number: usize,
     sum: Numbers,
 }
 
-impl Serialize for Upstream<'_> {
+impl Serialize for UpstreamJson<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let plan = &self.view.plan().upstreams[self.number];
+        let plan = &self.snapshot.plan().upstreams[self.number];
         let mut map = to.serialize_map(None)?;
         map.serialize_entry("keepalive", &self.sum.phase(Phase::Idle))?;
         map.serialize_entry("limit", &plan.limit)?;
         map.serialize_entry("per_server", &plan.per_server)?;
         numbers(&mut map, &self.sum)?;
         if let Some(max_size) = plan.queue {
-            let (view, number) = (self.view, self.number);
-            map.serialize_entry("queue", &Queue { view, number, max_size })?;
+            let (snapshot, number) = (self.snapshot, self.number);
+            map.serialize_entry("queue", &QueueJson { snapshot, number, max_size })?;
         }
         map.end()
     }
 }
 
-struct Peer<'a> {
-    view: &'a Snapshot,
+struct PeerJson<'a> {
+    snapshot: &'a Snapshot,
     upstream: usize,
     number: usize,
     row: &'a Row,
 }
 
-impl Serialize for Peer<'_> {
+impl Serialize for PeerJson<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let mut map = to.serialize_map(None)?;
         map.serialize_entry("id", &self.number)?;
-        if let Some(server) = self.view.server(self.upstream, self.row) {
+        if let Some(server) = self.snapshot.server(self.upstream, self.row) {
             map.serialize_entry("server", &server.text)?;
             map.serialize_entry("name", &server.name)?;
             map.serialize_entry("backup", &server.backup)?;
@@ -168,29 +171,29 @@ fn numbers<M: SerializeMap>(map: &mut M, numbers: &Numbers) -> Result<(), M::Err
     map.serialize_entry("not_stored", &Map(|| numbers.not_stored()))
 }
 
-struct Queue<'a> {
-    view: &'a Snapshot,
+struct QueueJson<'a> {
+    snapshot: &'a Snapshot,
     number: usize,
     max_size: usize,
 }
 
-impl Serialize for Queue<'_> {
+impl Serialize for QueueJson<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let (of, times) = self.view.queue(self.number);
+        let (count, times) = self.snapshot.queue(self.number);
         let mut map = to.serialize_map(None)?;
-        map.serialize_entry("size", &of(OfQueue::Size))?;
+        map.serialize_entry("size", &count(QueueCount::Size))?;
         map.serialize_entry("max_size", &self.max_size)?;
-        map.serialize_entry("requests", &of(OfQueue::Requests))?;
-        map.serialize_entry("overflows", &of(OfQueue::Overflows))?;
-        map.serialize_entry("timeouts", &of(OfQueue::Timeouts))?;
+        map.serialize_entry("requests", &count(QueueCount::Requests))?;
+        map.serialize_entry("overflows", &count(QueueCount::Overflows))?;
+        map.serialize_entry("timeouts", &count(QueueCount::Timeouts))?;
         map.serialize_entry("wait", &Times(times))?;
         map.end()
     }
 }
 
-struct Auth<'a>(&'a Snapshot, usize);
+struct AuthJson<'a>(&'a Snapshot, usize);
 
-impl Serialize for Auth<'_> {
+impl Serialize for AuthJson<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let (decisions, times) = self.0.auth(self.1);
         let mut map = to.serialize_map(None)?;

@@ -11,6 +11,8 @@ use std::fmt::{self, Display, Formatter};
 
 use crate::base::memory::Text;
 use crate::metrics::Snapshot;
+use json::JsonWriter;
+use prometheus::PrometheusWriter;
 
 pub use accept::choose;
 
@@ -44,18 +46,18 @@ pub enum Writer {
     /// Of the page, whether it is written.
     Html(bool),
     /// See [`Format::Json`].
-    Json(json::Writer),
+    Json(JsonWriter),
     /// See [`Format::Prometheus`].
-    Prometheus(prometheus::Writer),
+    Prometheus(PrometheusWriter),
 }
 
 impl Writer {
     /// Writes the numbers in a format; `time` is the present one, in seconds since 1970.
-    pub fn new(format: Format, view: Snapshot, time: f64) -> Self {
+    pub fn new(format: Format, snapshot: Snapshot, time: f64) -> Self {
         match format {
             Format::Html => Self::Html(false),
-            Format::Json => Self::Json(json::Writer::new(view, time)),
-            Format::Prometheus => Self::Prometheus(prometheus::Writer::new(view)),
+            Format::Json => Self::Json(JsonWriter::new(snapshot, time)),
+            Format::Prometheus => Self::Prometheus(PrometheusWriter::new(snapshot)),
         }
     }
 
@@ -75,18 +77,18 @@ impl Writer {
 }
 
 /// The bounds of a histogram and the numbers up to them, in seconds as they are written.
-fn buckets(times: &crate::metrics::Histogram) -> impl Iterator<Item = (Bound, u64)> + '_ {
-    let bounds = crate::metrics::BOUNDS.iter().map(|bound| Bound::UpTo(Seconds(*bound)));
-    bounds.zip(times.at_most).chain([(Bound::Any, times.count)])
+fn buckets(times: &crate::metrics::Histogram) -> impl Iterator<Item = (BucketBound, u64)> + '_ {
+    let bounds = crate::metrics::BOUNDS.iter().map(|bound| BucketBound::UpTo(Seconds(*bound)));
+    bounds.zip(times.at_most).chain([(BucketBound::Any, times.count)])
 }
 
 /// The bound of a bucket.
-enum Bound {
+enum BucketBound {
     UpTo(Seconds),
     Any,
 }
 
-impl Display for Bound {
+impl Display for BucketBound {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::UpTo(seconds) => seconds.fmt(f),

@@ -1,15 +1,16 @@
 //! The numbers in Prometheus' text exposition format 0.0.4: all of one name together.
+#![forbid(unsafe_code)]
 
 use std::fmt::{self, Display, Formatter, Write};
 
 use crate::base::memory::{owned, push, Text};
-use crate::metrics::{Count, Histogram, Numbers, OfQueue, Phase, Snapshot, GONE_LABEL, PHASES};
+use crate::metrics::{Count, Histogram, Numbers, Phase, QueueCount, Snapshot, GONE_LABEL, PHASES};
 
 use super::{buckets, Seconds};
 
 /// Writes the numbers family by family and upstream by upstream.
-pub struct Writer {
-    view: Snapshot,
+pub struct PrometheusWriter {
+    snapshot: Snapshot,
     /// The servers of the upstreams met so far, as all families are to tell of one moment: their names and numbers.
     servers: Vec<Vec<(String, Numbers)>>,
     family: usize,
@@ -22,142 +23,147 @@ struct Family {
     name: &'static str,
     kind: &'static str,
     help: &'static str,
-    of: Of,
+    source: Source,
 }
 
-enum Of {
+enum Source {
     Workers,
     Limit,
     Phases,
     Server(fn(&Numbers) -> u64),
     Closed,
     NotStored,
-    Queue(OfQueue),
+    Queue(QueueCount),
     QueueLimit,
     QueueTimes,
     Decisions,
     AuthTimes,
 }
 
-impl Of {
+impl Source {
     fn is_about_servers(&self) -> bool {
         matches!(self, Self::Phases | Self::Server(_) | Self::Closed | Self::NotStored)
     }
 }
 
-const fn family(name: &'static str, kind: &'static str, help: &'static str, of: Of) -> Family {
-    Family { name, kind, help, of }
+const fn family(name: &'static str, kind: &'static str, help: &'static str, source: Source) -> Family {
+    Family { name, kind, help, source }
 }
 
 const FAMILIES: [Family; 18] = [
-    family("nginx_upstream_keepalive_workers", "gauge", "Worker processes that are alive.", Of::Workers),
+    family("nginx_upstream_keepalive_workers", "gauge", "Worker processes that are alive.", Source::Workers),
     family(
         "nginx_upstream_keepalive_limit",
         "gauge",
         "Idle connections that each worker may keep.",
-        Of::Limit,
+        Source::Limit,
     ),
-    family("nginx_upstream_keepalive_connections", "gauge", "Connections, by what they do.", Of::Phases),
+    family("nginx_upstream_keepalive_connections", "gauge", "Connections, by what they do.", Source::Phases),
     family(
         "nginx_upstream_keepalive_requests_total",
         "counter",
         "Requests that got a connection.",
-        Of::Server(Numbers::requests),
+        Source::Server(Numbers::requests),
     ),
     family(
         "nginx_upstream_keepalive_opened_total",
         "counter",
         "Connections opened for a request.",
-        Of::Server(|numbers| numbers.count(Count::Opened)),
+        Source::Server(|numbers| numbers.count(Count::Opened)),
     ),
     family(
         "nginx_upstream_keepalive_reused_total",
         "counter",
         "Requests that got a connection from the pool.",
-        Of::Server(|numbers| numbers.count(Count::Reused)),
+        Source::Server(|numbers| numbers.count(Count::Reused)),
     ),
     family(
         "nginx_upstream_keepalive_stale_total",
         "counter",
         "Connections from the pool that failed before the first byte of a response.",
-        Of::Server(|numbers| numbers.count(Count::Stale)),
+        Source::Server(|numbers| numbers.count(Count::Stale)),
     ),
     family(
         "nginx_upstream_keepalive_repeats_total",
         "counter",
         "Requests sent again over a new connection because the first one was stale.",
-        Of::Server(|numbers| numbers.count(Count::Repeats)),
+        Source::Server(|numbers| numbers.count(Count::Repeats)),
     ),
     family(
         "nginx_upstream_keepalive_closed_total",
         "counter",
         "Connections that were kept, or could have been, by why they ended.",
-        Of::Closed,
+        Source::Closed,
     ),
     family(
         "nginx_upstream_keepalive_not_stored_total",
         "counter",
         "Connections that could not be kept, by why not.",
-        Of::NotStored,
+        Source::NotStored,
     ),
-    family("nginx_upstream_queue_size", "gauge", "Requests that wait.", Of::Queue(OfQueue::Size)),
-    family("nginx_upstream_queue_limit", "gauge", "Requests that may wait in each worker.", Of::QueueLimit),
+    family("nginx_upstream_queue_size", "gauge", "Requests that wait.", Source::Queue(QueueCount::Size)),
+    family(
+        "nginx_upstream_queue_limit",
+        "gauge",
+        "Requests that may wait in each worker.",
+        Source::QueueLimit,
+    ),
     family(
         "nginx_upstream_queue_requests_total",
         "counter",
         "Requests that have come to wait.",
-        Of::Queue(OfQueue::Requests),
+        Source::Queue(QueueCount::Requests),
     ),
     family(
         "nginx_upstream_queue_overflows_total",
         "counter",
         "Requests for which the queue was full.",
-        Of::Queue(OfQueue::Overflows),
+        Source::Queue(QueueCount::Overflows),
     ),
     family(
         "nginx_upstream_queue_timeouts_total",
         "counter",
         "Requests that have waited for too long.",
-        Of::Queue(OfQueue::Timeouts),
+        Source::Queue(QueueCount::Timeouts),
     ),
     family(
         "nginx_upstream_queue_wait_seconds",
         "histogram",
         "How long requests have waited.",
-        Of::QueueTimes,
+        Source::QueueTimes,
     ),
     family(
         "nginx_auth_subrequest_decisions_total",
         "counter",
         "Requests, by what was decided about them.",
-        Of::Decisions,
+        Source::Decisions,
     ),
     family(
         "nginx_auth_subrequest_duration_seconds",
         "histogram",
         "How long decisions have taken.",
-        Of::AuthTimes,
+        Source::AuthTimes,
     ),
 ];
 
-impl Writer {
-    pub(super) fn new(view: Snapshot) -> Self {
-        Self { view, servers: Vec::new(), family: 0, next: 0 }
+impl PrometheusWriter {
+    pub(super) fn new(snapshot: Snapshot) -> Self {
+        Self { snapshot, servers: Vec::new(), family: 0, next: 0 }
     }
 
     pub(super) fn write(&mut self, to: &mut Text) -> bool {
         let Some(family) = FAMILIES.get(self.family) else { return false };
-        let plan = self.view.plan();
-        let number = match family.of {
-            Of::Workers => 1,
-            Of::Decisions | Of::AuthTimes => plan.auth.len(),
+        let plan = self.snapshot.plan();
+        let number = match family.source {
+            Source::Workers => 1,
+            Source::Decisions | Source::AuthTimes => plan.auth.len(),
             _ => plan.upstreams.len(),
         };
         if self.next == 0 {
             head(to, family);
         }
         if self.next < number {
-            let is_new = family.of.is_about_servers() && self.next == self.servers.len();
+            let is_new = family.source.is_about_servers() && self.next == self.servers.len();
             if is_new && self.read_servers().and_then(|servers| push(&mut self.servers, servers)).is_none() {
                 to.give_up();
                 return false;
@@ -171,40 +177,42 @@ impl Writer {
     }
 
     /// The samples of a family that are about one upstream, or URI.
-    fn samples(&self, to: &mut Text, Family { name, of, .. }: &Family) {
-        let (view, next) = (&self.view, self.next);
-        match of {
-            Of::Workers => sample(to, name, Labels::None, &[], view.workers() as u64),
-            Of::Limit => {
-                let upstream = &view.plan().upstreams[next];
+    fn samples(&self, to: &mut Text, Family { name, source, .. }: &Family) {
+        let (snapshot, next) = (&self.snapshot, self.next);
+        match source {
+            Source::Workers => sample(to, name, Labels::None, &[], snapshot.workers() as u64),
+            Source::Limit => {
+                let upstream = &snapshot.plan().upstreams[next];
                 let servers = if upstream.per_server { upstream.servers.len().max(1) } else { 1 };
                 self.of_upstream(to, name, (upstream.limit * servers) as u64);
             }
-            Of::Phases => self.of_servers(to, |to, labels, numbers| {
+            Source::Phases => self.of_servers(to, |to, labels, numbers| {
                 for (state, phase) in PHASES.into_iter().zip([Phase::Idle, Phase::Active, Phase::Draining]) {
                     sample(to, name, labels, &[("state", &state)], numbers.phase(phase));
                 }
             }),
-            Of::Server(number) => {
+            Source::Server(number) => {
                 self.of_servers(to, |to, labels, numbers| sample(to, name, labels, &[], number(numbers)));
             }
-            Of::Closed => self.of_servers(to, |to, labels, it| reasons(to, name, labels, it.closed())),
-            Of::NotStored => self.of_servers(to, |to, labels, it| reasons(to, name, labels, it.not_stored())),
-            Of::Queue(_) | Of::QueueLimit | Of::QueueTimes if view.plan().upstreams[next].queue.is_none() => {
+            Source::Closed => self.of_servers(to, |to, labels, it| reasons(to, name, labels, it.closed())),
+            Source::NotStored => {
+                self.of_servers(to, |to, labels, it| reasons(to, name, labels, it.not_stored()))
             }
-            Of::Queue(what) => self.of_upstream(to, name, view.queue(next).0(*what)),
-            Of::QueueLimit => {
-                self.of_upstream(to, name, view.plan().upstreams[next].queue.unwrap_or(0) as u64);
+            Source::Queue(_) | Source::QueueLimit | Source::QueueTimes
+                if snapshot.plan().upstreams[next].queue.is_none() => {}
+            Source::Queue(what) => self.of_upstream(to, name, snapshot.queue(next).0(*what)),
+            Source::QueueLimit => {
+                self.of_upstream(to, name, snapshot.plan().upstreams[next].queue.unwrap_or(0) as u64);
             }
-            Of::QueueTimes => histogram(to, name, self.upstream_label(), &view.queue(next).1),
-            Of::Decisions => {
-                let label = Labels::Uri(&view.plan().auth[next]);
-                for (outcome, number) in view.auth(next).0 {
+            Source::QueueTimes => histogram(to, name, self.upstream_label(), &snapshot.queue(next).1),
+            Source::Decisions => {
+                let label = Labels::Uri(&snapshot.plan().auth[next]);
+                for (outcome, number) in snapshot.auth(next).0 {
                     sample(to, name, label, &[("outcome", &outcome)], number);
                 }
             }
-            Of::AuthTimes => {
-                histogram(to, name, Labels::Uri(&view.plan().auth[next]), &view.auth(next).1);
+            Source::AuthTimes => {
+                histogram(to, name, Labels::Uri(&snapshot.plan().auth[next]), &snapshot.auth(next).1);
             }
         }
     }
@@ -222,9 +230,10 @@ impl Writer {
     /// `None` if there is no memory.
     fn read_servers(&self) -> Option<Vec<(String, Numbers)>> {
         let mut servers = Vec::new();
-        for row in self.view.rows(self.next)? {
-            // Of what is gone Prometheus remembers what it has been told.
-            if let Some(server) = self.view.server(self.next, &row).filter(|server| server.text != GONE_LABEL)
+        for row in self.snapshot.rows(self.next)? {
+            // Source what is gone Prometheus remembers what it has been told.
+            if let Some(server) =
+                self.snapshot.server(self.next, &row).filter(|server| server.text != GONE_LABEL)
             {
                 push(&mut servers, (owned(&server.text)?, row.numbers))?;
             }
@@ -233,7 +242,7 @@ impl Writer {
     }
 
     fn upstream_name(&self) -> &str {
-        &self.view.plan().upstreams[self.next].name
+        &self.snapshot.plan().upstreams[self.next].name
     }
 
     fn upstream_label(&self) -> Labels<'_> {
@@ -251,7 +260,7 @@ fn head(to: &mut Text, Family { name, kind, help, .. }: &Family) {
 enum Labels<'a> {
     None,
     Upstream(&'a str),
-    /// Of an upstream.
+    /// Source an upstream.
     Server(&'a str, &'a str),
     Uri(&'a str),
 }

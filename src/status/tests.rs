@@ -1,10 +1,11 @@
 //! What a client gets, and in which form.
+#![forbid(unsafe_code)]
 
 use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
 
 use super::*;
-use crate::metrics::{Decision, End, Generation, Phase, Plan, Server, Upstream};
+use crate::metrics::{Decision, End, Generation, Phase, Plan, ServerInfo, UpstreamInfo};
 
 fn chosen(argument: Option<&str>, accept: &[&str]) -> Option<Format> {
     choose(argument.map(str::as_bytes), accept.iter().map(|value| value.as_bytes()))
@@ -58,20 +59,21 @@ fn the_client_gets_what_it_likes_best() {
 
 const ODD: &str = "a\"b\\c\nd<e>&é";
 
-fn server(address: &[u8], text: &str) -> Server {
+fn server(address: &[u8], text: &str) -> ServerInfo {
     let (address, text, name) = (address.to_vec(), text.into(), ODD.into());
-    Server { address, text, name, backup: true, down: false, max_conns: 7 }
+    ServerInfo { address, text, name, backup: true, down: false, max_conns: 7 }
 }
 
 fn numbers() -> Snapshot {
-    let first = Upstream {
+    let first = UpstreamInfo {
         name: "a".into(),
         servers: vec![server(b"1", "10.0.0.1:80"), server(b"2", ODD)],
         limit: 32,
         queue: Some(9),
-        ..Upstream::default()
+        ..UpstreamInfo::default()
     };
-    let second = Upstream { name: ODD.into(), per_server: true, changing: true, ..Upstream::default() };
+    let second =
+        UpstreamInfo { name: ODD.into(), per_server: true, changing: true, ..UpstreamInfo::default() };
     let plan = Plan::new(vec![first, second], vec!["/auth".into(), ODD.into()]);
     let words: Vec<AtomicU64> = (0..plan.size(1)).map(|_| AtomicU64::new(0)).collect();
     let generation = Generation::new(plan, 1, words.leak(), Box::new(()), None, |_| true).unwrap();

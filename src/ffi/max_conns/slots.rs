@@ -71,7 +71,7 @@ pub(crate) fn reserve_slot(
         // A worker that hangs is not to keep others from a server that has nothing to do.
         let in_vain = parked.is_some_and(|time| time >= INTERVAL) && ledger.is_out_of_reach(server, now());
         if !within || in_vain {
-            ledger.open_beyond(server);
+            ledger.open_over_limit(server);
             return Reservation::Reserved;
         }
         if ledger.room_is_coming(server) {
@@ -89,7 +89,7 @@ pub(crate) fn must_yield(upstream: &Upstream, server: Option<Server>) -> bool {
     let (Some(ledger), Some(server)) = (upstream.counts.shared(), server) else { return false };
     let waits_elsewhere = || ledger.another_waits_longest(now()).is_some();
     let parked_elsewhere = || ledger.parked(server).next().is_some() && ledger.lacks_room(server, now());
-    ledger.take_asked(server) || ledger.is_full(server) && (waits_elsewhere() || parked_elsewhere())
+    ledger.take_close_request(server) || ledger.is_full(server) && (waits_elsewhere() || parked_elsewhere())
 }
 
 /// Closes a connection that was in the pool. Returns whether its slot is free at once.

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use nginx_sys::{ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t};
 
 use crate::base::memory::{copy, push};
-use crate::metrics::{readable, Server};
+use crate::metrics::{readable, ServerInfo};
 use crate::pool::MAX_SERVERS;
 
 use crate::ffi::nginx::headers::bytes;
@@ -16,7 +16,7 @@ pub(crate) struct Configured<'a> {
     /// Each address, and how many connections all servers there allow together, 0 for any number.
     pub(crate) addresses: HashMap<&'a [u8], u64>,
     /// Each address once, in the order of the configuration.
-    pub(crate) servers: Vec<Server>,
+    pub(crate) servers: Vec<ServerInfo>,
     /// Whether a server has `max_conns`.
     pub(crate) any_limited: bool,
     /// Whether the upstream has a `zone`.
@@ -49,7 +49,7 @@ impl Configured<'_> {
                 let bytes = unsafe { slice(address.sockaddr.cast::<u8>(), address.socklen as usize) };
                 seen.try_reserve(1).ok()?;
                 if !has_no_address(server) && seen.insert(bytes) {
-                    let server = Server {
+                    let server = ServerInfo {
                         address: copy(bytes)?,
                         text: text(address.name)?,
                         name: text(server.name)?,

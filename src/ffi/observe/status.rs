@@ -26,7 +26,7 @@ use ngx::http::{HttpModuleLocationConf, NgxHttpCoreModule};
 use ngx::ngx_string;
 
 use crate::base::memory::Text;
-use crate::metrics::Server;
+use crate::metrics::ServerInfo;
 use crate::status::{choose, Format, Writer};
 
 use crate::ffi::nginx::bits;
@@ -190,7 +190,7 @@ fn text(text: &'static str) -> ngx_str_t {
 }
 
 /// Tells of a server of the present configuration: of which upstream it is, and its address.
-fn describe(upstream: usize, address: &[u8]) -> Option<Server> {
+fn describe(upstream: usize, address: &[u8]) -> Option<ServerInfo> {
     // SAFETY: set before any request; what it has not is not found.
     let cycle = unsafe { ngx_cycle };
     // SAFETY: the worker's cycle, whose configuration has been read.

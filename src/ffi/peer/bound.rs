@@ -180,7 +180,7 @@ fn watch_client(upstream: &Upstream, r: Request, client: Client) -> Option<()> {
     unsafe { leaving.write(Leaving { upstream: NonNull::from(upstream), client }) };
     // SAFETY: a new cleanup record of the pool.
     unsafe { (*cleanup.as_ptr()).handler = Some(client_leaves) };
-    bindings.with(|all| all.meet(client)).flatten()
+    bindings.with(|all| all.add_client(client)).flatten()
 }
 
 /// The client has closed its connection, or nginx has.
@@ -191,7 +191,7 @@ unsafe extern "C" fn client_leaves(data: *mut c_void) {
     let upstream = unsafe { upstream.as_ref() };
     guard((), || {
         let Some(bindings) = &upstream.bindings else { return };
-        while let Some((binding, slot)) = bindings.with(|all| all.leave(client)).flatten() {
+        while let Some((binding, slot)) = bindings.with(|all| all.remove_next(client)).flatten() {
             let Some(slot) = slot else { continue };
             // The slot may have got another connection since.
             let is = |idle: &Idle| idle.binding() == Some(binding);

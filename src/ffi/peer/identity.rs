@@ -6,7 +6,7 @@ use nginx_sys::{ngx_addr_t, ngx_http_request_t, ngx_pool_t};
 
 use crate::pool::Key;
 use crate::reuse::bound::Client;
-use crate::reuse::identity::{write_bound, Shape, Tls, OF_CLIENT};
+use crate::reuse::identity::{write_bound, Identity, Tls, CLIENT_LENGTH};
 
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::memory::{allocate, or_fail};
@@ -53,7 +53,7 @@ pub(crate) unsafe fn identity_of_handshake(r: NonNull<ngx_http_request_t>, u: Ht
 unsafe fn bytes(r: NonNull<ngx_http_request_t>, u: HttpUpstream, tls: Option<Tls<'_>>) -> Option<Bytes> {
     let peer = u.peer();
     let local = peer.local();
-    let shape = Shape {
+    let shape = Identity {
         // SAFETY: the address that the core set for this request.
         local: local.map_or(&[], |local| unsafe { address(local) }),
         transparent: local.is_some() && peer.transparent(),
@@ -83,7 +83,7 @@ pub(crate) unsafe fn bound_identity(pool: *mut ngx_pool_t, identity: Bytes, clie
     // SAFETY: live, says the caller.
     let shape = unsafe { identity.as_slice() };
     // SAFETY: as above.
-    unsafe { bytes_in(pool, shape.len() + OF_CLIENT, |out| write_bound(shape, client, out)) }
+    unsafe { bytes_in(pool, shape.len() + CLIENT_LENGTH, |out| write_bound(shape, client, out)) }
 }
 
 /// All that the request needs of a connection to the peer that the balancer chose.

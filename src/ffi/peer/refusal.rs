@@ -111,7 +111,7 @@ fn ear(kp: &PeerData) -> Option<&FrameListener> {
 
 /// Whether a byte of the response has come, or what is in place of one. What is about the connection is not.
 pub(crate) fn has_response(kp: &PeerData) -> bool {
-    let is_about_connection = |ear: &FrameListener| ear.of(kp.request()).is_of_the_connection();
+    let is_about_connection = |ear: &FrameListener| ear.of(kp.request()).is_about_connection();
     // Of a whole header nothing was heard here.
     kp.u.has_response() && (kp.u.has_response_header() || !ear(kp).is_some_and(is_about_connection))
 }
@@ -161,7 +161,7 @@ fn hears_refusal(kp: &PeerData, ear: &FrameListener, conn: Conn) -> bool {
     // If it was the sending that failed, the reason may have come, and nobody has read it.
     let mut rest = [0; 4096];
     let may_be_told = !kp.u.has_response_header()
-        && heard.is_of_the_connection()
+        && heard.is_about_connection()
         && !heard.refuses(stream)
         && conn.sent() > 0;
     if !may_be_told {
@@ -188,7 +188,7 @@ pub(crate) fn judge(
 ) -> RetryDecision {
     let upstream = kp.upstream();
     let Some(ear) = ear(kp) else { return RetryDecision::Tell(state, End::Failed) };
-    let is_leaving = ear.of(kp.request()).says_goodbye();
+    let is_leaving = ear.of(kp.request()).has_goaway();
     let end = if is_leaving { End::ServerClosed } else { End::Failed };
     if let Some(reuse) = reuse {
         if let Some(meter) = kp.meter.get() {

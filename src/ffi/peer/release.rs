@@ -7,7 +7,7 @@ use crate::drain::{Drain, Progress};
 use crate::http1::keep_alive::Hint;
 use crate::metrics::{End, Phase};
 use crate::pool::{Key, Offer};
-use crate::reuse::lifetime::{Limits, NotKept, Rest, Returned};
+use crate::reuse::lifetime::{Limits, NotKept, Remaining, Returned};
 
 use crate::ffi::idle::drain;
 use crate::ffi::idle::store::store;
@@ -154,10 +154,10 @@ fn rest(
     limits: &Limits,
     returned: &Returned,
     hint: Hint,
-) -> Result<(Rest, Option<RoundTrip>), End> {
+) -> Result<(Remaining, Option<RoundTrip>), End> {
     let mut round_trip = attempt.reuse.and_then(|reuse| reuse.round_trip);
     let ask = || Msec::from(round_trip.get_or_insert_with(|| ask_round_trip(conn)).get());
-    match limits.rest(returned, &hint, ask) {
+    match limits.remaining(returned, &hint, ask) {
         Ok(rest) => {
             if let Some(announced) = hint.timeout.filter(|timeout| *timeout < limits.timeout) {
                 warn_of_hint(kp, limits.timeout, announced);

@@ -90,7 +90,7 @@ pub(crate) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: 
         return RetryDecision::Tell(state, End::Failed);
     }
     let failure = examine(kp, conn, reuse);
-    if !failure.is_of_the_connection() {
+    if !failure.is_about_connection() {
         return RetryDecision::Tell(state, End::Failed);
     }
     if let Some(meter) = kp.meter.get() {

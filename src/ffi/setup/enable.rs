@@ -210,7 +210,7 @@ unsafe fn enable(
     let name = unsafe { us.as_ref() }.host;
     let added = main.zone.add(
         upstream,
-        metrics::Upstream {
+        metrics::UpstreamInfo {
             name: metrics::readable(bytes(name)).ok_or(NoMemory)?,
             servers: servers.servers,
             changing: servers.changing,

@@ -15,7 +15,7 @@ use nginx_sys::{
 
 use crate::base::address::MAX_ADDRESS;
 use crate::base::memory::{is_spare, push};
-use crate::metrics::{self, AuthMeter, Describe, Generation, Plan, Server, Snapshot};
+use crate::metrics::{self, AuthMeter, Describe, Generation, Plan, ServerInfo, Snapshot};
 
 #[cfg(nginx_resolve)]
 use crate::ffi::nginx::balancer::Servers;
@@ -70,7 +70,7 @@ impl Zone {
     }
 
     /// Notes an upstream that is to be counted. `None` if there is no memory.
-    pub(crate) fn add(&self, upstream: NonNull<Upstream>, plan: metrics::Upstream) -> Option<()> {
+    pub(crate) fn add(&self, upstream: NonNull<Upstream>, plan: metrics::UpstreamInfo) -> Option<()> {
         // SAFETY: in the same cycle, which is alive.
         unsafe { upstream.as_ref() }.number.set(self.upstreams.borrow().len());
         push(&mut self.upstreams.borrow_mut(), upstream)?;
@@ -197,7 +197,7 @@ impl Zone {
     }
 
     /// What there is to be told of a server that is not of the configuration.
-    pub(crate) fn describe(&self, upstream: usize, address: &[u8]) -> Option<Server> {
+    pub(crate) fn describe(&self, upstream: usize, address: &[u8]) -> Option<ServerInfo> {
         let text = address_text(address)?;
         #[cfg(nginx_resolve)]
         if let Some(upstream) = self.upstreams.borrow().get(upstream) {
@@ -205,12 +205,12 @@ impl Zone {
             let us = unsafe { upstream.as_ref() }.us;
             // SAFETY: as above.
             if let Some(servers) = unsafe { Servers::in_zone(us) } {
-                return Some(Server { text, ..servers.describe(address)? });
+                return Some(ServerInfo { text, ..servers.describe(address)? });
             }
         }
         #[cfg(not(nginx_resolve))]
         let _ = upstream;
-        Some(Server { text, ..Server::default() })
+        Some(ServerInfo { text, ..ServerInfo::default() })
     }
 
     /// The numbers, if there is memory to count in.

@@ -171,7 +171,7 @@ pub(crate) fn recover(upstream: &Upstream) {
         ledger.recover(now, |worker, process, answers| known.is_gone(worker, process, answers), left);
     });
     // Whoever does not answer by the next time may be gone.
-    ledger.unheard().for_each(|worker| upstream.counts.ring(worker));
+    ledger.unrung_holders().for_each(|worker| upstream.counts.ring(worker));
 }
 
 /// The requests and connections of a worker that was killed are gone: `each` tells of those at each server.

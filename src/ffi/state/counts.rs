@@ -46,13 +46,13 @@ impl Counts {
 
     /// A request begins to use a limited server. Returns whether it is within the limit.
     pub(crate) fn start_request(&self, server: Server) -> bool {
-        self.ledger.get().is_none_or(|ledger| ledger.begin(server))
+        self.ledger.get().is_none_or(|ledger| ledger.begin_request(server))
     }
 
     /// A request has stopped using a limited server.
     pub(crate) fn end_request(&self, server: Server) {
         if let Some(ledger) = self.ledger.get() {
-            ledger.end(server);
+            ledger.end_request(server);
         }
     }
 
@@ -77,7 +77,7 @@ impl Counts {
         self.remove_idle(stored);
         let Some(ledger) = self.ledger.get() else { return };
         match (stored, used) {
-            (None, Some(server)) => ledger.open_beyond(server),
+            (None, Some(server)) => ledger.open_over_limit(server),
             (Some(server), None) => ledger.close(server),
             _ => {}
         }

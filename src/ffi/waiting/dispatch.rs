@@ -76,7 +76,9 @@ fn close_what_others_need(upstream: &Upstream) {
             close_idle(upstream, idle, End::Evicted);
         }
     };
-    ledger.each_asked(close, |server| ledger.parked(server).for_each(|worker| upstream.counts.ring(worker)));
+    ledger.each_close_request(close, |server| {
+        ledger.parked(server).for_each(|worker| upstream.counts.ring(worker))
+    });
 }
 
 fn resume_parked(upstream: &Upstream) {
@@ -85,7 +87,7 @@ fn resume_parked(upstream: &Upstream) {
     // One that ends may take others with it, of the same main request: then from the beginning.
     for _ in 0..parked.with(|parked| parked.len()).unwrap_or(0) {
         let Some(waiting) = next else { return };
-        next = parked.with(|parked| parked.behind(waiting.ticket)).flatten();
+        next = parked.with(|parked| parked.next_after(waiting.ticket)).flatten();
         resume(waiting);
         next = match next {
             Some(behind) => parked.with(|line| line.get(behind.ticket).or_else(|| line.first())).flatten(),
@@ -102,7 +104,7 @@ fn serve_retries(upstream: &Upstream) {
     let mut looked = None;
     let mut next = retries.with(|line| line.first()).flatten();
     while let (Some(waiting), 0..=MAX_IN_VAIN) = (next, in_vain) {
-        next = retries.with(|line| line.behind(waiting.ticket)).flatten();
+        next = retries.with(|line| line.next_after(waiting.ticket)).flatten();
         if serve(upstream, waiting, |kp| outlook_of_all(upstream, kp, &mut looked)) {
             looked = None;
         } else {
@@ -160,7 +162,7 @@ fn serve_queue(upstream: &Upstream, in_time: bool) {
 /// It is the turn of a request, which can `expect` that; returns whether it does not wait any more.
 fn serve(upstream: &Upstream, waiting: Waiting, expect: impl FnOnce(&PeerData) -> Option<Outlook>) -> bool {
     // SAFETY: as long as a request is in a line it is alive, and its waiter in its pool.
-    let waiter = unsafe { waiting.who.as_ref() };
+    let waiter = unsafe { waiting.waiter.as_ref() };
     // SAFETY: as above.
     let kp = unsafe { waiter.request.as_ref() };
     let failure = if upstream.waits.directive.is_some_and(|queue| elapsed(waiting.since) >= queue.timeout) {
@@ -226,7 +228,7 @@ fn grant(
 /// Tries again to get room for the connection of a request that has a server.
 fn resume(waiting: Waiting) {
     // SAFETY: as long as a request is parked it is alive, and its waiter in its pool.
-    let waiter = unsafe { waiting.who.as_ref() };
+    let waiter = unsafe { waiting.waiter.as_ref() };
     // SAFETY: as above.
     let kp = unsafe { waiter.request.as_ref() };
     let (upstream, peer) = (kp.upstream(), kp.u.peer());

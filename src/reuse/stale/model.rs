@@ -1,5 +1,6 @@
 //! All orders in which a server, the packets between, our kernel and our own calls can follow each other, from a request
 //! that takes an idle connection to the failure of that. In each it is known what the server has got.
+#![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -7,7 +8,7 @@ use super::{Failed, Taken, TcpCounters, UnreadInput};
 
 /// The state of our end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum TcpState {
     Established,
     CloseWait,
     Closed,
@@ -35,7 +36,7 @@ enum Rule {
 #[derive(Clone, Debug)]
 struct World {
     // Our kernel. A segment changes all of this at once, while it has the connection locked.
-    state: State,
+    state: TcpState,
     counts: TcpCounters,
     // On the way.
     to_us: VecDeque<Segment>,
@@ -49,7 +50,7 @@ struct World {
     closed_first: bool,
     // We.
     step: usize,
-    loaded: State,
+    loaded: TcpState,
     taken: Taken,
     /// The FIN was there when we began to ask for the last time.
     fin_in_time: bool,
@@ -70,7 +71,7 @@ impl World {
     fn new(earlier_acknowledged: bool) -> Self {
         let counts = TcpCounters { acknowledged: EARLIER - u64::from(!earlier_acknowledged), received: 100 };
         Self {
-            state: State::Established,
+            state: TcpState::Established,
             counts,
             to_us: VecDeque::new(),
             request_on_its_way: false,
@@ -80,7 +81,7 @@ impl World {
             program_has_it: false,
             closed_first: false,
             step: 0,
-            loaded: State::Established,
+            loaded: TcpState::Established,
             taken: Taken { counts, has_fin: false },
             fin_in_time: false,
         }
@@ -150,7 +151,7 @@ impl World {
 
     fn receive(&mut self) {
         let Some(segment) = self.to_us.pop_front() else { return };
-        if self.state == State::Closed {
+        if self.state == TcpState::Closed {
             return;
         }
         match segment {
@@ -158,9 +159,9 @@ impl World {
             Segment::Fin(got) => {
                 self.counts.acknowledged = got;
                 self.counts.received += 1;
-                self.state = State::CloseWait;
+                self.state = TcpState::CloseWait;
             }
-            Segment::Reset => self.state = State::Closed,
+            Segment::Reset => self.state = TcpState::Closed,
         }
     }
 
@@ -171,25 +172,25 @@ impl World {
         match self.step {
             // One call that tells the state and the counts: the state first, without the lock.
             0 => world.loaded = self.state,
-            1 => world.taken = Taken { counts: self.counts, has_fin: self.loaded == State::CloseWait },
+            1 => world.taken = Taken { counts: self.counts, has_fin: self.loaded == TcpState::CloseWait },
             2 => match rule {
                 Rule::OneCall => {}
                 // Closed: not used.
-                Rule::CountsThenLook if self.state != State::Established => return None,
+                Rule::CountsThenLook if self.state != TcpState::Established => return None,
                 Rule::CountsThenLook => world.taken.has_fin = false,
-                Rule::CountsThenState => world.taken.has_fin = self.state == State::CloseWait,
+                Rule::CountsThenState => world.taken.has_fin = self.state == TcpState::CloseWait,
             },
             // The write; it fails after a reset, and nothing is written then.
-            3 if self.state == State::Closed => return None,
+            3 if self.state == TcpState::Closed => return None,
             3 => world.request_on_its_way = true,
             // A failure is heard of.
-            4 if self.state == State::Established => return None,
+            4 if self.state == TcpState::Established => return None,
             4 => {
                 world.fin_in_time = self.counts.received > 100;
                 world.loaded = self.state;
             }
             _ => {
-                let has_fin = self.loaded == State::CloseWait;
+                let has_fin = self.loaded == TcpState::CloseWait;
                 let failed = Failed { counts: self.counts, has_fin, read: 0 };
                 let is_closed = matches!(failed.unread(&self.taken), UnreadInput::Fin | UnreadInput::OneByte);
                 let arrived = self.has_request();

@@ -33,7 +33,7 @@ fn stale(input: &mut Input<'_>) {
             FailureKind::TimedOut => false,
         };
     assert_eq!(retry.repeats(&failure), expected, "{retry:?} {failure:?}");
-    assert!(!expected || failure.is_of_the_connection());
+    assert!(!expected || failure.is_about_connection());
 }
 
 fn kept(input: &mut Input<'_>) {

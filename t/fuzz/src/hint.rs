@@ -46,7 +46,7 @@ pub fn target(data: &[u8]) {
         (Margin::Share, Some(announced)) => (announced as u128 / 10).min(1000) + round_trip as u128,
         (Margin::Share, None) => 0,
     });
-    match (limits.rest(&conn, &hint, || round_trip), margin) {
+    match (limits.remaining(&conn, &hint, || round_trip), margin) {
         (rest, None) => assert_eq!(rest.map(|rest| (rest.idle, rest.allowed)), Ok((timeout, allowed))),
         (Ok(rest), Some(margin)) => {
             assert!(rest.idle <= timeout && rest.allowed <= allowed && rest.allowed > requests);

@@ -176,18 +176,51 @@ impl Model {
         }
         let noted: Vec<Server> = self.places.keys().copied().collect();
         let server = noted[input.below(noted.len())];
-        let (total, limit) = (|of: fn(&Cells) -> u64| self.sum(server, of), self.limit(server));
-        let (open, requests) = (total(|it| it.open), total(|it| it.requests));
+        match op {
+            0..=10 => self.act_on_server(op, me, server),
+            11 => self.close_what_is_asked_for(me),
+            12 => {
+                let (line, since) = (input.flag(), input.flag().then_some(self.now - input.below(10)));
+                let worker = &mut self.workers[me];
+                worker.ledger.publish(if line { LineKind::Retries } else { LineKind::Queue }, since);
+                worker.waits[usize::from(line)] = since;
+            }
+            13 => {
+                let other = input.below(self.workers.len());
+                self.workers[me].ledger.ring(other, self.now);
+                let rung = &mut self.workers[other].rung;
+                *rung = rung.or(Some(self.now));
+            }
+            14 => {
+                self.workers[me].ledger.answer();
+                self.workers[me].rung = None;
+            }
+            15 => self.now += usize::from(input.byte()),
+            16 => self.workers[me].pid = 0,
+            17 => self.recover(me),
+            18 => self.generation += 1,
+            19 => {
+                let address = input.below(ADDRESSES.len());
+                self.note(me, address, input.below(4) as u64);
+            }
+            _ => {}
+        }
+    }
+
+    /// The operations of a worker that count at one server.
+    fn act_on_server(&mut self, op: usize, me: usize, server: Server) {
+        let limit = self.limit(server);
+        let (open, requests) = (self.sum(server, |it| it.open), self.sum(server, |it| it.requests));
         let worker = &mut self.workers[me];
         let ledger = &worker.ledger;
         let cells = worker.cells.get_mut(&server).expect("each server has cells");
         match op {
             0 => {
-                assert_eq!(ledger.begin(server), requests < limit);
+                assert_eq!(ledger.begin_request(server), requests < limit);
                 cells.requests += 1;
             }
             1 if cells.requests > cells.parked => {
-                ledger.end(server);
+                ledger.end_request(server);
                 cells.requests -= 1;
             }
             2 => {
@@ -195,7 +228,7 @@ impl Model {
                 cells.open += u64::from(open < limit);
             }
             3 => {
-                ledger.open_beyond(server);
+                ledger.open_over_limit(server);
                 cells.open += 1;
                 self.places.get_mut(&server).expect("noted").exceeded = true;
             }
@@ -225,30 +258,6 @@ impl Model {
             10 if cells.parked > 0 => {
                 ledger.unpark(server);
                 cells.parked -= 1;
-            }
-            11 => self.close_what_is_asked_for(me),
-            12 => {
-                let (line, since) = (input.flag(), input.flag().then_some(self.now - input.below(10)));
-                ledger.publish(if line { LineKind::Retries } else { LineKind::Queue }, since);
-                worker.waits[usize::from(line)] = since;
-            }
-            13 => {
-                let other = input.below(self.workers.len());
-                self.workers[me].ledger.ring(other, self.now);
-                let rung = &mut self.workers[other].rung;
-                *rung = rung.or(Some(self.now));
-            }
-            14 => {
-                ledger.answer();
-                worker.rung = None;
-            }
-            15 => self.now += usize::from(input.byte()),
-            16 => worker.pid = 0,
-            17 => self.recover(me),
-            18 => self.generation += 1,
-            19 => {
-                let address = input.below(ADDRESSES.len());
-                self.note(me, address, input.below(4) as u64);
             }
             _ => {}
         }
@@ -281,7 +290,7 @@ impl Model {
             ledger.close(server);
             closed.borrow_mut().push(server);
         };
-        ledger.each_asked(close, |server| in_vain.borrow_mut().push(server));
+        ledger.each_close_request(close, |server| in_vain.borrow_mut().push(server));
         let (mut expected_closed, mut expected_in_vain) = (Vec::new(), Vec::new());
         if std::mem::take(&mut self.workers[me].is_asked) {
             let noted: Vec<Server> = self.places.keys().copied().collect();
@@ -412,7 +421,7 @@ impl Model {
                 (0..cells.idle).for_each(|_| ledger.remove_idle(*server));
                 (0..cells.lingering).for_each(|_| ledger.remove_lingering(*server));
                 (0..cells.idle + cells.lingering + active).for_each(|_| ledger.close(*server));
-                (0..cells.requests).for_each(|_| ledger.end(*server));
+                (0..cells.requests).for_each(|_| ledger.end_request(*server));
                 *cells = Cells { asked: cells.asked, ..Cells::default() };
             }
         }
@@ -423,7 +432,7 @@ impl Model {
         }
         for (server, place) in &self.places {
             (0..place.limit).for_each(|_| self.workers[0].ledger.close(*server));
-            assert!(self.workers[0].ledger.begin(*server) == (place.limit > 0));
+            assert!(self.workers[0].ledger.begin_request(*server) == (place.limit > 0));
         }
     }
 }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
 
 use keepalive::metrics::{
-    AuthMeter, Count, Decision, End, Generation, Meter, Numbers, OfQueue, Phase, Plan, QueueMeter, WorkerCounters,
-    Server, Upstream, BOUNDS, CLOSED, DECISIONS, NOT_STORED,
+    AuthMeter, Count, Decision, End, Generation, Meter, Numbers, QueueCount, Phase, Plan, QueueMeter, WorkerCounters,
+    ServerInfo, UpstreamInfo, BOUNDS, CLOSED, DECISIONS, NOT_STORED,
 };
 
 use crate::input::Input;
@@ -145,12 +145,12 @@ fn configuration(input: &mut Input<'_>) -> Configuration {
         [0].into_iter().chain((1..4).filter(chosen)).collect()
     };
     let servers = [addresses(0), addresses(1)];
-    let upstream = |number: usize| Upstream {
+    let upstream = |number: usize| UpstreamInfo {
         name: UPSTREAMS[number].into(),
         servers: servers[number].iter().map(|address| server(ADDRESSES[*address])).collect(),
         changing: number == 1,
         queue: Some(1),
-        ..Upstream::default()
+        ..UpstreamInfo::default()
     };
     let (mut upstreams, mut auth) = (vec![upstream(0), upstream(1)], AUTH.map(str::to_owned).to_vec());
     if reversed {
@@ -162,8 +162,8 @@ fn configuration(input: &mut Input<'_>) -> Configuration {
     Configuration { plan, servers }
 }
 
-fn server(address: &[u8]) -> Server {
-    Server { address: address.to_vec(), text: String::from_utf8_lossy(address).into(), ..Server::default() }
+fn server(address: &[u8]) -> ServerInfo {
+    ServerInfo { address: address.to_vec(), text: String::from_utf8_lossy(address).into(), ..ServerInfo::default() }
 }
 
 /// `None` if there is no memory left.
@@ -239,7 +239,6 @@ impl Model {
         }
         let process = &mut self.processes[at];
         let which = input.below(2);
-        let nth = |input: &mut Input<'_>, connections: &[Connection]| input.below(connections.len());
         match op {
             0 | 1 => {
                 let address = input.below(ADDRESSES.len());
@@ -253,33 +252,7 @@ impl Model {
                     phase: Phase::Active,
                 });
             }
-            2 | 3 if !process.connections.is_empty() => {
-                let nth = nth(input, &process.connections);
-                let connection = &mut process.connections[nth];
-                let to = input.one_of(&PHASES);
-                if (connection.phase, to) == (Phase::Idle, Phase::Active) {
-                    connection.meter.reuse();
-                    let of = (connection.upstream, connection.address);
-                    self.counted.entry(of).or_default().counts[1] += 1;
-                } else {
-                    connection.meter.pass(connection.phase, to);
-                }
-                connection.phase = to;
-            }
-            4 if !process.connections.is_empty() => {
-                let nth = nth(input, &process.connections);
-                let Connection { upstream, address, meter, phase } = process.connections.swap_remove(nth);
-                let end = input.below(ENDS.len());
-                meter.end(phase, ENDS[end]);
-                self.counted.entry((upstream, address)).or_default().ends[end] += 1;
-            }
-            5 if !process.connections.is_empty() => {
-                let nth = nth(input, &process.connections);
-                let Connection { upstream, address, meter, .. } = process.connections[nth];
-                let count = 2 + input.below(2);
-                meter.count(COUNTS[count]);
-                self.counted.entry((upstream, address)).or_default().counts[count] += 1;
-            }
+            2..=5 if !process.connections.is_empty() => self.act_on_connection(op, at, input),
             6 => {
                 let queue = process.records[which].queue().expect("each has the place");
                 let waited = usize::from(input.byte()) * 300;
@@ -296,6 +269,38 @@ impl Model {
                 assert_eq!(self.generation.warns(which, warning), self.warned.insert((which, warning)));
             }
             _ => {}
+        }
+    }
+
+    /// An operation on one of the connections of a process: it has at least one.
+    fn act_on_connection(&mut self, op: usize, at: usize, input: &mut Input<'_>) {
+        let process = &mut self.processes[at];
+        let nth = input.below(process.connections.len());
+        match op {
+            2 | 3 => {
+                let connection = &mut process.connections[nth];
+                let to = input.one_of(&PHASES);
+                if (connection.phase, to) == (Phase::Idle, Phase::Active) {
+                    connection.meter.reuse();
+                    let of = (connection.upstream, connection.address);
+                    self.counted.entry(of).or_default().counts[1] += 1;
+                } else {
+                    connection.meter.pass(connection.phase, to);
+                }
+                connection.phase = to;
+            }
+            4 => {
+                let Connection { upstream, address, meter, phase } = process.connections.swap_remove(nth);
+                let end = input.below(ENDS.len());
+                meter.end(phase, ENDS[end]);
+                self.counted.entry((upstream, address)).or_default().ends[end] += 1;
+            }
+            _ => {
+                let Connection { upstream, address, meter, .. } = process.connections[nth];
+                let count = 2 + input.below(2);
+                meter.count(COUNTS[count]);
+                self.counted.entry((upstream, address)).or_default().counts[count] += 1;
+            }
         }
     }
 
@@ -349,10 +354,10 @@ impl Model {
             let (queue, times) = view.queue(at);
             let size: u64 = self.processes.iter().map(|process| process.waiting[which]).sum();
             let ([requests, overflows, timeouts], expected) = &self.queues[which];
-            assert_eq!(queue(OfQueue::Size), size);
-            assert_eq!(queue(OfQueue::Requests), *requests);
-            assert_eq!(queue(OfQueue::Overflows), *overflows);
-            assert_eq!(queue(OfQueue::Timeouts), *timeouts);
+            assert_eq!(queue(QueueCount::Size), size);
+            assert_eq!(queue(QueueCount::Requests), *requests);
+            assert_eq!(queue(QueueCount::Overflows), *overflows);
+            assert_eq!(queue(QueueCount::Timeouts), *timeouts);
             expected.compare(&times);
             let uri = view.plan().auth.iter().position(|uri| uri == AUTH[which]).expect("it is there");
             let (decisions, times) = view.auth(uri);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
 
 use keepalive::base::memory::Text;
-use keepalive::metrics::{readable, Decision, End, Generation, Phase, Plan, Server, Upstream, Snapshot};
+use keepalive::metrics::{readable, Decision, End, Generation, Phase, Plan, ServerInfo, UpstreamInfo, Snapshot};
 use keepalive::status::{Format, Writer};
 use serde_json::Value;
 
@@ -38,7 +38,7 @@ fn shown(name: &[u8]) -> String {
 
 /// As nginx sees to it, no two upstreams have the same name, and no two servers of one the same address.
 fn plan(lines: Vec<&[u8]>) -> Plan {
-    let mut upstreams: Vec<Upstream> = Vec::new();
+    let mut upstreams: Vec<UpstreamInfo> = Vec::new();
     let (mut names, mut paths, mut auth) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
     for line in lines {
         let Some((kind, name)) = line.split_first() else { continue };
@@ -46,12 +46,12 @@ fn plan(lines: Vec<&[u8]>) -> Plan {
             (b'a', _) if paths.insert(name) => auth.push(shown(name)),
             (b'u', _) if names.insert(name) => {
                 let queue = (name.len() % 2 == 1).then_some(7);
-                upstreams.push(Upstream { name: shown(name), queue, limit: 32, ..Upstream::default() });
+                upstreams.push(UpstreamInfo { name: shown(name), queue, limit: 32, ..UpstreamInfo::default() });
             }
             (b's', Some(upstream)) => {
                 let (address, text) = (name.to_vec(), format!("unix:{}", shown(name)));
                 if upstream.servers.iter().all(|server| server.address != address) {
-                    upstream.servers.push(Server { address, text, ..Server::default() });
+                    upstream.servers.push(ServerInfo { address, text, ..ServerInfo::default() });
                 }
             }
             (b'n', Some(upstream)) => {
@@ -64,7 +64,7 @@ fn plan(lines: Vec<&[u8]>) -> Plan {
 }
 
 /// Other numbers for each server.
-fn count(generation: &Generation, upstreams: &[Upstream]) {
+fn count(generation: &Generation, upstreams: &[UpstreamInfo]) {
     let worker = generation.enter(0, 1).expect("there is one worker");
     for (number, (upstream, records)) in upstreams.iter().zip(&worker.upstreams).enumerate() {
         for (at, server) in upstream.servers.iter().enumerate() {
@@ -81,7 +81,7 @@ fn count(generation: &Generation, upstreams: &[Upstream]) {
 }
 
 fn snapshot(generation: &Arc<Generation>) -> Snapshot {
-    generation.snapshot(|_| true, &|_, _| Some(Server::default())).expect("enough memory")
+    generation.snapshot(|_| true, &|_, _| Some(ServerInfo::default())).expect("enough memory")
 }
 
 fn written(format: Format, view: Snapshot) -> String {
@@ -96,7 +96,7 @@ fn texts<'a>(values: impl Iterator<Item = &'a String>) -> BTreeSet<&'a str> {
     values.map(String::as_str).collect()
 }
 
-fn json(view: Snapshot, upstreams: &[Upstream], auth: &[String]) -> Value {
+fn json(view: Snapshot, upstreams: &[UpstreamInfo], auth: &[String]) -> Value {
     let json: Value = serde_json::from_str(&written(Format::Json, view)).expect("it is JSON");
     let shown = json["upstreams"].as_object().expect("an object");
     // Fewer if two have become one.
@@ -127,7 +127,7 @@ fn json(view: Snapshot, upstreams: &[Upstream], auth: &[String]) -> Value {
 /// The labels of a line, and its number.
 type Sample<'a> = (BTreeMap<&'a str, String>, f64);
 
-fn prometheus(view: Snapshot, upstreams: &[Upstream], auth: &[String], json: &Value) {
+fn prometheus(view: Snapshot, upstreams: &[UpstreamInfo], auth: &[String], json: &Value) {
     let text = written(Format::Prometheus, view);
     let families = families(&text);
     let samples = |name: &str| -> &[Sample<'_>] { families.get(name).map_or(&[], Vec::as_slice) };

@@ -1,7 +1,7 @@
 //! The pool, by operations.
 #![forbid(unsafe_code)]
 
-use keepalive::pool::model::{agree, TestKey, Op, SERVERS};
+use keepalive::pool::model::{agree, TestKey, PoolOp, SERVERS};
 use keepalive::pool::Limit;
 
 use crate::input::Input;
@@ -17,21 +17,21 @@ pub fn target(data: &[u8]) {
     agree(limit, ops.take(500));
 }
 
-fn op(input: &mut Input<'_>) -> Op {
+fn op(input: &mut Input<'_>) -> PoolOp {
     let server = |input: &mut Input<'_>| input.below(SERVERS.into()) as u8;
     match input.below(11) {
-        0 => Op::Put(key(input), false),
-        1 => Op::Put(key(input), true),
-        2 => Op::Checkout(key(input)),
-        3 => Op::Remove(input.byte().into()),
-        4 => Op::RemoveStale(input.byte().into()),
+        0 => PoolOp::Put(key(input), false),
+        1 => PoolOp::Put(key(input), true),
+        2 => PoolOp::Checkout(key(input)),
+        3 => PoolOp::Remove(input.byte().into()),
+        4 => PoolOp::RemoveStale(input.byte().into()),
         // Up to three times in the timeout.
-        5 => Op::Expire(usize::from(input.byte()) * 3),
-        6 => Op::RemoveServer(server(input)),
-        7 => Op::TakeOldestOf(server(input).into()),
-        8 => Op::RemoveOlder(server(input), usize::from(input.byte()) * 6),
-        9 => Op::TakeOldest,
-        _ => Op::Reset,
+        5 => PoolOp::Expire(usize::from(input.byte()) * 3),
+        6 => PoolOp::RemoveServer(server(input)),
+        7 => PoolOp::TakeOldestOf(server(input).into()),
+        8 => PoolOp::RemoveOlder(server(input), usize::from(input.byte()) * 6),
+        9 => PoolOp::TakeOldest,
+        _ => PoolOp::Reset,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The wait queue, by operations.
 #![forbid(unsafe_code)]
 
-use keepalive::queue::model::{agree, Op};
+use keepalive::queue::model::{agree, QueueOp};
 
 use crate::input::Input;
 
@@ -11,9 +11,9 @@ pub fn target(data: &[u8]) {
     let capacity = input.below(10);
     let ops = std::iter::from_fn(|| {
         (!input.is_empty()).then(|| match input.below(4) {
-            0 | 1 => Op::Push,
-            2 => Op::Remove(input.byte().into()),
-            _ => Op::RemoveAgain(input.byte().into()),
+            0 | 1 => QueueOp::Push,
+            2 => QueueOp::Remove(input.byte().into()),
+            _ => QueueOp::RemoveAgain(input.byte().into()),
         })
     });
     agree(capacity, ops.take(500));
