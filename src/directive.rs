@@ -1,4 +1,4 @@
-//! The values of the directives with parameters: what is written, and what holds when nothing is.
+//! The values of the directives that have parameters, and their defaults.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -16,11 +16,11 @@ pub struct Keepalive {
     pub connections: usize,
     /// Only requests of the location that opened a connection may reuse it.
     pub local: bool,
-    /// The number is for each server address instead of for the whole upstream.
+    /// The number applies to each server address instead of the whole upstream.
     pub per_server: bool,
 }
 
-/// From 1.29.7 on nginx keeps connections unless told otherwise; before, only when told to.
+/// The default since nginx 1.29.7. Earlier versions keep no connections by default.
 pub const DEFAULT_SINCE_1_29_7: Keepalive = Keepalive { connections: 32, local: true, per_server: false };
 
 /// `queue number [timeout=time] [status=code];`
@@ -30,16 +30,16 @@ pub struct Queue {
     pub number: usize,
     /// How long a request may wait, in milliseconds.
     pub timeout: Msec,
-    /// The status of a request that finds the queue full, or has waited too long.
+    /// The status code of a request that finds the queue full, or has waited for too long.
     pub status: u16,
 }
 
 /// `keepalive_drain size [timeout=time];`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepaliveDrain {
-    /// Bytes of an unread response body that are read and discarded; 0 if connections are closed instead.
+    /// How many bytes of an unread response body are read and discarded at most; 0 to close connections instead.
     pub size: u64,
-    /// How long it may take, in milliseconds.
+    /// How long that may take, in milliseconds.
     pub timeout: Msec,
 }
 
@@ -52,7 +52,7 @@ impl Default for KeepaliveDrain {
 /// `keepalive_hint on | off [margin=time];`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepaliveHint {
-    /// How long before the server a connection is closed; `None` if the server is not listened to.
+    /// How much earlier than the server nginx closes a connection; `None` if `Keep-Alive` is ignored.
     pub margin: Option<Margin>,
 }
 
@@ -62,21 +62,21 @@ impl Default for KeepaliveHint {
     }
 }
 
-/// What is wrong with the words of a directive. Displays as nginx would say it; nginx adds file
-/// and line.
+/// What is wrong with the arguments of a directive. Displayed in nginx's style; nginx adds the file
+/// and the line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Invalid<'a> {
-    /// A word is not what the directive takes.
+    /// An argument is not valid. Fields: the directive, the argument.
     Argument(&'static str, &'a [u8]),
-    /// A word is not the name of a header, or of one that the directive cannot have.
+    /// An argument is not a header name, or one that the directive does not accept. Fields: the directive, the argument.
     Header(&'static str, &'a [u8]),
-    /// A word stands there twice.
+    /// An argument is there twice. Fields: the directive, the argument.
     Repeated(&'static str, &'a [u8]),
-    /// The value of a parameter is not one that it can have.
+    /// The value of a parameter is not valid.
     Value(&'a [u8]),
-    /// Another word is not a parameter of the directive.
+    /// The directive has no such parameter.
     Parameter(&'a [u8]),
-    /// A parameter stands there twice.
+    /// A parameter is there twice.
     Duplicate(&'a [u8]),
 }
 
@@ -101,11 +101,11 @@ impl fmt::Display for Invalid<'_> {
 }
 
 impl Keepalive {
-    /// Reads the words behind `keepalive`: the number, then parameters in any order.
+    /// Reads the arguments of `keepalive`: the number, then parameters in any order.
     ///
     /// # Errors
-    /// [`Invalid::Argument`] unless the first word is a decimal number that a pool can have as its
-    /// capacity; [`Invalid::Parameter`] and [`Invalid::Duplicate`] for the others.
+    /// [`Invalid::Argument`] unless the number is decimal and at most [`MAX_CAPACITY`]; [`Invalid::Parameter`] and
+    /// [`Invalid::Duplicate`] for the parameters.
     pub fn parse<'a>(
         number: &'a [u8],
         parameters: impl IntoIterator<Item = &'a [u8]>,
@@ -126,7 +126,7 @@ impl Keepalive {
         Ok(keepalive)
     }
 
-    /// How many connections the pool keeps; `None` if there is none.
+    /// How many connections the pool keeps; `None` if there is no pool.
     pub fn limit(&self) -> Option<Limit> {
         match self.connections {
             0 => None,
@@ -137,12 +137,12 @@ impl Keepalive {
 }
 
 impl Queue {
-    /// Reads the words behind `queue`: the number, then parameters in any order. `time` reads a time
-    /// as nginx does, in milliseconds.
+    /// Reads the arguments of `queue`: the number, then parameters in any order. `time` parses a time as nginx does and
+    /// returns milliseconds.
     ///
     /// # Errors
-    /// [`Invalid::Argument`] unless the first word is a decimal number from 1 to [`MAX_WAITERS`];
-    /// [`Invalid::Value`], [`Invalid::Parameter`] and [`Invalid::Duplicate`] for the others.
+    /// [`Invalid::Argument`] unless the number is decimal and from 1 to [`MAX_WAITERS`]; [`Invalid::Value`],
+    /// [`Invalid::Parameter`] and [`Invalid::Duplicate`] for the parameters.
     pub fn parse<'a>(
         number: &'a [u8],
         parameters: impl IntoIterator<Item = &'a [u8]>,
@@ -171,12 +171,12 @@ impl Queue {
 }
 
 impl KeepaliveDrain {
-    /// Reads the words behind `keepalive_drain`: the size, then perhaps the timeout. `bytes` and `time` read
-    /// a size and a time as nginx does, in bytes and milliseconds.
+    /// Reads the arguments of `keepalive_drain`: the size, then optionally the timeout. `bytes` and `time` parse a size
+    /// and a time as nginx does and return bytes and milliseconds.
     ///
     /// # Errors
-    /// [`Invalid::Argument`] unless the first word is a size; [`Invalid::Value`], [`Invalid::Parameter`] and
-    /// [`Invalid::Duplicate`] for the others.
+    /// [`Invalid::Argument`] unless the first argument is a size; [`Invalid::Value`], [`Invalid::Parameter`] and
+    /// [`Invalid::Duplicate`] for the timeout.
     pub fn parse<'a>(
         size: &'a [u8],
         parameters: impl IntoIterator<Item = &'a [u8]>,
@@ -197,12 +197,12 @@ impl KeepaliveDrain {
 }
 
 impl KeepaliveHint {
-    /// Reads the words behind `keepalive_hint`: `on` or `off`, with `on` perhaps the margin. `time` reads a time as nginx
-    /// does, in milliseconds.
+    /// Reads the arguments of `keepalive_hint`: `on` or `off`, and with `on` optionally the margin. `time` parses a time as
+    /// nginx does and returns milliseconds.
     ///
     /// # Errors
-    /// [`Invalid::Argument`] unless the first word is `on` or `off`; [`Invalid::Value`], [`Invalid::Parameter`] and
-    /// [`Invalid::Duplicate`] for the others.
+    /// [`Invalid::Argument`] unless the first argument is `on` or `off`; [`Invalid::Value`], [`Invalid::Parameter`] and
+    /// [`Invalid::Duplicate`] for the margin.
     pub fn parse<'a>(
         switch: &'a [u8],
         parameters: impl IntoIterator<Item = &'a [u8]>,
@@ -224,6 +224,7 @@ impl KeepaliveHint {
     }
 }
 
+/// The status codes that `queue` accepts.
 const STATUSES: [(&[u8], u16); 3] = [(b"502", 502), (b"503", 503), (b"504", 504)];
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
-//! The rest of a response that nobody wants: where it ends, so that its connection can be used again.
+//! Finds the end of a response that nobody reads, so that its connection can be used again.
 //!
 //! ```text
-//!   Content-Length:   Rest(n) -------------------------------> Done
+//!   Content-Length:   Remaining(n) --------------------------> Done
 //!
 //!   chunked:   Size --> Data(n) --> DataEnd --> Size ..
 //!                \                                           (RFC 9112, section 7.1)
 //!                 `-- size 0 --> Trailer .. empty line ------> Done
 //!
-//!   FastCGI:   Records, up to the one that ends the request -> Done
+//!   FastCGI:   Records, up to END_REQUEST -------------------> Done
 //! ```
 #![forbid(unsafe_code)]
 
@@ -15,79 +15,81 @@ use httparse::{parse_chunk_size, parse_headers, Status, EMPTY_HEADER};
 
 use crate::fastcgi::Records;
 
-/// How the end of a response body is known (RFC 9112, section 6.3; FastCGI 1.0, section 5.5).
+/// How the end of a response body is found (RFC 9112, section 6.3; FastCGI 1.0, section 5.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// By `Content-Length`: so many bytes.
+    /// By `Content-Length`: the number of bytes to come.
     Length(u64),
     /// By `Transfer-Encoding: chunked`.
     Chunked,
-    /// By the records of FastCGI, which have come so far.
+    /// By the records of FastCGI, read up to here.
     Records(Records),
 }
 
-/// Reads a body up to its end and keeps nothing of it.
+/// Reads a body up to its end and discards it.
 #[derive(Clone, Debug)]
 pub struct Drain {
     state: BodyState,
-    /// The size that the body may still have.
+    /// How many bytes of body may still be announced.
     size_left: u64,
-    /// The size that chunk framing and trailers, or what is not content of records, may still have.
+    /// How many bytes may still come of chunk framing and trailers, or of headers and padding of records.
     framing_left: u64,
     line: Line,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BodyState {
-    /// So many bytes of the body are missing.
+    /// How many bytes of the body are missing.
     Remaining(u64),
-    /// So many bytes of the chunk are missing.
+    /// How many bytes of the chunk are missing.
     Data(u64),
     /// The line with the size of a chunk.
     Size,
-    /// The end of line behind the data of a chunk.
+    /// The end of line after the data of a chunk.
     DataEnd,
     /// A line of the trailer section.
     Trailer,
-    /// Within the records of FastCGI.
+    /// In the records of FastCGI.
     Records(Records),
+    /// The body has ended.
     Done,
 }
 
-/// How far the body was read.
+/// How far a body was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Its end is still to come.
+    /// The end is still to come.
     More,
-    /// To its very end.
+    /// To its end.
     Done,
 }
 
 /// Why the rest of a response cannot be drained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotDrained {
-    /// The body is larger than the limit, or its framing is.
+    /// The body or its framing is larger than the limit.
     TooLarge,
-    /// The chunk framing is not what RFC 9112 says.
+    /// The chunk framing does not conform to RFC 9112.
     Malformed,
-    /// The records are not what FastCGI says, or the request was not served.
+    /// The records do not conform to FastCGI, or say that the request was not served.
     InvalidRecord,
-    /// Something follows the body.
+    /// Bytes follow the body.
     Surplus,
 }
 
-/// A line of chunk framing, which may come in pieces. Longer ones than this nobody sends who means well.
+/// A line of chunk framing, which may come in pieces. A line longer than [`MAX_LINE`] is an error.
 #[derive(Clone, Debug)]
 struct Line {
     bytes: [u8; MAX_LINE],
     length: usize,
 }
 
+/// The longest line of chunk framing, in bytes. Real servers send shorter ones.
 const MAX_LINE: usize = 256;
 
 impl Drain {
-    /// Drains a body of at most `size` bytes; the framing of its chunks or records may take as much again, and that
-    /// of one chunk in any case.
+    /// Drains a body of at most `size` bytes. Its framing may take `size` bytes too, and in any case the bytes of one chunk's
+    /// framing.
     ///
     /// # Errors
     /// [`NotDrained::TooLarge`] if the body is known to be larger.
@@ -105,10 +107,10 @@ impl Drain {
         Ok(Self { state, size_left, framing_left, line: Line { bytes: [0; MAX_LINE], length: 0 } })
     }
 
-    /// Takes what was read from the server, in pieces of any size.
+    /// Reads the next bytes from the server, in pieces of any size.
     ///
     /// # Errors
-    /// As [`NotDrained`] says; the connection is of no use any more then.
+    /// See [`NotDrained`]. After an error the connection cannot be used again.
     pub fn read(&mut self, mut bytes: &[u8]) -> Result<Progress, NotDrained> {
         while let Some((first, rest)) = bytes.split_first() {
             bytes = match self.state {
@@ -137,7 +139,7 @@ impl Drain {
         Ok(if self.state == BodyState::Done { Progress::Done } else { Progress::More })
     }
 
-    /// Takes some of the bytes, and returns the others.
+    /// Reads some of the bytes and returns the others.
     fn read_records<'a>(&mut self, mut records: Records, bytes: &'a [u8]) -> Result<&'a [u8], NotDrained> {
         let (taken, rest) = records.read(bytes).map_err(|_| NotDrained::InvalidRecord)?;
         self.framing_left = self.framing_left.checked_sub(taken.framing).ok_or(NotDrained::TooLarge)?;
@@ -146,6 +148,7 @@ impl Drain {
         Ok(rest)
     }
 
+    /// A line is complete.
     fn line_read(&mut self) -> Result<(), NotDrained> {
         let line = std::mem::take(&mut self.line.length);
         let line = self.line.bytes.get(..line).ok_or(NotDrained::Malformed)?;
@@ -174,7 +177,7 @@ impl Line {
     }
 }
 
-/// Leaves out the bytes that are missing; returns how many still are, and what follows them.
+/// Skips up to `missing` bytes. Returns how many are still missing, and the bytes after the skipped ones.
 fn skip(missing: u64, bytes: &[u8]) -> (u64, &[u8]) {
     match usize::try_from(missing) {
         Ok(length) if length <= bytes.len() => (0, bytes.split_at(length).1),
@@ -183,7 +186,7 @@ fn skip(missing: u64, bytes: &[u8]) -> (u64, &[u8]) {
 }
 
 fn chunk_size(line: &[u8]) -> Result<u64, NotDrained> {
-    // The parser takes an empty line for a zero.
+    // The parser reads an empty line as zero.
     let has_digits = line.first().is_some_and(u8::is_ascii_hexdigit);
     match parse_chunk_size(line) {
         Ok(Status::Complete((length, size))) if has_digits && length == line.len() => Ok(size),
@@ -319,12 +322,12 @@ mod tests {
         assert_eq!(drain(framing, &bytes), Ok(Progress::Done));
         let (framing, _) = records(&[b'x'; 1001], &[&end()]);
         assert_eq!(Drain::new(framing, SIZE).err(), Some(NotDrained::TooLarge));
-        // As soon as it is announced, and together with what the application complains about.
+        // The limit applies as soon as content is announced, and includes the application's error messages.
         let (framing, bytes) = records(&[b'x'; 900], &[&record(7, &[b'x'; 100], 0), &end()]);
         assert_eq!(drain(framing, &bytes), Ok(Progress::Done));
         let (framing, bytes) = records(&[b'x'; 900], &[&record(7, &[b'x'; 101], 0)[..8]]);
         assert_eq!(drain(framing, &bytes), Err(NotDrained::TooLarge));
-        // Records without content, and padding.
+        // Records without content, and padding, count as framing.
         let empty = record(7, b"", 0).repeat(180);
         let (framing, bytes) = records(b"", &[&empty, &end()]);
         assert_eq!(drain(framing, &bytes), Ok(Progress::Done));

@@ -1,20 +1,21 @@
-//! What FastCGI says of connections and of the end of responses (FastCGI 1.0, sections 3.3, 5.1 and 5.5).
+//! FastCGI: whether a connection is kept, and the records of a response, up to its end (FastCGI 1.0, sections 3.3, 5.1
+//! and 5.5).
 //!
 //! ```text
 //!   STDOUT   the header of the response, then its body  <--+
-//!   STDERR   what the application complains about       <--+-- in any order, in any number
+//!   STDERR   error messages of the application          <--+-- in any order, in any number
 //!   END_REQUEST ----------------------------------------------> Done
 //!
 //!   each: Header --> Content(n) --> Padding(n) --> Header ..
 //! ```
 #![forbid(unsafe_code)]
 
-/// The flags of a request: behind the header of its first record, and the role.
+/// Where the flags of a request are: after the header of its first record and the role.
 const FLAGS: usize = 10;
 const KEEP_CONN: u8 = 1;
 
 const VERSION: u8 = 1;
-/// nginx has one request on a connection at a time, and this is its number.
+/// The number of each request: nginx has one request at a time on a connection.
 const REQUEST_ID: [u8; 2] = [0, 1];
 
 const END_REQUEST: u8 = 3;
@@ -22,55 +23,58 @@ const STDOUT: u8 = 6;
 const STDERR: u8 = 7;
 
 const HEADER_LENGTH: u8 = 8;
-/// Of the content of END_REQUEST: the status of the application, that of the protocol, and nothing.
+/// The content of END_REQUEST: the application's status (4 bytes), the protocol's status, and 3 reserved bytes.
 const END_LENGTH: u16 = 8;
+/// Where the protocol's status is in it.
 const PROTOCOL_STATUS: usize = 4;
 const REQUEST_COMPLETE: u8 = 0;
 
-/// Whether a request, of which this is the beginning, asks the server to close the connection when it is answered.
+/// Whether a request asks the server to close the connection after the response. `request` is its beginning.
 pub fn asks_to_close(request: &[u8]) -> bool {
     request.get(FLAGS).is_some_and(|flags| flags & KEEP_CONN == 0)
 }
 
-/// How far the records of a response have come.
+/// How far the records of a response were read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Records {
     state: RecordState,
-    /// What the present record is, or the last one between two.
+    /// The type of the current record, or between two records of the last one.
     kind: u8,
+    /// The length of its padding.
     padding: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RecordState {
-    /// So many bytes of the header are there.
+    /// The first `length` bytes of the header have come.
     Header { bytes: [u8; HEADER_LENGTH as usize], length: u8 },
-    /// So many bytes of the content are missing.
+    /// How many bytes of the content are missing.
     Content(u16),
-    /// So many bytes of the padding are missing.
+    /// How many bytes of the padding are missing.
     Padding(u8),
     /// The request has ended.
     Done,
 }
 
-/// The records are not what they should be, or say that the request was not served.
+/// The records do not conform to FastCGI, or say that the request was not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidRecord;
 
-/// What some bytes were.
+/// What the bytes were that [`Records::read`] consumed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Consumed {
     /// Bytes of headers and padding.
     pub framing: u64,
-    /// Bytes of output that a header has announced.
+    /// Bytes of output that a header announced.
     pub announced: u64,
 }
 
+/// Before the header of the next record.
 const NEXT: RecordState = RecordState::Header { bytes: [0; HEADER_LENGTH as usize], length: 0 };
 
 impl Records {
-    /// Those of a response, of which `read` is all that nginx has read when the header of the response is complete: up to
-    /// there, in a STDOUT record. `None` if it is not that.
+    /// The state after `read`, which is all that nginx has read when the header of the response is complete. `None` if that
+    /// does not end in or directly after a STDOUT record.
     pub fn behind(read: &[u8]) -> Option<Self> {
         let mut records = Self { state: NEXT, kind: 0, padding: 0 };
         let mut rest = read;
@@ -81,10 +85,10 @@ impl Records {
         (records.kind == STDOUT && is_within).then_some(records)
     }
 
-    /// Takes some of the bytes, at least one of them if there are any; returns what they were, and the others.
+    /// Consumes some of the bytes, at least one if there are any. Returns what they were, and the other bytes.
     ///
     /// # Errors
-    /// [`InvalidRecord`] if they cannot follow; behind the end of the request nothing can.
+    /// [`InvalidRecord`] if the bytes are not valid here. After the end of the request no bytes are.
     pub fn read<'a>(&mut self, bytes: &'a [u8]) -> Result<(Consumed, &'a [u8]), InvalidRecord> {
         let mut taken = Consumed::default();
         let Some((first, behind)) = bytes.split_first() else { return Ok((taken, bytes)) };
@@ -119,7 +123,7 @@ impl Records {
         Ok((taken, rest))
     }
 
-    /// How many bytes of the present record's content are missing.
+    /// How many bytes of the current record's content are missing.
     pub fn missing(&self) -> u64 {
         match self.state {
             RecordState::Content(missing) => missing.into(),
@@ -132,7 +136,7 @@ impl Records {
         self.state == RecordState::Done
     }
 
-    /// Returns the length of the content that follows, unless that is no output.
+    /// A header is complete. Returns the length of the output that follows.
     fn header_read(&mut self, header: [u8; HEADER_LENGTH as usize]) -> Result<u64, InvalidRecord> {
         let [version, kind, id_high, id_low, high, low, padding, _] = header;
         let length = u16::from_be_bytes([high, low]);
@@ -165,7 +169,7 @@ impl Records {
     }
 }
 
-/// Looks at the content of END_REQUEST, of which so many bytes were missing before.
+/// Checks a part of the content of END_REQUEST, of which `missing` bytes were missing before it.
 fn end_read(content: &[u8], missing: u16) -> Result<(), InvalidRecord> {
     let before = usize::from(END_LENGTH.saturating_sub(missing));
     let status = PROTOCOL_STATUS.checked_sub(before).and_then(|at| content.get(at));
@@ -229,7 +233,7 @@ pub(crate) mod tests {
             assert!(is_whole(&response));
             for length in 0..response.len() {
                 assert!(!is_whole(&response[..length]), "{length}");
-                // However it is cut in two.
+                // At any point of a cut.
                 let mut records = read(&response[..length], usize::MAX).unwrap();
                 let mut rest = &response[length..];
                 while !rest.is_empty() {
@@ -251,7 +255,7 @@ pub(crate) mod tests {
             bad[at] = byte;
             assert_eq!(read(&bad, 1), Err(InvalidRecord), "{at}, {byte}");
         }
-        // The reserved byte is nothing to look at.
+        // The reserved byte is ignored.
         assert!(read(&[1, STDOUT, 0, 1, 0, 1, 0, 255, b'x'], 1).is_ok());
         for length in [0, 7, 9, 264] {
             assert_eq!(read(&record(END_REQUEST, &vec![0; length], 0), 1), Err(InvalidRecord), "{length}");

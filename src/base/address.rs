@@ -1,5 +1,5 @@
-//! Socket addresses, which are compared byte for byte.
+//! Socket addresses. They are compared byte for byte.
 #![forbid(unsafe_code)]
 
-/// Room for the longest socket address that nginx knows (`ngx_sockaddr_t`, a unix socket's), in bytes.
+/// The size of the longest socket address that nginx knows, in bytes (`ngx_sockaddr_t`, a unix socket's).
 pub(crate) const MAX_ADDRESS: usize = 112;

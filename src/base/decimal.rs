@@ -1,7 +1,8 @@
-//! Numbers as nginx's directives and HTTP's headers write them.
+//! Decimal numbers, as nginx's directives and HTTP's headers contain them.
 #![forbid(unsafe_code)]
 
-/// Decimal digits only, as nginx's `ngx_atoi()`: no sign, no blank, no overflow.
+/// Parses a decimal number as nginx's `ngx_atoi()` does. `None` if it is empty, has a character that is not a digit, or
+/// overflows.
 pub(crate) fn decimal(word: &[u8]) -> Option<usize> {
     if word.is_empty() {
         return None;

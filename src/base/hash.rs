@@ -1,7 +1,7 @@
-//! Numbers to find addresses and identities by. Whether two are equal is never for them to say.
+//! Hashes of addresses and identities. Equal hashes do not mean equal values: callers compare the values too.
 #![forbid(unsafe_code)]
 
-/// Adds bytes to a hash.
+/// Adds bytes to a hash. 16 bytes, the length of an IPv4 socket address, take a faster path.
 #[inline]
 pub(crate) fn hash_bytes(hash: u64, bytes: &[u8]) -> u64 {
     match <&[u8; 16]>::try_from(bytes) {
@@ -22,15 +22,15 @@ fn hash_any(mut hash: u64, mut bytes: &[u8]) -> u64 {
     bytes.iter().fold(hash, |hash, byte| mix(hash, u64::from(*byte)))
 }
 
-/// A multiplication carries upwards only, and in a socket address, read as numbers, the last parts of
-/// the address are at the top. So both halves of the product count.
+/// Adds a word to a hash. A multiplication carries only upwards, and the last bytes of a socket address, read as a
+/// number, are at the top. So both halves of the product are used.
 #[inline]
 pub(crate) fn mix(hash: u64, word: u64) -> u64 {
     let product = u128::from(hash.rotate_left(5) ^ word) * 0x9e37_79b9_7f4a_7c15;
     (product >> 64) as u64 ^ product as u64
 }
 
-/// An address in numbers, as shared memory has it: the last one is filled up with zeros.
+/// An address as words, which is how shared memory stores it. The last word is padded with zeros.
 pub(crate) fn words_of(address: &[u8]) -> impl Iterator<Item = u64> + '_ {
     address.chunks(8).map(|chunk| {
         let mut bytes = [0; 8];
@@ -45,7 +45,7 @@ pub(crate) fn words_of(address: &[u8]) -> impl Iterator<Item = u64> + '_ {
 mod tests {
     use super::*;
 
-    /// How many entries a search in as many buckets looks at, on average.
+    /// How many entries a search looks at on average, with as many buckets as entries.
     fn looked_at(addresses: impl Iterator<Item = Vec<u8>>) -> f64 {
         let hashes: Vec<u32> = addresses.map(|address| hash_bytes(0, &address) as u32).collect();
         let mask = hashes.len().next_power_of_two() as u32 - 1;

@@ -1,24 +1,27 @@
-//! Doubly linked lists through the elements of a vector, by number instead of by pointer.
+//! Doubly linked lists of the elements of a vector. Links are indexes, not pointers.
 #![forbid(unsafe_code)]
 
 use std::marker::PhantomData;
 
-/// The number of an element; `NONE` ends a list.
+/// The index of an element, or [`NONE`].
 pub(crate) type Link = u32;
+
+/// The link that ends a list.
 pub(crate) const NONE: Link = Link::MAX;
 
-/// An element that can be in a list of the kind `K`.
+/// An element that can be in a list of the kind `K`. One element can be in one list of each kind.
 pub(crate) trait Node<K> {
     fn links(&mut self) -> &mut Neighbours;
 }
 
+/// The links of an element in a list of one kind.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Neighbours {
     newer: Link,
     older: Link,
 }
 
-/// Elements from the newest to the oldest.
+/// A list, from the newest element to the oldest.
 #[derive(Debug)]
 pub(crate) struct List<K> {
     newest: Link,
@@ -57,7 +60,7 @@ impl<K> List<K> {
         self.oldest
     }
 
-    /// Puts an element that is in no list of this kind in front of all others.
+    /// Adds an element as the newest one. It must be in no list of this kind.
     #[inline]
     pub(crate) fn push(&mut self, nodes: &mut [impl Node<K>], at: Link) {
         let older = std::mem::replace(&mut self.newest, at);
@@ -68,7 +71,7 @@ impl<K> List<K> {
         }
     }
 
-    /// Takes out an element of this list.
+    /// Removes an element of this list.
     #[inline]
     pub(crate) fn unlink(&mut self, nodes: &mut [impl Node<K>], at: Link) {
         let Neighbours { newer, older } = *nodes[at as usize].links();

@@ -1,18 +1,18 @@
-//! Memory that may not be there: what grows at run time, or with the configuration, grows by these. A lack of it is
-//! told by `None`, where Rust's own containers would end the process.
+//! Allocations that may fail. Whatever grows at run time, or with the configuration, grows by these functions. They return
+//! `None` if there is no memory, where Rust's own containers would abort the process.
 #![forbid(unsafe_code)]
 
 use std::fmt;
 use std::hint::black_box;
 
-/// Adds an element.
+/// Appends an element. `None` if there is no memory.
 pub fn push<T>(to: &mut Vec<T>, value: T) -> Option<()> {
     to.try_reserve(1).ok()?;
     to.push(value);
     Some(())
 }
 
-/// What an iterator yields that knows how much that is.
+/// Collects an iterator that knows its length. `None` if there is no memory.
 pub fn collect<T>(from: impl ExactSizeIterator<Item = T>) -> Option<Vec<T>> {
     let mut all = Vec::new();
     all.try_reserve_exact(from.len()).ok()?;
@@ -20,39 +20,39 @@ pub fn collect<T>(from: impl ExactSizeIterator<Item = T>) -> Option<Vec<T>> {
     Some(all)
 }
 
-/// A copy of bytes.
+/// Copies bytes. `None` if there is no memory.
 pub fn copy(bytes: &[u8]) -> Option<Vec<u8>> {
     collect(bytes.iter().copied())
 }
 
-/// A copy of a text.
+/// Copies a text. `None` if there is no memory.
 pub fn owned(text: &str) -> Option<String> {
     let mut copy = String::new();
     append(&mut copy, text)?;
     Some(copy)
 }
 
-/// Adds to a text.
+/// Appends to a text. `None` if there is no memory.
 pub fn append(to: &mut String, text: &str) -> Option<()> {
     to.try_reserve(text.len()).ok()?;
     to.push_str(text);
     Some(())
 }
 
-/// Size of what [`is_spare`] asks for: no other allocation has it.
+/// The size of the allocation by which [`is_spare`] probes, in bytes. No other allocation has this size.
 pub const SPARE: usize = 4093;
 
-/// Whether there is memory for a few small things that cannot be asked for in a way that may fail: what was given back
-/// just now is what the C library serves them from.
+/// Whether there is memory for a few small allocations that have no failing variant. The probe is freed at once, and the
+/// C library serves small allocations from what was freed last.
 pub fn is_spare() -> bool {
     let mut spare = Vec::<u8>::new();
     let is_there = spare.try_reserve_exact(SPARE).is_ok();
-    // The compiler may leave out memory that nobody looks at.
+    // Otherwise the compiler may remove an allocation that nothing uses.
     black_box(&spare);
     is_there
 }
 
-/// A text that is written piece by piece. If there is no memory for one, it and all that follow are left out.
+/// A text that is written piece by piece. If there is no memory for a piece, that piece and all later ones are left out.
 #[derive(Debug)]
 pub struct Text {
     bytes: Vec<u8>,
@@ -60,14 +60,14 @@ pub struct Text {
 }
 
 impl Text {
-    /// An empty one, with room for so many bytes. `None` if there is no memory for them.
+    /// An empty text with a capacity of `room` bytes. `None` if there is no memory.
     pub fn new(room: usize) -> Option<Self> {
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(room).ok()?;
         Some(Self { bytes, whole: true })
     }
 
-    /// Adds bytes.
+    /// Appends bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.whole = self.whole && self.bytes.try_reserve(bytes.len()).is_ok();
         if self.whole {
@@ -75,35 +75,35 @@ impl Text {
         }
     }
 
-    /// Takes back the last byte.
+    /// Removes the last byte.
     pub fn pop(&mut self) {
         if self.whole {
             self.bytes.pop();
         }
     }
 
-    /// Something cannot be added, as there is no memory to make it.
+    /// Marks the text as incomplete: there was no memory to make the next piece.
     pub fn give_up(&mut self) {
         self.whole = false;
     }
 
-    /// Begins anew, with the memory that there is.
+    /// Empties the text and keeps its memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.whole = true;
     }
 
-    /// Whether nothing was left out.
+    /// Whether no piece was left out.
     pub fn is_whole(&self) -> bool {
         self.whole
     }
 
-    /// What was written.
+    /// The bytes written so far.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// What was written, to be sent.
+    /// The bytes written so far, to be sent.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
@@ -116,7 +116,7 @@ impl fmt::Write for Text {
     }
 }
 
-/// Never an error: who writes JSON would make a copy of it, for which there is no memory either.
+/// Never returns an error: the JSON writer would allocate a copy of it, and there is no memory for that either.
 impl std::io::Write for Text {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.push(bytes);

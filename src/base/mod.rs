@@ -1,4 +1,4 @@
-//! What every other part uses: time, numbers, addresses, lists, hashes, memory that may be lacking.
+//! What all other rooms use: time, numbers, addresses, lists, hashes, and allocations that may fail.
 #![forbid(unsafe_code)]
 
 pub mod clock;

@@ -1,16 +1,17 @@
-//! What is to be told of the attempts of a request, as nginx's `$upstream_*` variables write it.
+//! The values of variables that have one entry for each attempt of a request, in the format of nginx's `$upstream_*`
+//! variables.
 #![forbid(unsafe_code)]
 
 use std::fmt::{self, Write};
 
 use crate::base::clock::Msec;
 
-/// An element of `r->upstream_states`.
+/// An element of `r->upstream_states`, with the value to write for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoggedAttempt<T> {
-    /// A server was asked. Without one the element says that another group of servers follows.
+    /// Whether a server was asked. An element without a server separates two groups of servers.
     pub peer: bool,
-    /// What is to be told.
+    /// The value to write.
     pub what: T,
 }
 
@@ -18,7 +19,7 @@ pub struct LoggedAttempt<T> {
 /// and ` : ` between groups.
 ///
 /// # Errors
-/// Those of `to`.
+/// The errors of `to`.
 pub fn write<T, W: Write>(
     to: &mut W,
     attempts: impl IntoIterator<Item = LoggedAttempt<T>>,
@@ -41,16 +42,16 @@ pub fn write<T, W: Write>(
     Ok(())
 }
 
-/// The length of the longest time.
+/// The longest time that [`write_time`] writes, in bytes.
 pub const MAX_TIME: usize = MAX_SECONDS + 4;
 
-/// Digits of the largest number.
+/// The digits of the largest number of seconds.
 const MAX_SECONDS: usize = 20;
 
-/// Writes a time in seconds with three decimals.
+/// Writes a time in seconds, with three decimals.
 ///
 /// # Errors
-/// Those of `to`.
+/// The errors of `to`.
 pub fn write_time(to: &mut impl Write, time: Msec) -> fmt::Result {
     write!(to, "{}.{:03}", time / 1000, time % 1000)
 }

@@ -1,22 +1,22 @@
-//! The `Keep-Alive` header of a response: what the server says of its connection (RFC 2068, section 19.7.1.1; it is in
-//! no later RFC, but servers send it).
+//! The `Keep-Alive` header of a response: how long the server keeps the connection (RFC 2068, section 19.7.1.1; no later
+//! RFC has it, but servers send it).
 #![forbid(unsafe_code)]
 
 use crate::base::clock::Msec;
 use crate::base::decimal::decimal;
 
-/// What a server says of a connection that it has answered on.
+/// What a server announces about a connection in `Keep-Alive`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hint {
-    /// `timeout=N`: it closes the connection when that is idle for so long, in milliseconds.
+    /// `timeout=N`: how long the server keeps the connection idle, in milliseconds.
     pub timeout: Option<Msec>,
-    /// `max=N`: it answers so many more requests on it.
+    /// `max=N`: how many more requests the server answers on it.
     pub requests: Option<usize>,
 }
 
 impl Hint {
-    /// Adds the value of a header: parameters with commas between them, in any case. Those that are unknown or broken are
-    /// passed over, and of several the smallest counts.
+    /// Reads the value of a header: parameters separated by commas, in upper or lower case. Unknown or malformed
+    /// parameters are ignored. The smallest of several values counts.
     pub fn read(&mut self, value: &[u8]) {
         for parameter in value.split(|byte| *byte == b',') {
             let mut halves = parameter.splitn(2, |byte| *byte == b'=').map(<[u8]>::trim_ascii);
@@ -24,7 +24,7 @@ impl Hint {
                 continue;
             };
             if name.eq_ignore_ascii_case(b"timeout") {
-                // What is too large to be counted is no limit.
+                // A value that does not fit is no limit.
                 smallest(&mut self.timeout, number.checked_mul(1000));
             } else if name.eq_ignore_ascii_case(b"max") {
                 smallest(&mut self.requests, Some(number));
@@ -33,23 +33,24 @@ impl Hint {
     }
 }
 
-/// `keepalive_hint`: how long before the server a connection is closed.
+/// `keepalive_hint`: how much earlier than the server nginx closes a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Margin {
-    /// A tenth of the time that the server says, but no more than a second; and the round trip. The server counts from when
-    /// it has sent the response, nginx from when it has read it, and the next request must arrive in time. The rest is for
-    /// workers and servers that are busy.
+    /// The round trip, plus a tenth of the announced time, but at most a second. The round trip is needed because the server
+    /// counts from the time it sent the response, nginx from the time it read it, and the next request must arrive in
+    /// time. The tenth is for busy workers and servers.
     #[default]
     Share,
-    /// So many milliseconds.
+    /// A fixed time, in milliseconds.
     Fixed(Msec),
 }
 
 impl Margin {
-    /// The most that is a share, in milliseconds.
+    /// The upper limit of the tenth in [`Margin::Share`], in milliseconds.
     const LARGEST: Msec = 1000;
 
-    /// What is left of the time that the server says, in milliseconds, as the round trip is; `None` if nothing is.
+    /// How long the connection may be idle if the server announced `announced`. `round_trip` is called only if it is
+    /// needed. All times are in milliseconds. `None` if no time is left.
     pub fn left(self, announced: Msec, round_trip: impl FnOnce() -> Msec) -> Option<Msec> {
         let margin = match self {
             Self::Share => (announced / 10).min(Self::LARGEST).saturating_add(round_trip()),
@@ -59,6 +60,7 @@ impl Margin {
     }
 }
 
+/// Keeps the smaller of two limits. `None` is no limit.
 fn smallest(known: &mut Option<usize>, new: Option<usize>) {
     *known = (*known).into_iter().chain(new).min();
 }

@@ -1,4 +1,5 @@
-//! HTTP/1.1: what the head of a request announces, what `Keep-Alive` says, which headers say that a connection has a user.
+//! HTTP/1.1: the body that a request head announces, the `Keep-Alive` header, and the headers that tie a connection to a
+//! user.
 #![forbid(unsafe_code)]
 
 pub mod request_head;

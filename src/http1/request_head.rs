@@ -1,21 +1,21 @@
-//! The head of the request as nginx has written it for the server: what it announces, so that it is known
-//! whether so much was sent. A server takes what comes after the announced body for the next request.
+//! The head of a request, as nginx wrote it for the server. It announces the length of the body, so it tells whether the
+//! request was sent completely. A server takes whatever follows the announced body as the next request.
 #![forbid(unsafe_code)]
 
-/// The head of an HTTP/1 request.
+/// What the head of an HTTP/1 request announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestHead {
-    /// Its bytes, the empty line included.
+    /// The length of the head in bytes, including the empty line.
     length: u64,
-    /// What `Content-Length` announces.
+    /// The value of `Content-Length`.
     body: Option<u64>,
-    /// `Transfer-Encoding` announces chunks.
+    /// Whether there is a `Transfer-Encoding`.
     chunked: bool,
 }
 
 impl RequestHead {
-    /// Reads the head at the beginning of `bytes`. `None` if there is none of HTTP/1, or if it says different
-    /// things about its body (RFC 9112, section 6.3).
+    /// Reads the head at the beginning of `bytes`. `None` if it is not a complete HTTP/1 head, or if it has contradictory
+    /// lengths of the body (RFC 9112, section 6.3).
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let mut head = Self { length: 0, body: None, chunked: false };
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
@@ -35,7 +35,7 @@ impl RequestHead {
         let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
         let (name, value) = line.split_at(colon);
         if name.eq_ignore_ascii_case(b"content-length") {
-            // Blanks only: a server that does not take others for such sees no length there.
+            // Only spaces and tabs: a server that does not accept other whitespace sees no length here.
             let value = std::str::from_utf8(value.get(1..)?).ok()?.trim_matches([' ', '\t']);
             let body = value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse().ok())??;
             if self.body.is_some_and(|before| before != body) {
@@ -48,8 +48,8 @@ impl RequestHead {
         Some(())
     }
 
-    /// Whether exactly what is announced was `sent`, in bytes with the head; `chunks` says that the body was
-    /// sent in chunks, to the last one.
+    /// Whether exactly the announced request was sent. `sent` is the number of bytes, including the head; `chunks` says that
+    /// the body was sent in chunks, including the last one.
     pub fn is_all_sent(&self, sent: u64, chunks: bool) -> bool {
         match self.body {
             Some(_) if self.chunked => false,
@@ -59,8 +59,9 @@ impl RequestHead {
     }
 }
 
-/// Whether the head may announce a body: `false` is certain. To be asked for every request, so it looks at two letters of
-/// each line, the first and the ninth, where `Content-Length` and `Transfer-Encoding` differ from other headers.
+/// Whether the head may announce a body. `false` is certain, `true` is not. It is called for every request, so it looks
+/// only at the first and the ninth letter of each line, where `Content-Length` and `Transfer-Encoding` differ from other
+/// headers.
 #[inline]
 pub fn may_announce_body(head: &[u8]) -> bool {
     let mut found = [0; LANES];
@@ -77,12 +78,13 @@ pub fn may_announce_body(head: &[u8]) -> bool {
     found.iter().fold(0, |any, found| any | found) != 0
 }
 
-/// So many bytes are compared at a time: as the compiler makes vectors of them, at the price of a few.
+/// How many positions are compared at a time. The compiler uses vector instructions for them.
 const LANES: usize = 16;
 
-/// With what follows the last of them.
+/// The bytes that [`announcements`] reads: the positions, and the nine bytes behind the last one.
 const PART: usize = LANES + 9;
 
+/// Marks in `found` each position of `part` at which a line may announce a body.
 #[inline(always)]
 fn announcements(part: &[u8; PART], found: &mut [u8; LANES]) {
     for (at, found) in found.iter_mut().enumerate() {
@@ -93,16 +95,16 @@ fn announcements(part: &[u8; PART], found: &mut [u8; LANES]) {
     }
 }
 
-/// What in a request makes the server close the connection behind the response (RFC 9112, section 9.3).
+/// What in a request makes the server close the connection after the response (RFC 9112, section 9.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AsksToClose {
-    /// It is HTTP/1.0.
+    /// The version is HTTP/1.0.
     Version,
-    /// It says `Connection: close`.
+    /// The header `Connection: close`.
     Header,
 }
 
-/// Whether a request wants its connection to be closed.
+/// What in a request asks the server to close the connection; `None` if nothing does.
 pub fn asks_to_close(head: &[u8]) -> Option<AsksToClose> {
     let mut lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
     if lines.next()?.ends_with(b" HTTP/1.0") {
@@ -121,7 +123,7 @@ pub fn says_close(options: &[u8]) -> bool {
     options.split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
-/// Whether the first line of a request says HTTP/1.
+/// Whether this is the first line of an HTTP/1 request.
 pub fn is_http1(line: &[u8]) -> bool {
     line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0")
 }

@@ -1,18 +1,20 @@
-//! Servers that take a whole connection for authenticated by one request on it: NTLM, and Negotiate (RFC 4559), which may
-//! be NTLM. What comes on that connection speaks in the name of its user, so it must not be another client's.
+//! Authentication of connections: with NTLM, and with Negotiate (RFC 4559), which may be NTLM, a server takes the whole
+//! connection as authenticated by one request on it. All later requests on it have the rights of that user, so they must not
+//! be another client's.
 //!
 //! ```text
-//!   request       Authorization: NTLM ..            from here on, or with the last of several such requests, the
-//!                                                   connection is the user's
-//!   response      WWW-Authenticate: NTLM            the server would take such a request
-//!                 Persistent-Auth: true             the connection has a user
+//!   request       Authorization: NTLM ..            the connection belongs to the user, from this request on or from
+//!                                                   the last of several such requests on
+//!   response      WWW-Authenticate: NTLM            the server would accept such a request
+//!                 Persistent-Auth: true             the connection belongs to a user
 //! ```
 #![forbid(unsafe_code)]
 
+/// The schemes that authenticate a connection, in lower case.
 const SCHEMES: [&[u8]; 2] = [b"ntlm", b"negotiate"];
 
-/// Whether the value of `WWW-Authenticate` or `Proxy-Authenticate` has a challenge of such a scheme. There can be several,
-/// with commas between them (RFC 9110, section 11.6.1). A quotation that does not end hides nothing.
+/// Whether the value of `WWW-Authenticate` or `Proxy-Authenticate` has a challenge of such a scheme. A value can have several
+/// challenges, separated by commas (RFC 9110, section 11.6.1). A quoted string that does not end hides no challenge.
 pub fn challenges(value: &[u8]) -> bool {
     let (mut quoted, mut escaped) = (false, false);
     let mut outside = |byte: &u8| {
@@ -28,7 +30,7 @@ pub fn challenges(value: &[u8]) -> bool {
     found || quoted && value.split(|byte| *byte == b',').any(has_scheme)
 }
 
-/// Whether the value of `Authorization` or `Proxy-Authorization` is of such a scheme.
+/// Whether the value of `Authorization` or `Proxy-Authorization` has credentials of such a scheme.
 pub fn has_scheme(credentials: &[u8]) -> bool {
     let credentials = credentials.trim_ascii();
     let end = credentials.iter().position(u8::is_ascii_whitespace).unwrap_or(credentials.len());
@@ -36,7 +38,7 @@ pub fn has_scheme(credentials: &[u8]) -> bool {
     SCHEMES.iter().any(|name| scheme.eq_ignore_ascii_case(name))
 }
 
-/// Whether the value of `Persistent-Auth` says that the connection has a user.
+/// Whether the value of `Persistent-Auth` says that the connection belongs to a user.
 pub fn persists(value: &[u8]) -> bool {
     value.split(|byte| *byte == b',').any(|word| word.trim_ascii().eq_ignore_ascii_case(b"true"))
 }

@@ -1,22 +1,22 @@
-//! The head of an HTTP/2 request as nginx has written it: the beginning of a connection, and the frames of the header. When
-//! the request goes over a connection that has carried others, nginx leaves out the former and numbers the latter; it
-//! does not number them back when the request then goes over a new one.
+//! The head of an HTTP/2 request, as nginx writes it: the connection preface, then the frames of the header. When nginx sends
+//! the request over a connection that has carried others, it leaves out the preface and sets the stream number in the
+//! frames. When it then sends the request over a new connection, it does not set the number back.
 //!
-//! And what a server says of a request that it does not process: GOAWAY, with the last stream that it may have processed, and
-//! RST_STREAM with REFUSED_STREAM. Both promise that nothing was done (RFC 9113, sections 6.8 and 8.7).
+//! And the frames by which a server says that it does not process a request: GOAWAY, with the last stream that it may have
+//! processed, and RST_STREAM with REFUSED_STREAM. Both guarantee that nothing was done (RFC 9113, sections 6.8 and 8.7).
 #![forbid(unsafe_code)]
 
-/// What each connection begins with (RFC 9113, section 3.4).
+/// The connection preface (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The length of a frame's own header (RFC 9113, section 4.1).
+/// The length of a frame header, in bytes (RFC 9113, section 4.1).
 const HEADER: usize = 9;
 
-/// The first stream that a client opens (RFC 9113, section 5.1.1).
+/// The number of the first stream that a client opens (RFC 9113, section 5.1.1).
 const FIRST: [u8; 4] = [0, 0, 0, 1];
 
-/// Numbers the frames of the request as the first stream of a connection. `false` if this is not the beginning of a connection
-/// with whole frames behind it.
+/// Sets the stream number in the frames of the request to that of the first stream. `false` if `head` is not a preface
+/// followed by complete frames.
 pub fn number_as_first(head: &mut [u8]) -> bool {
     if !head.starts_with(PREFACE) {
         return false;
@@ -37,13 +37,13 @@ pub fn number_as_first(head: &mut [u8]) -> bool {
     true
 }
 
-/// Whether this begins a connection of HTTP/2.
+/// Whether `head` begins with the connection preface.
 #[inline]
 pub fn is_http2(head: &[u8]) -> bool {
     head.starts_with(PREFACE)
 }
 
-/// The stream of a request whose head this is, as it was numbered when it was sent.
+/// The stream number in the head of a request. `None` if `head` is not a preface followed by a frame of a stream.
 pub fn stream_of(head: &[u8]) -> Option<u32> {
     let mut frames = head.strip_prefix(PREFACE)?;
     loop {
@@ -55,36 +55,37 @@ pub fn stream_of(head: &[u8]) -> Option<u32> {
     }
 }
 
+// Types of frames (RFC 9113, section 6).
 const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
 
 /// The error code of a stream that was closed before anything was processed (RFC 9113, section 7).
 const REFUSED_STREAM: u32 = 7;
 
-/// The bit in front of a stream's number, which says nothing.
+/// The reserved bit in front of a stream number (RFC 9113, section 4.1).
 const RESERVED: u32 = 1 << 31;
 
-/// What of a frame's payload matters here: the whole of RST_STREAM, and the two numbers of GOAWAY.
+/// How many bytes of a payload are read: all of RST_STREAM, and the two numbers of GOAWAY.
 const PAYLOAD: usize = 8;
 
-/// What a server has said of the streams of a connection, read from its frames as they come, in pieces of any size.
+/// What a server has said about the streams of a connection. It is read from the server's frames, in pieces of any size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heard {
-    /// The beginning of the frame that is being read, `length` bytes of it.
+    /// The beginning of the current frame, of which `length` bytes have come.
     frame: [u8; HEADER + PAYLOAD],
     length: usize,
-    /// How many bytes of the frame come behind that.
+    /// How many more bytes of the frame are to be skipped.
     left: usize,
-    /// The last stream that the server may have processed, if it has said so.
+    /// The last stream that the server may have processed, if a GOAWAY has come.
     last: Option<u32>,
-    /// The stream that it has refused.
+    /// The stream that the server has refused by RST_STREAM.
     refused: Option<u32>,
-    /// It has said something else of a stream, or what is no frame.
+    /// Whether another frame of a stream has come, or a malformed GOAWAY or RST_STREAM.
     answered: bool,
 }
 
 impl Heard {
-    /// Reads what has come next.
+    /// Reads the next bytes.
     pub fn read(&mut self, mut bytes: &[u8]) {
         while let Some((byte, rest)) = bytes.split_first() {
             if self.left > 0 {
@@ -104,7 +105,7 @@ impl Heard {
         }
     }
 
-    /// How many bytes of the payload are to be read.
+    /// How many bytes of the current payload are read.
     fn wanted(&self) -> usize {
         match self.kind() {
             RST_STREAM | GOAWAY => self.payload_length().min(PAYLOAD),
@@ -130,7 +131,7 @@ impl Heard {
         let first = self.number(HEADER);
         match (self.kind(), self.payload_length(), stream) {
             (GOAWAY, PAYLOAD.., 0) => {
-                // It may be told again, and with a lower number only.
+                // A further GOAWAY may only lower the number (RFC 9113, section 6.8).
                 let last = first & !RESERVED;
                 self.last = Some(self.last.map_or(last, |before| before.min(last)));
             }
@@ -147,12 +148,12 @@ impl Heard {
         !self.answered && (self.refused == Some(stream) || self.last.is_some_and(|last| last < stream))
     }
 
-    /// Whether the server will process no further stream.
+    /// Whether a GOAWAY has come: the server will process no further stream.
     pub fn has_goaway(&self) -> bool {
         self.last.is_some()
     }
 
-    /// Whether all that has come is about the connection.
+    /// Whether all frames so far are about the connection, not about a stream.
     pub fn is_about_connection(&self) -> bool {
         !self.answered && self.refused.is_none()
     }

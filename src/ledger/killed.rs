@@ -1,5 +1,5 @@
-//! Workers that are killed before any of their steps, and that interrupt each other between any two: whatever happens,
-//! in the end all is counted that there is, and nothing else.
+//! Tests in which workers are killed before any of their steps. In the end all connections and requests are counted, and
+//! nothing else.
 #![forbid(unsafe_code)]
 
 use std::any::Any;
@@ -12,7 +12,7 @@ use super::*;
 pub(super) type Hook = Box<dyn FnMut()>;
 
 thread_local! {
-    /// What comes before each step of this thread.
+    /// Is called before each step of this thread.
     static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
 }
 
@@ -24,18 +24,18 @@ pub(super) fn step() {
     }
 }
 
-/// Works, with something that comes before each step.
+/// Runs `work`, and calls `hook` before each step.
 pub(super) fn with_hook(hook: Hook, work: impl FnOnce()) {
     HOOK.with(|place| place.borrow_mut().replace(hook));
     work();
     HOOK.with(|place| place.borrow_mut().take());
 }
 
-/// Works, and is killed before the step of this number. Returns whether it came to that.
+/// Runs `work`, and kills it before a step. Returns whether there was a step with this number.
 pub(super) fn killed_before(number: usize, work: impl FnOnce()) -> bool {
     let mut left = number;
     let hook = move || match left {
-        // Nothing that the worker would do at its end is done.
+        // The worker does nothing more.
         0 => resume_unwind(Box::new("killed") as Box<dyn Any + Send>),
         _ => left -= 1,
     };
@@ -44,7 +44,7 @@ pub(super) fn killed_before(number: usize, work: impl FnOnce()) -> bool {
     killed
 }
 
-/// Calls `case` with 0, 1, 2, ... until it says that nobody was killed.
+/// Calls `case` with 0, 1, 2, ... until it returns that no worker was killed.
 fn before_each_step(mut case: impl FnMut(usize) -> bool) {
     let mut number = 0;
     while case(number) {
@@ -77,7 +77,7 @@ fn recover(worker: &Ledger, gone: &[u64], told: &Cell<u64>) {
     worker.recover(0, |_, pid, _| gone.contains(&pid), |_, requests| told.set(told.get() + requests));
 }
 
-/// The totals are what these workers have, and the limit is reached by as many more as are missing.
+/// Asserts the totals, and that as many more connections can be opened as the limit has left.
 fn is_exact(worker: &Ledger, server: Server, open: u64, requests: u64) {
     let totals = [OPEN, REQUESTS].map(|at| tally::number(worker.word(server, at)));
     assert_eq!(totals, [open, requests]);
@@ -87,7 +87,7 @@ fn is_exact(worker: &Ledger, server: Server, open: u64, requests: u64) {
 
 type Work = (&'static str, fn(&Ledger, Server));
 
-/// What a worker does that counts.
+/// Everything that a worker does with the ledger that takes several steps.
 const WORKS: [Work; 7] = [
     ("begin", |worker, server| {
         worker.begin_request(server);
@@ -112,18 +112,18 @@ fn nothing_is_lost_with_a_worker_that_is_killed() {
         before_each_step(|number| {
             let (workers, server) = three();
             let killed = killed_before(number, || work(&workers[1], server));
-            // Others go on counting before anybody knows.
+            // Others continue to count before anyone knows.
             workers[2].open(server);
             workers[0].close(server);
             workers[0].end_request(server);
             let told = Cell::new(0);
             recover(&workers[0], &[101], &told);
-            // Nobody finds anything else; whoever does not find it notes it again.
+            // A worker finds the server or nothing. If it finds nothing, it notes the server again.
             assert!(workers[0].find(A, 0).is_none_or(|found| found == (server, true)));
             assert_eq!(workers[0].note(A, LIMIT, 0, 0, |pid| pid == 101), Some(server), "{name}, {number}");
             assert!(workers[0].note(B, 4, 0, 0, |pid| pid == 101).is_some_and(|it| it != server));
             is_exact(&workers[0], server, 1 + 3, 1 + 2);
-            // The balancer knows of one more as long as it begins, and of one less only after it has ended.
+            // The balancer knows one more request while one begins, and one less only after one has ended.
             let (least, most) = match name {
                 "begin" => (2, 3),
                 "end" => (1, 2),
@@ -137,7 +137,7 @@ fn nothing_is_lost_with_a_worker_that_is_killed() {
     }
 }
 
-/// Nor with those who take back what it has left: another worker, and the process that comes in its place.
+/// Nor with the processes that recover what it has left: another worker, and the process that replaces it.
 #[test]
 fn nothing_is_lost_with_those_who_come_after_it() {
     for (_, work) in WORKS {
@@ -167,19 +167,19 @@ fn nothing_is_lost_with_those_who_come_after_it() {
     }
 }
 
-/// One that is stopped while it counts is not taken for one that is gone: what it has begun stands until it goes on.
+/// A worker that is stopped while it counts is not taken for one that is gone: what it has begun stays until it continues.
 #[test]
 fn what_cannot_be_mended_at_once_is_mended_later() {
     let (workers, server) = three();
     assert!(killed_before(2, || {
         workers[1].open(server);
     }));
-    // The third one counts as well, and is interrupted.
+    // The third worker counts too, and is interrupted.
     assert!(killed_before(2, || workers[2].close(server)));
     let told = Cell::new(0);
     recover(&workers[0], &[101], &told);
     assert_eq!(workers[0].words()[1].load(SeqCst), 1, "to be repaired");
-    // It goes on, and writes its part without the mark.
+    // It continues, and writes its part without the mark.
     let part = workers[2].own_cell(server, Column::Open);
     part.store((part.load(SeqCst) & !1) + (1 << 32) - (1 << 2), SeqCst);
     recover(&workers[0], &[], &told);
@@ -193,8 +193,8 @@ impl Ledger {
     }
 }
 
-/// One that is stopped while it notes a server keeps nobody from going on: what it writes is not found, its lock is not
-/// waited for any more, and all others are found and counted.
+/// A worker that is stopped while it notes a server does not block others: what it writes is not found, its lock is not
+/// waited for any more, and all other servers are found and counted.
 #[test]
 fn nobody_waits_for_one_that_is_stopped() {
     before_each_step(|number| {
@@ -206,7 +206,7 @@ fn nobody_waits_for_one_that_is_stopped() {
         assert_eq!(workers[0].find(A, 0), Some((server, true)));
         assert_eq!(workers[0].find(B, 0), Some((second, true)));
         assert!(workers[0].open(second) && workers[2].begin_request(second));
-        // While it holds the lock nobody else does.
+        // While it holds the lock, no other worker does.
         let is_held = workers[0].words()[0].load(SeqCst) != 0;
         for now in [0, 1, 5000] {
             let noted = workers[0].note(b"server d, 16 b..", 1, 0, now, |_| false);

@@ -1,8 +1,8 @@
-//! What a worker that was killed leaves behind, and who takes it back: the process that takes its place, or,
-//! if none does, any other worker.
+//! Recovers what a killed worker leaves behind. The process that replaces it does that, or, if there is none, any other
+//! worker.
 //!
-//! Whoever takes it back can be killed as well, so that each step can be done again: the number of a process stands for the
-//! worker until nothing of it is left, and the totals are repaired last.
+//! The recovering process can be killed too, so each step can be repeated: the number of a process stays in the worker's
+//! place until everything is recovered, and the totals are repaired last.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{
@@ -13,14 +13,14 @@ use std::sync::atomic::{
 use super::{step, tally, Column, Ledger, LineKind, Server, OPEN, REQUESTS};
 use crate::base::clock::Msec;
 
-/// In place of a process: another one takes back what this worker left, whose number stands beside it.
+/// A flag in the number of a worker's process: that process is not the worker, but recovers what the worker left.
 const BEING_RECOVERED: u64 = 1 << 63;
 
 impl Ledger {
-    /// This worker is the process `pid` from now on. Takes back what the process left behind that was this worker
-    /// before: `left` gets the address of each server, and the requests there that the balancer was never told the end of.
-    /// If another worker does that already, `waits` waits for it, gets how often it has, and says whether it did again: the
-    /// other worker may have been stopped.
+    /// This worker is the process `pid` from now on. Recovers what the worker's previous process left behind: `left` gets
+    /// the address of each server, and the number of requests there whose end the balancer was not told. If another worker is
+    /// already recovering that, `waits` is called to wait for it. It gets the number of waits so far, and returns `false`
+    /// to stop waiting: the other worker may have been stopped.
     pub fn enter(
         &self,
         pid: u64,
@@ -40,15 +40,15 @@ impl Ledger {
             step();
             if process.compare_exchange(before, pid, SeqCst, SeqCst).is_ok() {
                 if before != 0 {
-                    self.take_back(self.me.get(), pid, left);
+                    self.recover_worker(self.me.get(), pid, left);
                 }
                 return;
             }
         }
     }
 
-    /// Takes back what other workers have left behind whose processes are gone; see [`Self::enter`]. `is_gone` gets the number
-    /// of a worker, its process, and whether it answers when it is rung for.
+    /// Recovers what other workers have left behind whose processes are gone; see [`Self::enter`]. `is_gone` gets the number
+    /// of a worker, its process, and whether it answers its bell.
     pub fn recover(
         &self,
         now: Msec,
@@ -59,25 +59,25 @@ impl Ledger {
         for worker in self.others() {
             let process = self.process(worker);
             let pid = process.load(SeqCst);
-            // Nobody rings for what is being taken back.
+            // A worker that is being recovered is not rung.
             let answers = pid & BEING_RECOVERED == 0 && self.answers(worker, now);
             if pid == 0 || !is_gone(worker, pid & !BEING_RECOVERED, answers) {
                 continue;
             }
             step();
             if process.compare_exchange(pid, me, SeqCst, SeqCst).is_ok()
-                && self.take_back(worker, me, &mut left)
+                && self.recover_worker(worker, me, &mut left)
             {
                 step();
-                // It may be another worker's by now, as in `enter`.
+                // If this fails, a new process has entered in the worker's place.
                 let _ = process.compare_exchange(me, 0, SeqCst, SeqCst);
             }
         }
         self.repair_again();
     }
 
-    /// The workers that have something here and that nobody has rung for, nor will when it is the turn of a request there:
-    /// if such a one does not answer, it may be gone.
+    /// The other workers that hold connections or requests, have not been rung, and will not be, because none of their
+    /// requests wait. The caller rings them: a worker that does not answer may be gone.
     pub fn unrung_holders(&self) -> impl Iterator<Item = usize> + '_ {
         let is_zero = |word: &AtomicU64| word.load(SeqCst) == 0;
         self.others().filter(move |worker| {
@@ -95,36 +95,37 @@ impl Ledger {
         self.used().any(|server| has(server, Column::Open) || has(server, Column::Requests))
     }
 
-    /// Takes back what a worker has left behind, for the process that is noted in its place. `false` if another one is by now.
-    fn take_back(&self, worker: usize, owner: u64, mut left_behind: impl FnMut(&[u8], u64)) -> bool {
+    /// Recovers what a worker has left behind. `owner` is the process noted in the worker's place. `false` if it is another
+    /// process by now.
+    fn recover_worker(&self, worker: usize, owner: u64, mut left: impl FnMut(&[u8], u64)) -> bool {
         let is_for_me = || self.process(worker).load(Acquire) == owner;
-        let forget = |word: &AtomicU64| {
+        let clear = |word: &AtomicU64| {
             let left = word.load(SeqCst);
             step();
             if left != 0 && is_for_me() {
-                // If it was changed meanwhile, it is another worker's already, and not forgotten.
+                // If it was changed meanwhile, it belongs to a new process and is not cleared.
                 let _ = word.compare_exchange(left, 0, SeqCst, SeqCst);
             }
         };
         for line in [LineKind::Queue, LineKind::Retries] {
-            forget(self.waits(line, worker));
+            clear(self.waits(line, worker));
         }
-        forget(self.rung(worker));
+        clear(self.rung(worker));
         for server in self.used() {
             let Some(_) = tally::clear(self.cell(server, worker, Column::Open), is_for_me) else {
                 return false;
             };
             let requests = tally::clear(self.cell(server, worker, Column::Requests), is_for_me);
             for column in [Column::Idle, Column::Lingering, Column::Parked, Column::CloseRequests] {
-                forget(self.cell(server, worker, column));
+                clear(self.cell(server, worker, column));
             }
             match requests {
                 None => return false,
                 Some(0) => {}
-                // The total still has them, so that the place keeps its address.
+                // The total still includes them, so the place keeps its address.
                 Some(requests) => {
                     let (address, length) = self.address(server);
-                    left_behind(address.get(..length).unwrap_or(&address), requests);
+                    left(address.get(..length).unwrap_or(&address), requests);
                 }
             }
         }
@@ -135,7 +136,7 @@ impl Ledger {
         true
     }
 
-    /// Makes all totals what the workers have. `false` if one of them was found counting each time.
+    /// Sets all totals to the sums of the workers' parts. `false` if a worker was found counting each time.
     fn repair(&self) -> bool {
         let mut repaired = true;
         for server in self.used() {
@@ -147,7 +148,7 @@ impl Ledger {
         repaired
     }
 
-    /// Mends what could not be repaired when it was taken back.
+    /// Repairs the totals that could not be repaired when a worker was recovered.
     fn repair_again(&self) {
         let times = self.repairs_due().load(SeqCst);
         if times > 0 && self.repair() {
@@ -161,19 +162,20 @@ impl Ledger {
         (0..self.servers as Server).filter(|server| self.is_used(*server))
     }
 
-    /// How often totals could not be repaired.
+    /// How often a repair of the totals failed since the last complete one.
     fn repairs_due(&self) -> &AtomicU64 {
         &self.table.words()[1]
     }
 
+    /// The process that is a worker, or that recovers it; 0 if there is none.
     pub(super) fn process(&self, worker: usize) -> &AtomicU64 {
         &self.table.words()[super::HEADER + 4 * self.workers + worker]
     }
 
-    /// What tells this process from all others.
+    /// A number that no other process in the ledger has.
     pub(super) fn identity(&self) -> u64 {
         match self.process(self.me.get()).load(SeqCst) {
-            // Nobody has entered yet, so nobody is killed.
+            // No process has entered yet, so none can have been killed.
             0 => self.me.get() as u64 + 1,
             process => process,
         }

@@ -1,4 +1,4 @@
-//! A lock in shared memory, whose holder may be stopped, or killed.
+//! A lock in shared memory. Its holder may be stopped or killed.
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
@@ -10,24 +10,24 @@ use std::sync::atomic::{
 use super::step;
 use crate::base::clock::Msec;
 
-/// A lock among processes: 0, or what tells the process that holds it from all others.
+/// A lock that is held. The word is 0 if nobody holds it, otherwise the [identity](Ledger::identity) of its holder.
 pub(super) struct Lock<'a>(&'a AtomicU64);
 
-/// Who did not let go of the lock when it was waited for, and when that was.
+/// The holder that did not release the lock in time, and when this worker waited for it.
 pub(super) type Stuck = Cell<Option<(u64, Msec)>>;
 
-/// So often it is looked whether the holder has let go, which takes it far less than a microsecond, before it may go on,
-const LOOKS: usize = 100;
+/// How often the lock is tried before the processor is yielded. A holder needs it for far less than a microsecond.
+const SPINS: usize = 100;
 
-/// and so often it may go on, should it be waiting for this very processor.
-const TURNS: usize = 50;
+/// How often the processor is yielded: the holder may be waiting for this processor.
+const YIELDS: usize = 50;
 
-/// How long nobody waits again for a holder that did not let go, in milliseconds.
-const PATIENCE: Msec = 1000;
+/// For how long this worker does not wait again for a holder that did not release the lock, in milliseconds.
+const RETRY_INTERVAL: Msec = 1000;
 
 impl<'a> Lock<'a> {
-    /// Takes the lock for the process `me`, from one that was killed if need be. `None` if its holder is alive but does not
-    /// let go of it, as when it was stopped: nobody can say when it will go on, so nobody waits for that.
+    /// Takes the lock for the process `me`, if necessary from a holder that was killed. `None` if the holder is alive but does
+    /// not release the lock, for example because it was stopped: nobody knows when it continues, so nobody waits for that.
     pub(super) fn take(
         lock: &'a AtomicU64,
         me: u64,
@@ -37,11 +37,11 @@ impl<'a> Lock<'a> {
     ) -> Option<Self> {
         step();
         let Err(holder) = lock.compare_exchange(0, me, Acquire, Relaxed) else { return Some(Self(lock)) };
-        if stuck.get().is_some_and(|(who, then)| who == holder && now.wrapping_sub(then) < PATIENCE) {
+        if stuck.get().is_some_and(|(who, then)| who == holder && now.wrapping_sub(then) < RETRY_INTERVAL) {
             return None;
         }
-        for _ in 0..TURNS {
-            for _ in 0..LOOKS {
+        for _ in 0..YIELDS {
+            for _ in 0..SPINS {
                 std::hint::spin_loop();
                 if lock.load(Relaxed) == 0 && lock.compare_exchange(0, me, Acquire, Relaxed).is_ok() {
                     return Some(Self(lock));
@@ -50,7 +50,7 @@ impl<'a> Lock<'a> {
             std::thread::yield_now();
         }
         let holder = lock.load(Relaxed);
-        // No two processes are told by the same number, so this one cannot come to hold it again meanwhile.
+        // Each process has an identity of its own, so this holder cannot take the lock again meanwhile.
         if holder != 0 && is_gone(holder) && lock.compare_exchange(holder, me, Acquire, Relaxed).is_ok() {
             return Some(Self(lock));
         }
@@ -58,7 +58,8 @@ impl<'a> Lock<'a> {
         None
     }
 
-    pub(super) fn let_go(self) {
+    /// Releases the lock.
+    pub(super) fn release(self) {
         step();
         self.0.store(0, Release);
     }

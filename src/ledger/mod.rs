@@ -1,15 +1,15 @@
-//! How many connections each server has: what keeps `max_conns` exact, idle connections included.
+//! How many connections each server has, including idle ones. This makes `max_conns` exact.
 //!
 //! ```text
-//!   lock, to repair | for each worker: since when its first request waits, and the first of those that have tried a
-//!                 | server in vain; whether it is asked for a connection; since when it is rung for; which process it is
-//!   server  address limit generation | open  requests | worker 0: open idle requests lingering parked asked
-//!                                    | (all workers)  | worker 1: ...
+//!   header  lock | repairs due
+//!   each worker: waiting since (queue) | waiting since (retries) | has close requests | rung since | process
+//!   each server: address limit generation | open  requests | worker 0: open idle requests lingering parked close requests
+//!                                         | (all workers)  | worker 1: ...
 //! ```
 //!
-//! The table is a slice of atomic numbers: the worker's own, or memory that all workers share if
-//! the upstream has a `zone`. Each worker writes what is its own into its own columns, so that it
-//! is known what a killed worker leaves behind; it can be killed, or stopped, between any two writes.
+//! The table is a slice of atomic words: the worker's own, or memory shared by all workers if
+//! the upstream has a `zone`. Each worker counts in its own columns, so that it is known what a killed worker leaves
+//! behind. A worker can be killed or stopped between any two writes.
 #![forbid(unsafe_code)]
 
 #[cfg(test)]
@@ -34,34 +34,35 @@ use tally::Tally;
 
 pub use waits::LineKind;
 
-/// The table of one upstream, seen by one worker.
+/// The table of one upstream, as one worker sees it.
 #[derive(Debug)]
 pub struct Ledger {
     table: Table,
     servers: usize,
     workers: usize,
-    /// Servers are noted while requests run, not only before.
+    /// Whether servers are noted while requests run, not only before.
     changing: bool,
+    /// The number of this worker.
     me: Cell<usize>,
     stuck: lock::Stuck,
 }
 
-/// The memory of a ledger: as many zeros as [`Ledger::size`] says.
+/// The memory of a ledger: [`Ledger::size`] words, all zero.
 #[derive(Debug)]
 pub enum Table {
-    /// Of this worker alone.
+    /// Memory of this worker.
     Own(Vec<AtomicU64>),
-    /// Of all workers.
+    /// Memory shared by all workers.
     Shared(&'static [AtomicU64]),
 }
 
-/// The number of a server in the ledger. It holds while the server has requests or connections.
+/// The number of a server in the ledger. It is valid while the server has requests or connections.
 pub type Server = u32;
 
-/// Words before those of the workers.
+/// Words before the ones of the workers.
 const HEADER: usize = 2;
 
-// Words of a server.
+// Offsets of the words of a server.
 const HEAD: usize = 0;
 const ADDRESS: usize = 1;
 const ADDRESS_WORDS: usize = MAX_ADDRESS / 8;
@@ -71,7 +72,7 @@ const OPEN: usize = GENERATION + 1;
 const REQUESTS: usize = OPEN + 1;
 const WORKERS: usize = REQUESTS + 1;
 
-/// Words of a worker, in each server.
+/// The words that each worker has for each server.
 #[derive(Clone, Copy)]
 enum Column {
     Open,
@@ -84,18 +85,18 @@ enum Column {
 const WORKER_WORDS: usize = Column::CloseRequests as usize + 1;
 
 impl Ledger {
-    /// How many numbers the table of so many servers and workers has.
+    /// The size of the table for a number of servers and workers, in words.
     pub fn size(servers: usize, workers: usize) -> usize {
         HEADER + 5 * workers + capacity(servers) * (WORKERS + WORKER_WORDS * workers)
     }
 
-    /// Numbers of servers are below this, if there is to be room for so many.
+    /// The upper bound (exclusive) of [`Server`] in a table for a number of servers.
     pub fn numbers(servers: usize) -> usize {
         capacity(servers)
     }
 
-    /// A ledger for so many servers and workers; `changing` if servers come and go. `None` if the
-    /// table is smaller than [`Ledger::size`] says.
+    /// A ledger for a number of servers and workers. `changing` says that servers come and go. `None` if the
+    /// table is smaller than [`Ledger::size`].
     pub fn new(table: Table, servers: usize, workers: usize, changing: bool) -> Option<Self> {
         let workers = workers.max(1);
         let enough = table.words().len() >= Self::size(servers, workers);
@@ -109,12 +110,12 @@ impl Ledger {
         })
     }
 
-    /// Says which worker this is.
+    /// Sets the number of this worker.
     pub fn set_worker(&self, me: usize) {
         self.me.set(me.min(self.workers - 1));
     }
 
-    /// Whether several workers can write it.
+    /// Whether several workers write the table.
     pub fn is_shared(&self) -> bool {
         matches!(self.table, Table::Shared(_))
     }
@@ -124,7 +125,7 @@ impl Ledger {
         self.changing
     }
 
-    /// A request begins to use the server. Returns whether the balancer keeps to the limit.
+    /// A request begins to use the server. Returns whether the number of requests was below the limit.
     pub fn begin_request(&self, server: Server) -> bool {
         self.requests(server).add() < self.limit(server)
     }
@@ -134,7 +135,7 @@ impl Ledger {
         self.requests(server).take();
     }
 
-    /// Whether a server has as many requests as it may have.
+    /// Whether any server has as many requests as its limit.
     pub fn any_is_busy(&self) -> bool {
         (0..self.servers as Server).any(|server| {
             let limit = self.limit(server);
@@ -142,12 +143,12 @@ impl Ledger {
         })
     }
 
-    /// Makes room for one more connection to the server, if the limit allows it.
+    /// Counts one more connection to the server, if the limit allows it. Returns whether it does.
     pub fn open(&self, server: Server) -> bool {
         self.opened(server).add_below(self.limit(server))
     }
 
-    /// Counts one more connection to the server, whatever the limit.
+    /// Counts one more connection to the server, even if that exceeds the limit.
     pub fn open_over_limit(&self, server: Server) {
         self.opened(server).add();
     }
@@ -157,7 +158,7 @@ impl Ledger {
         self.opened(server).take();
     }
 
-    /// Whether the server has as many connections as it may have.
+    /// Whether the server has as many connections as its limit.
     pub fn is_full(&self, server: Server) -> bool {
         let limit = self.limit(server);
         limit > 0 && tally::number(self.word(server, OPEN)) >= limit
@@ -168,36 +169,36 @@ impl Ledger {
         self.own_cell(server, Column::Idle).fetch_add(1, SeqCst);
     }
 
-    /// An idle connection to the server is taken, or about to be closed.
+    /// An idle connection to the server is taken, or is about to be closed.
     pub fn remove_idle(&self, server: Server) {
         self.own_cell(server, Column::Idle).fetch_sub(1, SeqCst);
     }
 
-    /// A connection to the server is being closed; it counts until [`Ledger::close`].
+    /// A connection to the server is being closed. It counts until [`Ledger::close`].
     pub fn add_lingering(&self, server: Server) {
         self.own_cell(server, Column::Lingering).fetch_add(1, SeqCst);
     }
 
-    /// It is closed now.
+    /// A connection that was being closed is closed now.
     pub fn remove_lingering(&self, server: Server) {
         self.own_cell(server, Column::Lingering).fetch_sub(1, SeqCst);
     }
 
-    /// Whether more connections of this worker to the server are being closed than requests wait here
-    /// for room: then there will be room for one more request.
+    /// Whether this worker is closing more connections to the server than it has parked requests. Then there will be room
+    /// for one more request.
     pub fn room_is_coming(&self, server: Server) -> bool {
         self.own_cell(server, Column::Lingering).load(SeqCst)
             > self.own_cell(server, Column::Parked).load(SeqCst)
     }
 
-    /// Whether requests of this worker wait for room at the server.
+    /// Whether this worker has parked requests for the server.
     pub fn has_parked(&self, server: Server) -> bool {
         self.own_cell(server, Column::Parked).load(SeqCst) > 0
     }
 
-    /// A request that the balancer has sent to the server waits for room for its connection. Asks the
-    /// worker with the most idle connections to close one, unless that is on its way for each that
-    /// waits; returns which worker that is.
+    /// Parks a request: the balancer has chosen the server, and the request waits for room for its connection. Asks the
+    /// worker with the most idle connections to close one, unless enough are being closed for all parked requests. Returns
+    /// the worker that was asked.
     pub fn park(&self, server: Server, now: Msec) -> Option<usize> {
         self.own_cell(server, Column::Parked).fetch_add(1, SeqCst);
         if !self.lacks_room(server, now) {
@@ -212,8 +213,8 @@ impl Ledger {
         Some(worker)
     }
 
-    /// Whether more requests wait for room at the server, in all workers, than connections are being
-    /// closed, or will be because the worker was asked.
+    /// Whether all workers have more parked requests for the server than connections that are being closed, or will be
+    /// because the worker was asked to.
     pub fn lacks_room(&self, server: Server, now: Msec) -> bool {
         let count = |worker, column| self.cell(server, worker, column).load(SeqCst);
         let coming =
@@ -222,18 +223,18 @@ impl Ledger {
         coming < (0..self.workers).map(|it| count(it, Column::Parked)).sum()
     }
 
-    /// The request does not wait any more.
+    /// A parked request does not wait any more.
     pub fn unpark(&self, server: Server) {
         self.own_cell(server, Column::Parked).fetch_sub(1, SeqCst);
     }
 
-    /// The workers, besides this one, in which requests wait for room at the server.
+    /// The other workers that have parked requests for the server.
     pub fn parked(&self, server: Server) -> impl Iterator<Item = usize> + '_ {
         self.others().filter(move |worker| self.cell(server, *worker, Column::Parked).load(SeqCst) > 0)
     }
 
-    /// Calls `close` for each idle connection that another worker asks this one to close, and `in_vain`
-    /// for each server to which there is none any more: those that wait there may ask another worker.
+    /// Calls `close` for each idle connection that another worker has asked this one to close, and `in_vain` for each
+    /// server to which this worker has no idle connection any more: the requests parked there may ask another worker.
     pub fn each_close_request(&self, mut close: impl FnMut(Server), mut in_vain: impl FnMut(Server)) {
         if self.has_close_requests(self.me.get()).swap(0, SeqCst) == 0 {
             return;
@@ -249,8 +250,8 @@ impl Ledger {
         }
     }
 
-    /// Whether another worker asks this one to close a connection to the server. One that is closed
-    /// answers one question; if nobody waits any more, all of them.
+    /// Whether another worker asks this one to close a connection to the server. Takes one such close request; or all of them
+    /// without closing anything, if the server has room or no request is parked elsewhere.
     pub fn take_close_request(&self, server: Server) -> bool {
         let asked = self.own_cell(server, Column::CloseRequests);
         if asked.load(SeqCst) == 0 {
@@ -294,7 +295,7 @@ impl Ledger {
 }
 
 impl Table {
-    /// Zeros for one worker. `None` if there is no memory.
+    /// The memory for one worker. `None` if there is no memory.
     pub fn own(servers: usize) -> Option<Self> {
         collect((0..Ledger::size(servers, 1)).map(|_| AtomicU64::new(0))).map(Self::Own)
     }
@@ -307,14 +308,15 @@ impl Table {
     }
 }
 
-/// Comes before each access to what workers share that others can come between: tests stop a worker there, or kill it.
+/// Is called before each access to shared memory that other workers can interleave with. Tests stop or kill a worker there.
 #[inline(always)]
 fn step() {
     #[cfg(test)]
     killed::step();
 }
 
-/// Half of the places stay empty, so that a server is found after a few steps.
+/// The number of places for a number of servers. At least half of them stay empty, so that a server is found after a few
+/// steps.
 fn capacity(servers: usize) -> usize {
     servers.saturating_mul(2).next_power_of_two()
 }

@@ -1,9 +1,9 @@
 //! Which server has which number, and its limit.
 //!
-//! Workers look for a server without a lock, while another one may note one: the first word of a place has a mark as long
-//! as the others are written, and is another one afterwards, so that whoever has read some of them before and some after
-//! notices. Those who note are kept apart by a lock. One that is killed while it holds the lock leaves a place with the mark:
-//! nobody finds the server there, and whoever comes to note it, or needs the place, writes it anew.
+//! Workers look for a server without a lock, while another worker may note one. The first word of a place has a mark while
+//! the other words are written, and a new value afterwards. So a reader notices if it has read some words before the change
+//! and some after it. Writers exclude each other by a lock. A worker that is killed while it holds the lock leaves a place
+//! with the mark: nobody finds the server there, and the next worker that notes it, or needs the place, writes it again.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{
@@ -17,30 +17,30 @@ use crate::base::address::MAX_ADDRESS;
 use crate::base::clock::Msec;
 use crate::base::hash::{hash_bytes, words_of};
 
-/// Parts of the first word: the length of the address, a mark, and how often the place was written; 0 if never.
+// The first word of a place: the length of the address, a mark, and how often the place was written. It is 0 if the place
+// was never used.
 const LENGTH: u64 = 0xff;
 const CHANGING: u64 = 1 << 8;
 const WRITTEN: u64 = 1 << 9;
 
-/// Not the number of any generation.
+/// A value that is not the number of any generation.
 const NO_GENERATION: u64 = u64::MAX;
 
-/// So often a place is read, until nobody is found writing it.
+/// How often a place is read until no worker is found writing it.
 const ATTEMPTS: usize = if cfg!(test) { 4 } else { 100 };
 
-/// What is found at a place.
+/// What is at a place.
 enum Found {
-    /// It was never used: what was looked for is nowhere behind it.
+    /// The place was never used: the server is not behind it either.
     Nothing,
+    /// Another server.
     Another,
-    Wanted {
-        limit: u64,
-        generation: u64,
-    },
+    /// The server.
+    Wanted { limit: u64, generation: u64 },
 }
 
 impl Ledger {
-    /// The server with an address, if it was noted in this generation, and whether it has a limit.
+    /// The server at an address, if it was noted in this generation, and whether it has a limit.
     pub fn find(&self, address: &[u8], generation: u64) -> Option<(Server, bool)> {
         for server in self.places(address) {
             match self.look(server, address) {
@@ -54,9 +54,9 @@ impl Ledger {
         None
     }
 
-    /// Notes the limit of a server, 0 for none; `None` if there is no room, if the address is longer than any that nginx
-    /// knows, or if another worker was stopped while it noted one. A server of another generation that has nothing any more
-    /// makes room.
+    /// Notes the limit of a server, 0 for none. A server of another generation without connections and requests gives up its
+    /// place if necessary. `is_gone` tells whether a process has ended. `None` if there is no room, if the address is longer
+    /// than [`MAX_ADDRESS`], or if another worker was stopped while it noted a server.
     pub fn note(
         &self,
         address: &[u8],
@@ -79,12 +79,13 @@ impl Ledger {
             (None, None) => {}
         }
         if let Some(lock) = lock {
-            lock.let_go();
+            lock.release();
         }
         known.or(free)
     }
 
-    /// The address of a server that stays as it is meanwhile, as somebody counts on it: its bytes and their number.
+    /// The address of a server, and its length. The server must have requests or connections, so that its place does not
+    /// change.
     pub(super) fn address(&self, server: Server) -> ([u8; MAX_ADDRESS], usize) {
         let mut address = [0; MAX_ADDRESS];
         let words = (0..MAX_ADDRESS / 8).map(|at| self.word(server, ADDRESS + at).load(Relaxed));
@@ -97,7 +98,7 @@ impl Ledger {
         self.word(server, HEAD).load(Acquire) != 0
     }
 
-    /// Where an address can be, in the order in which it is looked for.
+    /// The places at which an address can be, in the order of the search.
     fn places(&self, address: &[u8]) -> impl Iterator<Item = Server> {
         let (start, mask) = (hash_bytes(0, address) as usize, self.servers - 1);
         (0..self.servers).map(move |step| (start.wrapping_add(step) & mask) as Server)
@@ -119,18 +120,19 @@ impl Ledger {
             let same = head & LENGTH == address.len() as u64 && self.has_address(server, address);
             step();
             let (limit, generation) = (word(LIMIT).load(Relaxed), word(GENERATION).load(Relaxed));
-            // What was read of a change makes the mark of the change visible, as that has a fence behind it.
+            // If a word of a change was read, the mark of the change is visible behind this fence, because the writer has a
+            // fence after the mark.
             fence(Acquire);
             step();
             if word(HEAD).load(Relaxed) == head {
                 return if same { Found::Wanted { limit, generation } } else { Found::Another };
             }
         }
-        // Whoever writes it was interrupted, stopped or killed.
+        // The worker that writes it was interrupted, stopped or killed.
         Found::Another
     }
 
-    /// Looks for a server, under the lock; on the way it may find a place where it could be noted.
+    /// Looks for a server, under the lock. Returns its place, or a place at which it can be noted.
     fn probe(&self, address: &[u8], generation: u64) -> (Option<Server>, Option<Server>) {
         let mut free = None;
         for server in self.places(address) {
@@ -146,7 +148,7 @@ impl Ledger {
         (None, free)
     }
 
-    /// Writes a place, under the lock; its address, too, if it gets another one.
+    /// Writes a place, under the lock. `address` is `None` if it stays the same.
     fn write(&self, server: Server, address: Option<&[u8]>, limit: u64, generation: u64) {
         let word = |at, value| {
             step();
@@ -175,7 +177,8 @@ impl Ledger {
         words_of(address).enumerate().all(|(at, word)| self.word(server, ADDRESS + at).load(Relaxed) == word)
     }
 
-    /// It was not met since the servers have changed, or is of one who was killed; and nobody counts on it.
+    /// Whether a place can be given to another server: it is of another generation, or a worker was killed while it wrote it;
+    /// and the server has no connections and no requests.
     fn is_left_over(&self, server: Server, head: u64, generation: u64) -> bool {
         (head & CHANGING != 0 || self.word(server, GENERATION).load(Relaxed) != generation)
             && [OPEN, REQUESTS].iter().all(|at| tally::number(self.word(server, *at)) == 0)

@@ -1,28 +1,28 @@
-//! A number that all workers count together, of which each has its part: exact however many count at once, and wherever
-//! one of them is killed.
+//! A number that all workers count together. Each worker has its part of it. The number is exact however many workers count
+//! at the same time, and wherever one of them is killed.
 //!
 //! ```text
 //!   total   how often it was repaired (32 bits) | number (32 bits)
 //!   part    how often it was changed (32 bits) | number (30 bits) | adding (1 bit) | under way (1 bit)
 //! ```
 //!
-//! Only the worker itself writes its part: it marks it, changes the total, and writes the part anew, without the mark. One
-//! that is killed in between leaves the mark. Who takes its part back cannot know whether the total was changed, and need
-//! not: the total is *repaired*, to what the parts of all workers come to.
+//! Only the worker itself writes its part: it sets a mark in the part, changes the total, and writes the new part without
+//! the mark. A worker that is killed in between leaves the mark. The worker that recovers its part cannot know whether the
+//! total was changed, and need not know: it *repairs* the total, which becomes the sum of the parts.
 //!
-//! To repair it, the parts are read twice, and the total in between. If both times the parts are the same and have no
-//! mark, the total and the parts that were read are of the same moment:
+//! To repair a total, the parts are read twice, and the total in between. If the parts are the same both times and have no
+//! mark, then the total and the parts were read as of the same moment:
 //!
-//! - A change that was read in the total: its mark was set before. Setting the mark comes before the change of the total,
-//!   which is a release; the total was read by an acquire. So the second reading finds the mark, or what was written after
-//!   it; if that is what the first reading found as well, the change is in the parts too.
-//! - A change that was read in the parts: they are written after the total, by a release, and read by an acquire, so that
-//!   the total that is read after them has the change too.
+//! - If a change was read in the total: its mark was set before the change of the total, which is a release, and the total
+//!   was read by an acquire. So the second reading finds the mark, or what was written after it. If the first reading found
+//!   the same, the change is in the parts too.
+//! - If a change was read in the parts: the part is written after the total, by a release, and read by an acquire. So the
+//!   total that is read afterwards has the change too.
 //!
-//! (The total is never written but by read-modify-write, so that whoever reads a later value of it acquires what came
-//! before all changes up to then.) The difference is what killed workers have left. It stays the same while others
-//! count, until it is repaired; so it is taken off the total as that is by then, unless somebody else has repaired it.
-//! What a process wrote before it was killed is seen by whoever finds it gone: the kernel's own locks are in between.
+//! (The total is only changed by read-modify-write. So a reader of a later value acquires what came before all earlier
+//! changes.) The difference is what killed workers have left. It stays the same while others count, until it is repaired. So
+//! it is subtracted from the total's current value, unless another worker has repaired the total. What a process wrote before
+//! it was killed is visible to a process that finds it gone: the kernel's own locks are in between.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{
@@ -32,7 +32,7 @@ use std::sync::atomic::{
 
 use super::step;
 
-/// One of the totals, and the part of the worker that changes it.
+/// A total, and this worker's part of it.
 #[derive(Clone, Copy)]
 pub(super) struct Tally<'a> {
     pub(super) total: &'a AtomicU64,
@@ -47,7 +47,8 @@ const ADDING: u64 = 2;
 const ONE: u64 = 4;
 const CHANGED: u64 = 1 << 32;
 
-/// So often the parts are read, until no worker is found counting. One that is found each time was interrupted, or stopped.
+/// How often the parts are read until no worker is found counting. A worker that is found each time was interrupted or
+/// stopped.
 const ATTEMPTS: usize = if cfg!(test) { 4 } else { 200 };
 
 /// The number in a total.
@@ -60,13 +61,13 @@ impl Tally<'_> {
     pub(super) fn add(self) -> u64 {
         let before = self.mark(UNDER_WAY | ADDING);
         step();
-        // In one order with all that workers tell each other: see `Ledger::park`.
+        // Sequentially consistent with everything that workers tell each other: see `Ledger::park`.
         let total = self.total.fetch_add(1, SeqCst);
         self.write(before.wrapping_add(CHANGED + ONE));
         total & NUMBER
     }
 
-    /// Adds one, if there are less than `limit`.
+    /// Adds one, if the number is below `limit`. Returns whether it was.
     pub(super) fn add_below(self, limit: u64) -> bool {
         if number(self.total) >= limit {
             return false;
@@ -79,7 +80,7 @@ impl Tally<'_> {
         added
     }
 
-    /// Takes one off.
+    /// Subtracts one.
     pub(super) fn take(self) {
         let before = self.mark(UNDER_WAY);
         step();
@@ -88,10 +89,10 @@ impl Tally<'_> {
     }
 
     fn mark(self, mark: u64) -> u64 {
-        // Nobody else writes it while this worker lives.
+        // No other worker writes this part while this worker is alive.
         let before = self.part.load(Relaxed);
         step();
-        // Before the change of the total, as that is a release.
+        // This store comes before the change of the total, because that is a release.
         self.part.store(before | mark, Relaxed);
         before
     }
@@ -102,19 +103,19 @@ impl Tally<'_> {
     }
 }
 
-/// Whether a worker has no part in a total, and is not about to have one.
+/// Whether a part is zero and is not being changed.
 pub(super) fn is_empty(part: &AtomicU64) -> bool {
     part.load(Relaxed) & NUMBER == 0
 }
 
-/// Clears the part of a worker that was killed, and returns what it was, with what was just being added; the total is to
-/// be repaired then. `None` if that is not for the caller to do any more.
+/// Clears the part of a worker that was killed. Returns its number, including one that was being added. The total must be
+/// repaired afterwards. `None` if the caller is no longer the one to do this.
 pub(super) fn clear(part: &AtomicU64, is_for_me: impl Fn() -> bool) -> Option<u64> {
     loop {
         step();
         let left = part.load(Acquire);
-        // Asked after the part was read: whoever has this to do instead changes the part, be it empty or not, and what
-        // was read is out of date then.
+        // Checked after the part was read: if another process has to do this instead, it changes the part, even an empty
+        // one, and the exchange below fails.
         if !is_for_me() {
             return None;
         }
@@ -126,7 +127,7 @@ pub(super) fn clear(part: &AtomicU64, is_for_me: impl Fn() -> bool) -> Option<u6
     }
 }
 
-/// Makes a total what its parts come to. `false` if a worker was found counting each time.
+/// Sets a total to the sum of its parts. `false` if a worker was found counting each time.
 pub(super) fn repair<'a>(total: &AtomicU64, parts: impl Iterator<Item = &'a AtomicU64> + Clone) -> bool {
     for _ in 0..ATTEMPTS {
         let first = read(parts.clone());
@@ -141,7 +142,8 @@ pub(super) fn repair<'a>(total: &AtomicU64, parts: impl Iterator<Item = &'a Atom
             return true;
         }
         let repaired = |now: u64| {
-            // The sign tells which is larger; a total is never smaller than its parts, but if it were, they are right.
+            // Wrapping, so a negative surplus works too. A total is never smaller than its parts, but if it were, the parts
+            // would be right.
             let number = now.wrapping_sub(surplus) & NUMBER;
             (now & !NUMBER == was & !NUMBER).then_some((now & !NUMBER).wrapping_add(REPAIRED) | number)
         };
@@ -156,11 +158,11 @@ pub(super) fn repair<'a>(total: &AtomicU64, parts: impl Iterator<Item = &'a Atom
 #[derive(Clone, Copy, PartialEq)]
 struct Sum {
     number: u64,
-    /// A part is only ever changed more often, so the sums are the same if each is.
+    /// The sum of all numbers of changes. These only grow, so an equal sum means that each is equal.
     changes: u64,
 }
 
-/// What all parts come to; `None` if one is being changed.
+/// The sum of all parts. `None` if one is being changed.
 fn read<'a>(parts: impl Iterator<Item = &'a AtomicU64>) -> Option<Sum> {
     let mut sum = Sum { number: 0, changes: 0 };
     for part in parts {

@@ -1,4 +1,4 @@
-//! The rules of the ledger, one by one.
+//! Tests of each rule of the ledger.
 #![forbid(unsafe_code)]
 
 use super::*;
@@ -7,7 +7,7 @@ pub(super) const A: &[u8] = b"server a, 16 b..";
 pub(super) const B: &[u8] = b"another";
 
 impl Ledger {
-    /// Notes a server while nobody else does.
+    /// Notes a server while no other worker does.
     pub(super) fn noted(&self, address: &[u8], limit: u64, generation: u64) -> Option<Server> {
         self.note(address, limit, generation, 0, |_| false)
     }
@@ -29,7 +29,7 @@ fn alone() -> Ledger {
     Ledger::new(Table::own(2).unwrap(), 2, 1, false).unwrap()
 }
 
-/// What a worker is asked to close; whoever is asked closes it at once.
+/// Closes what a worker is asked to close. Returns it, and the servers for which it was asked in vain.
 fn asked(worker: &Ledger) -> (Vec<Server>, Vec<Server>) {
     let (mut closed, mut in_vain) = (Vec::new(), Vec::new());
     let close = |server| {
@@ -196,7 +196,7 @@ fn closes_one_connection_for_each_that_waits() {
     assert_eq!(workers[0].park(a, 0), Some(1), "for another request");
 }
 
-/// What a worker has left behind: the addresses of servers, and requests there.
+/// What a worker has left behind: the addresses of servers, and the number of requests there.
 type Left = Vec<(Vec<u8>, u64)>;
 
 fn entered(ledger: &Ledger, pid: u64, is_alive: impl Fn(u64) -> bool) -> Left {
@@ -250,12 +250,12 @@ fn takes_back_what_the_process_before_held() {
     assert_eq!(entered(&workers[1], 102, |_| false), [(A.to_vec(), 1)]);
     assert!(workers[0].open(a) && workers[0].open(a) && !workers[0].open(a));
     workers[1].begin_request(a);
-    // Whoever was to take back what it left was killed too.
+    // The worker that was recovering what it left was killed too.
     workers[1].process(1).store(1 << 63 | 100, SeqCst);
     assert_eq!(entered(&workers[1], 103, |_| false), [(A.to_vec(), 1)]);
 }
 
-/// Who does not answer may be gone; who has nothing, was rung for, or will be, need not be rung for to know that.
+/// A worker that does not answer may be gone. A worker that holds nothing, was rung, or will be, need not be rung to find out.
 #[test]
 fn rings_for_those_who_have_something() {
     let workers = workers(4, 1, false);
@@ -282,7 +282,7 @@ fn rings_for_those_who_have_something() {
     assert_eq!(*told.borrow(), [(1, 101, false), (2, 102, true), (3, 103, true)]);
 }
 
-/// A worker waits for the one that takes back what it left before, but not for ever.
+/// A process waits for the worker that recovers what its predecessor left, but not for ever.
 #[test]
 fn a_worker_begins_even_if_another_one_is_stopped() {
     let workers = workers(2, 1, false);
@@ -313,7 +313,7 @@ fn a_server_of_another_generation_makes_room_if_it_has_nothing() {
         assert_eq!(workers[0].find(address, generation), Some((server, true)));
         assert_eq!(workers[0].find(&addresses[0], 0), Some((kept, true)));
     }
-    // Both places are taken, one by connections, one by a server of the same generation.
+    // Both places are taken, one by a server with connections, one by a server of the same generation.
     assert_eq!(workers[0].noted(&addresses[1], 1, 39), None);
 }
 

@@ -1,4 +1,5 @@
-//! Workers that interrupt each other between any two steps: all orders with a few interruptions, and some with many.
+//! Tests in which workers interrupt each other between any two steps: all orders with few interruptions, and random ones
+//! with many.
 #![forbid(unsafe_code)]
 
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
@@ -9,7 +10,7 @@ use super::killed::{killed_before, three, with_hook, NOBODY};
 use super::tests::{workers, A, B};
 use super::*;
 
-/// Threads of which one goes on at a time: before each of its steps it waits until it is chosen.
+/// Threads of which only one runs at a time. Before each step a thread waits until it is chosen.
 struct Turns {
     state: Mutex<TurnState>,
     changed: Condvar,
@@ -21,7 +22,7 @@ struct TurnState {
 }
 
 impl Turns {
-    /// A thread has come to a step, or to its end, and lets another one go on.
+    /// A thread has come to a step, or to its end, and lets another one run.
     fn pass(&self, me: usize, is_over: bool) {
         let mut state = self.state.lock().unwrap();
         (state.turn, state.is_over[me]) = (None, is_over);
@@ -31,8 +32,8 @@ impl Turns {
         }
     }
 
-    /// Begins when all threads have come to their first step.
-    fn give(&self, mut choose: impl FnMut(usize, &[usize]) -> usize) {
+    /// Chooses a thread for each step, until all have ended. Starts when all threads have come to their first step.
+    fn run_turns(&self, mut choose: impl FnMut(usize, &[usize]) -> usize) {
         let mut last = 0;
         let mut state = self.state.lock().unwrap();
         loop {
@@ -52,11 +53,11 @@ impl Turns {
 
 type Script = Box<dyn FnOnce(&Ledger) + Send>;
 
-/// Lets each ledger do its script, in the order that `choose` says.
+/// Runs a script with each ledger. `choose` gets the last thread and the threads that can run, and returns the next one.
 fn run(scripts: Vec<(Ledger, Script)>, choose: impl FnMut(usize, &[usize]) -> usize) {
     let number = scripts.len();
     let turns = Turns {
-        // Nobody's turn, until each has come.
+        // No thread has its turn until all have started.
         state: Mutex::new(TurnState { turn: Some(usize::MAX), is_over: vec![false; number] }),
         changed: Condvar::new(),
     };
@@ -84,7 +85,7 @@ fn run(scripts: Vec<(Ledger, Script)>, choose: impl FnMut(usize, &[usize]) -> us
             std::thread::yield_now();
         }
         turns.state.lock().unwrap().turn = None;
-        turns.give(choose);
+        turns.run_turns(choose);
         for thread in threads {
             if let Err(panic) = thread.join().unwrap() {
                 resume_unwind(panic);
@@ -93,15 +94,15 @@ fn run(scripts: Vec<(Ledger, Script)>, choose: impl FnMut(usize, &[usize]) -> us
     });
 }
 
-/// Calls `case` for every order with at most so many interruptions, and for so many that are random.
+/// Calls `case` for each order with at most `interruptions` interruptions, and for `random` random orders.
 fn in_all_orders(interruptions: usize, random: u64, case: impl Fn(&mut dyn FnMut(usize, &[usize]) -> usize)) {
-    // What was chosen each time, out of how many.
+    // Each choice, and out of how many.
     let mut chosen: Vec<(usize, usize)> = Vec::new();
     loop {
         let (mut at, mut left) = (0, interruptions);
         case(&mut |last, ready| {
             let goes_on = ready.contains(&last);
-            // The one that was last comes first, as it is not interrupted then.
+            // The last thread comes first: choosing it again is no interruption.
             let mut order: Vec<usize> = ready.iter().copied().filter(|it| *it == last).collect();
             order.extend(ready.iter().copied().filter(|it| *it != last));
             if goes_on && left == 0 {
@@ -133,7 +134,7 @@ fn in_all_orders(interruptions: usize, random: u64, case: impl Fn(&mut dyn FnMut
     }
 }
 
-/// While one takes back what a killed worker has left, another one counts.
+/// One worker recovers what a killed worker has left, while another one counts.
 #[test]
 fn exact_while_others_count() {
     for killed_at in 1..3 {
@@ -153,7 +154,7 @@ fn exact_while_others_count() {
                 ledger.recover(0, |_, pid, _| pid == 101, |_, requests| assert_eq!(requests, 2));
             });
             run(vec![(counting, count), (recovering, recover)], choose);
-            // If somebody was counting each time it was looked, it is repaired now.
+            // If a worker was found counting each time, the totals are repaired now.
             observer.enter(103, |_| false, |_| false, NOBODY);
             observer.recover(0, |_, _, _| false, NOBODY);
             let totals = [OPEN, REQUESTS].map(|at| tally::number(observer.word(server, at)));
@@ -162,7 +163,7 @@ fn exact_while_others_count() {
     }
 }
 
-/// Two take back what two killed workers have left, at the same time.
+/// Two workers recover what two killed workers have left, at the same time.
 #[test]
 fn exact_if_two_take_it_back() {
     in_all_orders(1, 400, |choose| {
@@ -197,7 +198,7 @@ fn exact_if_two_take_it_back() {
     });
 }
 
-/// A new process begins while another worker still takes back what the one before has left, and does not wait for it.
+/// A new process starts while another worker still recovers what the previous process has left, and does not wait for it.
 #[test]
 fn exact_if_the_new_process_does_not_wait() {
     in_all_orders(2, 100, |choose| {
@@ -223,7 +224,7 @@ fn exact_if_the_new_process_does_not_wait() {
     });
 }
 
-/// Who looks for a server while its place gets another one finds it as it was, or not at all.
+/// A worker that looks for a server while the place gets another server finds it unchanged, or not at all.
 #[test]
 fn finds_no_server_that_is_half_written() {
     let found = Arc::new([const { AtomicBool::new(false) }; 2]);
@@ -249,7 +250,7 @@ fn finds_no_server_that_is_half_written() {
     assert!(found.iter().all(|it| it.load(SeqCst)), "before and after");
 }
 
-/// The same memory once more.
+/// Another table with the same memory.
 fn shared(ledger: &Ledger) -> Table {
     match &ledger.table {
         Table::Shared(words) => Table::Shared(words),

@@ -1,4 +1,4 @@
-//! The rules of the numbers, one by one.
+//! Tests of each rule of the counters.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -37,7 +37,7 @@ fn generation(
     )
 }
 
-/// Opened, idle and timed out, by server.
+/// The numbers of opened, idle and timed-out connections of each server.
 fn seen(generation: &Arc<Generation>, upstream: usize, alive: &[u64]) -> Vec<(String, u64, u64, u64)> {
     let alive = alive.to_vec();
     let snapshot = generation
@@ -51,7 +51,7 @@ fn seen(generation: &Arc<Generation>, upstream: usize, alive: &[u64]) -> Vec<(St
     snapshot.rows(upstream).unwrap().into_iter().map(row).collect()
 }
 
-/// A connection that was opened, used and is idle.
+/// Counts a connection that was opened and used, and is idle.
 fn keep(meter: Meter) {
     meter.open();
     meter.pass(Phase::Active, Phase::Idle);
@@ -114,7 +114,7 @@ fn the_phases_of_a_dead_worker_vanish_but_not_its_counts() {
     assert_eq!(seen(&it, 0, &[11]), [(text(A), 2, 1, 0), (text(C), 2, 1, 0)]);
     let snapshot = it.snapshot(|process| process == 11, &|_, it| Some(server(it))).unwrap();
     assert_eq!((snapshot.queue(0).0(QueueCount::Size), snapshot.queue(0).0(QueueCount::Requests)), (1, 2));
-    // Another one in its place begins with nothing but the counts.
+    // A new process in its place begins with the counts only.
     it.enter(0, 12).unwrap();
     assert_eq!(seen(&it, 0, &[11, 12]), [(text(A), 2, 1, 0), (text(C), 2, 1, 0)]);
     assert_eq!(it.snapshot(|_| true, &|_, it| Some(server(it))).unwrap().queue(0).0(QueueCount::Size), 1);
@@ -130,7 +130,7 @@ fn servers_that_come_and_go_get_places_as_long_as_there_are_some() {
     keep(records.meter(b"x").unwrap());
     let expected = [("x".into(), 2, 2, 0), ("y".into(), 1, 1, 0), ("other".into(), 1, 1, 0)];
     assert_eq!(seen(&it, 0, &[10])[1..], expected);
-    // One that has no connection, and was not asked for for a while, makes room; what was counted of it is not lost.
+    // A server that has no connection, and was not looked up for a while, gives up its place. Its counts are not lost.
     records.meter(b"y").unwrap().end(Phase::Idle, End::Timeout);
     for _ in 0..4 {
         keep(records.meter(b"new").unwrap());
@@ -210,7 +210,7 @@ fn counts_go_on_after_a_reload_while_old_workers_run_and_when_they_are_gone() {
         worker.upstreams[1].queue().unwrap().begin();
         worker.upstreams[1].queue().unwrap().end(7);
     });
-    // B is no longer there.
+    // B has left the upstream.
     let second = generation(
         vec![upstream("u", &[C, A], false), upstream("new", &[A], false)],
         1,
@@ -219,7 +219,7 @@ fn counts_go_on_after_a_reload_while_old_workers_run_and_when_they_are_gone() {
     );
     let new = second.enter(0, 20).unwrap();
     keep(new.upstreams[0].meter(A).unwrap());
-    // An old worker goes on counting.
+    // An old worker continues to count.
     old[1].upstreams[1].meter(A).unwrap().end(Phase::Idle, End::Timeout);
     let expected = |idle, others_idle| {
         [(text(C), 0, 0, 0), (text(A), 3, idle, 1), ("gone".to_owned(), 2, others_idle, 0)]
@@ -227,7 +227,7 @@ fn counts_go_on_after_a_reload_while_old_workers_run_and_when_they_are_gone() {
     assert_eq!(seen(&second, 0, &[10, 11, 20]), expected(2, 2));
     assert_eq!(seen(&second, 0, &[20]), expected(1, 0));
     assert_eq!(seen(&second, 1, &[10, 11, 20]), [(text(A), 0, 0, 0)]);
-    // At the next reload they are gone, or one of them is not.
+    // At the next reload the old workers are gone, or one of them is not.
     for alive in [&[20][..], &[11, 20], &[]] {
         let third = generation(second.own.plan.upstreams.clone(), 3, Some(&second), alive);
         let alive: Vec<u64> = alive.iter().copied().filter(|process| *process == 20).collect();
@@ -253,7 +253,7 @@ fn a_generation_whose_workers_have_not_begun_yet_is_not_given_up() {
 fn names_stay_different() {
     assert_eq!(readable("a.é:80".as_bytes()).as_deref(), Some("a.é:80"));
     assert_eq!(readable(b"a\xff\xfeb").as_deref(), Some("a\\xff\\xfeb"));
-    // A name that looks as if it had been written so.
+    // A name that looks as if it were escaped.
     assert_eq!(readable(b"a\\xffb\\c\\").as_deref(), Some("a\\x5cxffb\\c\\"));
 }
 

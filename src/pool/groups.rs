@@ -1,25 +1,24 @@
-//! Groups: connections that are equal for every request, because all that shaped them is equal.
+//! Groups: connections with an equal key, which are interchangeable for every request.
 #![forbid(unsafe_code)]
 
 use std::collections::TryReserveError;
 
-use crate::base::address::MAX_ADDRESS;
-
 use super::servers::{buckets, ServerRef};
 use super::{InGroup, Key};
+use crate::base::address::MAX_ADDRESS;
 use crate::base::hash::{hash_bytes, mix};
 use crate::base::list::{Link, List, Neighbours, Node, NONE};
 
-/// A fixed number of groups. A plain one stays when its last connection goes, until its entry is
-/// needed for another: so the usual way of a connection, out of the pool and back, changes nothing
-/// here. One with an identity goes with its last connection, as that holds the identity.
+/// A fixed number of groups. A group without an identity stays when its last connection is taken, until its entry is
+/// needed for another one. So nothing changes here when a connection is taken and stored again, the usual case. A group
+/// with an identity is removed with its last connection, which holds the identity.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     entries: Vec<Group>,
     buckets: Vec<List<InGroupBucket>>,
-    /// All plain groups without idle connections, and some that have got one since.
+    /// All groups without an identity that have no idle connections, and some that have one again.
     vacant: List<InSpare>,
-    /// Entries that are no group.
+    /// Entries that are not in use.
     free: List<InSpare>,
 }
 
@@ -27,13 +26,13 @@ pub(super) struct Groups {
 pub(super) struct Group {
     /// Its idle connections.
     pub(super) idle: List<InGroup>,
-    /// Its server, if servers have limits of their own and it has had a connection.
+    /// Its server, with [`Limit::PerServer`](super::Limit::PerServer), once it has had a connection.
     pub(super) server: Option<ServerRef>,
-    /// Its server has left the upstream; its connections are being taken out.
+    /// Whether its server has left the upstream. Then its connections are being taken.
     pub(super) removed: bool,
-    /// Its connections have an identity, which the first of them holds.
+    /// Whether it has an identity. Each of its connections holds it.
     has_identity: bool,
-    /// It is in the list `vacant`.
+    /// Whether it is in the list `vacant`.
     listed: bool,
     length: u8,
     hash: u32,
@@ -46,7 +45,7 @@ pub(super) struct Group {
     address: [u8; MAX_ADDRESS],
 }
 
-/// Which group a request's connection belongs to. Holds until the entry is needed for another.
+/// A reference to a group. It is valid until the entry is needed for another group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupRef {
     at: Link,
@@ -62,7 +61,7 @@ impl Node<InGroupBucket> for Group {
     }
 }
 
-/// The lists of entries that can be had for a new group.
+/// The kind of the lists of entries that a new group can take.
 #[derive(Debug)]
 struct InSpare;
 
@@ -77,8 +76,8 @@ impl Group {
         self.address.get(..usize::from(self.length)).unwrap_or_default()
     }
 
-    /// Whether all but the identity is as key. Addresses of IPv4, the usual ones, are compared
-    /// in two words.
+    /// Whether everything but the identity matches the key. IPv4 addresses, the usual ones, are compared
+    /// as two words.
     #[inline]
     fn leads_to(&self, key: &Key<'_>) -> bool {
         self.protocol == key.protocol
@@ -110,17 +109,17 @@ impl Groups {
         &mut self.entries[group as usize]
     }
 
-    /// Those with idle connections.
+    /// The groups with idle connections.
     pub(super) fn occupied(&mut self) -> impl Iterator<Item = &mut Group> {
         self.entries.iter_mut().filter(|group| !group.is_vacant())
     }
 
-    /// The group of what is key. `same_identity` compares with that of a connection; the hash
-    /// has no say in it.
+    /// The group with this key. `same_identity` compares the identity of the connection in a slot with the key's; equal
+    /// hashes are not enough.
     #[inline(always)]
     pub(super) fn find(&self, key: &Key<'_>, same_identity: impl Fn(Link) -> bool) -> Option<Link> {
         let hash = key.hash();
-        // Before any is stored there are no buckets.
+        // There are no buckets before the first connection is stored.
         let mut at = self.buckets.get(self.bucket(hash))?.newest();
         while let Some(group) = self.entries.get(at as usize) {
             if group.hash == hash
@@ -135,20 +134,20 @@ impl Groups {
         None
     }
 
-    /// The name of a group for later.
+    /// A reference to a group, for [`Groups::known`].
     #[inline]
     pub(super) fn reference(&self, group: Link) -> GroupRef {
         GroupRef { at: group, version: self.entries[group as usize].version }
     }
 
-    /// The group, unless its entry has become another one, or the server is another one by now.
+    /// The group, unless its entry has become another group, or the key has another server by now.
     #[inline]
     pub(super) fn known(&self, group: GroupRef, key: &Key<'_>) -> Option<Link> {
         let entry = self.entries.get(group.at as usize)?;
         (entry.version == group.version && entry.leads_to(key)).then_some(group.at)
     }
 
-    /// Makes the group of what is key; `None` if each entry is a group with idle connections.
+    /// Adds a group with this key. `None` if every entry is a group with idle connections.
     #[cold]
     pub(super) fn add(&mut self, key: &Key<'_>) -> Option<Link> {
         let at = self.free_entry()?;
@@ -184,7 +183,8 @@ impl Groups {
         })
     }
 
-    /// Each group that is passed over was listed once for it, so the cost is constant on average.
+    /// Removes the group that has been vacant longest. Groups that are not vacant any more are removed from the list on the
+    /// way. Each was listed once, so the cost is constant on average.
     fn remove_longest_vacant(&mut self) {
         let mut at = self.vacant.oldest();
         while let Some(group) = self.entries.get_mut(at as usize) {
@@ -198,7 +198,7 @@ impl Groups {
         }
     }
 
-    /// To be called when the last idle connection of a group has gone.
+    /// To be called when the last idle connection of a group has been taken.
     #[inline]
     pub(super) fn vacated(&mut self, at: Link) {
         let group = &mut self.entries[at as usize];
@@ -249,7 +249,7 @@ impl Default for Group {
 }
 
 impl Key<'_> {
-    /// A number to find the group by. Whether two are equal is never for it to say.
+    /// The hash by which the group is found. Equal hashes do not mean equal keys.
     #[inline]
     fn hash(&self) -> u32 {
         let hash = hash_bytes(mix(self.protocol as u64, self.location as u64), self.address);

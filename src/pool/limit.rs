@@ -3,22 +3,22 @@
 
 use crate::base::list::NONE;
 
-/// The largest capacity: numbers of slots are 32 bits wide, and one value marks the end of a list.
+/// The largest capacity: numbers of slots have 32 bits, and one value marks the end of a list.
 pub const MAX_CAPACITY: usize = NONE as usize - 1;
 
-/// With a limit for each server, for how many servers there is room,
+/// How many servers there is room for with [`Limit::PerServer`].
 pub const MAX_SERVERS: usize = 1024;
 
-/// and for how many connections in all, unless one server alone may have more.
+/// How many connections to all servers there is room for with [`Limit::PerServer`], unless the limit of one server is larger.
 pub const MAX_OF_ALL_SERVERS: usize = 1 << 20;
 
 /// How many connections a pool keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// So many in all.
+    /// The number for all servers together.
     Total(usize),
-    /// So many to each server address, for at most [`MAX_SERVERS`] of them, and
-    /// [`MAX_OF_ALL_SERVERS`] connections in all.
+    /// The number for each server address. There is room for at most [`MAX_SERVERS`] servers and
+    /// [`MAX_OF_ALL_SERVERS`] connections.
     PerServer(usize),
 }
 

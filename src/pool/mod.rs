@@ -1,12 +1,12 @@
-//! The idle connections of one upstream: found by what shaped them, the newest first, and evicted
+//! The idle connections of one upstream. They are found by their [`Key`], the newest first, and evicted
 //! by the rule in [`ring`].
 //!
 //! ```text
-//!   groups    10.0.0.1:80 http    10.0.0.2:80 http      an entry for what is equal
+//!   groups    10.0.0.1:80 http    10.0.0.2:80 http      one for each key
 //!                 |    \                |
-//!   slots       [ 0 ]  [ 2 ]          [ 1 ]              a connection each; it stays where it is
+//!   slots       [ 0 ]  [ 2 ]          [ 1 ]              one for each connection, which does not move
 //!
-//!   lists of slots: by group, to find one, and by age, to evict one:
+//!   lists of slots: by group, to find a connection, and by age, to evict one;
 //!   a ring for the upstream, or one for each server
 //! ```
 #![forbid(unsafe_code)]
@@ -34,24 +34,24 @@ use slot::{InGroup, InLimited, Slot};
 pub use groups::GroupRef;
 pub use limit::{Limit, MAX_CAPACITY, MAX_OF_ALL_SERVERS, MAX_SERVERS};
 
-/// More lists than this would cost more memory than they save time.
+/// The largest number of buckets of a hash table. More would need much memory and save little time.
 const MAX_BUCKETS: usize = 1 << 16;
 
-/// What the pool holds: a connection that knows what shaped it.
+/// A connection in the pool. It holds its own identity.
 pub trait Connection {
-    /// Everything that shaped the connection besides the other fields of [`Key`], written
-    /// unambiguously: local address, TLS context, names, certificates. Empty if there is nothing.
+    /// Everything on which the connection depends besides the other fields of [`Key`]: local address, TLS context, names,
+    /// certificates. Equal bytes mean an equal identity. Empty for a plain connection.
     fn identity(&self) -> &[u8];
 }
 
-/// What a request needs. A connection is reused only if it was opened for exactly the same.
+/// What a request needs. A connection is reused only if it was opened for an equal key.
 #[derive(Clone, Copy, Debug)]
 pub struct Key<'a> {
     /// The server's socket address, byte for byte.
     pub address: &'a [u8],
-    /// A number for the protocol module and the version that it speaks.
+    /// A number of the protocol module and its version of the protocol.
     pub protocol: usize,
-    /// With `local` a number for the location, otherwise 0.
+    /// With `local` a number of the location, otherwise 0.
     pub location: usize,
     /// See [`Connection::identity`].
     pub identity: &'a [u8],
@@ -62,50 +62,51 @@ pub struct Key<'a> {
 pub struct Offer<C> {
     /// The connection.
     pub conn: C,
-    /// What [`IdlePool::checkout`] told, when it was asked for the same identity.
+    /// What [`IdlePool::checkout`] returned for the same identity.
     pub group: Option<GroupRef>,
     /// It came from the pool: it has been reused at least once.
     pub reused: bool,
-    /// The present time.
+    /// The current time.
     pub now: Msec,
     /// How long it may stay idle, in milliseconds.
     pub timeout: Msec,
-    /// The number of its server, if that limits its connections: see [`IdlePool::take_oldest_of`].
+    /// The number of its server, if the server limits its connections: see [`IdlePool::take_oldest_of`].
     pub server: Option<u32>,
 }
 
 /// What [`IdlePool::put`] did.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Put<C> {
-    /// The slot of the connection, to be given to [`IdlePool::remove`]; or the connection itself if
-    /// there is no room, as described at [`Limit::PerServer`], or no memory.
+    /// The slot of the connection, for [`IdlePool::remove`]. Or the connection itself, if
+    /// there is no room (see [`Limit::PerServer`]) or no memory.
     pub stored: Result<u32, C>,
-    /// The connection that made room. The caller closes it.
+    /// The connection that was evicted. The caller closes it.
     pub evicted: Option<C>,
 }
 
-/// Idle connections `C`. Every operation costs the same at one and at thousands of connections, but for those for removed
-/// servers, which look at all of them. Only one allocates: the first connection that is stored reserves the memory of all
-/// that will be, so that a pool costs nothing where it is made but not used.
+/// Idle connections `C`. The cost of an operation does not depend on the number of connections, except for
+/// [`IdlePool::mark_removed`], [`IdlePool::take_removed`] and [`IdlePool::next_older`], which look at all. Only the first
+/// connection that is stored allocates: it reserves the memory of a full pool. So a pool that is not used costs nothing.
 #[derive(Debug)]
 pub struct IdlePool<C> {
     limit: Limit,
     slots: Vec<Slot<C>>,
-    /// For how many servers that limit their connections there is a list, once the memory is reserved.
+    /// How many servers limit their connections: the length of `limited`, once the memory is reserved.
     numbers: usize,
-    /// The first of the slots without a connection; each points at the next one by `group`.
+    /// The first slot without a connection. Each such slot links to the next one by `group`.
     free: Link,
     groups: Groups,
-    /// With [`Limit::Total`] the ring of all connections, and otherwise the servers with theirs.
+    /// With [`Limit::Total`] the ring of all connections.
     total: Ring,
+    /// With [`Limit::PerServer`] the servers, each with its ring.
     servers: Servers,
-    /// For each server that limits its connections those to it.
+    /// For each server that limits its connections, the connections to it.
     limited: Vec<List<InLimited>>,
     len: usize,
 }
 
 impl<C: Connection> IdlePool<C> {
-    /// An empty pool without memory; `limited` is the number of servers that limit their connections.
+    /// An empty pool. It allocates nothing. `limited` is the number of servers that limit their connections.
     pub fn new(limit: Limit, limited: usize) -> Self {
         Self {
             limit,
@@ -123,7 +124,7 @@ impl<C: Connection> IdlePool<C> {
     /// Reserves the memory of a full pool, as the first connection that is stored does.
     ///
     /// # Errors
-    /// When it cannot be had; then the pool stays as it is.
+    /// If there is no memory. The pool is not changed then.
     #[cold]
     pub fn reserve(&mut self) -> Result<(), TryReserveError> {
         if self.is_reserved() {
@@ -165,8 +166,8 @@ impl<C: Connection> IdlePool<C> {
         self.len == 0
     }
 
-    /// Takes out the connection stored last among those that are as key. The second value
-    /// spares [`IdlePool::put`] looking for the group again.
+    /// Takes the newest connection with this key, if there is one. The second value is for [`Offer::group`]: with it,
+    /// [`IdlePool::put`] need not look for the group again.
     #[inline]
     pub fn checkout(&mut self, key: &Key<'_>) -> (Option<C>, Option<GroupRef>) {
         match self.find(key) {
@@ -178,8 +179,8 @@ impl<C: Connection> IdlePool<C> {
         }
     }
 
-    /// Stores a connection that was opened for what is `key`. If the limit is reached, another
-    /// one makes room. It is not stored if it is the first one and there is no memory.
+    /// Stores a connection that was opened for `key`. If the limit is reached, another
+    /// one is evicted. The connection is not stored if there is no room, or no memory: see [`Put`].
     #[inline]
     pub fn put(&mut self, key: &Key<'_>, offer: Offer<C>) -> Put<C> {
         if key.address.len() > MAX_ADDRESS || (!self.is_reserved() && self.reserve().is_err()) {
@@ -228,22 +229,20 @@ impl<C: Connection> IdlePool<C> {
         Put { stored: Ok(at), evicted }
     }
 
-    /// Takes out the connection in `slot`, provided that it `is` the one meant: the slot may have
-    /// got another connection since the caller learnt its number.
+    /// Takes the connection in `slot`, if it `is` the expected one. The slot may have another connection by now.
     #[inline]
     pub fn remove(&mut self, slot: u32, is: impl FnOnce(&C) -> bool) -> Option<C> {
         self.slots.get(slot as usize)?.conn.as_ref().filter(|conn| is(conn))?;
         self.release(slot)
     }
 
-    /// Takes out the connection that was stored first among those to a server that limits its
-    /// connections: it makes room for another one to the same server.
+    /// Takes the oldest connection to a server that limits its connections, so that another one can be opened to it.
     pub fn take_oldest_of(&mut self, server: u32) -> Option<C> {
         self.release(self.limited.get(server as usize)?.oldest())
     }
 
-    /// Takes out the connection that is idle for longest; with [`Limit::PerServer`] that of one server after the other,
-    /// for which it may look at all servers, which are [`MAX_SERVERS`] at most.
+    /// Takes the connection that has been idle longest. With [`Limit::PerServer`] it is the oldest one of one server, and
+    /// the servers take turns; this may look at all servers, at most [`MAX_SERVERS`].
     pub fn take_oldest(&mut self) -> Option<C> {
         let ring = match self.limit {
             Limit::Total(_) => &self.total,
@@ -256,8 +255,8 @@ impl<C: Connection> IdlePool<C> {
         self.release(oldest)
     }
 
-    /// Marks the servers that are no longer there, so that [`IdlePool::take_removed`] finds their
-    /// connections. Returns whether there are any.
+    /// Marks the servers that have left the upstream, for [`IdlePool::take_removed`]. Returns whether there are connections
+    /// to such servers.
     pub fn mark_removed(&mut self, mut is_there: impl FnMut(&[u8]) -> bool) -> bool {
         let mut any = false;
         for group in self.groups.occupied() {
@@ -267,8 +266,7 @@ impl<C: Connection> IdlePool<C> {
         any
     }
 
-    /// Takes out the next connection to a marked server, at or behind the slot `from`, which is
-    /// moved on.
+    /// Takes the next connection to a marked server, at or behind the slot `from`, and advances `from`.
     pub fn take_removed(&mut self, from: &mut u32) -> Option<C> {
         while let Some(slot) = self.slots.get(*from as usize) {
             let at = *from;
@@ -280,14 +278,14 @@ impl<C: Connection> IdlePool<C> {
         None
     }
 
-    /// The next connection to an address, at or behind the slot `from`, which is moved on, that was stored by then, and
-    /// its slot.
+    /// The next connection to `address` that was stored at or before `then`, at or behind the slot `from`, and its slot.
+    /// Advances `from`.
     pub fn next_older(&self, from: &mut u32, address: &[u8], then: Msec) -> Option<(u32, &C)> {
         while let Some(slot) = self.slots.get(*from as usize) {
             let at = *from;
             *from += 1;
             let Some(conn) = &slot.conn else { continue };
-            // The clock wraps around, so the sign of the difference tells which comes first.
+            // The clock wraps around, so the sign of the difference tells which time is earlier.
             if then.wrapping_sub(slot.since) as isize >= 0 && self.groups.get(slot.group).address() == address
             {
                 return Some((at, conn));
@@ -312,7 +310,7 @@ impl<C: Connection> IdlePool<C> {
         }
     }
 
-    /// Not needed for a connection that came from the pool.
+    /// Not inlined: a connection that came from the pool does not need it.
     #[inline(never)]
     fn find_or_add(&mut self, key: &Key<'_>) -> Option<Link> {
         self.find(key).or_else(|| self.groups.add(key))
@@ -325,7 +323,7 @@ impl<C: Connection> IdlePool<C> {
         server.and_then(|server| self.servers.known(server)).or_else(|| self.servers.find_or_add(key.address))
     }
 
-    /// Evicts a connection if the ring that the offer is for is full, and says where the offer sits.
+    /// Evicts a connection if the ring of the offer is full. Returns it, and the seat of the offer.
     #[inline(always)]
     fn make_room(&mut self, server: Link, limit: usize, offer: &Offer<C>) -> (Option<C>, Seat) {
         let ring = match self.limit {
@@ -349,7 +347,7 @@ impl<C: Connection> IdlePool<C> {
         if let Some(slot) = self.slots.get(self.free as usize) {
             return Some(std::mem::replace(&mut self.free, slot.group));
         }
-        // Within what was reserved, so that nothing is allocated.
+        // Within the reserved memory, so nothing is allocated.
         (self.slots.len() < self.limit.capacity()).then(|| {
             self.slots.push(Slot::default());
             (self.slots.len() - 1) as Link
@@ -381,7 +379,7 @@ impl<C: Connection> IdlePool<C> {
     }
 
     fn release_from(&mut self, server: Option<ServerRef>, at: Link) {
-        // A server is not given away while it has connections, so it is known.
+        // The entry of a server is not reused while it has connections, so the server is known.
         if let Some(server) = server.and_then(|server| self.servers.known(server)) {
             let ring = self.servers.ring(server);
             ring.remove(&mut self.slots, at);

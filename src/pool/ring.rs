@@ -1,33 +1,32 @@
-//! Which connection has to go when the pool is full.
+//! Which connection is evicted when the pool is full.
 //!
-//! Plain LRU, as in the stock module, has a cliff: with one server more than there is room, each
-//! newcomer evicts just the connection that is needed next, and nothing is ever reused. So here a
-//! full ring has *members*, evicted by age as ever, and one seat for a *guest*:
+//! Plain LRU, as in nginx's own module, has a cliff: with one server more than the pool has room for, each
+//! new connection evicts exactly the connection that is needed next, and none is ever reused. So
+//! a full ring has *members*, evicted by age, and one seat for a *guest*:
 //!
-//! 1. A member about to expire goes first; it would hardly be used again.
-//! 2. A connection that has been reused before becomes a member. The guest makes room for it, or
-//!    else the oldest member.
-//! 3. A connection that has never been reused becomes the guest, in the place of the last guest, or
-//!    of the oldest member if there is none. A guest that is reused becomes a member when it returns.
-//! 4. Every eighth newcomer becomes a member at once, so that the members change with the load.
+//! 1. A member about to expire is evicted first; it would hardly be used again.
+//! 2. A connection that has been reused before becomes a member. The guest is evicted for it, or
+//!    the oldest member if there is no guest.
+//! 3. A connection that has never been reused becomes the guest. The previous guest is evicted for it, or
+//!    the oldest member if there is no guest. A guest that is reused becomes a member when it returns.
+//! 4. Every eighth of those that find a guest becomes a member at once, so that the members change with the load.
 //!
-//! While there is room nobody is evicted and everybody is a member: the ordinary case is plain LRU.
+//! While there is room, no connection is evicted and all are members: the ordinary case is plain LRU.
 #![forbid(unsafe_code)]
 
 use crate::base::clock::Msec;
-
 use crate::base::list::{Link, List, Node, NONE};
 
-/// One newcomer in so many is made a member although it was never reused.
+/// One in this many newcomers becomes a member although it was never reused.
 const ADMIT_EVERY: u32 = 8;
 
 /// The kind of the lists by age.
 #[derive(Debug)]
 pub(super) struct InRing;
 
-/// What the rule has to know of a connection in the ring.
+/// What the rule must know about a connection in the ring.
 pub(super) trait Aging: Node<InRing> {
-    /// Whether it would expire so soon that it should go first.
+    /// Whether it expires so soon that it should be evicted first.
     fn about_to_expire(&self, now: Msec) -> bool;
 
     /// When it was stored.
@@ -43,7 +42,7 @@ pub(super) struct Ring {
     newcomers: u32,
 }
 
-/// Where a connection sits.
+/// The seat of a connection in a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seat {
     Member,
@@ -61,7 +60,7 @@ impl Ring {
         self.len
     }
 
-    /// Says which connection of a full ring makes room, and what the one that comes becomes.
+    /// Returns which connection of a full ring is to be evicted, and the seat of the new one.
     pub(super) fn choose(&mut self, slots: &[impl Aging], reused: bool, now: Msec) -> (Link, Seat) {
         let oldest = self.members.oldest();
         let Some(slot) = slots.get(oldest as usize) else { return (self.guest, Seat::Guest) };
@@ -82,12 +81,12 @@ impl Ring {
         }
     }
 
-    /// The connection that is idle for longest.
+    /// The connection that has been idle longest.
     pub(super) fn oldest(&self, slots: &[impl Aging]) -> Link {
         let member = self.members.oldest();
         let since = |at: Link| slots.get(at as usize).map(Aging::since);
         match (since(member), since(self.guest)) {
-            // The clock wraps around, so the sign of the difference tells which comes first.
+            // The clock wraps around, so the sign of the difference tells which time is earlier.
             (Some(member), Some(guest)) if (guest.wrapping_sub(member) as isize) < 0 => self.guest,
             (None, _) => self.guest,
             _ => member,

@@ -1,24 +1,23 @@
-//! Servers with limits of their own: one entry for each address.
+//! The servers of [`Limit::PerServer`](super::Limit::PerServer): one entry for each address.
 #![forbid(unsafe_code)]
 
 use std::collections::TryReserveError;
 
 use super::ring::Ring;
-use crate::base::address::MAX_ADDRESS;
-
 use super::MAX_BUCKETS;
+use crate::base::address::MAX_ADDRESS;
 use crate::base::hash::hash_bytes;
 use crate::base::list::{Link, List, Neighbours, Node};
 
-/// A fixed number of servers. One without idle connections stays until its entry is needed for
+/// A fixed number of servers. A server without idle connections stays until its entry is needed for
 /// another.
 #[derive(Debug, Default)]
 pub(super) struct Servers {
     entries: Vec<ServerEntry>,
     buckets: Vec<List<InServerBucket>>,
-    /// All servers without idle connections, and some that have got one since.
+    /// All servers without idle connections, and some that have one again.
     vacant: List<Vacant>,
-    /// Whose turn it is to give up a connection.
+    /// From which server on [`Servers::next_with_idle`] looks.
     turn: usize,
 }
 
@@ -26,7 +25,7 @@ pub(super) struct Servers {
 pub(super) struct ServerEntry {
     /// Its idle connections.
     pub(super) ring: Ring,
-    /// It is in the list `vacant`.
+    /// Whether it is in the list `vacant`.
     listed: bool,
     hash: u32,
     /// Counts the addresses that the entry has had.
@@ -81,7 +80,7 @@ impl Servers {
         &mut self.entries[server as usize].ring
     }
 
-    /// One server with idle connections after the other.
+    /// The next server with idle connections: they take turns.
     pub(super) fn next_with_idle(&mut self) -> Option<Link> {
         let number = self.entries.len();
         let mut others = (self.turn..number).chain(0..self.turn.min(number));
@@ -102,20 +101,20 @@ impl Servers {
         None
     }
 
-    /// The number of a server, to be given to [`Servers::known`] later.
+    /// A reference to a server, for [`Servers::known`].
     #[inline]
     pub(super) fn reference(&self, server: Link) -> ServerRef {
         ServerRef { at: server, version: self.entries[server as usize].version }
     }
 
-    /// The server, unless its entry was given to another address since.
+    /// The server, unless its entry has got another address since.
     #[inline]
     pub(super) fn known(&self, server: ServerRef) -> Option<Link> {
         let entry = self.entries.get(server.at as usize)?;
         (entry.version == server.version).then_some(server.at)
     }
 
-    /// `None` if each entry is a server with idle connections.
+    /// The server at an address. `None` if it is new and every entry is a server with idle connections.
     #[inline]
     pub(super) fn find_or_add(&mut self, address: &[u8]) -> Option<Link> {
         let hash = hash_bytes(0, address) as u32;
@@ -140,8 +139,8 @@ impl Servers {
         Some(at)
     }
 
-    /// Takes out of the list the server that is vacant for longest. Each that is passed over was
-    /// listed once for it, so the cost is constant on average.
+    /// Removes the server that has been vacant longest from the list. Servers that are not vacant any more are removed on
+    /// the way. Each was listed once, so the cost is constant on average.
     fn longest_vacant(&mut self) -> Option<Link> {
         loop {
             let at = self.vacant.oldest();
@@ -161,7 +160,7 @@ impl Servers {
         self.vacant.push(&mut self.entries, at);
     }
 
-    /// To be called when the last idle connection of a server has gone.
+    /// To be called when the last idle connection of a server has been taken.
     #[inline]
     pub(super) fn vacated(&mut self, server: Link) {
         if !self.entries[server as usize].listed {
@@ -185,14 +184,14 @@ impl Default for ServerEntry {
     }
 }
 
-/// Which server an address was; see [`Servers::known`].
+/// A reference to a server; see [`Servers::known`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ServerRef {
     at: Link,
     version: u32,
 }
 
-/// As many empty lists as there will be elements, or more: a power of two; but not too many.
+/// Empty buckets for a number of elements: the next power of two, at most [`MAX_BUCKETS`].
 pub(super) fn buckets<K>(elements: usize) -> Result<Vec<List<K>>, TryReserveError> {
     let number = elements.min(MAX_BUCKETS).next_power_of_two();
     let mut buckets = Vec::new();

@@ -1,4 +1,4 @@
-//! A slot: the place of a connection in the pool, and in the lists.
+//! A slot: a place for a connection in the pool, with its links in the lists.
 #![forbid(unsafe_code)]
 
 use super::ring::{Aging, InRing};
@@ -12,11 +12,11 @@ pub(super) struct Slot<C> {
     pub(super) since: Msec,
     /// When the last eighth of the idle timeout begins.
     pub(super) ripe: Msec,
-    /// In a slot without a connection the next such one.
+    /// The group of the connection. In a slot without a connection, the next such slot.
     pub(super) group: Link,
     pub(super) in_group: Neighbours,
     pub(super) in_ring: Neighbours,
-    /// The list among `limited` in which it is, or `NONE`.
+    /// Which list of `limited` the slot is in, or `NONE`.
     pub(super) server: Link,
     pub(super) in_limited: Neighbours,
 }
@@ -49,7 +49,7 @@ impl<C> Node<InRing> for Slot<C> {
 
 impl<C> Aging for Slot<C> {
     fn about_to_expire(&self, now: Msec) -> bool {
-        // The clock wraps around, so the sign of the difference tells which comes first.
+        // The clock wraps around, so the sign of the difference tells which time is earlier.
         now.wrapping_sub(self.ripe) as isize >= 0
     }
 

@@ -1,4 +1,4 @@
-//! The rules of the pool, one by one.
+//! Tests of each rule of the pool.
 #![forbid(unsafe_code)]
 
 use super::model::{pool, put, put_known, with, Conn, TestKey, TIMEOUT};
@@ -13,7 +13,7 @@ fn server(number: u8) -> TestKey {
 }
 
 #[test]
-fn gives_up_the_one_that_is_idle_for_longest() {
+fn takes_the_connection_that_has_been_idle_longest() {
     let mut pool = pool(Limit::Total(3));
     assert_eq!(pool.take_oldest(), None);
     let (a, other): (TestKey, TestKey) = ((3, 0, 0, b""), (4, 0, 0, b""));
@@ -35,7 +35,7 @@ fn reuses_the_connection_stored_last() {
 }
 
 #[test]
-fn every_part_of_what_is_wanted_separates() {
+fn every_part_of_the_key_separates() {
     let mut pool = pool(Limit::Total(8));
     let key = (1, 1, 1, &b"sni"[..]);
     put(&mut pool, key, 1, false, 0);
@@ -124,7 +124,7 @@ fn more_servers_than_there_is_room_for_are_not_stored_until_one_is_empty() {
     assert_eq!(pool.checkout(&key(5)), (None, None));
 }
 
-/// One client, round robin: a share of requests that find a connection.
+/// The share of requests that find a connection, with one client and round robin.
 fn reuse(limit: Limit, servers: u8, rounds: u32) -> f64 {
     let mut pool = pool(limit);
     let (mut found, mut total) = (0u32, 0u32);
@@ -155,7 +155,7 @@ fn the_members_follow_the_load() {
     for number in 0..4 {
         put(&mut pool, server(number), 0, true, 0);
     }
-    // The four are never asked for again; four others are.
+    // These four servers are never used again; four others are.
     let mut found = 0;
     for round in 0..40 {
         for number in 10..14 {
@@ -186,7 +186,7 @@ fn connections_to_removed_servers_are_taken_out() {
 }
 
 #[test]
-fn a_class_of_another_server_is_not_taken() {
+fn a_group_of_another_server_is_not_taken() {
     for limit in [Limit::Total(4), Limit::PerServer(2)] {
         let mut pool = pool(limit);
         put(&mut pool, server(1), 1, false, 0);
@@ -199,7 +199,7 @@ fn a_class_of_another_server_is_not_taken() {
 
 #[test]
 fn nothing_is_lost_when_slots_run_out() {
-    // One server may fill all slots; then there is none for another.
+    // One server may fill all slots. Then there is none for another one.
     let limit = Limit::PerServer(MAX_OF_ALL_SERVERS);
     let mut pool = pool(limit);
     for number in 0..limit.capacity() as u32 {

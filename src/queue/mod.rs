@@ -1,4 +1,4 @@
-//! The wait queue: requests that wait for a connection, first come first served.
+//! The wait queue: requests that wait for a connection, in order of arrival.
 #![forbid(unsafe_code)]
 
 #[cfg(any(test, fuzzing))]
@@ -10,11 +10,11 @@ use std::collections::TryReserveError;
 use crate::base::clock::Msec;
 use crate::base::list::{Link, List, Neighbours, Node, NONE};
 
-/// The longest queue: numbers of places are 32 bits wide, and one value marks the end of a list.
+/// The largest capacity: numbers of places have 32 bits, and one value marks the end of a list.
 pub const MAX_WAITERS: usize = NONE as usize - 1;
 
-/// Waiters `W` in the order in which they came. Every operation costs the same at one and at
-/// thousands of waiters. Only one allocates: the first that waits reserves the memory of all places.
+/// Waiters `W` in order of arrival. The cost of each operation does not depend on the number of waiters. Only the first
+/// waiter allocates: it reserves the memory of all places.
 #[derive(Debug)]
 pub struct WaitQueue<W> {
     capacity: usize,
@@ -27,29 +27,30 @@ pub struct WaitQueue<W> {
 #[derive(Debug)]
 struct Place<W> {
     entry: Option<Entry<W>>,
-    /// Counts the waiters that the place has had.
+    /// Counts the waiters that have left the place.
     version: u32,
     links: Neighbours,
 }
 
-/// One that waits.
+/// An entry of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<W> {
-    /// Whoever it is.
+    /// Who waits.
     pub waiter: W,
-    /// When it came.
+    /// Since when.
     pub since: Msec,
-    /// Where it stands.
+    /// Its place in the queue.
     pub ticket: Ticket,
 }
 
-/// A place in the queue. Once its entry has left, it is void.
+/// A place in the queue. It is invalid once its waiter has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
     at: Link,
     version: u32,
 }
 
+/// The kind of the lists of places.
 #[derive(Debug)]
 struct InLine;
 
@@ -60,16 +61,16 @@ impl<W> Node<InLine> for Place<W> {
 }
 
 impl<W: Copy> WaitQueue<W> {
-    /// An empty queue for at most `capacity` waiters, without memory.
+    /// An empty queue for at most `capacity` waiters. It allocates nothing.
     pub fn new(capacity: usize) -> Self {
         let capacity = capacity.min(MAX_WAITERS);
         Self { capacity, places: Vec::new(), waiting: List::default(), free: List::default(), len: 0 }
     }
 
-    /// Reserves the memory of a full queue, as the first one that waits does.
+    /// Reserves the memory of a full queue, as the first waiter does.
     ///
     /// # Errors
-    /// When it cannot be had.
+    /// If there is no memory.
     #[cold]
     pub fn reserve(&mut self) -> Result<(), TryReserveError> {
         self.places.try_reserve_exact(self.capacity - self.places.len())
@@ -85,7 +86,7 @@ impl<W: Copy> WaitQueue<W> {
         self.len == 0
     }
 
-    /// Puts one at the end; `None` if the queue is full, or there is no memory for it.
+    /// Adds a waiter at the end. `None` if the queue is full, or there is no memory for it.
     pub fn push(&mut self, waiter: W, since: Msec) -> Option<Ticket> {
         let at = self.free_place()?;
         let place = &mut self.places[at as usize];
@@ -96,24 +97,24 @@ impl<W: Copy> WaitQueue<W> {
         Some(ticket)
     }
 
-    /// The one that has waited longest.
+    /// The entry that has waited longest.
     pub fn first(&self) -> Option<Entry<W>> {
         self.places.get(self.waiting.oldest() as usize)?.entry
     }
 
-    /// The holder of `ticket`, if it still waits.
+    /// The entry with this ticket, if it still waits.
     pub fn get(&self, ticket: Ticket) -> Option<Entry<W>> {
         self.places.get(ticket.at as usize)?.entry.filter(|entry| entry.ticket == ticket)
     }
 
-    /// The next one behind the holder of `ticket`.
+    /// The entry behind the one with this ticket. `None` if it is the last one, or does not wait any more.
     pub fn next_after(&self, ticket: Ticket) -> Option<Entry<W>> {
         self.get(ticket)?;
         let next = self.places.get(ticket.at as usize)?.links.newer();
         self.places.get(next as usize)?.entry
     }
 
-    /// Lets one go, wherever it stands; `None` if it has gone already.
+    /// Removes the waiter with this ticket, wherever it is. `None` if it has left already.
     pub fn remove(&mut self, ticket: Ticket) -> Option<W> {
         let place = self.places.get_mut(ticket.at as usize)?;
         let entry = place.entry.take_if(|entry| entry.ticket == ticket)?;
@@ -133,7 +134,7 @@ impl<W: Copy> WaitQueue<W> {
         if self.places.capacity() == 0 && self.reserve().is_err() {
             return None;
         }
-        // Within what was reserved, so that nothing is allocated.
+        // Within the reserved memory, so nothing is allocated.
         (self.places.len() < self.capacity).then(|| {
             self.places.push(Place { entry: None, version: 0, links: Neighbours::default() });
             (self.places.len() - 1) as Link
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn has_room_for_so_many_and_no_more() {
+    fn refuses_a_waiter_when_full() {
         let mut queue = queue(2);
         let first = queue.push(1, 0).unwrap();
         queue.push(2, 0).unwrap();
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_where_no_memory_can_hold_the_queue() {
+    fn refuses_a_waiter_if_there_is_no_memory() {
         let mut queue = queue(MAX_WAITERS);
         assert_eq!((queue.push(1, 0), queue.first(), queue.len()), (None, None, 0));
     }

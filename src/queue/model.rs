@@ -1,20 +1,22 @@
-//! The queue against a plain vector: any sequence of operations must have the same outcome in both. Of the unit tests, and of
-//! the fuzzers in `t/fuzz`.
+//! Compares the queue with a plain vector: any sequence of operations must have the same outcome in both. The unit tests and
+//! the fuzzers in `t/fuzz` use it.
 #![forbid(unsafe_code)]
 
 use super::*;
 
-/// What can be done to a queue.
+/// An operation on a queue.
 #[derive(Clone, Copy, Debug)]
 pub enum QueueOp {
-    /// One comes.
+    /// Adds a waiter.
     Push,
-    /// The nth of those waiter wait goes.
+    /// Removes the nth waiter.
     Remove(usize),
-    /// The nth of those waiter have gone is to go once more.
+    /// Removes the nth of the waiters that have left once more.
     RemoveAgain(usize),
 }
 
+/// Applies all operations to a queue and to a vector, and compares them after each.
+///
 /// # Panics
 /// If the queue does what the vector does not.
 pub fn agree(capacity: usize, ops: impl IntoIterator<Item = QueueOp>) {

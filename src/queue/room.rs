@@ -1,34 +1,34 @@
-//! Which servers have room, at one moment: looked up once, and then asked for many requests, each of which has servers to
-//! which it does not go back.
+//! Which servers have room, at one moment. It is looked up once and then used for many requests, each of which has tried
+//! other servers already.
 #![forbid(unsafe_code)]
 
 use crate::base::memory::push;
 
-/// What the servers of an upstream promise a request.
+/// What a request can expect from the servers of an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outlook {
     /// A server that is up has room.
     Room,
-    /// Each that is up has as many requests as its `max_conns` allows.
+    /// Every server that is up has as many requests as its `max_conns` allows.
     Full,
     /// No server is up.
     Down,
 }
 
-/// All servers, in the order in which the balancer has them.
+/// All servers, in the balancer's order.
 #[derive(Debug, Default)]
 pub struct Rooms {
     servers: usize,
-    /// A bit for each server, in words of the balancer's kind: whether it is up,
+    /// A bit for each server, in words like the balancer's `tried`: whether it is up.
     up: Vec<usize>,
-    /// and whether it has room as well.
+    /// A bit for each server: whether it is up and has room.
     room: Vec<usize>,
 }
 
 const BITS: usize = usize::BITS as usize;
 
 impl Rooms {
-    /// None any more.
+    /// Removes all servers.
     pub fn clear(&mut self) {
         self.servers = 0;
         self.up.clear();
@@ -53,7 +53,7 @@ impl Rooms {
         Some(())
     }
 
-    /// What a request can expect that has `tried` some: a bit for each server.
+    /// What a request can expect that has `tried` some servers: a bit for each server.
     pub fn outlook(&self, tried: impl IntoIterator<Item = usize>) -> Outlook {
         let tried = tried.into_iter().chain(std::iter::repeat(0));
         let mut outlook = Outlook::Down;
@@ -91,7 +91,7 @@ mod tests {
     }
 
     proptest! {
-        /// As if each server were looked at for each request.
+        /// The outcome is the same as if each server were looked at.
         #[test]
         fn agrees_with_a_look_at_each(
             servers in prop::collection::vec((0usize..3, any::<bool>()), 0..200),

@@ -1,15 +1,15 @@
-//! Connections that belong to one client each (`ntlm`): which ones there are, and how they are found again.
+//! Connections that are bound to one client each (`ntlm`), and how they are found again.
 //!
 //! ```text
 //!   client 17 ---- connection 1: server 10.0.0.1:80, in the pool's slot 4
-//!             \--- connection 2: server 10.0.0.2:80 by TLS, a request has it
-//!   client 23 ---- (none any more)
+//!             \--- connection 2: server 10.0.0.2:80 with TLS, used by a request
+//!   client 23 ---- (no connection any more)
 //! ```
 //!
-//! A client is known by the number of its connection to nginx, which no other one gets as long as nginx runs. A connection
-//! that is bound to it carries that number in its identity, so that the pool gives it to nobody else; here stands where it
-//! leads to, for a request to be sent there before a balancer has its say. A client has no two connections that would serve
-//! the same requests: while one of them is in use, others may be opened, but are not kept.
+//! A client is identified by the number of its connection to nginx. No number is used twice while nginx runs. A bound
+//! connection has that number in its identity, so that the pool gives it to no other client. This table has the server of
+//! each, so that a request of the client goes to that server without asking the balancer. A client has no two bound
+//! connections that would serve the same requests: while one is in use, others may be opened, but are not kept.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -21,13 +21,13 @@ use crate::base::memory::push;
 /// The number of a client's connection to nginx.
 pub type Client = NonZeroU64;
 
-/// Connections of different shapes that one client may have at a time.
+/// How many bound connections one client may have at a time.
 const MAX_OF_CLIENT: usize = 16;
 
-/// Room for the text of any address, `unix:` included.
+/// The longest text of an address that is kept, in bytes. Every address fits, including the prefix `unix:`.
 const MAX_NAME: usize = 120;
 
-/// A connection and its client, by their numbers. When they are gone it is the name of nothing.
+/// A reference to a bound connection: its number and its client. It finds nothing once the connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Binding {
     client: Client,
@@ -35,18 +35,18 @@ pub struct Binding {
 }
 
 impl Binding {
-    /// The connection with a number, of which none is given twice, and its client.
+    /// A reference to the connection with this number. No number is used twice.
     pub fn new(client: Client, number: u64) -> Self {
         Self { client, number }
     }
 
-    /// Whose connection it is.
+    /// The client to which the connection is bound.
     pub fn client(self) -> Client {
         self.client
     }
 }
 
-/// A server as the balancer has named it.
+/// A server as the balancer chose it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BoundServer {
     address: [u8; MAX_ADDRESS],
@@ -56,7 +56,7 @@ pub struct BoundServer {
 }
 
 impl BoundServer {
-    /// `None` if the address is longer than any that nginx knows. The name is for people, and may be cut.
+    /// `None` if the address is longer than [`MAX_ADDRESS`]. The name is for people to read, and may be truncated.
     pub fn new(address: &[u8], name: &[u8]) -> Option<Self> {
         let name = name.get(..MAX_NAME).unwrap_or(name);
         let mut server = Self {
@@ -75,7 +75,7 @@ impl BoundServer {
         self.address.get(..usize::from(self.address_length)).unwrap_or_default()
     }
 
-    /// Its name.
+    /// Its name, perhaps truncated.
     pub fn name(&self) -> &[u8] {
         self.name.get(..usize::from(self.name_length)).unwrap_or_default()
     }
@@ -84,33 +84,34 @@ impl BoundServer {
 #[derive(Debug)]
 struct BoundConnection {
     number: u64,
-    /// Of equal numbers are connections that would serve the same requests.
+    /// Connections that would serve the same requests have equal values.
     shape: u64,
     server: BoundServer,
-    /// Where it was in the pool.
+    /// The slot in which the pool stored it last.
     slot: Option<u32>,
 }
 
-/// The clients of one upstream that have such connections, or have had them, and are still there.
+/// The clients of one upstream that have or had bound connections and are still connected.
 #[derive(Debug, Default)]
 pub struct Bindings {
     clients: HashMap<Client, Vec<BoundConnection>>,
 }
 
 impl Bindings {
-    /// Whether the end of the client will be told by [`Bindings::remove_next`].
+    /// Whether the client is in the table. If so, the caller reports the client's end by [`Bindings::remove_next`].
     pub fn knows(&self, client: Client) -> bool {
         self.clients.contains_key(&client)
     }
 
-    /// Notes a client. `None` if there is no memory.
+    /// Adds a client. `None` if there is no memory.
     pub fn add_client(&mut self, client: Client) -> Option<()> {
         self.clients.try_reserve(1).ok()?;
         self.clients.entry(client).or_default();
         Some(())
     }
 
-    /// Binds a connection to a client that is known. `None` if the client has one of this shape, or there is no memory.
+    /// Binds a connection to a client that is in the table. `None` if the client has a connection with the same `shape`, or
+    /// has the most connections that are allowed, or if there is no memory.
     pub fn bind(&mut self, binding: Binding, shape: u64, server: BoundServer) -> Option<()> {
         let Binding { client, number } = binding;
         let all = self.clients.get_mut(&client)?;
@@ -120,14 +121,13 @@ impl Bindings {
         push(all, BoundConnection { number, shape, server, slot: None })
     }
 
-    /// Where the connections of a client lead to, from the newest to the oldest: `at` is how many are not of interest.
-    /// One that is in use is among them.
+    /// The connection number `at` of a client, counted from the newest one, and its server. Connections in use count too.
     pub fn server(&self, client: Client, at: usize) -> Option<(Binding, BoundServer)> {
         let bound = self.clients.get(&client)?.iter().rev().nth(at)?;
         Some((Binding { client, number: bound.number }, bound.server))
     }
 
-    /// The connection has got a place in the pool.
+    /// Notes the slot in which the pool has stored the connection.
     pub fn store(&mut self, binding: Binding, slot: u32) {
         let all = self.clients.get_mut(&binding.client);
         let bound = all.and_then(|all| all.iter_mut().find(|bound| bound.number == binding.number));
@@ -136,15 +136,15 @@ impl Bindings {
         }
     }
 
-    /// The connection has come to its end.
+    /// Removes a connection that has ended.
     pub fn end(&mut self, binding: Binding) {
         if let Some(all) = self.clients.get_mut(&binding.client) {
             all.retain(|bound| bound.number != binding.number);
         }
     }
 
-    /// The client has gone: forgets it, a connection with each call, and tells where that was in the pool, if it was there.
-    /// `None` if there is no more.
+    /// Removes a client that has disconnected: each call removes one connection and returns it with the slot in which the
+    /// pool stored it last, if it did. `None` once the client has no more; then the client is removed too.
     pub fn remove_next(&mut self, client: Client) -> Option<(Binding, Option<u32>)> {
         match self.clients.get_mut(&client)?.pop() {
             Some(BoundConnection { number, slot, .. }) => Some((Binding { client, number }, slot)),
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(all.remove_next(ALICE), Some((stored, Some(4))));
         assert_eq!(all.remove_next(ALICE), None);
         assert!(!all.knows(ALICE));
-        // What comes back now is nobody's.
+        // A connection that comes back now has no client.
         all.store(used, 5);
         all.end(used);
         assert_eq!(all.remove_next(ALICE), None);

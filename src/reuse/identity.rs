@@ -1,48 +1,48 @@
-//! What shapes a connection besides its server and its protocol: where it comes from, and whom it
-//! claims to be and to talk to. Written as bytes, so that equal bytes mean an equal identity.
+//! The identity of a connection: what it depends on besides its server and its protocol, such as its local address and its
+//! TLS parameters. It is written as bytes. Equal bytes mean an equal identity.
 #![forbid(unsafe_code)]
 
 use crate::reuse::bound::Client;
 
-/// The shape of a connection. The default one, of a plain connection that is not bound to a local
-/// address, is written as no bytes at all.
+/// The identity of a connection. The default, of a plain connection that is not bound to a local
+/// address, is written as zero bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Identity<'a> {
     /// The local socket address that the connection is bound to (`proxy_bind`).
     pub local: &'a [u8],
     /// Bound to an address that is not this machine's (`proxy_bind ... transparent`).
     pub transparent: bool,
-    /// TLS, if it is used.
+    /// The TLS parameters, if TLS is used.
     pub tls: Option<Tls<'a>>,
 }
 
-/// What a TLS handshake depends on.
+/// The parameters of a TLS handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tls<'a> {
-    /// A number for the TLS context: trusted certificates, protocols, ciphers, the certificate and
-    /// key of the configuration, ...
+    /// A number of the TLS context, which has the trusted certificates, protocols, ciphers, the certificate and
+    /// key of the configuration, and so on.
     pub context: usize,
     /// The certificate of the server is verified (`proxy_ssl_verify`).
     pub verify: bool,
     /// The name is sent to the server (`proxy_ssl_server_name`).
     pub server_name: bool,
-    /// The name of the server that is verified or sent; empty if it is neither.
+    /// The name of the server, if it is verified or sent; otherwise empty.
     pub name: &'a [u8],
-    /// `proxy_ssl_certificate`, if it comes from variables.
+    /// The value of `proxy_ssl_certificate`, if it contains variables; otherwise empty.
     pub certificate: &'a [u8],
-    /// `proxy_ssl_certificate_key`, if it comes from variables.
+    /// The value of `proxy_ssl_certificate_key`, if it contains variables; otherwise empty.
     pub certificate_key: &'a [u8],
 }
 
 impl Identity<'_> {
-    /// How many bytes [`Identity::write`] needs.
+    /// The length of the identity, in bytes.
     pub fn length(&self) -> usize {
         let mut length = 0;
         self.parts(&mut |part| length += part.len());
         length
     }
 
-    /// Writes the shape to `out`, which is as long as [`Identity::length`] says.
+    /// Writes the identity to `out`, whose length is [`Identity::length`].
     pub fn write(&self, out: &mut [u8]) {
         let mut at = 0;
         self.parts(&mut |part| {
@@ -53,7 +53,8 @@ impl Identity<'_> {
         });
     }
 
-    /// Each text comes behind its length, so no two shapes have the same bytes.
+    /// Calls `each` with the parts of the identity. The length of each text comes before it, so different identities have
+    /// different bytes.
     fn parts(&self, each: &mut dyn FnMut(&[u8])) {
         if *self == Self::default() {
             return;
@@ -78,13 +79,14 @@ impl Identity<'_> {
     }
 }
 
-/// How much longer the identity of a connection is that is bound to a client.
+/// How many bytes [`write_bound`] adds to an identity.
 pub const CLIENT_LENGTH: usize = 1 + size_of::<Client>();
 
-/// The first byte of such an identity; that of a shape has only lower bits.
+/// The first byte of the identity of a bound connection. In other identities the first byte has only lower bits.
 const BOUND: u8 = 1 << 7;
 
-/// Writes the identity of a connection that is bound to a client: the client, then the identity.
+/// Writes the identity of a connection that is bound to a client: the client, then `identity`, which does not have it. `out`
+/// is [`CLIENT_LENGTH`] longer than `identity`.
 pub fn write_bound(identity: &[u8], client: Client, out: &mut [u8]) {
     if let Some((start, end)) = out.split_first_chunk_mut::<CLIENT_LENGTH>() {
         start[0] = BOUND;
@@ -95,15 +97,15 @@ pub fn write_bound(identity: &[u8], client: Client, out: &mut [u8]) {
     }
 }
 
-/// The client that a connection with this identity is bound to.
+/// The client to which a connection with this identity is bound, if it is.
 pub fn client_of(identity: &[u8]) -> Option<Client> {
     let (first, others) = identity.split_first()?;
     let client = others.first_chunk().filter(|_| *first == BOUND)?;
     Client::new(u64::from_ne_bytes(*client))
 }
 
-/// A TLS name without its port, as `ngx_http_upstream_ssl_name()` takes it: `example.com:443` and
-/// `[::1]:443` lose the part from the colon on.
+/// A TLS name without its port, as `ngx_http_upstream_ssl_name()` computes it: `example.com` of `example.com:443`, and
+/// `[::1]` of `[::1]:443`.
 pub fn without_port(name: &[u8]) -> &[u8] {
     let bracket = match name.first() {
         Some(b'[') => name.iter().position(|byte| *byte == b']').unwrap_or(0),

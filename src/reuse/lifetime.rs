@@ -1,4 +1,4 @@
-//! Whether a connection that a request gives back may be kept, and how long it may live.
+//! Whether a connection may be kept when its request ends, and for how long.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -6,29 +6,29 @@ use std::fmt;
 use crate::base::clock::Msec;
 use crate::http1::keep_alive::{Hint, Margin};
 
-/// What the directives of one `upstream` say.
+/// The limits that the directives of one `upstream` set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// `keepalive_requests`: requests that one connection may serve.
+    /// `keepalive_requests`: how many requests one connection may serve.
     pub requests: usize,
-    /// `keepalive_time`: milliseconds since its opening in which a connection may be kept.
+    /// `keepalive_time`: how long after its opening a connection may be kept, in milliseconds.
     pub time: Msec,
-    /// `keepalive_timeout`: milliseconds for which a connection stays open when idle.
+    /// `keepalive_timeout`: how long a connection stays open while it is idle, in milliseconds.
     pub timeout: Msec,
-    /// `keepalive_hint`: how long before the server a connection is closed; `None` if the server is not listened to.
+    /// `keepalive_hint`: how much earlier than the server nginx closes a connection; `None` if `Keep-Alive` is ignored.
     pub margin: Option<Margin>,
 }
 
-/// A connection in the moment in which its request gives it back.
+/// A connection when its request ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Returned {
     /// The balancer was told that the peer failed (`NGX_PEER_FAILED`).
     pub failed: bool,
     /// End of file, an error or a timeout was seen on the connection.
     pub broken: bool,
-    /// Requests served, this one included.
+    /// Requests served, including this one.
     pub requests: usize,
-    /// Requests that the server serves on it, as far as it said.
+    /// Requests that the server allows on it, as far as it has announced.
     pub allowed: usize,
     /// When the connection was opened.
     pub opened: Msec,
@@ -37,16 +37,16 @@ pub struct Returned {
     pub keepalive: bool,
     /// The request was sent to its last byte.
     pub request_sent: bool,
-    /// The worker is exiting; nobody would come for the connection.
+    /// The worker is exiting: no request will use the connection.
     pub exiting: bool,
 }
 
-/// What is left to a connection.
+/// What a connection may still do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remaining {
     /// How long it may be idle, in milliseconds.
     pub idle: Msec,
-    /// Requests that the server serves on it, those it has served included, as far as it said.
+    /// Requests that the server allows on it, including those it has served, as far as it has announced.
     pub allowed: usize,
 }
 
@@ -61,13 +61,13 @@ pub enum NotKept {
     Requests,
     /// It is older than `keepalive_time`.
     Time,
-    /// The server has said that it serves no more requests on it (`Keep-Alive`).
+    /// The server has announced that it serves no more requests on it (`Keep-Alive`).
     Hint,
-    /// The server has said that it closes the connection so soon that nothing is left of that time.
+    /// The server has announced that it closes the connection within the margin.
     ClosesSoon,
     /// The protocol does not allow another request on it.
     NotKeepalive,
-    /// A part of the request was not sent; the server would take the next request for it.
+    /// A part of the request was not sent. The server would take the next request as that part.
     RequestUnsent,
     /// The worker is exiting.
     Exiting,
@@ -90,8 +90,8 @@ impl fmt::Display for NotKept {
 }
 
 impl Limits {
-    /// Why the connection must not be kept at `now`, or `None` if it may be. The conditions are
-    /// those of nginx's `ngx_http_upstream_free_keepalive_peer()`.
+    /// Why the connection must not be kept at `now`, or `None` if it may be. The conditions are the ones of nginx's
+    /// `ngx_http_upstream_free_keepalive_peer()`.
     #[inline]
     pub fn refusal(&self, conn: &Returned, now: Msec) -> Option<NotKept> {
         if conn.failed {
@@ -113,8 +113,9 @@ impl Limits {
         }
     }
 
-    /// What is left to a connection that may be kept, when the server said `hint` with its last response; `round_trip` is how
-    /// long one takes, in milliseconds, and may not be asked for.
+    /// How long a connection that may be kept can be idle, and how many requests it can serve. `hint` is what the server
+    /// announced in its last response; `round_trip` returns the round-trip time in milliseconds, and is called only if it
+    /// is needed.
     ///
     /// # Errors
     /// [`NotKept::Hint`] if the server serves no more requests on it, [`NotKept::ClosesSoon`] if it would close it within the
@@ -202,7 +203,7 @@ mod tests {
         assert_eq!(rest(LIMITS, conn, None, Some(1)), Some((60_000, 5)));
         assert_eq!(rest(LIMITS, conn, None, Some(0)), None);
         assert_eq!(rest(LIMITS, conn, None, Some(usize::MAX)), Some((60_000, usize::MAX)));
-        // What it said before holds, but it can say less.
+        // The limit that it announced before stays, but it can announce a lower one.
         let conn = Returned { allowed: 6, ..conn };
         assert_eq!(rest(LIMITS, conn, None, None), Some((60_000, 6)));
         assert_eq!(rest(LIMITS, conn, None, Some(9)), Some((60_000, 6)));
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_two_words_of_the_server_are_told_apart() {
+    fn the_two_announcements_of_the_server_are_told_apart() {
         let rest = |timeout, requests| LIMITS.remaining(&GOOD, &Hint { timeout, requests }, || 5);
         assert_eq!(rest(Some(1000), Some(0)), Err(NotKept::ClosesSoon));
         assert_eq!(rest(Some(2000), Some(0)), Err(NotKept::Hint));

@@ -1,4 +1,4 @@
-//! When a connection is used again: for whom, for how long, and what happens if it turns out to be closed.
+//! When a connection is used again: for whom, for how long, and what happens if the server has closed it.
 #![forbid(unsafe_code)]
 
 pub mod identity;

@@ -1,5 +1,5 @@
-//! A connection that was used again and failed before the first byte of the response: what that says of the server, and
-//! whether the request can have arrived.
+//! A reused connection that failed before the first byte of the response: what that says about the server, and whether the
+//! request can have arrived.
 //!
 //! ```text
 //!   nginx   request ------>            the server closed before it received
@@ -10,79 +10,79 @@
 //!                     <--X--- ACK FIN  closed then: it may have acted on it
 //! ```
 //!
-//! A server that ends its half of the connection only, and goes on reading, looks like the first; it could not answer.
+//! A server that closes only its half of the connection, and goes on reading, looks like the first case. It could not answer.
 //!
-//! The kernel tells the state of a connection and its counts in one call, but not of one moment: it reads the state before
-//! it locks the connection, and the counts after. A FIN that comes in between is in the counts, and not in the state. So
-//! no state is taken to be as new as the counts that came with it, but only one that was asked for later.
+//! The kernel returns the state of a connection and its counters in one call, but not of the same moment: it reads the state
+//! before it locks the connection, and the counters afterwards. A FIN that comes in between is in the counters, but not in
+//! the state. So a state never counts as being as new as the counters of the same call. Only the state of a later call does.
 #![forbid(unsafe_code)]
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
-    /// The server has closed it: there was a FIN.
+    /// The server has closed it: a FIN came.
     Closed,
     /// It was reset, or failed in another way, without a FIN.
     Reset,
-    /// Nothing came for too long.
+    /// A timeout: nothing came.
     TimedOut,
 }
 
-/// A request whose connection, a reused one, has failed before the first byte of the response.
+/// The failure of a reused connection before the first byte of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionFailure {
     /// How the connection ended.
     pub end: FailureKind,
-    /// Whether any of the request was written to the connection.
+    /// Whether any byte of the request was written to the connection.
     pub written: bool,
-    /// Whether the server's TCP has acknowledged any of it; `None` if that is not known.
+    /// Whether the server's TCP has acknowledged any byte of it; `None` if that is not known.
     pub acknowledged: Option<bool>,
 }
 
-/// What the kernel counts of a TCP connection, in one moment.
+/// The kernel's counters of a TCP connection, at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpCounters {
-    /// Bytes that the other side has acknowledged.
+    /// Bytes that the server has acknowledged.
     pub acknowledged: u64,
-    /// Bytes that have come from it; a FIN counts for one.
+    /// Bytes received from the server. A FIN counts as one byte.
     pub received: u64,
 }
 
-/// A connection as a request takes it, before anything is written.
+/// A connection when a request takes it, before anything is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// What was counted first.
+    /// The counters, read first.
     pub counts: TcpCounters,
-    /// Whether a FIN was there when the connection was looked at, *after* it was counted. If not, the counts have none.
+    /// Whether a FIN had come, looked up *after* the counters were read. If not, the counters include no FIN.
     pub has_fin: bool,
 }
 
 /// A connection that has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failed {
-    /// What is counted now.
+    /// The counters now.
     pub counts: TcpCounters,
-    /// Whether its state says that a FIN has come. After a reset it says nothing.
+    /// Whether its state says that a FIN has come. After a reset the state does not tell.
     pub has_fin: bool,
-    /// How many of the bytes that have come since it was taken were read.
+    /// How many bytes were read since the request took the connection.
     pub read: u64,
 }
 
-/// What has come since a connection was taken that was not read.
+/// What has come since a request took the connection and was not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnreadInput {
     /// Nothing, and no FIN.
     Nothing,
-    /// A FIN; it is not known when.
+    /// A FIN, before or after the request took the connection.
     Fin,
-    /// A FIN if there is nothing to read, otherwise a byte.
+    /// A FIN if there is nothing to read, otherwise one byte.
     OneByte,
-    /// More than that.
+    /// More than one byte.
     Bytes,
 }
 
 impl Failed {
-    /// What tells whether the server has closed the connection.
+    /// What has come and was not read: it tells whether the server has closed the connection.
     pub fn unread(&self, taken: &Taken) -> UnreadInput {
         let received = self.counts.received.wrapping_sub(taken.counts.received);
         match received.wrapping_sub(self.read) {
@@ -93,27 +93,28 @@ impl Failed {
         }
     }
 
-    /// Whether any of what was written to it since it was taken was acknowledged.
+    /// Whether the server has acknowledged any byte written since the request took the connection.
     pub fn has_acknowledged(&self, taken: &Taken) -> bool {
         self.counts.acknowledged != taken.counts.acknowledged
     }
 }
 
-/// `keepalive_stale_retry`: which requests are sent again, whatever their method.
+/// `keepalive_stale_retry`: which requests are sent again whatever their method is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StaleRetry {
-    /// None but those that nginx repeats by itself.
+    /// None; nginx itself may still send requests again.
     Off,
-    /// Those that have not arrived, as TCP proves.
+    /// Requests of which TCP proves that they have not arrived.
     #[default]
     Safe,
-    /// Those too that have not been acknowledged before a reset. That is no proof: a program that closes or dies with the
-    /// request in its hands resets the connection, and an acknowledgement that was not sent by then never comes.
+    /// These, and requests that were not acknowledged before a reset. That is no proof: a program that closes the connection
+    /// or dies after it has received the request resets the connection, and an acknowledgement that was not sent before
+    /// never comes.
     Always,
 }
 
 impl StaleRetry {
-    /// Reads the value of the directive.
+    /// Parses the argument of the directive. `None` if it is not valid.
     pub fn parse(word: &[u8]) -> Option<Self> {
         match word {
             b"off" => Some(Self::Off),
@@ -123,8 +124,8 @@ impl StaleRetry {
         }
     }
 
-    /// Whether the request is to be sent again though its method, or `proxy_next_upstream`, would not let it. RFC 9110,
-    /// section 9.2.2, keeps proxies from sending again what the server may have acted on, which it cannot if nothing
+    /// Whether the request is to be sent again although its method, or `proxy_next_upstream`, does not allow it. RFC 9110,
+    /// section 9.2.2, forbids proxies to repeat a request on which the server may have acted. It cannot have acted if nothing
     /// has arrived.
     pub fn repeats(self, failure: &ConnectionFailure) -> bool {
         let unread = failure.acknowledged == Some(false);
@@ -139,8 +140,8 @@ impl StaleRetry {
 }
 
 impl ConnectionFailure {
-    /// Whether it says nothing of the server. A server that has received the request and does not answer is slow or
-    /// hangs; one that acknowledges nothing does not know of the connection any more.
+    /// Whether the failure is only about the connection and says nothing about the server. A server that has received the
+    /// request and does not answer is slow or hangs. A server that acknowledges nothing does not know the connection any more.
     pub fn is_about_connection(&self) -> bool {
         self.end != FailureKind::TimedOut || self.acknowledged == Some(false)
     }

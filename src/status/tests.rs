@@ -1,4 +1,4 @@
-//! What a client gets, and in which form.
+//! Tests of the formats, and of which one a client gets.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::AtomicU64;
@@ -32,7 +32,7 @@ fn the_client_gets_what_it_likes_best() {
     assert_eq!(chosen(None, &["text/html;q=0.1", "text/plain"]), Some(Format::Prometheus));
     let scraper = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";
     assert_eq!(chosen(None, &[scraper]), Some(Format::Prometheus));
-    // What is named counts, not what would also fit.
+    // The most specific range counts.
     assert_eq!(chosen(None, &["text/html;q=0,*/*"]), Some(Format::Json));
     assert_eq!(chosen(None, &["text/*"]), Some(Format::Html));
     assert_eq!(chosen(None, &["image/png"]), None);
@@ -44,7 +44,7 @@ fn the_client_gets_what_it_likes_best() {
         assert_eq!(chosen(None, &[odd]), Some(Format::Json), "{odd}");
     }
     assert_eq!(chosen(None, &["nonsense"]), Some(Format::Html));
-    // Parameters that we do not have do not fit; those that we have are more exact than none.
+    // A range with parameters that our media type does not have does not match. Matching parameters make it more specific.
     let level = "text/html;level=1, text/html;q=0.1, application/json;q=0.5";
     assert_eq!(chosen(None, &[level]), Some(Format::Json));
     let newer =

@@ -15,7 +15,7 @@ use nginx_sys::{
 use nginx_sys::{ngx_rwlock_rlock, ngx_rwlock_unlock, ngx_rwlock_wlock};
 
 #[cfg(nginx_resolve)]
-use crate::metrics::{readable, Server};
+use crate::metrics::{readable, ServerInfo};
 use crate::queue::room::{Outlook, Rooms};
 
 use crate::ffi::nginx::handle::Handle as _;
@@ -235,8 +235,8 @@ impl Servers {
 
     /// What there is to be told of the server at an address, besides the address. `None` if there is no memory.
     #[cfg(nginx_resolve)]
-    pub(crate) fn describe(self, address: &[u8]) -> Option<Server> {
-        let mut found = Server { max_conns: self.limit(address), ..Server::default() };
+    pub(crate) fn describe(self, address: &[u8]) -> Option<ServerInfo> {
+        let mut found = ServerInfo { max_conns: self.limit(address), ..ServerInfo::default() };
         let (mut is_found, mut is_told) = (false, true);
         for (list, is_backup) in self.lists().zip([false, true]) {
             list.each_here(false, |server, _| {

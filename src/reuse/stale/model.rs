@@ -1,12 +1,12 @@
-//! All orders in which a server, the packets between, our kernel and our own calls can follow each other, from a request
-//! that takes an idle connection to the failure of that. In each it is known what the server has got.
+//! Tries all orders of what a server, the packets, the local kernel and the module's own calls do, from the moment a request
+//! takes an idle connection to the failure of that connection. In each order it is known what the server has received.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::{Failed, Taken, TcpCounters, UnreadInput};
 
-/// The state of our end.
+/// The state of the local end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TcpState {
     Established,
@@ -14,7 +14,7 @@ enum TcpState {
     Closed,
 }
 
-/// What comes from the server. All but a reset say how many bytes it has got.
+/// A packet from the server. All but a reset have the number of bytes that the server has received.
 #[derive(Clone, Copy, Debug)]
 enum Segment {
     Acknowledgement(u64),
@@ -25,46 +25,47 @@ enum Segment {
 /// How a request takes a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
-    /// As it was: state and counts of one call.
+    /// The state and the counters of one call: the former rule, which is wrong.
     OneCall,
-    /// The counts, and then a look whether the connection is open.
+    /// The counters, then a check whether the connection is open.
     CountsThenLook,
-    /// The counts, and then the state of a second call (`keepalive_check off`).
+    /// The counters, then the state of a second call (`keepalive_check off`).
     CountsThenState,
 }
 
 #[derive(Clone, Debug)]
 struct World {
-    // Our kernel. A segment changes all of this at once, while it has the connection locked.
+    // The local kernel. A segment changes all of this at once, while the kernel has the connection locked.
     state: TcpState,
     counts: TcpCounters,
-    // On the way.
+    // In flight.
     to_us: VecDeque<Segment>,
     request_on_its_way: bool,
-    // The server's kernel, and its program.
+    // The server's kernel and its program.
     open: bool,
     got: u64,
     unacknowledged: bool,
     program_has_it: bool,
-    /// It has closed before the request came.
+    /// The server closed the connection before the request came.
     closed_first: bool,
-    // We.
+    // The module.
     step: usize,
     loaded: TcpState,
     taken: Taken,
-    /// The FIN was there when we began to ask for the last time.
+    /// The FIN had come before the module's last call.
     fin_in_time: bool,
 }
 
-/// What was said of a request, and what is true of it.
+/// What the module concludes about a request, and what is true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Outcome {
     proven: bool,
     arrived: bool,
-    /// The FIN was sent before the request arrived, came here, and the answer to earlier requests had come whole.
+    /// The FIN was sent before the request arrived, it has come, and all earlier requests were acknowledged before.
     provable: bool,
 }
 
+/// Bytes of earlier requests.
 const EARLIER: u64 = 7;
 
 impl World {
@@ -91,7 +92,7 @@ impl World {
         self.got > EARLIER
     }
 
-    /// Everything that can happen next; each a world of its own.
+    /// Everything that can happen next: one world for each possibility.
     fn next(&self, rule: Rule, outcomes: &mut BTreeMap<Outcome, usize>) -> Vec<World> {
         let mut worlds = Vec::new();
         let mut add = |change: &dyn Fn(&mut World)| {
@@ -119,7 +120,7 @@ impl World {
         worlds
     }
 
-    /// The program closes its socket. What it has not read becomes a reset.
+    /// The program closes its socket. If it has not read everything, its kernel sends a reset.
     fn close(&mut self) {
         let unread = self.has_request() && !self.program_has_it;
         self.open = false;
@@ -165,25 +166,25 @@ impl World {
         }
     }
 
-    /// Our next call; none if we are through, or wait.
+    /// The module's next call; `None` if it has finished, or waits.
     fn act(&self, rule: Rule, outcomes: &mut BTreeMap<Outcome, usize>) -> Option<World> {
         let mut world = self.clone();
         world.step += 1;
         match self.step {
-            // One call that tells the state and the counts: the state first, without the lock.
+            // One call returns the state and the counters. The kernel reads the state first, without the lock.
             0 => world.loaded = self.state,
             1 => world.taken = Taken { counts: self.counts, has_fin: self.loaded == TcpState::CloseWait },
             2 => match rule {
                 Rule::OneCall => {}
-                // Closed: not used.
+                // A closed connection is not used.
                 Rule::CountsThenLook if self.state != TcpState::Established => return None,
                 Rule::CountsThenLook => world.taken.has_fin = false,
                 Rule::CountsThenState => world.taken.has_fin = self.state == TcpState::CloseWait,
             },
-            // The write; it fails after a reset, and nothing is written then.
+            // The write. It fails after a reset, and then nothing is written.
             3 if self.state == TcpState::Closed => return None,
             3 => world.request_on_its_way = true,
-            // A failure is heard of.
+            // The module is told of a failure.
             4 if self.state == TcpState::Established => return None,
             4 => {
                 world.fin_in_time = self.counts.received > 100;
@@ -209,7 +210,7 @@ impl World {
     }
 }
 
-/// All that can come of it.
+/// All possible outcomes, and how often each occurs.
 fn outcomes(rule: Rule) -> BTreeMap<Outcome, usize> {
     let mut outcomes = BTreeMap::new();
     let mut worlds = vec![World::new(true), World::new(false)];
