@@ -197,7 +197,7 @@ pub(crate) mod tests {
         record(END_REQUEST, &[0; 8], 0)
     }
 
-    /// The outcome of all bytes, taken in pieces of so many.
+    /// The outcome of all bytes, read in pieces of this length.
     fn read(bytes: &[u8], pieces: usize) -> Result<Records, InvalidRecord> {
         let mut records = Records { state: NEXT, kind: 0, padding: 0 };
         for piece in bytes.chunks(pieces) {

@@ -15,7 +15,7 @@ const HEADER: usize = 9;
 /// The number of the first stream that a client opens (RFC 9113, section 5.1.1).
 const FIRST: [u8; 4] = [0, 0, 0, 1];
 
-/// Sets the stream number in the frames of the request to that of the first stream. `false` if `head` is not a preface
+/// Sets the stream number in the frames of the request to the first stream's. `false` if `head` is not a preface
 /// followed by complete frames.
 pub fn number_as_first(head: &mut [u8]) -> bool {
     if !head.starts_with(PREFACE) {

@@ -3,7 +3,7 @@
 //! Workers look for a server without a lock, while another worker may note one. The first word of a place has a mark while
 //! the other words are written, and a new value afterwards. So a reader notices if it has read some words before the change
 //! and some after it. Writers exclude each other by a lock. A worker that is killed while it holds the lock leaves a place
-//! with the mark: nobody finds the server there, and the next worker that notes it, or needs the place, writes it again.
+//! with the mark: the server is not found there, and the next worker that notes it, or needs the place, writes it again.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{

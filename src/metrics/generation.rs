@@ -1,4 +1,4 @@
-//! The numbers of one configuration, and of those before it.
+//! The counters of one configuration, and of the configurations before it.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -17,34 +17,36 @@ use super::snapshot::{add_auth, add_queue, each_server, Describe, Snapshot, Targ
 use super::worker_counters::{settle, WorkerCounters};
 use super::{add, AuthMeter, AUTH_CELLS, QUEUE_CELLS, SERVER_CELLS};
 
-/// What one configuration counts, and what those before it have counted. The master makes it, its workers inherit it.
+/// The counters of one configuration, and of the configurations before it. The master makes it, its workers inherit it.
 pub struct Generation {
     pub(super) own: Arc<Memory>,
-    /// Those before, whose workers may still run.
+    /// Former generations whose workers may still run.
     pub(super) past: Vec<Past>,
 }
 
 /// The memory of one configuration.
 pub(super) struct Memory {
     pub(super) plan: Plan,
+    /// See [`Plan::places`].
     pub(super) places: Vec<(usize, usize)>,
-    /// One for each upstream.
+    /// One index for each upstream.
     pub(super) indexes: Vec<Index>,
     pub(super) workers: usize,
     words: &'static [AtomicU64],
-    /// Owns the words.
+    /// The owner of the words.
     _owner: Box<dyn Send + Sync>,
 }
 
-/// The memory of a former configuration, as a later one sees it.
+/// The memory of a former configuration, and where its counters go in a later one.
 pub(super) struct Past {
     pub(super) memory: Arc<Memory>,
-    /// For each upstream which one it was, and what has become of its servers.
+    /// For each upstream of the later one, its former number, and the targets of its former servers.
     pub(super) upstreams: Vec<Option<(usize, Vec<Target>)>>,
+    /// For each URI of the later one, its former number.
     pub(super) auth: Vec<Option<usize>>,
 }
 
-/// One worker's way to what it writes.
+/// The counters that one worker writes.
 pub struct Worker {
     /// In the order of the plan's upstreams.
     pub upstreams: Vec<WorkerCounters>,
@@ -53,8 +55,8 @@ pub struct Worker {
 }
 
 impl Generation {
-    /// A generation behind `last`. The words, as many zeros as [`Plan::size`] says, are the `owner`'s, and
-    /// readable as long as it. `None` if there are too few, or there is no memory.
+    /// A generation that follows `last`. `words` are [`Plan::size`] zeros; they belong to `owner` and are valid as long as it
+    /// exists. `is_alive` tells whether a process runs. `None` if there are too few words, or no memory.
     pub fn new(
         plan: Plan,
         workers: usize,
@@ -72,7 +74,7 @@ impl Generation {
         for upstream in &plan.upstreams {
             push(&mut indexes, Index::new(&upstream.servers)?)?;
         }
-        // What was to spare before may be used up by now.
+        // The spare memory that the caller found may be used up by now.
         if !is_spare() {
             return None;
         }
@@ -81,7 +83,7 @@ impl Generation {
         let before = last.into_iter().flat_map(|last| last.past.iter().map(|past| (&past.memory, false)));
         for (memory, is_last) in last.map(|last| (&last.own, true)).into_iter().chain(before) {
             let former = Past::new(memory, &own)?;
-            // A process of the last one that was not there yet may come.
+            // A worker of the last generation that has not entered yet may still do so.
             let is_over = |process| if process == 0 { !is_last } else { !is_alive(process) };
             if memory.processes().all(is_over) {
                 own.fold(&former);
@@ -92,23 +94,23 @@ impl Generation {
         Some(Self { own, past })
     }
 
-    /// This process is a worker now, perhaps in place of one that was killed. `None` if there is no memory, or
-    /// there are not so many workers.
+    /// The process `process` becomes a worker, perhaps in place of one that was killed. `None` if there is no memory, or
+    /// no worker with this number.
     pub fn enter(&self, worker: usize, process: u64) -> Option<Worker> {
         let own = &self.own;
         if worker >= own.workers {
             return None;
         }
-        let (mut records, mut auth) = (Vec::new(), Vec::new());
-        records.try_reserve_exact(own.places.len()).ok()?;
+        let (mut counters, mut auth) = (Vec::new(), Vec::new());
+        counters.try_reserve_exact(own.places.len()).ok()?;
         auth.try_reserve_exact(own.plan.auth.len()).ok()?;
-        // From here on this is the column of a process that lives: nothing of it is left out as of one that has gone.
+        // From here on the column belongs to a live process, so readers count its gauges.
         let before = own.words[own.plan.process(worker)].swap(process, SeqCst);
         let column = own.column(worker);
         let upstreams = own.plan.upstreams.iter().zip(&own.places).enumerate();
-        records.extend(upstreams.map(|(number, (upstream, (at, size)))| {
+        counters.extend(upstreams.map(|(number, (upstream, (at, size)))| {
             let words = &column[*at..at + size];
-            // Memory that nobody has touched costs nothing.
+            // Memory that was never touched costs nothing, so it stays untouched.
             if before != 0 {
                 settle(upstream, words);
             }
@@ -116,17 +118,18 @@ impl Generation {
         }));
         let words = column[own.plan.first_auth()..].chunks_exact(AUTH_CELLS).take(own.plan.auth.len());
         auth.extend(words.filter_map(|words| words.first_chunk().map(AuthMeter)));
-        Some(Worker { upstreams: records, auth })
+        Some(Worker { upstreams: counters, auth })
     }
 
-    /// Whether a warning about an upstream, one of 64, was not written before, in any worker.
+    /// Whether a warning about an upstream is to be written: `true` once for each number in all workers together.
+    /// `warning` is below 64.
     pub fn warns(&self, upstream: usize, warning: u32) -> bool {
         let written = &self.own.words[self.own.plan.warnings(self.own.workers, upstream)];
         let bit = 1 << (warning % 64);
         written.load(Relaxed) & bit == 0 && written.fetch_or(bit, Relaxed) & bit == 0
     }
 
-    /// What the numbers are now. `None` if there is no memory.
+    /// The counters now. `is_alive` tells whether a process runs. `None` if there is no memory.
     pub fn snapshot(
         self: &Arc<Self>,
         is_alive: impl Fn(u64) -> bool,
@@ -137,22 +140,22 @@ impl Generation {
 }
 
 impl Memory {
-    /// The processes of the workers; 0 is none yet.
+    /// The processes of the workers; 0 for a worker that has not entered yet.
     pub(super) fn processes(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
         (0..self.workers).map(|worker| self.words[self.plan.process(worker)].load(SeqCst))
     }
 
-    /// The column of a worker, or the one behind them.
+    /// The column of a worker; behind the last worker's is the column of folded generations.
     pub(super) fn column(&self, worker: usize) -> &'static [AtomicU64] {
         &self.words[self.plan.column_of(worker, self.workers)..self.plan.column_of(worker + 1, self.workers)]
     }
 
-    /// The place of a server of the configuration.
+    /// The number of a configured server.
     pub(super) fn find(&self, upstream: usize, address: &[u8]) -> Option<usize> {
         self.indexes.get(upstream)?.find(&self.plan.upstreams.get(upstream)?.servers, address)
     }
 
-    /// Where the numbers of a server go that had its own, in an upstream as it is now.
+    /// Where the counters of a server go in this generation's upstream.
     pub(super) fn target(&self, upstream: usize, address: &[u8]) -> Target {
         match self.find(upstream, address) {
             Some(at) => Target::Server(at),
@@ -161,17 +164,17 @@ impl Memory {
         }
     }
 
-    /// What the workers of a former generation have counted is counted here from now on.
+    /// Adds the counters of a former generation, whose workers have all ended, to this one's.
     fn fold(self: &Arc<Self>, past: &Past) {
         let column = self.column(self.workers);
         for (this, ((at, size), former)) in self.places.iter().zip(&past.upstreams).enumerate() {
             let Some((number, targets)) = former else { continue };
             let words = &column[*at..at + size];
-            let records = WorkerCounters::new(self.clone(), this, words);
+            let counters = WorkerCounters::new(self.clone(), this, words);
             let mut each = |target: &Target, address: &[u8], numbers: &[u64; SERVER_CELLS]| {
                 let to = match target {
                     Target::Server(at) => &words[SERVERS + at * SERVER_CELLS..],
-                    Target::Changing => match records.meter(address) {
+                    Target::Changing => match counters.meter(address) {
                         Some(meter) => &meter.0[..],
                         None => &words[OTHER..],
                     },
@@ -194,7 +197,7 @@ impl Memory {
     }
 }
 
-/// Adds what there is: memory in which nothing is counted yet is not touched, and costs nothing.
+/// Adds the numbers that are not zero: memory that was never touched costs nothing, so it stays untouched.
 fn add_all(to: &[AtomicU64], numbers: &[u64]) {
     let numbers = to.iter().zip(numbers).filter(|(_, from)| **from != 0);
     numbers.for_each(|(to, from)| add(to, *from));

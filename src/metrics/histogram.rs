@@ -1,43 +1,43 @@
-//! How long something took, counted in steps.
+//! Histograms of durations.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::AtomicU64;
 
 use super::add;
 
-/// The upper bounds of the steps, in milliseconds; beyond is one more.
+/// The upper bounds of the buckets, in milliseconds. One more bucket is unbounded.
 pub const BOUNDS: [u64; 14] = [1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000];
 
-/// The steps, and the sum.
+/// The cells of a histogram: the buckets, and the sum.
 pub(super) const CELLS: usize = BOUNDS.len() + 2;
 
-/// Counts a time, in milliseconds.
+/// Counts a duration, in milliseconds.
 pub(super) fn observe(cells: &[AtomicU64], time: u64) {
-    let step = BOUNDS.iter().position(|bound| time <= *bound).unwrap_or(BOUNDS.len());
-    if let (Some(step), Some(sum)) = (cells.get(step), cells.get(BOUNDS.len() + 1)) {
-        add(step, 1);
+    let bucket = BOUNDS.iter().position(|bound| time <= *bound).unwrap_or(BOUNDS.len());
+    if let (Some(bucket), Some(sum)) = (cells.get(bucket), cells.get(BOUNDS.len() + 1)) {
+        add(bucket, 1);
         add(sum, time);
     }
 }
 
-/// What was observed.
+/// The values of a histogram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Histogram {
-    /// How many took at most as long as each of [`BOUNDS`].
+    /// For each of [`BOUNDS`], how many durations were not longer.
     pub at_most: [u64; BOUNDS.len()],
-    /// How many there were.
+    /// How many durations were counted.
     pub count: u64,
-    /// Their sum, in milliseconds.
+    /// The sum of all durations, in milliseconds.
     pub sum: u64,
 }
 
 impl Histogram {
-    /// From the cells, added up.
+    /// The histogram in these cells.
     pub(super) fn of(cells: &[u64]) -> Self {
         let mut histogram = Self::default();
-        for (step, number) in cells.iter().take(BOUNDS.len() + 1).enumerate() {
+        for (bucket, number) in cells.iter().take(BOUNDS.len() + 1).enumerate() {
             histogram.count += number;
-            if let Some(at_most) = histogram.at_most.get_mut(step) {
+            if let Some(at_most) = histogram.at_most.get_mut(bucket) {
                 *at_most = histogram.count;
             }
         }

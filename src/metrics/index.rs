@@ -8,7 +8,8 @@ use crate::base::hash::hash_bytes;
 
 use super::plan::ServerInfo;
 
-/// Made by the master, and shared by its workers as long as nobody writes it.
+/// An index of servers by the hash of their address. The master makes it; its workers share its memory, as they never
+/// write it.
 #[derive(Debug, Default)]
 pub(super) struct Index(HashMap<u64, u32, BuildHasherDefault<HashedKey>>);
 
@@ -23,18 +24,18 @@ impl Index {
         Some(Self(index))
     }
 
-    /// The place of the server among those of which the index is.
+    /// The position of the server in `servers`, which must be the list from which the index was made.
     pub(super) fn find(&self, servers: &[ServerInfo], address: &[u8]) -> Option<usize> {
         let at = *self.0.get(&hash_bytes(0, address))? as usize;
         match servers.get(at) {
             Some(server) if server.address == address => Some(at),
-            // Two addresses with the same number.
+            // Two addresses have the same hash.
             _ => servers.iter().position(|server| server.address == address),
         }
     }
 }
 
-/// The numbers are hashes already.
+/// A hasher that passes keys on, because they are hashes already.
 #[derive(Debug, Default)]
 struct HashedKey(u64);
 

@@ -1,18 +1,18 @@
-//! What there is to be known of the pools: how many connections each server has, and what became of them;
-//! who waits; what was decided about requests.
+//! The counters of the pools: the connections of each server and why they ended, the requests in the queues, and the
+//! decisions of `auth_subrequest`.
 //!
 //! ```text
 //!   a generation: the memory of one configuration, shared by its workers
 //!
 //!   head | process of worker 0, 1, ..  | for each upstream: the warnings that were written
-//!   worker 0 | upstream a: queue, others, gone ones, server 1, 2, .. | upstream b: ..  | auth /a, /b, ..
+//!   worker 0 | upstream a: queue, other, gone, server 1, 2, .. | upstream b: ..  | auth /a, /b, ..
 //!   worker 1 | the same
-//!   folded   | the same: what the workers of former generations have counted, once all of them are gone
+//!   folded   | the same: the sums of former generations whose workers have all ended
 //! ```
 //!
-//! Each worker writes its own column only, so that it needs neither a lock nor an atomic addition. Readers
-//! add up the columns, and those of former generations whose workers may still run. What counts upwards
-//! survives its worker; of what goes up and down, only that of living workers counts.
+//! Each worker writes only its own column, so it needs neither a lock nor an atomic addition. Readers
+//! add up the columns, including the columns of former generations whose workers may still run. Counters survive their
+//! worker. Gauges (phases, the size of a queue) count only while their worker is alive.
 #![forbid(unsafe_code)]
 
 mod generation;
@@ -32,27 +32,27 @@ pub use plan::{readable, Plan, ServerInfo, UpstreamInfo};
 pub use snapshot::{Describe, Row, Snapshot, GONE_LABEL};
 pub use worker_counters::WorkerCounters;
 
-/// Where a connection is. The number of those that are there goes up and down.
+/// Where a connection is. The number of connections in a phase is a gauge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// In the pool.
     Idle,
-    /// A request has it.
+    /// Used by a request.
     Active,
-    /// The rest of a response is read from it, for nobody.
+    /// The rest of a response is being read from it and discarded.
     Draining,
 }
 
-/// What is counted of the connections to a server besides their phases and ends.
+/// The counters of the connections to a server, besides the phases and ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
-    /// Opened for a request.
+    /// Connections opened for a request.
     Opened = PHASES.len() as isize,
-    /// Taken from the pool for a request.
+    /// Connections taken from the pool for a request.
     Reused,
-    /// From the pool, and failed under a request before the first byte of the response.
+    /// Connections from the pool that failed before the first byte of the response.
     Stale,
-    /// Of those requests, the ones that were sent again over a new connection to the same server.
+    /// Requests on such connections that were sent again over a new connection to the same server.
     Repeats,
 }
 
@@ -65,17 +65,17 @@ pub enum End {
     Time,
     /// Served `keepalive_requests` requests.
     Requests,
-    /// The server has said that it would close it (`Keep-Alive`).
+    /// The server has announced that it would close it (`Keep-Alive`).
     Hint,
-    /// Made room for another one.
+    /// Evicted for another connection.
     Evicted,
-    /// Closed by the server while it was idle, or right behind a response.
+    /// Closed by the server while it was idle, or directly after a response.
     ServerClosed,
-    /// The server sent what nobody had asked for.
+    /// The server sent data without a request.
     UnexpectedData,
-    /// It failed while it was idle or drained.
+    /// It failed while it was idle or draining.
     Error,
-    /// Found dead when a request was to have it, or taken for dead because another one was.
+    /// Found closed when a request needed it, or assumed to be because another connection was.
     Check,
     /// The rest of a response was larger than `keepalive_drain`, or took longer.
     DrainLimit,
@@ -83,13 +83,13 @@ pub enum End {
     Exiting,
     /// Its server was removed from the upstream.
     Removed,
-    /// The client to which it was bound has gone (`ntlm`).
+    /// The client to which it was bound has disconnected (`ntlm`).
     ClientClosed,
     /// The request or the response was HTTP/1.0.
     Http10,
     /// The response said `Connection: close`.
     ConnectionClose,
-    /// The request said `Connection: close`, or what means the same in another protocol.
+    /// The request said `Connection: close`, or the equivalent in another protocol.
     RequestClose,
     /// The response was not read to its end.
     BodyUnread,
@@ -101,9 +101,9 @@ pub enum End {
     Disabled,
     /// It was never established.
     Connect,
-    /// It has become a tunnel (101).
+    /// It has become a tunnel (status 101).
     Upgraded,
-    /// What identified it has changed meanwhile.
+    /// Its identity has changed during the request.
     Identity,
     /// nginx keeps no connections of this protocol.
     Protocol,
@@ -111,7 +111,7 @@ pub enum End {
     StatefulAuth,
 }
 
-/// Names of the ends of connections that were kept, or could have been.
+/// Names of the ends of connections that were kept, or could have been kept.
 pub const CLOSED: [&str; 13] = [
     "timeout",
     "time",
@@ -128,7 +128,7 @@ pub const CLOSED: [&str; 13] = [
     "client_closed",
 ];
 
-/// Names of the reasons for which a connection could not be kept.
+/// Names of the ends of connections that could not be kept.
 pub const NOT_STORED: [&str; 12] = [
     "http_1_0",
     "connection_close",
@@ -144,31 +144,31 @@ pub const NOT_STORED: [&str; 12] = [
     "stateful_auth",
 ];
 
-/// What is counted of a queue besides its waiting times.
+/// The counters of a queue, besides the waiting times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueCount {
     /// Requests that wait now.
     Size,
-    /// Requests that have come to wait.
+    /// Requests that have waited or wait.
     Requests,
-    /// Requests for which it was full.
+    /// Requests that found the queue full.
     Overflows,
-    /// Requests that have waited for too long.
+    /// Requests that waited for too long.
     Timeouts,
 }
 
-/// What was decided about a request.
+/// A decision of `auth_subrequest` about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// It may go on.
+    /// The request is allowed.
     Allowed,
-    /// It is refused.
+    /// The request is denied.
     Denied,
-    /// There was no usable answer, and it is refused.
+    /// There was no usable answer, and the request is denied.
     Failed,
-    /// There was no answer in time, and it is refused.
+    /// There was no answer in time, and the request is denied.
     TimedOut,
-    /// There was no usable answer, or none in time, and it may go on.
+    /// There was no usable answer, or none in time, and the request is allowed.
     FailedOpen,
 }
 
@@ -178,10 +178,10 @@ pub const DECISIONS: [&str; 5] = ["allowed", "denied", "failed", "timed_out", "f
 /// Names of the phases.
 pub const PHASES: [&str; 3] = ["idle", "active", "draining"];
 
-// Cells of a server, in this order, and of the others.
+// Cells of a server: the phases, the counts, the ends. Then the cells of a queue and of a decision.
 const FIRST_END: usize = Count::Repeats as usize + 1;
 const FIRST_NOT_STORED: usize = FIRST_END + CLOSED.len();
-/// Four lines of a cache: a worker shares none with another one.
+/// Four cache lines: no two workers share one.
 const SERVER_CELLS: usize = 32;
 const QUEUE_TIMES: usize = QueueCount::Timeouts as usize + 1;
 const AUTH_TIMES: usize = DECISIONS.len();
@@ -191,7 +191,7 @@ const _: () = assert!(FIRST_NOT_STORED + NOT_STORED.len() <= SERVER_CELLS);
 const _: () =
     assert!(QUEUE_TIMES + histogram::CELLS <= QUEUE_CELLS && AUTH_TIMES + histogram::CELLS <= AUTH_CELLS);
 
-/// The numbers of the connections to one server, or a sum of them.
+/// The counters of one server, or a sum of several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Numbers([u64; SERVER_CELLS]);
 
@@ -207,7 +207,7 @@ impl Numbers {
         self.0[phase as usize]
     }
 
-    /// What was counted.
+    /// The value of a counter.
     pub fn count(&self, count: Count) -> u64 {
         self.0[count as usize]
     }
@@ -217,17 +217,17 @@ impl Numbers {
         self.count(Count::Opened).wrapping_add(self.count(Count::Reused))
     }
 
-    /// The ends of connections that were kept, or could have been, by their names.
+    /// The numbers of connections that were kept, or could have been kept, by the name of their end.
     pub fn closed(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         CLOSED.into_iter().zip(self.0[FIRST_END..].iter().copied())
     }
 
-    /// The ends of connections that could not be kept, by their names.
+    /// The numbers of connections that could not be kept, by the name of their end.
     pub fn not_stored(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         NOT_STORED.into_iter().zip(self.0[FIRST_NOT_STORED..].iter().copied())
     }
 
-    /// Adds others.
+    /// Adds other counters to these.
     pub fn add(&mut self, others: &Self) {
         for (to, from) in self.0.iter_mut().zip(others.0) {
             *to = to.wrapping_add(from);
@@ -235,7 +235,7 @@ impl Numbers {
     }
 }
 
-/// The numbers of one server in this worker, which alone writes them.
+/// The counters of one server in this worker, which is their only writer.
 #[derive(Clone, Copy, Debug)]
 pub struct Meter(&'static [AtomicU64; SERVER_CELLS]);
 
@@ -255,7 +255,7 @@ impl Meter {
         add(&self.0[Phase::Active as usize], 1);
     }
 
-    /// A connection passes from one phase to another.
+    /// A connection changes from one phase to another.
     #[inline]
     pub fn pass(self, from: Phase, to: Phase) {
         add(&self.0[from as usize], u64::MAX);
@@ -269,14 +269,14 @@ impl Meter {
         add(&self.0[FIRST_END + why as usize], 1);
     }
 
-    /// Counts one more.
+    /// Adds one to a counter.
     #[inline]
     pub fn count(self, count: Count) {
         add(&self.0[count as usize], 1);
     }
 }
 
-/// The numbers of one queue in this worker.
+/// The counters of one queue in this worker.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueMeter(&'static [AtomicU64; QUEUE_CELLS]);
 
@@ -287,36 +287,36 @@ impl QueueMeter {
         add(&self.0[QueueCount::Requests as usize], 1);
     }
 
-    /// A request has waited for so many milliseconds.
+    /// A wait ends after `waited` milliseconds.
     pub fn end(self, waited: usize) {
         add(&self.0[QueueCount::Size as usize], u64::MAX);
         histogram::observe(&self.0[QUEUE_TIMES..], waited as u64);
     }
 
-    /// The queue was full.
+    /// A request found the queue full.
     pub fn overflow(self) {
         add(&self.0[QueueCount::Overflows as usize], 1);
     }
 
-    /// The wait has lasted too long.
+    /// A request waited for too long.
     pub fn time_out(self) {
         add(&self.0[QueueCount::Timeouts as usize], 1);
     }
 }
 
-/// The numbers of what was decided by one location, in this worker.
+/// The counters of the decisions of one `auth_subrequest` URI in this worker.
 #[derive(Clone, Copy, Debug)]
 pub struct AuthMeter(&'static [AtomicU64; AUTH_CELLS]);
 
 impl AuthMeter {
-    /// A request was decided after so many milliseconds.
+    /// Counts a decision that took `took` milliseconds.
     pub fn decide(self, decision: Decision, took: usize) {
         add(&self.0[decision as usize], 1);
         histogram::observe(&self.0[AUTH_TIMES..], took as u64);
     }
 }
 
-/// Adds to a number that nobody else writes.
+/// Adds to a cell of which this worker is the only writer. It wraps around, so adding `u64::MAX` subtracts one.
 #[inline]
 fn add(cell: &AtomicU64, more: u64) {
     cell.store(cell.load(Relaxed).wrapping_add(more), Relaxed);

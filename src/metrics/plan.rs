@@ -1,4 +1,4 @@
-//! What there is to be counted, as the configuration says, and where it lies in a column.
+//! What a configuration counts, and where that is in a column.
 #![forbid(unsafe_code)]
 
 use crate::base::memory::{append, collect};
@@ -6,14 +6,14 @@ use crate::base::memory::{append, collect};
 use super::worker_counters::PLACE_WORDS;
 use super::{AUTH_CELLS, QUEUE_CELLS, SERVER_CELLS};
 
-/// What a configuration has.
+/// Everything that a configuration counts.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// The upstreams that have a pool or a queue.
     pub upstreams: Vec<UpstreamInfo>,
-    /// What `auth_subrequest` names, each once.
+    /// The URIs of `auth_subrequest`, each once.
     pub auth: Vec<String>,
-    /// How many servers of an upstream can have numbers of their own besides those of the configuration.
+    /// How many servers of an upstream can have counters of their own besides the configured ones.
     pub room: usize,
 }
 
@@ -26,33 +26,33 @@ pub struct UpstreamInfo {
     pub servers: Vec<ServerInfo>,
     /// Whether servers come and go.
     pub changing: bool,
-    /// Idle connections that a worker may keep.
+    /// How many idle connections a worker may keep.
     pub limit: usize,
-    /// They are for each server.
+    /// Whether the limit applies to each server.
     pub per_server: bool,
     /// The number of `queue`.
     pub queue: Option<usize>,
 }
 
-/// A server of the configuration.
+/// What is known about a server.
 #[derive(Clone, Debug, Default)]
 pub struct ServerInfo {
     /// Its socket address, byte for byte.
     pub address: Vec<u8>,
-    /// Its socket address, to be read.
+    /// Its socket address as text.
     pub text: String,
     /// Its name in the configuration.
     pub name: String,
-    /// It is asked only if all others are down.
+    /// It is used only if all other servers are down (`backup`).
     pub backup: bool,
-    /// It is not asked at all.
+    /// It is not used (`down`).
     pub down: bool,
-    /// `max_conns`, 0 for any number.
+    /// `max_conns`; 0 if there is no limit.
     pub max_conns: u64,
 }
 
-/// Bytes as they can be shown: what is no UTF-8 by its number, and so is the backslash of what looks as if it was written
-/// by its number, so that different names stay different. `None` if there is no memory.
+/// Makes bytes readable: bytes that are not UTF-8 become `\xNN`. The backslash of a literal `\x` becomes `\x5c`, so that
+/// different names stay different. `None` if there is no memory.
 pub fn readable(bytes: &[u8]) -> Option<String> {
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
@@ -65,7 +65,7 @@ pub fn readable(bytes: &[u8]) -> Option<String> {
         for byte in chunk.invalid() {
             let digit = |number: u8| char::from_digit(number.into(), 16).unwrap_or_default();
             append(&mut text, "\\x")?;
-            // As many bytes as their marks had.
+            // `text` has memory for the two digits.
             text.try_reserve(2).ok()?;
             text.extend([digit(byte >> 4), digit(byte & 15)]);
         }
@@ -73,34 +73,33 @@ pub fn readable(bytes: &[u8]) -> Option<String> {
     Some(text)
 }
 
-/// Where the numbers of an upstream lie, from its beginning.
+// Where the counters of an upstream are, relative to its beginning.
 pub(super) const QUEUE: usize = 0;
 pub(super) const OTHER: usize = QUEUE_CELLS;
 pub(super) const GONE: usize = OTHER + SERVER_CELLS;
 pub(super) const SERVERS: usize = GONE + SERVER_CELLS;
 
-/// A line of a cache, in words.
+/// A cache line, in words.
 const LINE: usize = 8;
 
-/// How many servers that come and go have numbers of their own, if nothing else is said.
+/// The default of [`Plan::room`].
 const ROOM: usize = 64;
 
 impl Plan {
-    /// A plan with the room for servers that come and go for which no more memory is asked.
+    /// A plan with the default room.
     pub fn new(upstreams: Vec<UpstreamInfo>, auth: Vec<String>) -> Self {
         Self { upstreams, auth, room: ROOM }
     }
 
-    /// The memory for so many workers, in words of 8 bytes.
+    /// The size of the memory for a number of workers, in words of 8 bytes.
     pub fn size(&self, workers: usize) -> usize {
         self.first_column(workers) + (workers + 1) * self.column()
     }
 
-    /// Uses memory of so many words: the more there is, the more servers that come and go have numbers of
-    /// their own.
+    /// Increases the room so that the plan uses memory of `size` words.
     ///
     /// # Errors
-    /// The size that is needed, in words.
+    /// The size that is needed, in words, if `size` is smaller.
     pub fn use_all(&mut self, size: usize, workers: usize) -> Result<(), usize> {
         let needed = self.size(workers);
         let more = size.checked_sub(needed).ok_or(needed)?;
@@ -112,12 +111,12 @@ impl Plan {
         Ok(())
     }
 
-    /// Where the processes of the workers are noted.
+    /// Where the process of a worker is.
     pub(super) fn process(&self, worker: usize) -> usize {
         worker
     }
 
-    /// Where the warnings of an upstream are noted.
+    /// Where the warnings of an upstream are.
     pub(super) fn warnings(&self, workers: usize, upstream: usize) -> usize {
         workers + upstream
     }
@@ -127,7 +126,7 @@ impl Plan {
         self.first_column(workers) + worker * self.column()
     }
 
-    /// Where each upstream begins in a column, and how long it is.
+    /// The offset of each upstream in a column, and its size. `None` if there is no memory.
     pub(super) fn places(&self) -> Option<Vec<(usize, usize)>> {
         let mut at = 0;
         let mut place = |upstream| {
@@ -138,7 +137,7 @@ impl Plan {
         collect(self.upstreams.iter().map(&mut place))
     }
 
-    /// Where the numbers of `auth_subrequest` begin in a column.
+    /// The offset of the counters of `auth_subrequest` in a column.
     pub(super) fn first_auth(&self) -> usize {
         self.upstreams.iter().map(|upstream| self.size_of(upstream)).sum()
     }

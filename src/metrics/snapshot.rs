@@ -1,4 +1,4 @@
-//! The numbers of all workers, added up.
+//! The counters of all workers, added up.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -13,53 +13,54 @@ use super::plan::{Plan, ServerInfo, GONE, OTHER, QUEUE, SERVERS};
 use super::worker_counters::{read, settled};
 use super::{Numbers, QueueCount, AUTH_CELLS, AUTH_TIMES, DECISIONS, QUEUE_CELLS, QUEUE_TIMES, SERVER_CELLS};
 
-/// Where the numbers of a server go.
+/// Where the counters of a server go.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Target {
-    /// To this server.
+    /// To the configured server with this number.
     Server(usize),
-    /// To one that is found by its address.
+    /// To a server that is found by its address.
     Changing,
-    /// To those that have no numbers of their own.
+    /// To the servers that have no counters of their own.
     Other,
-    /// To those that have left the upstream.
+    /// To the servers that have left the upstream.
     Gone,
 }
 
-/// Reads the numbers. Who is alive is asked once, when it is made.
+/// Reads the counters of all workers. Which workers are alive is determined once, when it is made.
 pub struct Snapshot {
     generation: Arc<Generation>,
-    /// For each worker, first of this generation and then of each before.
+    /// Whether each worker is alive: first the workers of this generation, then of each former one.
     alive: Vec<Vec<bool>>,
     describe: &'static Describe,
 }
 
-/// Tells of a server that is not of the configuration: gets the number of its upstream, and its address. `None` if there
+/// Describes a server that is not configured. It gets the number of the upstream, and the server's address. `None` if there
 /// is no memory.
 pub type Describe = dyn Fn(usize, &[u8]) -> Option<ServerInfo>;
 
-/// The numbers of one server.
+/// The counters of one server.
 #[derive(Clone, Debug)]
 pub struct Row {
     which: Which,
-    /// Its numbers.
+    /// Its counters.
     pub numbers: Numbers,
 }
 
 #[derive(Clone, Debug)]
 enum Which {
-    /// Of the configuration.
+    /// A configured server, by its number.
     Configured(usize),
-    Met(ServerInfo),
+    /// Another server, or several under one label.
+    Other(ServerInfo),
 }
 
-/// What the servers that have no numbers of their own are called.
-const OTHERS: &str = "other";
+/// The label of the servers that have no counters of their own.
+const OTHER_LABEL: &str = "other";
 
-/// What the servers are called that have left the upstream.
+/// The label of the servers that have left the upstream.
 pub const GONE_LABEL: &str = "gone";
 
-/// Gets the target, the address and the numbers of a server.
+/// Gets the target, the address and the counters of a server.
 type Each<'a> = &'a mut dyn FnMut(&Target, &[u8], &[u64; SERVER_CELLS]);
 
 impl Snapshot {
@@ -77,7 +78,7 @@ impl Snapshot {
         Some(Self { generation, alive, describe })
     }
 
-    /// What there is.
+    /// What is counted.
     pub fn plan(&self) -> &Plan {
         &self.generation.own.plan
     }
@@ -87,7 +88,7 @@ impl Snapshot {
         self.alive.iter().flatten().filter(|alive| **alive).count()
     }
 
-    /// The servers of an upstream, those of the configuration first. `None` if there is no memory.
+    /// The servers of an upstream, the configured ones first. `None` if there is no memory.
     pub fn rows(&self, upstream: usize) -> Option<Vec<Row>> {
         let Some(plan) = self.plan().upstreams.get(upstream) else { return Some(Vec::new()) };
         let mut fixed = collect(plan.servers.iter().map(|_| Numbers::default()))?;
@@ -126,27 +127,26 @@ impl Snapshot {
         rows.extend(configured.map(|(at, numbers)| Row { which: Which::Configured(at), numbers }));
         for (address, numbers) in changing {
             let server = (self.describe)(upstream, &address)?;
-            push(&mut rows, Row { which: Which::Met(server), numbers })?;
+            push(&mut rows, Row { which: Which::Other(server), numbers })?;
         }
-        for (text, numbers) in [(OTHERS, other), (GONE_LABEL, gone)] {
+        for (text, numbers) in [(OTHER_LABEL, other), (GONE_LABEL, gone)] {
             if numbers != Numbers::default() {
                 let server = ServerInfo { text: owned(text)?, ..ServerInfo::default() };
-                push(&mut rows, Row { which: Which::Met(server), numbers })?;
+                push(&mut rows, Row { which: Which::Other(server), numbers })?;
             }
         }
         Some(rows)
     }
 
-    /// The server of a row: one of the configuration, or what is to be told of another one. `other` and [`GONE_LABEL`] are
-    /// the addresses of several ones.
+    /// The server of a row. Its text is `other` or [`GONE_LABEL`] if the row is a sum of several servers.
     pub fn server<'a>(&'a self, upstream: usize, row: &'a Row) -> Option<&'a ServerInfo> {
         match &row.which {
             Which::Configured(at) => self.plan().upstreams.get(upstream)?.servers.get(*at),
-            Which::Met(server) => Some(server),
+            Which::Other(server) => Some(server),
         }
     }
 
-    /// What was counted of a queue, and how long requests have waited.
+    /// The counters of a queue, and the waiting times.
     pub fn queue(&self, upstream: usize) -> (impl Fn(QueueCount) -> u64, Histogram) {
         let mut cells = [0; QUEUE_CELLS];
         add_queue(&self.generation.own, self.alive(), upstream, &mut cells);
@@ -159,7 +159,7 @@ impl Snapshot {
         (move |what| cells[what as usize], times)
     }
 
-    /// What was decided, by the names of the decisions, and how long it took.
+    /// The numbers of decisions, by their names, and the durations.
     pub fn auth(&self, uri: usize) -> (impl Iterator<Item = (&'static str, u64)>, Histogram) {
         let mut cells = [0; AUTH_CELLS];
         add_auth(&self.generation.own, uri, &mut cells);
@@ -181,7 +181,7 @@ impl Snapshot {
     }
 }
 
-/// The numbers of the server at an address. `None` if there is no memory.
+/// The counters of the server at an address. `None` if there is no memory.
 fn numbers_of<'a>(all: &'a mut HashMap<Vec<u8>, Numbers>, address: &[u8]) -> Option<&'a mut Numbers> {
     if !all.contains_key(address) {
         all.try_reserve(1).ok()?;
@@ -190,8 +190,9 @@ fn numbers_of<'a>(all: &'a mut HashMap<Vec<u8>, Numbers>, address: &[u8]) -> Opt
     all.get_mut(address)
 }
 
-/// Passes on what each column has; `alive` says which workers still run, `targets` are those of the servers, and `to` has
-/// the upstream to which others may belong.
+/// Calls `each` with the counters of each server in each column. `alive` says which workers still run, `targets` are the
+/// targets of the configured servers, and `to` is the memory and the upstream in which the target of other servers is
+/// looked up.
 pub(super) fn each_server(
     from: &Memory,
     alive: &[bool],
@@ -226,6 +227,7 @@ pub(super) fn each_server(
     }
 }
 
+/// Adds the cells of a queue in all columns to `cells`. The size counts only for live workers.
 pub(super) fn add_queue(from: &Memory, alive: &[bool], upstream: usize, cells: &mut [u64; QUEUE_CELLS]) {
     let Some((at, _)) = from.places.get(upstream) else { return };
     for worker in 0..=from.workers {
@@ -239,6 +241,7 @@ pub(super) fn add_queue(from: &Memory, alive: &[bool], upstream: usize, cells: &
     }
 }
 
+/// Adds the cells of an `auth_subrequest` URI in all columns to `cells`.
 pub(super) fn add_auth(from: &Memory, uri: usize, cells: &mut [u64; AUTH_CELLS]) {
     for worker in 0..=from.workers {
         let words = &from.column(worker)[from.plan.first_auth() + uri * AUTH_CELLS..];

@@ -123,25 +123,25 @@ fn the_phases_of_a_dead_worker_vanish_but_not_its_counts() {
 #[test]
 fn servers_that_come_and_go_get_places_as_long_as_there_are_some() {
     let it = generation(vec![upstream("u", &[A], true)], 1, None, &[]);
-    let records = &it.enter(0, 10).unwrap().upstreams[0];
-    keep(records.meter(b"x").unwrap());
-    keep(records.meter(b"y").unwrap());
-    keep(records.meter(b"z").unwrap());
-    keep(records.meter(b"x").unwrap());
+    let counters = &it.enter(0, 10).unwrap().upstreams[0];
+    keep(counters.meter(b"x").unwrap());
+    keep(counters.meter(b"y").unwrap());
+    keep(counters.meter(b"z").unwrap());
+    keep(counters.meter(b"x").unwrap());
     let expected = [("x".into(), 2, 2, 0), ("y".into(), 1, 1, 0), ("other".into(), 1, 1, 0)];
     assert_eq!(seen(&it, 0, &[10])[1..], expected);
     // A server that has no connection, and was not looked up for a while, gives up its place. Its counts are not lost.
-    records.meter(b"y").unwrap().end(Phase::Idle, End::Timeout);
+    counters.meter(b"y").unwrap().end(Phase::Idle, End::Timeout);
     for _ in 0..4 {
-        keep(records.meter(b"new").unwrap());
+        keep(counters.meter(b"new").unwrap());
     }
     let expected = [("x".into(), 2, 2, 0), ("y".into(), 1, 0, 1), ("other".into(), 5, 5, 0)];
     assert_eq!(seen(&it, 0, &[10])[1..], expected);
-    keep(records.meter(b"new").unwrap());
+    keep(counters.meter(b"new").unwrap());
     let expected =
         [("new".into(), 1, 1, 0), ("x".into(), 2, 2, 0), ("other".into(), 5, 5, 0), ("gone".into(), 1, 0, 1)];
     assert_eq!(seen(&it, 0, &[10])[1..], expected);
-    keep(records.meter(&[1; 113]).unwrap());
+    keep(counters.meter(&[1; 113]).unwrap());
     assert_eq!(seen(&it, 0, &[10])[3], ("other".into(), 6, 6, 0));
 }
 
@@ -151,11 +151,11 @@ fn a_worker_that_is_killed_while_a_place_changes_hands_leaves_it_readable() {
     keep(it.enter(0, 10).unwrap().upstreams[0].meter(b"x").unwrap());
     let place = it.own.places[0].0 + plan::SERVERS + SERVER_CELLS;
     it.own.column(0)[place].fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-    let records = &it.enter(0, 11).unwrap().upstreams[0];
+    let counters = &it.enter(0, 11).unwrap().upstreams[0];
     assert_eq!(seen(&it, 0, &[11])[1], ("x".into(), 1, 0, 0));
-    keep(records.meter(b"y").unwrap());
+    keep(counters.meter(b"y").unwrap());
     for _ in 0..5 {
-        keep(records.meter(b"z").unwrap());
+        keep(counters.meter(b"z").unwrap());
     }
     assert_eq!(seen(&it, 0, &[11]).iter().map(|row| row.1).sum::<u64>(), 7);
 }
@@ -163,9 +163,9 @@ fn a_worker_that_is_killed_while_a_place_changes_hands_leaves_it_readable() {
 #[test]
 fn connections_of_a_killed_worker_have_ended() {
     let it = generation(vec![upstream("u", &[A], true)], 1, None, &[]);
-    let records = &it.enter(0, 10).unwrap().upstreams[0];
-    [A, b"x"].into_iter().for_each(|address| keep(records.meter(address).unwrap()));
-    records.meter(A).unwrap().open();
+    let counters = &it.enter(0, 10).unwrap().upstreams[0];
+    [A, b"x"].into_iter().for_each(|address| keep(counters.meter(address).unwrap()));
+    counters.meter(A).unwrap().open();
     let exited = |alive: bool| {
         let rows = it.snapshot(move |_| alive, &|_, it| Some(server(it))).unwrap().rows(0).unwrap();
         let exiting = |row: &Row| row.numbers.closed().find(|end| end.0 == "exiting").unwrap().1;

@@ -1,8 +1,8 @@
-//! The numbers of one upstream in one worker: those of servers of the configuration have fixed places, others get one
-//! when they are met.
+//! The counters of one upstream in one worker. Configured servers have fixed places; other servers get a place when a
+//! connection to them is opened first.
 //!
-//! A place that another server gets carries a number that is odd while it changes hands, so that readers in other
-//! processes notice.
+//! A place that can be given to another server has a number of changes, which is odd during a change, so that readers
+//! in other processes notice.
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
@@ -24,24 +24,26 @@ const LENGTH: usize = 1;
 const LOOKED_UP: usize = 2;
 const ADDRESS: usize = 3;
 const NUMBERS: usize = ADDRESS + MAX_ADDRESS / 8;
-/// Words of a server that is not of the configuration.
+/// The words of the place of a server that is not configured.
 pub(super) const PLACE_WORDS: usize = NUMBERS + SERVER_CELLS;
 
-/// Finds the numbers of servers.
+/// Finds the counters of servers.
 pub struct WorkerCounters {
-    /// That of which the words are, and the number of the upstream in it.
+    /// The memory that the words belong to.
     memory: Arc<Memory>,
+    /// The number of the upstream in it.
     number: usize,
     words: &'static [AtomicU64],
-    /// Places of servers that are not of the configuration, and how many are taken.
+    /// The places of servers that are not configured.
     places: &'static [AtomicU64],
+    /// How many of these places are taken.
     taken: Cell<usize>,
-    /// How often one of these was looked for.
+    /// How often one of these servers was looked up.
     time: Cell<u64>,
 }
 
 impl WorkerCounters {
-    /// `words` are those of the upstream in the worker's column.
+    /// `words` are the words of the upstream in the worker's column.
     pub(super) fn new(memory: Arc<Memory>, number: usize, words: &'static [AtomicU64]) -> Self {
         let places = SERVERS + memory.plan.upstreams[number].servers.len() * SERVER_CELLS;
         let places = words.get(places..).unwrap_or(&[]);
@@ -50,7 +52,7 @@ impl WorkerCounters {
         Self { memory, number, words, places, taken, time: Cell::new(0) }
     }
 
-    /// The numbers of the server at an address.
+    /// The counters of the server at an address.
     pub fn meter(&self, address: &[u8]) -> Option<Meter> {
         match self.memory.find(self.number, address) {
             Some(at) => meter(self.words, SERVERS + at * SERVER_CELLS),
@@ -59,13 +61,13 @@ impl WorkerCounters {
         }
     }
 
-    /// The numbers of the queue.
+    /// The counters of the queue.
     pub fn queue(&self) -> Option<QueueMeter> {
         let words = self.words.get(QUEUE..)?.first_chunk::<QUEUE_CELLS>();
         words.map(QueueMeter)
     }
 
-    /// The numbers of all servers that have none of their own.
+    /// The common counters of all servers that have none of their own.
     fn other(&self) -> Option<Meter> {
         meter(self.words, OTHER)
     }
@@ -82,9 +84,9 @@ impl WorkerCounters {
         meter(place, NUMBERS)
     }
 
-    /// A place for a server that has none: a new one, or that of the server that has no connection and was not
-    /// looked for for longest. One that was looked for not so long ago keeps it: with more servers than places they would
-    /// take it from each other all the time.
+    /// A place for a server that has none: a new one, or the place of the server that has no connection and whose last look-up
+    /// was longest ago. A server that was looked up recently keeps its place. Otherwise, with more servers than places, they
+    /// would take places from each other all the time.
     fn place_for(&self, address: &[u8]) -> Option<&'static [AtomicU64]> {
         if address.is_empty() || address.len() > MAX_ADDRESS {
             return None;
@@ -104,12 +106,12 @@ impl WorkerCounters {
                 (since > 2 * room).then_some(oldest)?
             }
         };
-        self.give(place, address);
+        self.reassign(place, address);
         Some(place)
     }
 
-    /// Another server gets the place; what was counted there is that of a server that is gone.
-    fn give(&self, place: &[AtomicU64], address: &[u8]) {
+    /// Gives a place to another server. The counters of the previous server are added to the counters of [`GONE`].
+    fn reassign(&self, place: &[AtomicU64], address: &[u8]) {
         add(&place[CHANGES], 1);
         fence(Release);
         if let Some(Meter(gone)) = meter(self.words, GONE) {
@@ -139,10 +141,10 @@ fn is_vacant(place: &[AtomicU64]) -> bool {
     place[NUMBERS..].iter().take(PHASES.len()).all(|phase| phase.load(Relaxed) == 0)
 }
 
-/// Reads the places of another worker: calls `each` with the address and the numbers of each server.
+/// Reads the places of a worker, perhaps another one: calls `each` with the address and the counters of each server.
 pub(super) fn read(places: &[AtomicU64], mut each: impl FnMut(&[u8], &[u64; SERVER_CELLS])) {
     for place in places.chunks_exact(PLACE_WORDS) {
-        // It changes hands at most now and then.
+        // Changes are rare, so a few attempts are enough.
         for _ in 0..100 {
             let before = place[CHANGES].load(Acquire);
             let mut words = [0; PLACE_WORDS];
@@ -167,7 +169,8 @@ pub(super) fn read(places: &[AtomicU64], mut each: impl FnMut(&[u8], &[u64; SERV
     }
 }
 
-/// The worker to which these belonged is gone: its connections have ended, nobody waits, and no place is just given away.
+/// Ends what the worker of these words left behind, as it is gone: its connections count as ended, no request waits, and no
+/// place is being changed.
 pub(super) fn settle(upstream: &UpstreamInfo, words: &[AtomicU64]) {
     words[QUEUE].store(0, Relaxed);
     let end = |numbers: &[AtomicU64]| {
@@ -188,7 +191,7 @@ pub(super) fn settle(upstream: &UpstreamInfo, words: &[AtomicU64]) {
     });
 }
 
-/// The same in numbers that were read.
+/// The counters of a server of a worker that is gone: its connections count as ended.
 pub(super) fn settled(mut numbers: [u64; SERVER_CELLS]) -> [u64; SERVER_CELLS] {
     let phases = &mut numbers[..PHASES.len()];
     let connections = phases.iter().fold(0, |sum: u64, phase| sum.wrapping_add(*phase));

@@ -315,7 +315,7 @@ impl Both {
         self.forget(stored.number);
     }
 
-    /// The pool has `taken` connections: they are those of the model for which `is_expected`.
+    /// Asserts that `taken` are the connections of the model for which `is_expected` returns true, and removes these.
     fn are_gone(&mut self, mut taken: Vec<u32>, is_expected: impl Fn(&Stored) -> bool) {
         let mut expected: Vec<u32> = self.stored(is_expected).iter().map(|s| s.number).collect();
         taken.sort_unstable();

@@ -81,7 +81,7 @@ impl<W: Copy> WaitQueue<W> {
         self.len
     }
 
-    /// Whether nobody waits.
+    /// Whether no one waits.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

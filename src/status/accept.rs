@@ -1,17 +1,17 @@
-//! Which format a client gets: the one that it names, or else the one that it likes best.
+//! Which format a client gets: the one that it names, or else the one that it prefers.
 #![forbid(unsafe_code)]
 
 use super::Format;
 
-/// The formats, the preferred one first, with their media types and the parameters of these.
+/// The formats, the preferred one first, with the type, subtype and parameters of their media type.
 const FORMATS: [(Format, &str, &str, &[&str]); 3] = [
     (Format::Html, "text", "html", &["charset=utf-8"]),
     (Format::Json, "application", "json", &[]),
     (Format::Prometheus, "text", "plain", &["version=0.0.4", "charset=utf-8"]),
 ];
 
-/// The format for the argument `format`, if there is one, and the values of the header `Accept` (RFC 9110, section
-/// 12.5.1). `None` if there is no such format.
+/// The format for the query argument `format`, or without it for the values of the header `Accept` (RFC 9110, section
+/// 12.5.1). `None` if no format matches.
 pub fn choose<'a>(argument: Option<&[u8]>, accept: impl Iterator<Item = &'a [u8]> + Clone) -> Option<Format> {
     match argument {
         Some(b"html") => Some(Format::Html),
@@ -29,7 +29,7 @@ fn by_accept<'a>(accept: impl Iterator<Item = &'a [u8]> + Clone) -> Option<Forma
     }
     let mut best = None;
     for (format, kind, subtype, parameters) in FORMATS {
-        // The most exact range that fits tells how much the type is liked.
+        // The most specific range that matches determines the quality of a type.
         let fits = |range: Range| range.fits(kind, subtype, parameters);
         let quality = ranges().filter_map(fits).max().map_or(0, |(_, quality)| quality);
         if quality > best.map_or(0, |(_, best)| best) {
@@ -39,7 +39,7 @@ fn by_accept<'a>(accept: impl Iterator<Item = &'a [u8]> + Clone) -> Option<Forma
     best.map(|(format, _)| format)
 }
 
-/// What stands between separators, but not those in quoted strings (RFC 9110, section 5.6.4).
+/// The parts of a header value between separators. Separators in quoted strings do not count (RFC 9110, section 5.6.4).
 #[derive(Clone)]
 struct Parts<'a>(&'a [u8], u8);
 
@@ -64,7 +64,7 @@ impl<'a> Iterator for Parts<'a> {
     }
 }
 
-/// A media range, and how much it is liked, in thousandths.
+/// A media range and its quality, in thousandths.
 struct Range<'a> {
     kind: &'a [u8],
     subtype: &'a [u8],
@@ -82,7 +82,7 @@ impl<'a> Range<'a> {
         Some(Self { kind, subtype, parameters: parts, quality })
     }
 
-    /// How exactly it names a media type with parameters, if it does, and how much it is liked.
+    /// How specific the range is for a media type, and its quality. `None` if it does not match.
     fn fits(&self, kind: &str, subtype: &str, parameters: &[&str]) -> Option<(usize, u16)> {
         let is = |one: &[u8], other: &str| one.eq_ignore_ascii_case(other.as_bytes());
         let exactness = match (self.kind, self.subtype) {
@@ -106,7 +106,7 @@ fn quality_of(parameter: &[u8]) -> Option<u16> {
     }
 }
 
-/// A quality as RFC 9110, section 12.4.2, has it, in thousandths; what is none counts as 1.
+/// Parses a quality (RFC 9110, section 12.4.2), in thousandths. A malformed quality counts as 1.
 fn read_quality(text: &[u8]) -> u16 {
     let (digits, decimals) = match text {
         [first @ (b'0' | b'1')] => (first, &[][..]),

@@ -1,4 +1,5 @@
-//! The numbers as JSON. README describes the schema; a change of what is there already makes it a new one.
+//! The counters as JSON. `docs/status.md` describes the schema. New members may be added; any other change of it needs a new
+//! schema number.
 #![forbid(unsafe_code)]
 
 use std::fmt::Display;
@@ -13,18 +14,18 @@ use super::buckets;
 /// The number of the schema.
 const SCHEMA: u32 = 1;
 
-/// Writes the numbers upstream by upstream and server by server.
+/// Writes the counters upstream by upstream and server by server.
 pub struct JsonWriter {
     snapshot: Snapshot,
     time: f64,
     at: At,
 }
 
-/// What is to be written next.
+/// What is written next.
 enum At {
     Head,
     Upstream(usize),
-    /// The rows of an upstream, and the next one.
+    /// The number of an upstream, its rows, and the number of the next row.
     Peers(usize, Vec<Row>, usize),
     Auth(usize),
     End,
@@ -108,7 +109,7 @@ fn comma(to: &mut Text, before: usize) {
 }
 
 fn value(to: &mut Text, value: &impl Serialize) {
-    // A text can be written, and what is written here has strings for keys.
+    // This cannot fail: `Text` returns no errors, and all keys are strings.
     let _ = serde_json::to_writer(to, value);
 }
 
@@ -158,7 +159,7 @@ impl Serialize for PeerJson<'_> {
     }
 }
 
-/// What an upstream and its servers have alike.
+/// The members that an upstream and a server have in common.
 fn numbers<M: SerializeMap>(map: &mut M, numbers: &Numbers) -> Result<(), M::Error> {
     map.serialize_entry("active", &numbers.phase(Phase::Active))?;
     map.serialize_entry("draining", &numbers.phase(Phase::Draining))?;
@@ -217,7 +218,7 @@ impl Serialize for Times {
     }
 }
 
-/// An object of what a function yields.
+/// An object with the keys and values that a function returns.
 struct Map<F>(F);
 
 impl<K: Display, V: Serialize, I: Iterator<Item = (K, V)>, F: Fn() -> I> Serialize for Map<F> {
@@ -226,7 +227,7 @@ impl<K: Display, V: Serialize, I: Iterator<Item = (K, V)>, F: Fn() -> I> Seriali
     }
 }
 
-/// A string, as it is displayed.
+/// A value that is written as a string, as it is displayed.
 struct Shown<T>(T);
 
 impl<T: Display> Serialize for Shown<T> {

@@ -1,4 +1,4 @@
-//! What `keepalive_status` answers: the numbers of [`crate::metrics`] as a page, as JSON, or for Prometheus.
+//! The response of `keepalive_status`: the counters of [`crate::metrics`] as a page, as JSON, or for Prometheus.
 #![forbid(unsafe_code)]
 
 mod accept;
@@ -16,14 +16,14 @@ use prometheus::PrometheusWriter;
 
 pub use accept::choose;
 
-/// In which form the numbers are shown.
+/// The format of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// A page for people; it fetches the numbers as JSON.
+    /// A web page, which fetches the counters as JSON.
     Html,
     /// JSON (RFC 8259).
     Json,
-    /// Prometheus' text exposition format 0.0.4.
+    /// The text exposition format of Prometheus, version 0.0.4.
     Prometheus,
 }
 
@@ -38,12 +38,12 @@ impl Format {
     }
 }
 
-/// The page: it needs nothing but itself and the numbers.
+/// The page. It loads nothing but the counters.
 const PAGE: &str = include_str!("page.html");
 
-/// A response that is written piece by piece, so that it needs little memory and keeps nobody waiting.
+/// A response that is written piece by piece, so that it needs little memory and does not block the worker.
 pub enum Writer {
-    /// Of the page, whether it is written.
+    /// The page, and whether it is written.
     Html(bool),
     /// See [`Format::Json`].
     Json(JsonWriter),
@@ -52,7 +52,7 @@ pub enum Writer {
 }
 
 impl Writer {
-    /// Writes the numbers in a format; `time` is the present one, in seconds since 1970.
+    /// Writes `snapshot` in a format. `time` is the current time, in seconds since 1970.
     pub fn new(format: Format, snapshot: Snapshot, time: f64) -> Self {
         match format {
             Format::Html => Self::Html(false),
@@ -61,7 +61,8 @@ impl Writer {
         }
     }
 
-    /// Appends the next piece; `false` if there was none left. Without memory it leaves it out, and what follows.
+    /// Appends the next piece. `false` if there was none left. If there is no memory, the piece and all later ones are left
+    /// out; see [`Text::is_whole`].
     pub fn write(&mut self, to: &mut Text) -> bool {
         match self {
             Self::Html(true) => false,
@@ -76,13 +77,13 @@ impl Writer {
     }
 }
 
-/// The bounds of a histogram and the numbers up to them, in seconds as they are written.
+/// The buckets of a histogram: the upper bounds, displayed in seconds, and the cumulative numbers.
 fn buckets(times: &crate::metrics::Histogram) -> impl Iterator<Item = (BucketBound, u64)> + '_ {
     let bounds = crate::metrics::BOUNDS.iter().map(|bound| BucketBound::UpTo(Seconds(*bound)));
     bounds.zip(times.at_most).chain([(BucketBound::Any, times.count)])
 }
 
-/// The bound of a bucket.
+/// The upper bound of a bucket.
 enum BucketBound {
     UpTo(Seconds),
     Any,
@@ -97,7 +98,7 @@ impl Display for BucketBound {
     }
 }
 
-/// Milliseconds, shown as seconds without needless zeros.
+/// Milliseconds, displayed as seconds without trailing zeros.
 struct Seconds(u64);
 
 impl Display for Seconds {

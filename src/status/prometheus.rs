@@ -1,4 +1,4 @@
-//! The numbers in Prometheus' text exposition format 0.0.4: all of one name together.
+//! The counters in the text exposition format 0.0.4 of Prometheus. All samples of a family are written together.
 #![forbid(unsafe_code)]
 
 use std::fmt::{self, Display, Formatter, Write};
@@ -8,17 +8,18 @@ use crate::metrics::{Count, Histogram, Numbers, Phase, QueueCount, Snapshot, GON
 
 use super::{buckets, Seconds};
 
-/// Writes the numbers family by family and upstream by upstream.
+/// Writes the counters family by family and upstream by upstream.
 pub struct PrometheusWriter {
     snapshot: Snapshot,
-    /// The servers of the upstreams met so far, as all families are to tell of one moment: their names and numbers.
+    /// The servers of the upstreams written so far: their names and counters. They are read once, so that all families have
+    /// the counters of the same moment.
     servers: Vec<Vec<(String, Numbers)>>,
     family: usize,
     /// The next upstream, or URI, of the family.
     next: usize,
 }
 
-/// Numbers of one name.
+/// A metric family.
 struct Family {
     name: &'static str,
     kind: &'static str,
@@ -176,7 +177,7 @@ impl PrometheusWriter {
         true
     }
 
-    /// The samples of a family that are about one upstream, or URI.
+    /// Writes the samples of a family that are about the next upstream, or URI.
     fn samples(&self, to: &mut Text, Family { name, source, .. }: &Family) {
         let (snapshot, next) = (&self.snapshot, self.next);
         match source {
@@ -231,7 +232,7 @@ impl PrometheusWriter {
     fn read_servers(&self) -> Option<Vec<(String, Numbers)>> {
         let mut servers = Vec::new();
         for row in self.snapshot.rows(self.next)? {
-            // Source what is gone Prometheus remembers what it has been told.
+            // Prometheus itself remembers servers that are gone.
             if let Some(server) =
                 self.snapshot.server(self.next, &row).filter(|server| server.text != GONE_LABEL)
             {
@@ -251,16 +252,16 @@ impl PrometheusWriter {
 }
 
 fn head(to: &mut Text, Family { name, kind, help, .. }: &Family) {
-    // A text can be written.
+    // This cannot fail: `Text` returns no errors.
     let _ = write!(to, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
 }
 
-/// What the numbers of a sample are about.
+/// The labels of a sample.
 #[derive(Clone, Copy)]
 enum Labels<'a> {
     None,
     Upstream(&'a str),
-    /// Source an upstream.
+    /// An upstream, and one of its servers.
     Server(&'a str, &'a str),
     Uri(&'a str),
 }
@@ -278,7 +279,7 @@ impl Display for Labels<'_> {
     }
 }
 
-/// The value of a label, with what has a meaning in it escaped.
+/// The value of a label, with special characters escaped.
 struct Escaped<'a>(&'a str);
 
 impl Display for Escaped<'_> {
@@ -294,7 +295,7 @@ impl Display for Escaped<'_> {
     }
 }
 
-/// A line; `more` are labels whose values are words.
+/// Writes a sample. `more` are further labels; their values need no escaping.
 fn sample(
     to: &mut Text,
     name: impl Display,
@@ -302,7 +303,7 @@ fn sample(
     more: &[(&str, &dyn Display)],
     value: impl Display,
 ) {
-    // A text can be written.
+    // This cannot fail: `Text` returns no errors.
     let _ = write!(to, "{name}");
     if !matches!(labels, Labels::None) {
         let _ = write!(to, "{{{labels}");
@@ -314,7 +315,7 @@ fn sample(
     let _ = writeln!(to, " {value}");
 }
 
-/// Those that have occurred: most never do, and there are many for each server.
+/// Writes the reasons that have occurred. Most never occur, and there are many for each server.
 fn reasons(to: &mut Text, name: &str, labels: Labels<'_>, all: impl Iterator<Item = (&'static str, u64)>) {
     for (reason, number) in all.filter(|(_, number)| *number > 0) {
         sample(to, name, labels, &[("reason", &reason)], number);

@@ -91,7 +91,7 @@ struct Process {
     number: usize,
     generation: Arc<Generation>,
     /// By the numbers in [`UPSTREAMS`] and [`AUTH`].
-    records: Vec<WorkerCounters>,
+    counters: Vec<WorkerCounters>,
     auth: Vec<AuthMeter>,
     connections: Vec<Connection>,
     waiting: [u64; 2],
@@ -204,17 +204,17 @@ impl Model {
         self.pids += 1;
         let generation = self.generation.clone();
         let worker = generation.enter(number, self.pids).expect("there is such a worker");
-        let (mut records, mut auth) = (worker.upstreams, worker.auth);
+        let (mut counters, mut auth) = (worker.upstreams, worker.auth);
         let plan = self.generation.snapshot(|_| true, &|_, it| Some(server(it))).expect("enough memory");
         if plan.plan().upstreams[0].name != UPSTREAMS[0] {
-            records.reverse();
+            counters.reverse();
             auth.reverse();
         }
         self.processes.push(Process {
             pid: self.pids,
             number,
             generation,
-            records,
+            counters,
             auth,
             connections: Vec::new(),
             waiting: [0; 2],
@@ -242,7 +242,7 @@ impl Model {
         match op {
             0 | 1 => {
                 let address = input.below(ADDRESSES.len());
-                let meter = process.records[which].meter(ADDRESSES[address]).expect("some place");
+                let meter = process.counters[which].meter(ADDRESSES[address]).expect("some place");
                 meter.open();
                 self.counted.entry((which, address)).or_default().counts[0] += 1;
                 process.connections.push(Connection {
@@ -254,7 +254,7 @@ impl Model {
             }
             2..=5 if !process.connections.is_empty() => self.act_on_connection(op, at, input),
             6 => {
-                let queue = process.records[which].queue().expect("each has the place");
+                let queue = process.counters[which].queue().expect("each has the place");
                 let waited = usize::from(input.byte()) * 300;
                 wait(queue, input.below(4), waited, &mut process.waiting[which], &mut self.queues[which]);
             }
