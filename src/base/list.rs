@@ -11,6 +11,7 @@ pub(crate) const NONE: Link = Link::MAX;
 
 /// An element that can be in a list of the kind `K`. One element can be in one list of each kind.
 pub(crate) trait Node<K> {
+    /// The links of the element in a list of this kind.
     fn links(&mut self) -> &mut Neighbours;
 }
 
@@ -30,10 +31,12 @@ pub(crate) struct List<K> {
 }
 
 impl Neighbours {
+    /// The next older element, or [`NONE`].
     pub(crate) fn older(self) -> Link {
         self.older
     }
 
+    /// The next newer element, or [`NONE`].
     pub(crate) fn newer(self) -> Link {
         self.newer
     }
@@ -52,10 +55,12 @@ impl<K> Default for List<K> {
 }
 
 impl<K> List<K> {
+    /// The newest element, or [`NONE`].
     pub(crate) fn newest(&self) -> Link {
         self.newest
     }
 
+    /// The oldest element, or [`NONE`].
     pub(crate) fn oldest(&self) -> Link {
         self.oldest
     }

@@ -31,6 +31,7 @@ impl RequestHead {
         None
     }
 
+    /// Reads a header field. `None` if its length is malformed or contradicts an earlier one.
     fn add(&mut self, line: &[u8]) -> Option<()> {
         let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
         let (name, value) = line.split_at(colon);

@@ -113,6 +113,7 @@ impl Heard {
         }
     }
 
+    /// The type of the current frame.
     fn kind(&self) -> u8 {
         self.frame[3]
     }
@@ -121,6 +122,7 @@ impl Heard {
         self.number(0) as usize >> 8
     }
 
+    /// The 32-bit number at an offset in the current frame.
     fn number(&self, at: usize) -> u32 {
         let bytes = self.frame.get(at..).and_then(|bytes| bytes.first_chunk());
         bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes))

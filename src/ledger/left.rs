@@ -90,6 +90,7 @@ impl Ledger {
         })
     }
 
+    /// Whether a worker holds connections or requests.
     fn has_something(&self, worker: usize) -> bool {
         let has = |server, column| !tally::is_empty(self.cell(server, worker, column));
         self.used().any(|server| has(server, Column::Open) || has(server, Column::Requests))
@@ -158,6 +159,7 @@ impl Ledger {
         }
     }
 
+    /// The places that were ever used.
     fn used(&self) -> impl Iterator<Item = Server> + '_ {
         (0..self.servers as Server).filter(|server| self.is_used(*server))
     }

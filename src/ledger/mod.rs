@@ -276,19 +276,23 @@ impl Ledger {
         Tally { total: self.word(server, REQUESTS), part: self.own_cell(server, Column::Requests) }
     }
 
+    /// Whether other workers have asked a worker to close connections: 1 or 0.
     fn has_close_requests(&self, worker: usize) -> &AtomicU64 {
         &self.table.words()[HEADER + 2 * self.workers + worker]
     }
 
+    /// A word of a server, by its offset.
     fn word(&self, server: Server, at: usize) -> &AtomicU64 {
         let stride = WORKERS + WORKER_WORDS * self.workers;
         &self.table.words()[HEADER + 5 * self.workers + server as usize * stride + at]
     }
 
+    /// A word of a worker for a server.
     fn cell(&self, server: Server, worker: usize, column: Column) -> &AtomicU64 {
         self.word(server, WORKERS + worker * WORKER_WORDS + column as usize)
     }
 
+    /// A word of this worker for a server.
     fn own_cell(&self, server: Server, column: Column) -> &AtomicU64 {
         self.cell(server, self.me.get(), column)
     }

@@ -19,8 +19,11 @@ use crate::base::hash::{hash_bytes, words_of};
 
 // The first word of a place: the length of the address, a mark, and how often the place was written. It is 0 if the place
 // was never used.
+/// The bits of the length of the address.
 const LENGTH: u64 = 0xff;
+/// The mark of a place that is being written.
 const CHANGING: u64 = 1 << 8;
+/// One, in the number of times the place was written.
 const WRITTEN: u64 = 1 << 9;
 
 /// A value that is not the number of any generation.

@@ -39,12 +39,17 @@ pub(super) struct Tally<'a> {
     pub(super) part: &'a AtomicU64,
 }
 
+/// The bits of the number in a total; in a part also of the two marks.
 const NUMBER: u64 = u32::MAX as u64;
 const REPAIRED: u64 = 1 << 32;
 
+/// The mark of a change that is under way.
 const UNDER_WAY: u64 = 1;
+/// The mark of a change that adds one.
 const ADDING: u64 = 2;
+/// One, in the number of a part.
 const ONE: u64 = 4;
+/// One, in the number of changes of a part.
 const CHANGED: u64 = 1 << 32;
 
 /// How often the parts are read until no worker is found counting. A worker that is found each time was interrupted or
@@ -88,6 +93,7 @@ impl Tally<'_> {
         self.write(before.wrapping_add(CHANGED).wrapping_sub(ONE));
     }
 
+    /// Sets a mark in the part. Returns the part without it.
     fn mark(self, mark: u64) -> u64 {
         // No other worker writes this part while this worker is alive.
         let before = self.part.load(Relaxed);
@@ -97,6 +103,7 @@ impl Tally<'_> {
         before
     }
 
+    /// Writes the part after the change of the total.
     fn write(self, part: u64) {
         step();
         self.part.store(part, Release);

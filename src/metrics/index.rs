@@ -11,7 +11,7 @@ use super::plan::ServerInfo;
 /// An index of servers by the hash of their address. The master makes it; its workers share its memory, as they never
 /// write it.
 #[derive(Debug, Default)]
-pub(super) struct Index(HashMap<u64, u32, BuildHasherDefault<HashedKey>>);
+pub(super) struct Index(HashMap<u64, u32, BuildHasherDefault<PassThroughHasher>>);
 
 impl Index {
     /// `None` if there is no memory.
@@ -37,9 +37,9 @@ impl Index {
 
 /// A hasher that passes keys on, because they are hashes already.
 #[derive(Debug, Default)]
-struct HashedKey(u64);
+struct PassThroughHasher(u64);
 
-impl Hasher for HashedKey {
+impl Hasher for PassThroughHasher {
     fn write(&mut self, bytes: &[u8]) {
         self.0 = hash_bytes(self.0, bytes);
     }

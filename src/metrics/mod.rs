@@ -193,15 +193,15 @@ const _: () =
 
 /// The counters of one server, or a sum of several.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Numbers([u64; SERVER_CELLS]);
+pub struct ServerCounters([u64; SERVER_CELLS]);
 
-impl Default for Numbers {
+impl Default for ServerCounters {
     fn default() -> Self {
         Self([0; SERVER_CELLS])
     }
 }
 
-impl Numbers {
+impl ServerCounters {
     /// How many connections are in a phase.
     pub fn phase(&self, phase: Phase) -> u64 {
         self.0[phase as usize]

@@ -142,15 +142,18 @@ impl Plan {
         self.upstreams.iter().map(|upstream| self.size_of(upstream)).sum()
     }
 
+    /// The size of an upstream in a column, in words.
     fn size_of(&self, upstream: &UpstreamInfo) -> usize {
         let room = if upstream.changing { self.room } else { 0 };
         SERVERS + upstream.servers.len() * SERVER_CELLS + room * PLACE_WORDS
     }
 
+    /// Where the columns begin.
     fn first_column(&self, workers: usize) -> usize {
         (workers + self.upstreams.len()).next_multiple_of(LINE)
     }
 
+    /// The size of a column, in words: whole cache lines.
     fn column(&self) -> usize {
         (self.first_auth() + self.auth.len() * AUTH_CELLS).next_multiple_of(LINE)
     }

@@ -11,7 +11,9 @@ use super::generation::{Generation, Memory, Past};
 use super::histogram::Histogram;
 use super::plan::{Plan, ServerInfo, GONE, OTHER, QUEUE, SERVERS};
 use super::worker_counters::{read, settled};
-use super::{Numbers, QueueCount, AUTH_CELLS, AUTH_TIMES, DECISIONS, QUEUE_CELLS, QUEUE_TIMES, SERVER_CELLS};
+use super::{
+    QueueCount, ServerCounters, AUTH_CELLS, AUTH_TIMES, DECISIONS, QUEUE_CELLS, QUEUE_TIMES, SERVER_CELLS,
+};
 
 /// Where the counters of a server go.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +45,7 @@ pub type Describe = dyn Fn(usize, &[u8]) -> Option<ServerInfo>;
 pub struct Row {
     which: Which,
     /// Its counters.
-    pub numbers: Numbers,
+    pub counters: ServerCounters,
 }
 
 #[derive(Clone, Debug)]
@@ -91,9 +93,9 @@ impl Snapshot {
     /// The servers of an upstream, the configured ones first. `None` if there is no memory.
     pub fn rows(&self, upstream: usize) -> Option<Vec<Row>> {
         let Some(plan) = self.plan().upstreams.get(upstream) else { return Some(Vec::new()) };
-        let mut fixed = collect(plan.servers.iter().map(|_| Numbers::default()))?;
-        let (mut other, mut gone) = (Numbers::default(), Numbers::default());
-        let mut changing = HashMap::<Vec<u8>, Numbers>::new();
+        let mut fixed = collect(plan.servers.iter().map(|_| ServerCounters::default()))?;
+        let (mut other, mut gone) = (ServerCounters::default(), ServerCounters::default());
+        let mut changing = HashMap::<Vec<u8>, ServerCounters>::new();
         let mut is_complete = true;
         let mut each = |target: &Target, address: &[u8], numbers: &[u64; SERVER_CELLS]| {
             let to = match target {
@@ -106,7 +108,7 @@ impl Snapshot {
                 Target::Other => None,
                 Target::Gone => Some(&mut gone),
             };
-            to.unwrap_or(&mut other).add(&Numbers(*numbers));
+            to.unwrap_or(&mut other).add(&ServerCounters(*numbers));
         };
         let own = collect((0..plan.servers.len()).map(Target::Server))?;
         let to = (&*self.generation.own, upstream);
@@ -124,15 +126,15 @@ impl Snapshot {
         let mut rows = Vec::new();
         rows.try_reserve_exact(fixed.len() + changing.len() + 2).ok()?;
         let configured = fixed.into_iter().enumerate();
-        rows.extend(configured.map(|(at, numbers)| Row { which: Which::Configured(at), numbers }));
+        rows.extend(configured.map(|(at, numbers)| Row { which: Which::Configured(at), counters: numbers }));
         for (address, numbers) in changing {
             let server = (self.describe)(upstream, &address)?;
-            push(&mut rows, Row { which: Which::Other(server), numbers })?;
+            push(&mut rows, Row { which: Which::Other(server), counters: numbers })?;
         }
         for (text, numbers) in [(OTHER_LABEL, other), (GONE_LABEL, gone)] {
-            if numbers != Numbers::default() {
+            if numbers != ServerCounters::default() {
                 let server = ServerInfo { text: owned(text)?, ..ServerInfo::default() };
-                push(&mut rows, Row { which: Which::Other(server), numbers })?;
+                push(&mut rows, Row { which: Which::Other(server), counters: numbers })?;
             }
         }
         Some(rows)
@@ -172,20 +174,25 @@ impl Snapshot {
         (DECISIONS.into_iter().zip(cells), times)
     }
 
+    /// Whether each worker of this generation is alive.
     fn alive(&self) -> &[bool] {
         self.alive.first().map_or(&[], Vec::as_slice)
     }
 
+    /// The former generations, and whether each of their workers is alive.
     fn past(&self) -> impl Iterator<Item = (&Past, &Vec<bool>)> {
         self.generation.past.iter().zip(self.alive.iter().skip(1))
     }
 }
 
 /// The counters of the server at an address. `None` if there is no memory.
-fn numbers_of<'a>(all: &'a mut HashMap<Vec<u8>, Numbers>, address: &[u8]) -> Option<&'a mut Numbers> {
+fn numbers_of<'a>(
+    all: &'a mut HashMap<Vec<u8>, ServerCounters>,
+    address: &[u8],
+) -> Option<&'a mut ServerCounters> {
     if !all.contains_key(address) {
         all.try_reserve(1).ok()?;
-        all.insert(copy(address)?, Numbers::default());
+        all.insert(copy(address)?, ServerCounters::default());
     }
     all.get_mut(address)
 }

@@ -44,9 +44,9 @@ fn seen(generation: &Arc<Generation>, upstream: usize, alive: &[u64]) -> Vec<(St
         .snapshot(move |process| alive.contains(&process), &|_, address| Some(server(address)))
         .unwrap();
     let row = |row: Row| {
-        let timeouts = row.numbers.closed().find(|(name, _)| *name == "timeout").unwrap().1;
+        let timeouts = row.counters.closed().find(|(name, _)| *name == "timeout").unwrap().1;
         let text = snapshot.server(upstream, &row).unwrap().text.clone();
-        (text, row.numbers.count(Count::Opened), row.numbers.phase(Phase::Idle), timeouts)
+        (text, row.counters.count(Count::Opened), row.counters.phase(Phase::Idle), timeouts)
     };
     snapshot.rows(upstream).unwrap().into_iter().map(row).collect()
 }
@@ -93,7 +93,7 @@ fn a_connection_is_in_one_phase_or_has_one_end() {
     }
     meter.end(Phase::Draining, End::DrainLimit);
     meter.end(Phase::Active, End::Protocol);
-    let numbers = &it.snapshot(|_| true, &|_, it| Some(server(it))).unwrap().rows(0).unwrap()[0].numbers;
+    let numbers = &it.snapshot(|_| true, &|_, it| Some(server(it))).unwrap().rows(0).unwrap()[0].counters;
     let phases = [Phase::Idle, Phase::Active, Phase::Draining].map(|phase| numbers.phase(phase));
     assert_eq!(phases, [1, 2, 0]);
     let ends = |ends: Vec<(&'static str, u64)>| ends.into_iter().filter(|end| end.1 > 0).collect::<Vec<_>>();
@@ -168,7 +168,7 @@ fn connections_of_a_killed_worker_have_ended() {
     counters.meter(A).unwrap().open();
     let exited = |alive: bool| {
         let rows = it.snapshot(move |_| alive, &|_, it| Some(server(it))).unwrap().rows(0).unwrap();
-        let exiting = |row: &Row| row.numbers.closed().find(|end| end.0 == "exiting").unwrap().1;
+        let exiting = |row: &Row| row.counters.closed().find(|end| end.0 == "exiting").unwrap().1;
         rows.iter().map(exiting).collect::<Vec<_>>()
     };
     assert_eq!(exited(true), [0, 0]);

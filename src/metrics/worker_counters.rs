@@ -19,6 +19,7 @@ use super::generation::Memory;
 use super::plan::{UpstreamInfo, GONE, OTHER, QUEUE, SERVERS};
 use super::{add, End, Meter, QueueMeter, FIRST_END, PHASES, QUEUE_CELLS, SERVER_CELLS};
 
+// Offsets of the words of a place.
 const CHANGES: usize = 0;
 const LENGTH: usize = 1;
 const LOOKED_UP: usize = 2;
@@ -72,6 +73,7 @@ impl WorkerCounters {
         meter(self.words, OTHER)
     }
 
+    /// The counters of a server that is not configured.
     fn changing(&self, address: &[u8]) -> Option<Meter> {
         self.time.set(self.time.get() + 1);
         let places = || self.places.chunks_exact(PLACE_WORDS);

@@ -168,6 +168,7 @@ impl Groups {
         Some(at)
     }
 
+    /// An entry for a new group. `None` if every entry is a group with idle connections.
     fn free_entry(&mut self) -> Option<Link> {
         if self.free.newest() == NONE {
             if self.entries.len() < self.entries.capacity() {

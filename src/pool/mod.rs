@@ -342,6 +342,7 @@ impl<C: Connection> IdlePool<C> {
         self.release(at)
     }
 
+    /// A slot without a connection. `None` if all have one.
     #[inline]
     fn free_slot(&mut self) -> Option<Link> {
         if let Some(slot) = self.slots.get(self.free as usize) {
@@ -354,6 +355,7 @@ impl<C: Connection> IdlePool<C> {
         })
     }
 
+    /// Takes the connection in a slot, and removes the slot from all lists.
     #[inline(always)]
     fn release(&mut self, at: Link) -> Option<C> {
         let slot = self.slots.get_mut(at as usize)?;
@@ -378,6 +380,7 @@ impl<C: Connection> IdlePool<C> {
         Some(conn)
     }
 
+    /// Removes a slot from the ring of its server.
     fn release_from(&mut self, server: Option<ServerRef>, at: Link) {
         // The entry of a server is not reused while it has connections, so the server is known.
         if let Some(server) = server.and_then(|server| self.servers.known(server)) {

@@ -125,6 +125,7 @@ impl<W: Copy> WaitQueue<W> {
         Some(entry.waiter)
     }
 
+    /// A place without a waiter. `None` if the queue is full, or there is no memory for it.
     fn free_place(&mut self) -> Option<Link> {
         let at = self.free.newest();
         if at != NONE {

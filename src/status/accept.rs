@@ -22,6 +22,7 @@ pub fn choose<'a>(argument: Option<&[u8]>, accept: impl Iterator<Item = &'a [u8]
     }
 }
 
+/// The format for the values of `Accept`.
 fn by_accept<'a>(accept: impl Iterator<Item = &'a [u8]> + Clone) -> Option<Format> {
     let ranges = || accept.clone().flat_map(|value| Parts(value, b',')).filter_map(Range::read);
     if ranges().next().is_none() {
@@ -73,6 +74,7 @@ struct Range<'a> {
 }
 
 impl<'a> Range<'a> {
+    /// Parses a media range. `None` if it has no type and subtype.
     fn read(range: &'a [u8]) -> Option<Self> {
         let mut parts = Parts(range, b';');
         let media = parts.next()?;
@@ -99,6 +101,7 @@ impl<'a> Range<'a> {
     }
 }
 
+/// The quality that a parameter `q` sets, in thousandths. `None` for other parameters.
 fn quality_of(parameter: &[u8]) -> Option<u16> {
     match parameter {
         [b'q' | b'Q', b'=', quality @ ..] => Some(read_quality(quality)),

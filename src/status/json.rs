@@ -7,7 +7,7 @@ use std::fmt::Display;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::base::memory::Text;
-use crate::metrics::{Count, Numbers, Phase, QueueCount, Row, Snapshot};
+use crate::metrics::{Count, Phase, QueueCount, Row, ServerCounters, Snapshot};
 
 use super::buckets;
 
@@ -36,6 +36,7 @@ impl JsonWriter {
         Self { snapshot, time, at: At::Head }
     }
 
+    /// See [`super::Writer::write`].
     pub(super) fn write(&mut self, to: &mut Text) -> bool {
         self.at = match std::mem::replace(&mut self.at, At::End) {
             At::Head => {
@@ -84,13 +85,14 @@ impl JsonWriter {
         true
     }
 
+    /// Writes an upstream up to its servers. Returns what is written next.
     fn upstream(&self, to: &mut Text, number: usize) -> At {
         let Some(rows) = self.snapshot.rows(number) else {
             to.give_up();
             return At::End;
         };
-        let mut sum = Numbers::default();
-        rows.iter().for_each(|row| sum.add(&row.numbers));
+        let mut sum = ServerCounters::default();
+        rows.iter().for_each(|row| sum.add(&row.counters));
         comma(to, number);
         value(to, &self.snapshot.plan().upstreams[number].name);
         to.push(b":");
@@ -116,7 +118,7 @@ fn value(to: &mut Text, value: &impl Serialize) {
 struct UpstreamJson<'a> {
     snapshot: &'a Snapshot,
     number: usize,
-    sum: Numbers,
+    sum: ServerCounters,
 }
 
 impl Serialize for UpstreamJson<'_> {
@@ -153,14 +155,14 @@ impl Serialize for PeerJson<'_> {
             map.serialize_entry("down", &server.down)?;
             map.serialize_entry("max_conns", &server.max_conns)?;
         }
-        map.serialize_entry("idle", &self.row.numbers.phase(Phase::Idle))?;
-        numbers(&mut map, &self.row.numbers)?;
+        map.serialize_entry("idle", &self.row.counters.phase(Phase::Idle))?;
+        numbers(&mut map, &self.row.counters)?;
         map.end()
     }
 }
 
 /// The members that an upstream and a server have in common.
-fn numbers<M: SerializeMap>(map: &mut M, numbers: &Numbers) -> Result<(), M::Error> {
+fn numbers<M: SerializeMap>(map: &mut M, numbers: &ServerCounters) -> Result<(), M::Error> {
     map.serialize_entry("active", &numbers.phase(Phase::Active))?;
     map.serialize_entry("draining", &numbers.phase(Phase::Draining))?;
     map.serialize_entry("requests", &numbers.requests())?;

@@ -4,7 +4,7 @@
 use std::fmt::{self, Display, Formatter, Write};
 
 use crate::base::memory::{owned, push, Text};
-use crate::metrics::{Count, Histogram, Numbers, Phase, QueueCount, Snapshot, GONE_LABEL, PHASES};
+use crate::metrics::{Count, Histogram, Phase, QueueCount, ServerCounters, Snapshot, GONE_LABEL, PHASES};
 
 use super::{buckets, Seconds};
 
@@ -13,7 +13,7 @@ pub struct PrometheusWriter {
     snapshot: Snapshot,
     /// The servers of the upstreams written so far: their names and counters. They are read once, so that all families have
     /// the counters of the same moment.
-    servers: Vec<Vec<(String, Numbers)>>,
+    servers: Vec<Vec<(String, ServerCounters)>>,
     family: usize,
     /// The next upstream, or URI, of the family.
     next: usize,
@@ -31,7 +31,7 @@ enum Source {
     Workers,
     Limit,
     Phases,
-    Server(fn(&Numbers) -> u64),
+    Server(fn(&ServerCounters) -> u64),
     Closed,
     NotStored,
     Queue(QueueCount),
@@ -64,7 +64,7 @@ const FAMILIES: [Family; 18] = [
         "nginx_upstream_keepalive_requests_total",
         "counter",
         "Requests that got a connection.",
-        Source::Server(Numbers::requests),
+        Source::Server(ServerCounters::requests),
     ),
     family(
         "nginx_upstream_keepalive_opened_total",
@@ -152,6 +152,7 @@ impl PrometheusWriter {
         Self { snapshot, servers: Vec::new(), family: 0, next: 0 }
     }
 
+    /// See [`super::Writer::write`].
     pub(super) fn write(&mut self, to: &mut Text) -> bool {
         let Some(family) = FAMILIES.get(self.family) else { return false };
         let plan = self.snapshot.plan();
@@ -222,21 +223,21 @@ impl PrometheusWriter {
         sample(to, name, self.upstream_label(), &[], value);
     }
 
-    fn of_servers(&self, to: &mut Text, each: impl Fn(&mut Text, Labels<'_>, &Numbers)) {
+    fn of_servers(&self, to: &mut Text, each: impl Fn(&mut Text, Labels<'_>, &ServerCounters)) {
         for (server, numbers) in self.servers.get(self.next).into_iter().flatten() {
             each(to, Labels::Server(self.upstream_name(), server), numbers);
         }
     }
 
     /// `None` if there is no memory.
-    fn read_servers(&self) -> Option<Vec<(String, Numbers)>> {
+    fn read_servers(&self) -> Option<Vec<(String, ServerCounters)>> {
         let mut servers = Vec::new();
         for row in self.snapshot.rows(self.next)? {
             // Prometheus itself remembers servers that are gone.
             if let Some(server) =
                 self.snapshot.server(self.next, &row).filter(|server| server.text != GONE_LABEL)
             {
-                push(&mut servers, (owned(&server.text)?, row.numbers))?;
+                push(&mut servers, (owned(&server.text)?, row.counters))?;
             }
         }
         Some(servers)

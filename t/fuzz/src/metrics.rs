@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
 
 use keepalive::metrics::{
-    AuthMeter, Count, Decision, End, Generation, Meter, Numbers, QueueCount, Phase, Plan, QueueMeter, WorkerCounters,
+    AuthMeter, Count, Decision, End, Generation, Meter, ServerCounters, QueueCount, Phase, Plan, QueueMeter, WorkerCounters,
     ServerInfo, UpstreamInfo, BOUNDS, CLOSED, DECISIONS, NOT_STORED,
 };
 
@@ -338,17 +338,17 @@ impl Model {
         for (which, name) in UPSTREAMS.iter().enumerate() {
             let at = view.plan().upstreams.iter().position(|it| it.name == *name).expect("it is there");
             let rows = view.rows(at).expect("enough memory");
-            let mut sum = Numbers::default();
-            rows.iter().for_each(|row| sum.add(&row.numbers));
+            let mut sum = ServerCounters::default();
+            rows.iter().for_each(|row| sum.add(&row.counters));
             self.compare_numbers(&sum, |of, _| of == which);
             // No number has gone below zero to make up for another.
             for row in &rows {
-                assert!(PHASES.iter().all(|phase| row.numbers.phase(*phase) < 1 << 32));
-                assert!(connections(&row.numbers) < 1 << 32);
+                assert!(PHASES.iter().all(|phase| row.counters.phase(*phase) < 1 << 32));
+                assert!(connections(&row.counters) < 1 << 32);
             }
             let first =
                 rows.iter().find(|row| view.server(at, row).is_some_and(|it| it.address == ADDRESSES[0]));
-            self.compare_numbers(&first.expect("always there").numbers, |of, address| {
+            self.compare_numbers(&first.expect("always there").counters, |of, address| {
                 (of, address) == (which, 0)
             });
             let (queue, times) = view.queue(at);
@@ -367,7 +367,7 @@ impl Model {
     }
 
     /// Compares numbers with what has happened to servers, by upstream and address.
-    fn compare_numbers(&self, numbers: &Numbers, is_of: impl Fn(usize, usize) -> bool) {
+    fn compare_numbers(&self, numbers: &ServerCounters, is_of: impl Fn(usize, usize) -> bool) {
         let counted: Vec<&Counted> =
             self.counted.iter().filter(|((of, address), _)| is_of(*of, *address)).map(|(_, it)| it).collect();
         for (at, count) in COUNTS.into_iter().enumerate() {
@@ -397,7 +397,7 @@ impl Model {
 }
 
 /// Those that are in a phase, or have ended.
-fn connections(numbers: &Numbers) -> u64 {
+fn connections(numbers: &ServerCounters) -> u64 {
     let ends = numbers.closed().chain(numbers.not_stored()).map(|(_, number)| number);
     ends.chain(PHASES.map(|phase| numbers.phase(phase))).fold(0, u64::wrapping_add)
 }
