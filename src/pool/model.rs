@@ -237,7 +237,7 @@ impl Both {
         let (found, group) = with(key, |key| self.pool.checkout(key));
         assert_eq!(found.map(|conn| conn.number), newest);
         self.known.insert(key, group);
-        newest.map(|number| self.forget(number));
+        newest.into_iter().for_each(|number| self.forget(number));
     }
 
     fn remove(&mut self, nth: usize) {
@@ -282,7 +282,7 @@ impl Both {
         let all = self.stored(|s| server < LIMITED && u32::from(s.key.0) == server);
         let oldest = all.iter().min_by_key(|s| s.order).map(|s| s.number);
         assert_eq!(self.pool.take_oldest_of(server).map(|conn| conn.number), oldest);
-        oldest.map(|number| self.forget(number));
+        oldest.into_iter().for_each(|number| self.forget(number));
     }
 
     fn remove_older(&mut self, server: u8, ago: Msec) {
