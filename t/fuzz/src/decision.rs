@@ -1,4 +1,4 @@
-//! What is decided from numbers and flags: whether a connection is kept, whether a request is sent again, what the answer of an
+//! Decisions from numbers and flags: whether a connection is kept, whether a request is sent again, and what the response of an
 //! authorisation server means.
 #![forbid(unsafe_code)]
 

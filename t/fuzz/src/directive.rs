@@ -1,4 +1,4 @@
-//! The words of directives: what is accepted means what is written, and what is refused is named.
+//! The arguments of directives: accepted ones have the value that is written, and the message names a refused one.
 #![forbid(unsafe_code)]
 
 use keepalive::auth::{is_same_header, parse_header, parse_status, parse_uri, OnError};
@@ -8,7 +8,7 @@ use keepalive::pool::{Limit, MAX_CAPACITY};
 use keepalive::queue::MAX_WAITERS;
 use keepalive::reuse::stale::StaleRetry;
 
-/// The name of a directive and its words, with a blank between each two.
+/// The name of a directive and its arguments, separated by spaces.
 pub fn target(data: &[u8]) {
     let mut words = data.split(|byte| *byte == b' ');
     let (Some(name), Some(first)) = (words.next(), words.next()) else { return };
@@ -27,7 +27,7 @@ pub fn target(data: &[u8]) {
     }
 }
 
-/// What the shell asks nginx for, in short: digits only.
+/// A simple version of the parsers that the shell gets from nginx: only digits.
 fn number(word: &[u8]) -> Option<usize> {
     let text = std::str::from_utf8(word).ok()?;
     let digits = !text.is_empty() && text.chars().all(|digit| digit.is_ascii_digit());
@@ -38,7 +38,7 @@ fn text(word: &[u8]) -> String {
     String::from_utf8_lossy(word).into_owned()
 }
 
-/// What of the parameters is wrong first: `read` says what is wrong with one, or which it is.
+/// The first error of the parameters. `read` returns the error of a parameter, or which parameter it is.
 fn first_wrong<'a>(
     words: &[&'a [u8]],
     read: impl Fn(&'a [u8]) -> Result<&'static str, Invalid<'a>>,
@@ -54,7 +54,7 @@ fn first_wrong<'a>(
     })
 }
 
-/// The value behind a name, of the parameter of that name.
+/// The value of the parameter with this name.
 fn value<'a>(words: &[&'a [u8]], name: &str) -> Option<&'a [u8]> {
     words.iter().find_map(|word| word.strip_prefix(name.as_bytes()))
 }
@@ -69,7 +69,7 @@ fn timeout_only(word: &[u8]) -> Result<&'static str, Invalid<'_>> {
     positive_time(word, value).map_err(|()| Invalid::Value(word))
 }
 
-/// The message names the word that is wrong.
+/// Asserts that the message names the refused argument.
 fn named<T>(result: &Result<T, Invalid<'_>>, words: &[&[u8]]) {
     if let Err(wrong) = result {
         let said = wrong.to_string();

@@ -1,5 +1,5 @@
-//! The rest of a response that is read for nobody: its end is where RFC 9112 or FastCGI says, however the bytes come. If it was
-//! found one byte too early or too late, the next client would get the rest of this answer.
+//! A response that nobody reads: its end is where RFC 9112 or FastCGI says, in whatever pieces the bytes come. If the end was
+//! found one byte too early or too late, the next client would get the rest of this response.
 #![forbid(unsafe_code)]
 
 use keepalive::drain::{Drain, Framing, Progress, NotDrained};
@@ -46,7 +46,7 @@ fn compare(framing: Framing, size: u64, body: &[u8], pieces: usize, expected: Ou
     assert_eq!(read(framing, size, body, |nth| 1 + (pieces >> (nth * 4 % 64)) % 16), expected);
 }
 
-/// What comes of it.
+/// The outcome of reading a body.
 pub type Outcome = Result<Progress, NotDrained>;
 
 /// Reads the body in pieces.
@@ -65,7 +65,7 @@ fn read(framing: Framing, size: u64, mut body: &[u8], length: impl Fn(usize) -> 
     Ok(progress)
 }
 
-/// The outcome, by looking at all of the body at once.
+/// The outcome, computed from the whole body at once.
 fn expected(framing: Framing, size: u64, body: &[u8]) -> Outcome {
     match framing {
         Framing::Length(length) if length > size => Err(NotDrained::TooLarge),
@@ -83,7 +83,7 @@ fn expected(framing: Framing, size: u64, body: &[u8]) -> Outcome {
     }
 }
 
-/// What follows the body, or what becomes of it before its end.
+/// The bytes after the body, or the outcome if the body does not end.
 fn chunked(mut size: u64, mut body: &[u8]) -> Result<&[u8], Outcome> {
     let mut framing = size.saturating_add(512);
     loop {

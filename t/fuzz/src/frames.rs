@@ -1,4 +1,4 @@
-//! The head of an HTTP/2 request that is numbered anew: only the numbers of streams change.
+//! The head of an HTTP/2 request whose stream number is set back: nothing else changes.
 #![forbid(unsafe_code)]
 
 use keepalive::http2::frames::number_as_first;
@@ -22,7 +22,7 @@ fn check(data: &[u8]) {
     }
 }
 
-/// Built from the beginning on, where the module writes in place.
+/// The expected head, built from the start; the module writes in place.
 fn expected(data: &[u8]) -> Option<Vec<u8>> {
     let mut expected = PREFACE.to_vec();
     let mut at = data.strip_prefix(PREFACE)?;

@@ -1,5 +1,5 @@
-//! The header `Keep-Alive` of a response, and what is left to its connection then: a server can shorten what the
-//! configuration allows, and never lengthen it.
+//! The header `Keep-Alive` of a response, and what its connection may still do: a server can shorten what the
+//! configuration allows, and never extend it.
 #![forbid(unsafe_code)]
 
 use keepalive::http1::keep_alive::{Hint, Margin};
@@ -67,7 +67,7 @@ pub fn target(data: &[u8]) {
     }
 }
 
-/// The smallest value of a parameter, as one would write it who has time and memory.
+/// The smallest value of a parameter, computed without regard to time and memory.
 fn smallest(values: &[&[u8]], name: &str, unit: u128) -> Option<usize> {
     let all: Vec<String> =
         values.iter().map(|value| value.iter().map(|byte| char::from(*byte)).collect()).collect();

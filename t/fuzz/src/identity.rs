@@ -1,5 +1,5 @@
-//! What identifies a connection: bytes that are equal for equal identities only. And the name of a server without its port, which
-//! may come from a client.
+//! The identity of a connection: its bytes are equal only for equal identities. And the name of a server without its port,
+//! which may come from a client.
 #![forbid(unsafe_code)]
 
 use keepalive::reuse::bound::Client;
@@ -14,9 +14,9 @@ pub fn target(data: &[u8]) {
     let [one, other] = identities.map(|identity| bytes(&identity));
     assert_eq!(one == other, identities[0] == identities[1], "{identities:?}");
     assert_eq!(one.is_empty(), identities[0] == Identity::default());
-    // Nor does one begin with the other: what lies behind it in memory cannot be a part of it.
+    // Neither is a prefix of the other, so what is behind it in memory cannot become a part of it.
     assert!(one == other || one.is_empty() || !other.starts_with(&one), "{identities:?}");
-    // A client makes it another one, and another client again another one.
+    // With a client it is another identity, and with another client yet another one.
     let client = |n| Client::new(n).expect("not zero");
     let [first, second] = [client(data.len() as u64 + 1), client(u64::MAX)].map(|client| {
         let mut all = vec![0x55; one.len() + CLIENT_LENGTH];

@@ -1,8 +1,8 @@
-//! What a target reads its input with. Seeds are texts: a byte that is a digit or a small letter is that digit, of those up
+//! Reads the input of a target. Seeds are texts: a byte that is a digit or a lower-case letter counts as a digit, from 0
 //! to z, which is 35.
 #![forbid(unsafe_code)]
 
-/// The rest of an input. Behind its end there are zeros.
+/// The rest of an input. After its end it yields zeros.
 pub struct Input<'a>(pub &'a [u8]);
 
 impl<'a> Input<'a> {
@@ -20,7 +20,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// A number below `end`, of one byte.
+    /// A number below `end`, from one byte.
     pub fn below(&mut self, end: usize) -> usize {
         usize::from(self.byte()) % end
     }
@@ -29,7 +29,7 @@ impl<'a> Input<'a> {
         self.below(2) == 1
     }
 
-    /// One of them, by one byte.
+    /// One of several values, chosen by one byte.
     pub fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
         all[self.below(all.len())]
     }
@@ -51,8 +51,8 @@ impl<'a> Input<'a> {
         std::iter::from_fn(|| (!self.is_empty()).then(|| self.line())).collect()
     }
 
-    /// A decimal number and the byte behind it. One with a minus is counted from the largest number on, or its neighbourhood
-    /// would hardly be met.
+    /// A decimal number and the byte after it. A number with a minus is counted back from the largest number, as numbers near
+    /// that would be rare otherwise.
     pub fn number(&mut self) -> usize {
         let minus = self.0.first() == Some(&b'-');
         self.0 = self.0.get(usize::from(minus)..).unwrap_or(&[]);

@@ -1,5 +1,5 @@
-//! The ledger of connections, as several workers write it, of which some are killed: whatever they do in which order, it
-//! says what a table of plain numbers says, no limit is exceeded, and in the end all counts are back at zero.
+//! The ledger of connections, written by several workers, of which some are killed. In any order of operations it agrees with
+//! a table of plain numbers, no limit is exceeded, and in the end all counts are zero.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
@@ -12,7 +12,7 @@ use crate::input::Input;
 
 static WORDS: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
 
-/// What the table has room for; half of its places stay empty, so twice as many fit.
+/// How many servers the table is made for. Half of its places stay empty, so twice as many fit.
 const SERVERS: usize = 2;
 
 const ADDRESSES: [&[u8]; 6] =
@@ -47,7 +47,7 @@ struct Cells {
 }
 
 impl Cells {
-    /// Connections that requests have.
+    /// Connections that requests use.
     fn active(&self) -> u64 {
         self.open - self.idle - self.lingering
     }
@@ -73,7 +73,7 @@ struct Place {
     address: usize,
     limit: u64,
     generation: u64,
-    /// It was opened beyond its limit, or that was lowered.
+    /// Whether it has more connections than its limit: the limit was ignored or lowered.
     exceeded: bool,
 }
 
@@ -316,7 +316,7 @@ impl Model {
         assert_eq!((closed.into_inner(), in_vain.into_inner()), (expected_closed, expected_in_vain));
     }
 
-    /// What a worker has left behind at the servers, which forget it now.
+    /// Removes what a worker has left behind at the servers, and returns it.
     fn take_left(&mut self, worker: usize) -> Left {
         let worker = &mut self.workers[worker];
         worker.waits = [None; 2];
@@ -373,7 +373,7 @@ impl Model {
         self.workers.iter().map(|worker| worker.pid).filter(|pid| *pid != 0).collect()
     }
 
-    /// All that the ledger tells, as each worker sees it.
+    /// Compares everything that the ledger tells, as each worker sees it.
     fn compare(&self) {
         let busy = self
             .places
@@ -408,7 +408,7 @@ impl Model {
         }
     }
 
-    /// Everything comes to its end. Then each server can have as many connections as its limit says.
+    /// Ends everything. Then each server can have as many connections as its limit allows.
     fn finish(&mut self) {
         for me in 0..self.workers.len() {
             if self.workers[me].pid == 0 {

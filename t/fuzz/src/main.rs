@@ -1,7 +1,7 @@
-//! Fuzzes what reads the bytes of others, and what has to keep its books whatever happens in which order.
+//! Fuzzes the code that reads bytes of clients and servers, and the code whose counts must be exact in any order of events.
 //!
-//! Each target takes any bytes, and panics if what it tests does not do what a naive second version, or a rule, says. With
-//! the feature `libfuzzer` this is a program of libFuzzer's for the target that the variable `FUZZ_TARGET` names. Without it:
+//! Each target takes any bytes, and panics if the tested code disagrees with a naive second version, or with a rule. With
+//! the feature `libfuzzer` this is a libFuzzer program for the target that the variable `FUZZ_TARGET` names. Without it:
 //!
 //!     fuzz                    # all seeds, each by its target
 //!     fuzz TARGET FILE..      # these inputs, e.g. what was found
@@ -95,7 +95,10 @@ mod replay {
         ExitCode::FAILURE
     }
 
-    /// Those of a target; that it has some is for this program to see to.
+    /// The seeds of a target.
+    ///
+    /// # Panics
+    /// If the target has no folder of seeds.
     fn seeds(name: &str) -> impl Iterator<Item = PathBuf> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
         let files = fs::read_dir(&folder).unwrap_or_else(|err| panic!("{}: {err}", folder.display()));

@@ -1,5 +1,5 @@
-//! The numbers of all workers: over reloads and killed workers their sums are those of what has happened, a connection is in one
-//! phase or has one end, and what goes up and down is that of living workers.
+//! The counters of all workers: their sums are exact over reloads and killed workers, a connection is in one phase or has one
+//! end, and gauges count only for live workers.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,7 +71,7 @@ pub fn target(data: &[u8]) {
     model.compare();
 }
 
-/// What was counted of connections.
+/// What was counted for connections.
 #[derive(Default)]
 struct Counted {
     counts: [u64; COUNTS.len()],
@@ -120,7 +120,7 @@ impl Times {
 struct Model {
     generation: Arc<Generation>,
     workers: usize,
-    /// The servers of each upstream in the present configuration.
+    /// The servers of each upstream in the current configuration.
     servers: [BTreeSet<usize>; 2],
     processes: Vec<Process>,
     pids: u64,
@@ -304,7 +304,7 @@ impl Model {
         }
     }
 
-    /// Its connections end with it. Another process may take its place.
+    /// Kills a process, whose connections end with it. Another process may replace it.
     fn kill(&mut self, at: usize, starts_again: bool) {
         let process = self.processes.swap_remove(at);
         let exiting = ENDS.iter().position(|end| *end == End::Exiting).expect("it is among them");
@@ -341,7 +341,7 @@ impl Model {
             let mut sum = ServerCounters::default();
             rows.iter().for_each(|row| sum.add(&row.counters));
             self.compare_numbers(&sum, |of, _| of == which);
-            // No number has gone below zero to make up for another.
+            // No counter has become negative to compensate for another one.
             for row in &rows {
                 assert!(PHASES.iter().all(|phase| row.counters.phase(*phase) < 1 << 32));
                 assert!(connections(&row.counters) < 1 << 32);
@@ -366,7 +366,7 @@ impl Model {
         }
     }
 
-    /// Compares numbers with what has happened to servers, by upstream and address.
+    /// Compares counters with what has happened to servers, by upstream and address.
     fn compare_numbers(&self, numbers: &ServerCounters, is_of: impl Fn(usize, usize) -> bool) {
         let counted: Vec<&Counted> =
             self.counted.iter().filter(|((of, address), _)| is_of(*of, *address)).map(|(_, it)| it).collect();
@@ -396,7 +396,7 @@ impl Model {
     }
 }
 
-/// Those that are in a phase, or have ended.
+/// The connections that are in a phase, or have ended.
 fn connections(numbers: &ServerCounters) -> u64 {
     let ends = numbers.closed().chain(numbers.not_stored()).map(|(_, number)| number);
     ends.chain(PHASES.map(|phase| numbers.phase(phase))).fold(0, u64::wrapping_add)

@@ -1,5 +1,5 @@
-//! Names of upstreams and servers and paths in what `keepalive_status` answers: JSON is JSON, the metrics are what Prometheus
-//! reads, and in both the names are those that went in, different ones stay different, and the numbers are the same.
+//! Names of upstreams, servers and paths in the response of `keepalive_status`: the JSON is valid, Prometheus can read the
+//! metrics, both have the names unchanged, different names stay different, and the numbers are the same.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +36,7 @@ fn shown(name: &[u8]) -> String {
     readable(name).expect("enough memory")
 }
 
-/// As nginx sees to it, no two upstreams have the same name, and no two servers of one the same address.
+/// No two upstreams have the same name, and no two servers of one upstream the same address: nginx ensures that.
 fn plan(lines: Vec<&[u8]>) -> Plan {
     let mut upstreams: Vec<UpstreamInfo> = Vec::new();
     let (mut names, mut paths, mut auth) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
@@ -99,7 +99,7 @@ fn texts<'a>(values: impl Iterator<Item = &'a String>) -> BTreeSet<&'a str> {
 fn json(view: Snapshot, upstreams: &[UpstreamInfo], auth: &[String]) -> Value {
     let json: Value = serde_json::from_str(&written(Format::Json, view)).expect("it is JSON");
     let shown = json["upstreams"].as_object().expect("an object");
-    // Fewer if two have become one.
+    // There are fewer if two names have become one.
     assert_eq!(shown.len(), upstreams.len());
     assert_eq!(texts(shown.keys()), texts(upstreams.iter().map(|it| &it.name)));
     let paths = json["auth"].as_object().expect("an object");
@@ -208,7 +208,7 @@ fn sample(line: &str) -> (&str, Sample<'_>) {
     (name, (labels, number))
 }
 
-/// Up to the quotation mark that ends it: what was escaped, and what follows.
+/// The unescaped value up to the closing quotation mark, and what follows.
 fn quoted(text: &str) -> (String, &str) {
     let (mut value, mut chars) = (String::new(), text.chars());
     loop {

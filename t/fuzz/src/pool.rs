@@ -1,4 +1,4 @@
-//! The pool, by operations.
+//! The pool: any sequence of operations.
 #![forbid(unsafe_code)]
 
 use keepalive::pool::model::{agree, TestKey, PoolOp, SERVERS};
@@ -25,7 +25,7 @@ fn op(input: &mut Input<'_>) -> PoolOp {
         2 => PoolOp::Checkout(key(input)),
         3 => PoolOp::Remove(input.byte().into()),
         4 => PoolOp::RemoveStale(input.byte().into()),
-        // Up to three times in the timeout.
+        // Up to nearly the timeout.
         5 => PoolOp::Expire(usize::from(input.byte()) * 3),
         6 => PoolOp::RemoveServer(server(input)),
         7 => PoolOp::TakeOldestOf(server(input).into()),

@@ -1,4 +1,4 @@
-//! The wait queue, by operations.
+//! The wait queue: any sequence of operations.
 #![forbid(unsafe_code)]
 
 use keepalive::queue::model::{agree, QueueOp};

@@ -1,4 +1,4 @@
-//! The records of FastCGI, as one would read them who has all at once (FastCGI 1.0, sections 3.3, 5.5 and 8).
+//! The records of FastCGI, read from all bytes at once (FastCGI 1.0, sections 3.3, 5.5 and 8).
 #![forbid(unsafe_code)]
 
 use keepalive::drain::{Progress, NotDrained};
@@ -9,7 +9,7 @@ const END_REQUEST: u8 = 3;
 const STDOUT: u8 = 6;
 const STDERR: u8 = 7;
 
-/// What is missing of a record of standard output.
+/// What is missing of a STDOUT record.
 #[derive(Clone, Copy)]
 pub struct Rest {
     pub content: usize,
@@ -28,7 +28,7 @@ fn lengths(record: &[u8]) -> Option<(usize, usize)> {
         .then_some((length, usize::from(record[6])))
 }
 
-/// Where these bytes end, if they are records up to one of standard output.
+/// What is missing after these bytes, if they are records up to a STDOUT record.
 pub fn behind(mut bytes: &[u8]) -> Option<Rest> {
     loop {
         if bytes.len() < 8 {
@@ -85,7 +85,7 @@ pub fn expected(rest: Rest, size: u64, mut bytes: &[u8]) -> Outcome {
     }
 }
 
-/// Leaves out so many bytes; `false` if there are not so many.
+/// Skips `length` bytes. `false` if there are fewer.
 fn content(bytes: &mut &[u8], length: usize) -> bool {
     let (_, rest) = bytes.split_at(length.min(bytes.len()));
     std::mem::replace(bytes, rest).len() >= length

@@ -1,6 +1,6 @@
-//! What the module reads in the head of a request, which carries what a client has sent: whether it announces a body, how long
-//! that is, and whether the connection is to be closed. Taking a body for shorter or longer than the server takes it would
-//! let one client speak in the name of the next.
+//! What the module reads in the head of a request, which has headers of the client: whether it announces a body, how long
+//! that is, and whether the connection is to be closed. If the module and the server disagreed about the length of a body, one
+//! client could send a request in the name of the next.
 #![forbid(unsafe_code)]
 
 use keepalive::http1::request_head::{asks_to_close, may_announce_body, says_close, AsksToClose, RequestHead};

@@ -1,4 +1,4 @@
-//! Which headers say that a connection has a user. A naive second version reads them byte by byte.
+//! The headers that tie a connection to a user. A naive second version reads them byte by byte.
 #![forbid(unsafe_code)]
 
 use keepalive::http1::stateful_auth::{challenges, has_scheme, persists, sends_credentials};
