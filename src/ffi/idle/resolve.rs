@@ -1,7 +1,7 @@
 //! Servers that leave an upstream while nginx runs: `server NAME resolve`, nginx 1.27.3 and newer.
 //!
-//! nginx replaces the peers in the upstream's zone and counts up a number. A worker hears nothing of
-//! it, so while idle connections are there the number is looked at once a second.
+//! nginx replaces the peers in the upstream's zone and increments a number. It does not notify the workers, so a worker with
+//! idle connections checks the number once a second.
 
 use std::ptr::NonNull;
 
@@ -11,15 +11,17 @@ use crate::metrics::End;
 
 use crate::ffi::nginx::balancer::address_of;
 use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::handle::{get_field, Live};
 use crate::ffi::state::upstream::Upstream;
 use crate::ffi::state::watch::{Watch, NEVER};
 
 use super::close::close_removed;
 
+/// How often to check the number, in milliseconds.
 const INTERVAL: ngx_msec_t = 1000;
 
-/// A connection was stored that was opened when the number was `generation`: sees to it that
-/// the servers are compared, now and as long as there are idle connections.
+/// A connection was stored that was opened when the number was `generation`. Starts the check, which goes on as long as there
+/// are idle connections.
 pub(crate) fn stored(upstream: &Upstream, watch: &Watch, generation: usize) {
     if generation != watch.compared.get() {
         watch.compared.set(NEVER);
@@ -38,7 +40,7 @@ fn set_timer(upstream: &Upstream, watch: &Watch) {
 fn compare(upstream: &Upstream, watch: &Watch) {
     let generation = watch.generation();
     if generation != watch.compared.get() {
-        // Without memory it is tried again in a second.
+        // Without memory the check is repeated in a second.
         if let Some(here) = addresses(watch) {
             watch.compared.set(generation);
             if upstream.mark_removed(|address| here.binary_search(&Address::from(address)).is_ok()) {
@@ -51,13 +53,12 @@ fn compare(upstream: &Upstream, watch: &Watch) {
     }
 }
 
-/// The addresses of all servers, backup ones too, in order; `None` if there is no memory.
+/// The sorted addresses of all servers, backup servers too; `None` if there is no memory.
 fn addresses(watch: &Watch) -> Option<Vec<Address>> {
     let mut addresses = Vec::new();
     let mut complete = true;
     watch.servers()?.each(false, |server, _| {
-        // SAFETY: shown under the lock of its list; a copy, as others may count meanwhile.
-        let server = &unsafe { server.read() };
+        let server = &server.copy();
         complete &= addresses.try_reserve(1).is_ok();
         if complete {
             addresses.push(Address::from(address_of(server)));
@@ -84,10 +85,12 @@ impl From<&[u8]> for Address {
     }
 }
 
+/// nginx's handler of the timer of a watch.
 unsafe extern "C" fn compare_servers(event: *mut ngx_event_t) {
-    // SAFETY: the timer of a watch, which nginx knows.
-    let upstream: *const Upstream = unsafe { (*event).data }.cast();
-    // SAFETY: `set_timer` has put the upstream there; the timer ends before it does.
+    // SAFETY: nginx passes the event of the timer of a watch, which is alive.
+    let event = unsafe { Live::new_unchecked(event) };
+    let upstream: *const Upstream = get_field!(event.data).cast();
+    // SAFETY: `set_timer` has put the upstream there; the timer is cancelled when the upstream is dropped.
     let upstream = unsafe { &*upstream };
     guard((), || {
         if let Some(watch) = &upstream.watch {

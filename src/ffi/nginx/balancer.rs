@@ -1,4 +1,4 @@
-//! The balancer: the hooks with which it serves a request, and the servers it chooses from.
+//! The balancer: its hooks for a request, and the servers from which it chooses.
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -18,12 +18,18 @@ use nginx_sys::{ngx_rwlock_rlock, ngx_rwlock_unlock, ngx_rwlock_wlock};
 use crate::metrics::{readable, ServerInfo};
 use crate::queue::room::{Outlook, Rooms};
 
-use crate::ffi::nginx::handle::Handle as _;
+use super::handle::{field_ptr, get_bit, get_field, handle, set_field, Handle, Live};
 #[cfg(nginx_resolve)]
-use crate::ffi::nginx::headers::bytes;
-use crate::ffi::nginx::peer_connection::{Hooks, Peer};
+use super::headers::bytes;
+use super::peer_connection::{Hooks, Peer};
 
-/// The hooks of the balancer for one request: how it is asked for a server and told of its use.
+/// What round robin has for a request.
+pub(crate) type RoundRobinData = Live<ngx_http_upstream_rr_peer_data_t>;
+
+/// One server of an upstream, as round robin keeps it.
+pub(crate) type PeerServer = Live<ngx_http_upstream_rr_peer_t>;
+
+/// The hooks of the balancer for one request: they choose a server, and take it back.
 #[derive(Clone, Copy)]
 pub(crate) struct Balancer {
     data: *mut c_void,
@@ -33,7 +39,7 @@ pub(crate) struct Balancer {
 }
 
 impl Balancer {
-    /// The balancer's hooks are those that its `init` has set.
+    /// From the hooks that the balancer's `init` has set.
     pub(crate) fn new(hooks: Hooks) -> Self {
         Self { data: hooks.data, get: hooks.get, free: hooks.free, notify: hooks.notify }
     }
@@ -41,55 +47,58 @@ impl Balancer {
     /// Asks for a server.
     pub(crate) fn get(self, peer: Peer) -> ngx_int_t {
         match self.get {
-            // SAFETY: the balancer gets the request that it has initialised, and its own data.
+            // SAFETY: the balancer has set the hook and its data in `init`, for this request.
             Some(get) => unsafe { get(peer.as_ptr(), self.data) },
             None => NGX_ERROR as ngx_int_t,
         }
     }
 
-    /// Gives back the server that was got.
+    /// Returns the server to the balancer, with what happened to it (`NGX_PEER_*`).
     pub(crate) fn free(self, peer: Peer, state: ngx_uint_t) {
         if let Some(free) = self.free {
-            // SAFETY: as above; it must hear of every server that it gave.
+            // SAFETY: the balancer has set the hook and its data in `init`, for this request; it has chosen the server.
             unsafe { free(peer.as_ptr(), self.data, state) };
         }
     }
 
-    /// Gives back the server as if the request had not been sent to it: it goes on to another one, and this is no failure. Round
-    /// robin takes everything but a failure as a success, by which a server that was tried anew after a failure is well
-    /// again: so it is as before the try.
+    /// Returns the server as if the request had not been sent to it: the request goes on to another one, and this is no failure.
+    /// Round robin takes everything except a failure for a success, and a success ends the failed state of a server that is
+    /// tried again: so `checked` is set back to its value before the try.
     #[cold]
     pub(crate) fn free_untried(self, peer: Peer) {
         if let Some(data) = self.round_robin() {
-            // SAFETY: round robin's part of the request, which is alive.
-            let servers = NonNull::new(unsafe { (*data.as_ptr()).peers }).map(Servers);
-            // SAFETY: as above.
-            let server = NonNull::new(unsafe { (*data.as_ptr()).current });
+            let servers = NonNull::new(get_field!(data.peers)).map(Servers);
+            let current = get_field!(data.current);
+            // SAFETY: null, or the server of the request, which round robin keeps until it is returned.
+            let server: Option<PeerServer> = unsafe { Live::from_ptr(current) };
             if let (Some(servers), Some(server)) = (servers, server) {
                 servers.lock(true);
-                // SAFETY: the server that the request holds; locked for writing, nobody else changes it.
-                let server = unsafe { &mut *server.as_ptr() };
-                server.checked = server.checked.min(server.accessed);
+                let (checked, accessed) = (get_field!(server.checked), get_field!(server.accessed));
+                set_field!(server.checked = checked.min(accessed));
                 servers.unlock();
             }
         }
         self.free(peer, NGX_PEER_NEXT as ngx_uint_t);
     }
 
-    /// Tells the balancer what has happened to the request.
+    /// Tells the balancer about the request (`NGX_HTTP_UPSTREAM_NOTIFY_*`).
     pub(crate) fn notify(self, peer: Peer, event: ngx_uint_t) {
         if let Some(notify) = self.notify {
-            // SAFETY: as above.
+            // SAFETY: the balancer has set the hook and its data in `init`, for this request.
             unsafe { notify(peer.as_ptr(), self.data, event) };
         }
     }
 
-    /// All balancers of nginx keep their servers as round robin does, and leave `free` to it: what
-    /// they have for a request begins with what round robin has.
-    pub(crate) fn round_robin(self) -> Option<NonNull<ngx_http_upstream_rr_peer_data_t>> {
+    /// What round robin has for the request. The data of each balancer of nginx begins with it: they all keep their servers as
+    /// round robin does, and leave `free` to it. `None` if the balancer has a `free` of its own.
+    pub(crate) fn round_robin(self) -> Option<RoundRobinData> {
         let round_robin = ngx_http_upstream_free_round_robin_peer as *const () as usize;
         let same = self.free.is_some_and(|free| free as *const () as usize == round_robin);
-        NonNull::new(self.data.cast()).filter(|_| same)
+        if !same {
+            return None;
+        }
+        // SAFETY: null, or the data that round robin, or a balancer that builds on it, has made for the live request.
+        unsafe { Live::from_ptr(self.data.cast()) }
     }
 }
 
@@ -100,26 +109,28 @@ impl Balancer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Servers(NonNull<ngx_http_upstream_rr_peers_t>);
 
+handle!(Servers, ngx_http_upstream_rr_peers_t);
+
 impl Servers {
-    /// `None` if the balancer may keep them in a way of its own.
+    /// `None` if the balancer may keep its servers in another way.
     ///
     /// # Safety
-    /// `us` is an upstream whose cycle is alive; `balancer` is its, of a request that it initialised.
+    /// `us` is an upstream whose cycle is alive; `balancer` is that of a request to this upstream.
     pub(crate) unsafe fn of(us: NonNull<ngx_http_upstream_srv_conf_t>, balancer: Balancer) -> Option<Self> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller says that the cycle of the upstream is alive.
         unsafe { Self::in_zone(us) }.or_else(|| match balancer.round_robin() {
-            // SAFETY: live, says the caller.
+            // SAFETY: the caller says that the cycle of the upstream is alive; copies one field.
             Some(_) => NonNull::new(unsafe { (*us.as_ptr()).peer.data }.cast()).map(Self),
             None => None,
         })
     }
 
-    /// The servers of an upstream with a `zone`: nginx puts there what round robin has made.
+    /// The servers of an upstream with a `zone`, into which nginx copies the servers that round robin has made.
     ///
     /// # Safety
     /// `us` is an upstream whose cycle is alive.
     pub(crate) unsafe fn in_zone(us: NonNull<ngx_http_upstream_srv_conf_t>) -> Option<Self> {
-        // SAFETY: live, says the caller.
+        // SAFETY: the caller says that the cycle of the upstream is alive; nothing writes the structure any more.
         let conf = unsafe { us.as_ref() };
         #[cfg(ngx_feature = "http_upstream_zone")]
         let zone = !conf.shm_zone.is_null();
@@ -128,25 +139,23 @@ impl Servers {
         NonNull::new(conf.peer.data.cast()).filter(|_| zone).map(Self)
     }
 
-    /// The number of the present set of servers; nginx counts it up when they change.
+    /// The number of the present set of servers; nginx increments it when they change.
     #[cfg(nginx_resolve)]
     pub(crate) fn generation(self) -> Option<usize> {
-        // SAFETY: live by the type invariant; set before any request.
-        let number = unsafe { (*self.0.as_ptr()).config };
-        // SAFETY: in the zone; other workers write it, so it is read from memory each time.
+        let number = get_field!(self.config);
+        // SAFETY: a number in the zone; other workers write it, so it is read from memory each time.
         NonNull::new(number).map(|number| unsafe { number.read_volatile() })
     }
 
-    /// Which set of servers this is now, if they change.
+    /// The number of the present set of servers; 0 if they do not change.
     pub(crate) fn set(self) -> ngx_uint_t {
         self.number().1
     }
 
-    /// How many servers there are, backup servers not included, and in which set of servers.
+    /// The number of servers without the backup servers, and the number of their set.
     pub(crate) fn number(self) -> (usize, ngx_uint_t) {
         self.lock(false);
-        // SAFETY: live by the type invariant; read under the lock.
-        let number = unsafe { (*self.0.as_ptr()).number };
+        let number = get_field!(self.number);
         #[cfg(nginx_resolve)]
         let config = self.generation().unwrap_or(0);
         #[cfg(not(nginx_resolve))]
@@ -155,12 +164,12 @@ impl Servers {
         (number, config)
     }
 
-    /// Whether a request that has these servers has those, and not the backup servers.
+    /// Whether `servers` are these, and not their backup servers.
     pub(crate) fn is_at(self, servers: *const ngx_http_upstream_rr_peers_t) -> bool {
         self.0.as_ptr().cast_const() == servers
     }
 
-    /// What a request can expect that does not go back to the servers it has tried; they are told by their numbers.
+    /// What a request can expect that does not use the servers again that it has tried; `is_tried` tells by their numbers.
     pub(crate) fn outlook(self, is_tried: impl Fn(usize) -> bool) -> Outlook {
         let now = ngx_time();
         let mut outlook = Outlook::Down;
@@ -170,9 +179,7 @@ impl Servers {
             if outlook == Outlook::Room || is_tried(number - 1) {
                 return;
             }
-            // SAFETY: shown under the lock of its list; a copy, as others may count meanwhile.
-            let server = unsafe { server.read() };
-            match outlook_of(&server, single, now) {
+            match outlook_of(&server.copy(), single, now) {
                 Outlook::Down => {}
                 better => outlook = better,
             }
@@ -180,26 +187,23 @@ impl Servers {
         outlook
     }
 
-    /// What each of them has at this moment. `None` if there is no memory.
+    /// Fills `rooms` with what each server has at this moment. `None` if there is no memory.
     pub(crate) fn look_at_all(self, rooms: &mut Rooms) -> Option<()> {
         let now = ngx_time();
         rooms.clear();
         let mut added = Some(());
         self.each(false, |server, single| {
-            // SAFETY: shown under the lock of its list; a copy, as others may count meanwhile.
-            let server = unsafe { server.read() };
-            added = added.and_then(|()| rooms.add(outlook_of(&server, single, now)));
+            added = added.and_then(|()| rooms.add(outlook_of(&server.copy(), single, now)));
         });
         added
     }
 
-    /// What all servers with an address allow together; 0 if one of them allows any number.
+    /// The sum of `max_conns` of all servers with an address; 0 if one of them has no limit.
     #[cfg(nginx_resolve)]
     pub(crate) fn limit(self, address: &[u8]) -> u64 {
         let (mut limit, mut unlimited) = (0, false);
         self.each(false, |server, _| {
-            // SAFETY: shown under the lock of its list; a copy, as others may count meanwhile.
-            let server = &unsafe { server.read() };
+            let server = &server.copy();
             if server.down == 0 && address_of(server) == address {
                 limit += server.max_conns as u64;
                 unlimited |= server.max_conns == 0;
@@ -212,36 +216,32 @@ impl Servers {
         }
     }
 
-    /// Ends so many requests to an address that nobody else will end.
+    /// Ends `requests` requests to an address that no worker will end.
     pub(crate) fn end_requests(self, address: &[u8], mut requests: u64) {
         self.each(true, |server, _| {
-            // SAFETY: shown under the lock of its list; a copy, as others may count meanwhile.
-            if address_of(&unsafe { server.read() }) != address {
+            if address_of(&server.copy()) != address {
                 return;
             }
-            // SAFETY: as above; locked for writing, nobody else counts.
-            let conns = unsafe { &mut (*server.as_ptr()).conns };
-            let ended = requests.min(*conns as u64);
-            *conns -= ended as ngx_uint_t;
+            let conns = get_field!(server.conns);
+            let ended = requests.min(conns as u64);
+            set_field!(server.conns = conns - ended as ngx_uint_t);
             requests -= ended;
             #[cfg(nginx_resolve)]
             {
-                // SAFETY: as above.
-                let refs = unsafe { &mut (*server.as_ptr()).refs };
-                *refs = refs.saturating_sub(ended as ngx_uint_t);
+                let refs = get_field!(server.refs);
+                set_field!(server.refs = refs.saturating_sub(ended as ngx_uint_t));
             }
         });
     }
 
-    /// What there is to be told of the server at an address, besides the address. `None` if there is no memory.
+    /// Describes the server at an address, without the address itself. `None` if there is no memory.
     #[cfg(nginx_resolve)]
     pub(crate) fn describe(self, address: &[u8]) -> Option<ServerInfo> {
         let mut found = ServerInfo { max_conns: self.limit(address), ..ServerInfo::default() };
         let (mut is_found, mut is_told) = (false, true);
         for (list, is_backup) in self.lists().zip([false, true]) {
             list.each_here(false, |server, _| {
-                // SAFETY: shown under the lock of its list; a copy, as others may count meanwhile.
-                let server = &unsafe { server.read() };
+                let server = &server.copy();
                 if is_found || address_of(server) != address {
                     return;
                 }
@@ -254,67 +254,72 @@ impl Servers {
         is_told.then_some(found)
     }
 
-    /// Shows every server, backup servers too, to `look`, and whether it is the only one.
-    pub(crate) fn each(self, write: bool, mut look: impl FnMut(NonNull<ngx_http_upstream_rr_peer_t>, bool)) {
+    /// Calls `look` with each server, backup servers too, under the lock of its list, and with whether it is the only one. `look`
+    /// takes a copy of what it compares, as other workers may count meanwhile.
+    pub(crate) fn each(self, write: bool, mut look: impl FnMut(PeerServer, bool)) {
         self.lists().for_each(|list| list.each_here(write, &mut look));
     }
 
-    /// The servers, and the backup servers.
+    /// The list of the servers, and the list of the backup servers.
     fn lists(self) -> impl Iterator<Item = Self> {
-        // SAFETY: live by the type invariant; reads one field.
-        std::iter::successors(Some(self), |list| NonNull::new(unsafe { (*list.0.as_ptr()).next }).map(Self))
+        std::iter::successors(Some(self), |list| {
+            let list = *list;
+            NonNull::new(get_field!(list.next)).map(Self)
+        })
     }
 
-    fn each_here(self, write: bool, mut look: impl FnMut(NonNull<ngx_http_upstream_rr_peer_t>, bool)) {
-        // No panic comes before the unlocking: `look` only compares, counts, notes and copies.
+    fn each_here(self, write: bool, mut look: impl FnMut(PeerServer, bool)) {
+        // Nothing panics before the list is unlocked: `look` only compares, counts, notes and copies.
         self.lock(write);
-        // SAFETY: live by the type invariant.
-        let single = unsafe { (*self.0.as_ptr()).single() != 0 };
-        // SAFETY: live by the type invariant; under the lock the list stays as it is.
-        let mut server = unsafe { (*self.0.as_ptr()).peer };
-        while let Some(this) = NonNull::new(server) {
-            look(this, single);
-            // SAFETY: an element of the list.
-            server = unsafe { (*this.as_ptr()).next };
+        let single = get_bit!(self: ngx_http_upstream_rr_peers_t::single_raw);
+        let mut next = get_field!(self.peer);
+        // SAFETY: null, or an element of the list, which stays as it is under its lock.
+        while let Some(server) = unsafe { Live::from_ptr(next) } {
+            look(server, single);
+            next = get_field!(server.next);
         }
         self.unlock();
     }
 
-    /// Each of the lists has a lock of its own, if it lies in a zone.
+    /// Locks the list, for writing or for reading, if it lies in a zone. Each list has its own lock.
     #[cfg(ngx_feature = "http_upstream_zone")]
-    pub(crate) fn lock(self, write: bool) {
-        // SAFETY: live by the type invariant.
-        let shared = unsafe { !(*self.0.as_ptr()).shpool.is_null() };
-        // SAFETY: as above; makes no reference.
-        let lock = unsafe { &raw mut (*self.0.as_ptr()).rwlock };
-        if shared && write {
+    fn lock(self, write: bool) {
+        let lock = field_ptr!(self.rwlock);
+        if !self.is_shared() {
+            return;
+        }
+        if write {
             // SAFETY: the lock of a list in a zone.
             unsafe { ngx_rwlock_wlock(lock) };
-        } else if shared {
-            // SAFETY: as above.
+        } else {
+            // SAFETY: the lock of a list in a zone.
             unsafe { ngx_rwlock_rlock(lock) };
         }
     }
 
     #[cfg(ngx_feature = "http_upstream_zone")]
-    pub(crate) fn unlock(self) {
-        // SAFETY: live by the type invariant.
-        if unsafe { !(*self.0.as_ptr()).shpool.is_null() } {
-            // SAFETY: as above; makes no reference.
-            let lock = unsafe { &raw mut (*self.0.as_ptr()).rwlock };
-            // SAFETY: `lock` has taken it.
+    fn unlock(self) {
+        if self.is_shared() {
+            let lock = field_ptr!(self.rwlock);
+            // SAFETY: the lock of a list in a zone, which `lock` has taken.
             unsafe { ngx_rwlock_unlock(lock) };
         }
     }
 
-    #[cfg(not(ngx_feature = "http_upstream_zone"))]
-    pub(crate) fn lock(self, _write: bool) {}
+    /// Whether the list lies in a zone.
+    #[cfg(ngx_feature = "http_upstream_zone")]
+    fn is_shared(self) -> bool {
+        !get_field!(self.shpool).is_null()
+    }
 
     #[cfg(not(ngx_feature = "http_upstream_zone"))]
-    pub(crate) fn unlock(self) {}
+    fn lock(self, _write: bool) {}
+
+    #[cfg(not(ngx_feature = "http_upstream_zone"))]
+    fn unlock(self) {}
 }
 
-/// As `ngx_http_upstream_get_peer()`; the only server is asked however often it fails.
+/// Whether a server can take a request. Mirrors `ngx_http_upstream_get_peer()`; a single server never counts as failed.
 fn outlook_of(server: &ngx_http_upstream_rr_peer_t, single: bool, now: time_t) -> Outlook {
     let failed = !single
         && server.max_fails > 0
@@ -331,6 +336,6 @@ fn outlook_of(server: &ngx_http_upstream_rr_peer_t, single: bool, now: time_t) -
 
 /// The bytes of a server's socket address.
 pub(crate) fn address_of(server: &ngx_http_upstream_rr_peer_t) -> &[u8] {
-    // SAFETY: nginx fills `socklen` with `sockaddr`, and keeps it as long as the server.
+    // SAFETY: nginx sets `socklen` together with `sockaddr`, and keeps the address as long as the server.
     unsafe { std::slice::from_raw_parts(server.sockaddr.cast(), server.socklen as usize) }
 }

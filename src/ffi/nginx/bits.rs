@@ -1,6 +1,9 @@
-//! Bits of nginx's requests, where the C compiler has them: bindgen is not to be trusted with those (see build.rs).
+//! Bits of `ngx_http_request_t`, at the places where the C compiler puts them: bindgen's are not reliable (see build.rs).
 
 use nginx_sys::ngx_http_request_t;
+
+use super::handle::Handle as _;
+use super::request::Request;
 
 /// A bit of an `ngx_http_request_t`.
 #[derive(Clone, Copy)]
@@ -19,9 +22,9 @@ impl Bit {
     /// `r` is live.
     #[inline]
     pub(crate) unsafe fn is_set(self, r: *mut ngx_http_request_t) -> bool {
-        // SAFETY: within the request, as `new` has checked.
+        // SAFETY: `new` has checked that the byte is within the request.
         let byte = unsafe { r.byte_add(self.byte) }.cast::<u8>();
-        // SAFETY: live, says the caller.
+        // SAFETY: a byte of the request, which is live, as the caller says.
         unsafe { *byte & self.mask != 0 }
     }
 
@@ -29,9 +32,9 @@ impl Bit {
     /// `r` is live.
     #[inline]
     pub(crate) unsafe fn set(self, r: *mut ngx_http_request_t) {
-        // SAFETY: within the request, as `new` has checked.
+        // SAFETY: `new` has checked that the byte is within the request.
         let byte = unsafe { r.byte_add(self.byte) }.cast::<u8>();
-        // SAFETY: live, says the caller.
+        // SAFETY: a byte of the request, which is live, as the caller says.
         unsafe { *byte |= self.mask };
     }
 
@@ -39,10 +42,30 @@ impl Bit {
     /// `r` is live.
     #[inline]
     pub(crate) unsafe fn clear(self, r: *mut ngx_http_request_t) {
-        // SAFETY: within the request, as `new` has checked.
+        // SAFETY: `new` has checked that the byte is within the request.
         let byte = unsafe { r.byte_add(self.byte) }.cast::<u8>();
-        // SAFETY: live, says the caller.
+        // SAFETY: a byte of the request, which is live, as the caller says.
         unsafe { *byte &= !self.mask };
+    }
+}
+
+impl Request {
+    #[inline]
+    pub(crate) fn has_bit(self, bit: Bit) -> bool {
+        // SAFETY: the request is live by the type invariant.
+        unsafe { bit.is_set(self.as_ptr()) }
+    }
+
+    #[inline]
+    pub(crate) fn set_bit(self, bit: Bit) {
+        // SAFETY: the request is live by the type invariant.
+        unsafe { bit.set(self.as_ptr()) };
+    }
+
+    #[inline]
+    pub(crate) fn clear_bit(self, bit: Bit) {
+        // SAFETY: the request is live by the type invariant.
+        unsafe { bit.clear(self.as_ptr()) };
     }
 }
 

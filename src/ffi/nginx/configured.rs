@@ -1,4 +1,4 @@
-//! The servers of an upstream as the configuration has them.
+//! The servers of an upstream as they are configured.
 
 use std::collections::{HashMap, HashSet};
 use std::ptr::NonNull;
@@ -11,9 +11,9 @@ use crate::pool::MAX_SERVERS;
 
 use crate::ffi::nginx::headers::bytes;
 
-/// What is to be known of the `server` lines of one upstream.
+/// What the `server` lines of one upstream say.
 pub(crate) struct Configured<'a> {
-    /// Each address, and how many connections all servers there allow together, 0 for any number.
+    /// Each address, with the sum of `max_conns` of all servers there; 0 if there is no limit.
     pub(crate) addresses: HashMap<&'a [u8], u64>,
     /// Each address once, in the order of the configuration.
     pub(crate) servers: Vec<ServerInfo>,
@@ -31,11 +31,11 @@ impl Configured<'_> {
     /// # Safety
     /// `us` is an explicit upstream of the configuration being read, or of a cycle that is alive.
     pub(crate) unsafe fn of(us: NonNull<ngx_http_upstream_srv_conf_t>) -> Option<Self> {
-        // SAFETY: live, says the caller.
+        // SAFETY: the caller says that the upstream is live; nothing writes it meanwhile.
         let conf = unsafe { us.as_ref() };
-        // SAFETY: an array, or null if there are none.
+        // SAFETY: null, or an array in the pool of the cycle of the upstream.
         let servers: &[ngx_http_upstream_server_t] = match unsafe { conf.servers.as_ref() } {
-            // SAFETY: what the array holds.
+            // SAFETY: the array is one of such servers.
             Some(servers) => unsafe { servers.as_slice() },
             None => &[],
         };
@@ -43,9 +43,9 @@ impl Configured<'_> {
         let mut addresses = HashMap::new();
         let (mut listed, mut seen) = (Vec::new(), HashSet::new());
         for server in servers {
-            // SAFETY: nginx has resolved the name of the server to so many addresses.
+            // SAFETY: nginx has resolved the name of the server to `naddrs` addresses at `addrs`.
             for address in unsafe { slice(server.addrs, server.naddrs) } {
-                // SAFETY: nginx fills `socklen` with `sockaddr`.
+                // SAFETY: nginx sets `socklen` together with `sockaddr`.
                 let bytes = unsafe { slice(address.sockaddr.cast::<u8>(), address.socklen as usize) };
                 seen.try_reserve(1).ok()?;
                 if !has_no_address(server) && seen.insert(bytes) {
@@ -89,9 +89,9 @@ impl Configured<'_> {
         })
     }
 
-    /// How many requests can have a limited server at a time.
+    /// The number of requests that can have a limited server at a time.
     pub(crate) fn max_requests(&self) -> usize {
-        /// Servers that are not known yet may have any limit; that of nginx's memory is lower.
+        /// Servers that are not known yet may have any limit; nginx's memory allows fewer requests than this.
         const UNKNOWN: usize = 1 << 16;
         match self.ledger_size() {
             None => 0,
@@ -103,7 +103,7 @@ impl Configured<'_> {
         }
     }
 
-    /// For how many servers a ledger is needed; `None` if nothing is limited.
+    /// The number of servers for which a ledger is needed; `None` if no server is limited.
     pub(crate) fn ledger_size(&self) -> Option<usize> {
         let fixed = self.addresses.values().filter(|limit| **limit > 0).count();
         match (self.any_limited, self.changing) {
@@ -114,7 +114,7 @@ impl Configured<'_> {
     }
 }
 
-/// Whether the address stands for a name that is resolved while nginx runs.
+/// Whether the address is a placeholder for a name that is resolved while nginx runs.
 fn has_no_address(server: &ngx_http_upstream_server_t) -> bool {
     #[cfg(nginx_resolve)]
     return server.host.len > 0;
@@ -124,12 +124,14 @@ fn has_no_address(server: &ngx_http_upstream_server_t) -> bool {
     false
 }
 
+/// A slice of an array that may be empty.
+///
 /// # Safety
 /// `start` points at `length` elements, or `length` is 0.
 unsafe fn slice<'a, T>(start: *const T, length: usize) -> &'a [T] {
     if start.is_null() || length == 0 {
         return &[];
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller says that there are `length` elements; `start` is not null.
     unsafe { std::slice::from_raw_parts(start, length) }
 }

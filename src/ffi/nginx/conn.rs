@@ -1,39 +1,38 @@
-//! A connection and its events: copyable handles that read and write one field at a time.
-//!
-//! No reference to an nginx structure outlives the line that needs it: nginx reaches the same memory
-//! from elsewhere, also while one of our hooks calls it.
+//! A connection and its events.
 
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_add_timer, ngx_connection_t, ngx_connection_tcp_nopush_e_NGX_TCP_NOPUSH_DISABLED as NOPUSH_DISABLED,
-    ngx_del_timer, ngx_event_handler_pt, ngx_event_t, ngx_handle_read_event, ngx_int_t, ngx_log_t,
-    ngx_msec_t, ngx_post_event, ngx_posted_events, NGX_AGAIN, NGX_OK,
+    ngx_connection_t, ngx_connection_tcp_nopush_e_NGX_TCP_NOPUSH_DISABLED as NOPUSH_DISABLED,
+    ngx_event_handler_pt, ngx_event_t, ngx_handle_read_event, ngx_int_t, ngx_log_t, ngx_msec_t,
+    ngx_posted_events, NGX_AGAIN, NGX_OK,
 };
 
-use crate::ffi::nginx::handle::{get_bit, get_field, handle, set_bit, set_field, Handle};
+use super::handle::{get_bit, get_bits, get_field, handle, set_bit, set_field, Handle};
+use super::memory::Pool;
+use super::timer::{add_timer, post_to, remove_timer};
 
 /// A connection.
 ///
 /// # Invariants
-/// Points at an `ngx_connection_t` that is open: the one of the callback that lent it, or one that
-/// lies in a pool (whatever closes an idle connection takes it out of the pool first).
+/// Points at an `ngx_connection_t` that is open: the connection of the present callback, or one that is stored in a pool of
+/// idle connections (an idle connection leaves the pool before it is closed).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Conn(NonNull<ngx_connection_t>);
 
 /// An event of an open connection.
 ///
 /// # Invariants
-/// Points at the read or write event of a [`Conn`]; nginx allots both with the connection.
+/// Points at the read or write event of a [`Conn`]; nginx allocates both together with the connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Event(NonNull<ngx_event_t>);
 
-/// What came of reading.
+/// The result of reading from a connection.
 pub(crate) enum Received {
     Bytes(usize),
-    /// There is nothing yet.
+    /// There is nothing to read yet.
     Nothing,
-    /// The server has closed, or there was an error.
+    /// The server has closed the connection, or there was an error.
     End,
 }
 
@@ -49,7 +48,7 @@ impl Conn {
     /// # Safety
     /// `ptr` points at an open connection.
     pub(crate) unsafe fn from_open(ptr: *mut ngx_connection_t) -> Self {
-        // SAFETY: not null, says the caller.
+        // SAFETY: the caller says that the pointer is not null.
         Self(unsafe { NonNull::new_unchecked(ptr) })
     }
 
@@ -81,7 +80,7 @@ impl Conn {
         get_field!(self.requests)
     }
 
-    /// Its number, which no other connection gets.
+    /// Its number, unique in the process.
     pub(crate) fn number(self) -> u64 {
         get_field!(self.number)
     }
@@ -92,18 +91,15 @@ impl Conn {
 
     /// Counts one more request.
     pub(crate) fn count_request(self) {
-        // SAFETY: open by the type invariant; changes one field.
-        unsafe { (*self.as_ptr()).requests += 1 };
+        set_field!(self.requests = self.requests() + 1);
     }
 
     /// Uses sendfile and tcp_nopush only if the client's connection does too.
     pub(crate) fn restrict_to(self, client: Conn) {
-        // SAFETY: open by the type invariant; reads one bit.
-        if unsafe { ngx_connection_t::sendfile_raw(client.as_ptr()) } == 0 {
+        if !client.sendfile() {
             set_bit!(self: ngx_connection_t::set_sendfile_raw, 0);
         }
-        // SAFETY: open by the type invariant; reads some bits.
-        if unsafe { ngx_connection_t::tcp_nopush_raw(client.as_ptr()) } == NOPUSH_DISABLED {
+        if get_bits!(client: ngx_connection_t::tcp_nopush_raw) == NOPUSH_DISABLED {
             set_bit!(self: ngx_connection_t::set_tcp_nopush_raw, NOPUSH_DISABLED);
         }
     }
@@ -112,25 +108,28 @@ impl Conn {
         get_bit!(self: ngx_connection_t::sendfile_raw)
     }
 
-    /// Gives a new connection its memory pool; one that has a pool does not need another.
+    /// Gives a new connection its memory pool; if it has one already, destroys the other.
     pub(crate) fn give_pool(self, pool: *mut nginx_sys::ngx_pool_t) {
         if self.pool().is_null() {
             set_field!(self.pool = pool);
-        } else if !pool.is_null() {
-            // SAFETY: nothing was allocated from it.
-            unsafe { nginx_sys::ngx_destroy_pool(pool) };
+            return;
+        }
+        // SAFETY: null, or a pool that the core has made for this connection.
+        if let Some(pool) = unsafe { Pool::from_ptr(pool) } {
+            // SAFETY: nothing was allocated from it: the core made it for the placeholder, whose place this connection takes.
+            unsafe { pool.destroy() };
         }
     }
 
-    /// Bytes sent for the present request, without those of TLS.
+    /// Bytes sent for the present request, before encryption.
     pub(crate) fn sent(self) -> u64 {
         get_field!(self.sent) as u64
     }
 
-    /// Reads what there is, through TLS if it has that.
+    /// Reads the available bytes, decrypted if the connection uses TLS.
     pub(crate) fn receive(self, buffer: &mut [u8]) -> Received {
         let Some(recv) = (get_field!(self.recv)) else { return Received::End };
-        // SAFETY: an open connection, and room for as many bytes.
+        // SAFETY: the connection is open by the type invariant; pointer and length are those of the buffer.
         let n = unsafe { recv(self.as_ptr(), buffer.as_mut_ptr(), buffer.len()) };
         match usize::try_from(n) {
             Ok(n @ 1..) => Received::Bytes(n),
@@ -147,23 +146,24 @@ impl Conn {
         set_bit!(self: ngx_connection_t::set_idle_raw, idle.into());
     }
 
-    /// Lets nginx close the connection when it runs out of them, or not any more.
+    /// Allows or forbids nginx to close the connection when it runs out of connections. Mirrors
+    /// `ngx_reusable_connection()`.
     pub(crate) fn set_reusable(self, reusable: bool) {
-        // SAFETY: open by the type invariant; `ngx_close_connection()` takes it from nginx's list.
+        // SAFETY: open by the type invariant; `ngx_close_connection()` removes it from nginx's list of such connections.
         unsafe { nginx_sys::ngx_reusable_connection(self.as_ptr(), reusable.into()) };
     }
 
-    /// nginx wants the connection to be closed (`ngx_close_idle_connections()`, `ngx_drain_connections()`).
+    /// Whether nginx wants the connection to be closed (`ngx_close_idle_connections()`, `ngx_drain_connections()`).
     pub(crate) fn close_requested(self) -> bool {
         get_bit!(self: ngx_connection_t::close_raw)
     }
 
-    /// The core has met an error on it.
+    /// Whether the core has met an error on it.
     pub(crate) fn has_failed(self) -> bool {
         get_bit!(self: ngx_connection_t::error_raw)
     }
 
-    /// The client took too long.
+    /// Notes that the client took too long.
     pub(crate) fn set_timed_out(self) {
         set_bit!(self: ngx_connection_t::set_timedout_raw, 1);
     }
@@ -172,20 +172,26 @@ impl Conn {
         get_field!(self.pool)
     }
 
+    /// Its memory pool; a new connection has none.
+    #[inline]
+    pub(crate) fn memory(self) -> Option<Pool> {
+        // SAFETY: null, or the pool of this connection, which is destroyed when the connection is closed.
+        unsafe { Pool::from_ptr(self.pool()) }
+    }
+
     #[cfg(ngx_feature = "http_ssl")]
     pub(crate) fn ssl(self) -> *mut nginx_sys::ngx_ssl_connection_t {
         get_field!(self.ssl)
     }
 
-    /// Makes everything that writes about this connection write to `log`. A log left behind would
-    /// dangle: a request's log goes with the client's connection.
+    /// Makes everything that logs about this connection write to `log`. The log of a request must not stay behind: it is freed
+    /// with the client's connection.
     pub(crate) fn set_logs(self, log: *mut ngx_log_t) {
         set_field!(self.log = log);
         self.read().set_log(log);
         self.write().set_log(log);
-        if let Some(pool) = NonNull::new(self.pool()) {
-            // SAFETY: the connection's pool lives until the connection is closed.
-            unsafe { (*pool.as_ptr()).log = log };
+        if let Some(pool) = self.memory() {
+            set_field!(pool.log = log);
         }
     }
 }
@@ -196,11 +202,11 @@ impl Event {
     /// # Safety
     /// `ptr` points at an event of an open connection.
     pub(crate) unsafe fn from_ptr(ptr: *mut ngx_event_t) -> Self {
-        // SAFETY: not null, says the caller.
+        // SAFETY: the caller says that the pointer is not null.
         Self(unsafe { NonNull::new_unchecked(ptr) })
     }
 
-    /// The connection of the event.
+    /// The connection to which the event belongs.
     pub(crate) fn conn(self) -> Conn {
         let conn = get_field!(self.data).cast();
         // SAFETY: `ngx_get_connection()` makes each event point back at its connection.
@@ -227,7 +233,7 @@ impl Event {
         get_bit!(self: ngx_event_t::timedout_raw)
     }
 
-    /// Makes it look as if its timer had expired.
+    /// Pretends that its timer has expired.
     pub(crate) fn set_timed_out(self) {
         set_bit!(self: ngx_event_t::set_timedout_raw, 1);
     }
@@ -238,9 +244,7 @@ impl Event {
 
     /// Calls its handler once the present one has returned.
     pub(crate) fn post(self) {
-        let queue = &raw mut ngx_posted_events;
-        // SAFETY: live by the type invariant; `ngx_close_connection()` takes it out of the queue.
-        unsafe { ngx_post_event(self.as_ptr(), queue) };
+        post_to(self, &raw mut ngx_posted_events);
     }
 
     pub(crate) fn ready(self) -> bool {
@@ -251,12 +255,12 @@ impl Event {
         set_bit!(self: ngx_event_t::set_ready_raw, 0);
     }
 
-    /// Whether it waits for a time, and not for its socket.
+    /// Whether it waits for its timer, and not for its socket.
     pub(crate) fn delayed(self) -> bool {
         get_bit!(self: ngx_event_t::delayed_raw)
     }
 
-    /// Forgets a delay by `proxy_limit_rate`: a delayed event ignores its socket.
+    /// Ends a delay by `proxy_limit_rate`, because a delayed event ignores its socket.
     pub(crate) fn clear_delayed(self) {
         set_bit!(self: ngx_event_t::set_delayed_raw, 0);
     }
@@ -265,22 +269,17 @@ impl Event {
         set_field!(self.handler = handler);
     }
 
-    /// Asks to be told when there is something to read; false if nginx cannot.
+    /// Asks nginx to call the handler when there is something to read; `false` on failure. Mirrors `ngx_handle_read_event()`.
     pub(crate) fn wait_readable(self) -> bool {
         // SAFETY: a read event of an open connection, by the type invariant.
         unsafe { ngx_handle_read_event(self.as_ptr(), 0) == NGX_OK as ngx_int_t }
     }
 
     pub(crate) fn set_timer(self, after: ngx_msec_t) {
-        // SAFETY: live by the type invariant, and taken out of the timer tree before it is freed:
-        // `ngx_close_connection()` deletes the timers of both events.
-        unsafe { ngx_add_timer(self.as_ptr(), after) };
+        add_timer(self, after);
     }
 
     pub(crate) fn clear_timer(self) {
-        if get_bit!(self: ngx_event_t::timer_set_raw) {
-            // SAFETY: `timer_set` says that the event is in the timer tree.
-            unsafe { ngx_del_timer(self.as_ptr()) };
-        }
+        remove_timer(self);
     }
 }

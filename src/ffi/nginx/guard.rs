@@ -3,18 +3,19 @@
 use std::cell::{Cell, UnsafeCell};
 use std::panic::{catch_unwind, set_hook, AssertUnwindSafe, PanicHookInfo};
 
-use nginx_sys::{ngx_cycle, ngx_log_error_core, NGX_LOG_ALERT};
+use nginx_sys::{ngx_log_error_core, NGX_LOG_ALERT};
+
+use super::process::cycle_log;
 
 /// Runs the body of a hook. A panic is logged once, and the hook returns `failure`.
 ///
-/// What a panic leaves half changed must not be used again: see [`Guarded`].
+/// State that a panic leaves half changed must not be used again: see [`Guarded`].
 #[inline]
 pub(crate) fn guard<T>(failure: T, body: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or(failure)
 }
 
-/// State that hooks share and change. If a panic interrupts a change, the state is not to be
-/// trusted any more, and nobody gets it again.
+/// State that hooks share and change. If a panic interrupts a change, the state cannot be used any more.
 pub(crate) struct Guarded<T> {
     state: UnsafeCell<T>,
     busy: Cell<bool>,
@@ -25,15 +26,13 @@ impl<T> Guarded<T> {
         Self { state: UnsafeCell::new(state), busy: Cell::new(false) }
     }
 
-    /// Works on the state; `None` if it is not to be trusted. What works on it calls neither nginx
-    /// nor this function.
+    /// Calls `work` with the state; `None` if a panic has left it half changed. `work` calls neither nginx nor this function.
     #[inline]
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> Option<R> {
         if self.busy.replace(true) {
             return None;
         }
-        // SAFETY: the only place that touches the state, and `busy` keeps it from doing so twice at
-        // a time.
+        // SAFETY: the only place that uses the state; `busy` keeps it from being borrowed twice at a time.
         let state = unsafe { &mut *self.state.get() };
         let result = work(state);
         self.busy.set(false);
@@ -56,10 +55,8 @@ pub(crate) fn log_panics() {
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let what = panic.to_string().replace('\n', " ");
     let line = format!("panic in ngx_http_upstream_keepalive_rs_module, please report it: {what}");
-    // SAFETY: set before a module is loaded, and only nginx's single thread runs here.
-    let cycle = unsafe { ngx_cycle };
-    // SAFETY: the global cycle is valid for as long as the process runs.
-    let log = unsafe { (*cycle).log };
-    // SAFETY: `%*s` takes a length and a pointer; both are of one string.
-    unsafe { ngx_log_error_core(NGX_LOG_ALERT as usize, log, 0, c"%*s".as_ptr(), line.len(), line.as_ptr()) };
+    // SAFETY: the log of the present cycle is live; `%*s` takes a length and a pointer, both of one string.
+    unsafe {
+        ngx_log_error_core(NGX_LOG_ALERT as usize, cycle_log(), 0, c"%*s".as_ptr(), line.len(), line.as_ptr())
+    };
 }

@@ -1,8 +1,10 @@
-//! The headers in a list of nginx, which consists of parts, each an array.
+//! The headers in a list of nginx. A list consists of parts; each part is an array.
 
 use std::ptr::NonNull;
 
 use nginx_sys::{ngx_list_part_t, ngx_list_t, ngx_str_t, ngx_table_elt_t};
+
+use super::handle::{get_field, handle};
 
 /// The headers of a list, one by one.
 #[derive(Clone)]
@@ -11,31 +13,34 @@ pub(crate) struct Headers {
     at: usize,
 }
 
-/// A header in a list.
+/// A header.
+///
+/// # Invariants
+/// Points at an element of a list whose pool is live.
 #[derive(Clone, Copy)]
 pub(crate) struct Header(NonNull<ngx_table_elt_t>);
 
 impl Headers {
     /// # Safety
-    /// The list is live, and does not change, while this and what it yields is used.
+    /// The list is live, and does not change, while the iterator and its headers are used.
     pub(crate) unsafe fn of(list: *const ngx_list_t) -> Self {
-        // SAFETY: live, says the caller; makes no reference.
+        // SAFETY: the caller says that the list is live; makes no reference.
         Self { part: unsafe { &raw const (*list).part }, at: 0 }
     }
 }
 
-/// Whether a list may have a header whose name has one of these hashes: `false` is certain.
+/// Whether a list may have a header whose name has one of these hashes; if `false`, it has none.
 ///
 /// # Safety
 /// The list is live, and does not change meanwhile.
 #[inline]
 pub(crate) unsafe fn may_have<const N: usize>(list: *const ngx_list_t, hashes: [usize; N]) -> bool {
-    // SAFETY: live, says the caller; makes no reference.
+    // SAFETY: the caller says that the list is live; makes no reference.
     let mut part = unsafe { &raw const (*list).part };
-    // SAFETY: a part of a live list, or null behind the last one.
+    // SAFETY: null, or a part of a list that is live, as the caller says.
     while let Some(ngx_list_part_t { elts, nelts, next }) = unsafe { part.as_ref() } {
         let first: NonNull<ngx_table_elt_t> = NonNull::new(elts.cast()).unwrap_or(NonNull::dangling());
-        // SAFETY: a part has so many elements.
+        // SAFETY: a part has `nelts` elements, and does not change meanwhile, as the caller says.
         let headers = unsafe { std::slice::from_raw_parts(first.as_ptr(), *nelts) };
         if headers.iter().any(|header| hashes.contains(&header.hash)) {
             return true;
@@ -49,11 +54,11 @@ impl Iterator for Headers {
     type Item = Header;
 
     fn next(&mut self) -> Option<Header> {
-        // SAFETY: a part of a live list, or null behind the last one.
+        // SAFETY: null, or a part of a list that is live as long as the iterator is used, as `of` demands.
         while let Some(part) = unsafe { self.part.as_ref() } {
             if self.at < part.nelts {
                 let all = part.elts.cast::<ngx_table_elt_t>();
-                // SAFETY: below the number of elements.
+                // SAFETY: the index is below the number of elements of the part.
                 let header = unsafe { all.add(self.at) };
                 self.at += 1;
                 return NonNull::new(header).map(Header);
@@ -64,21 +69,27 @@ impl Iterator for Headers {
     }
 }
 
+handle!(Header, ngx_table_elt_t);
+
 impl Header {
+    /// # Safety
+    /// `ptr` is null, or points at a header in a pool that is live as long as the handle is used.
+    #[inline]
+    pub(crate) unsafe fn from_ptr(ptr: *mut ngx_table_elt_t) -> Option<Self> {
+        NonNull::new(ptr).map(Self)
+    }
+
     pub(crate) fn name<'a>(self) -> &'a [u8] {
-        // SAFETY: a header of a live list; reads one field.
-        bytes(unsafe { (*self.0.as_ptr()).key })
+        bytes(get_field!(self.key))
     }
 
     pub(crate) fn value(self) -> ngx_str_t {
-        // SAFETY: as above.
-        unsafe { (*self.0.as_ptr()).value }
+        get_field!(self.value)
     }
 
-    /// Whether it counts: nginx leaves headers in the list that do not.
+    /// Whether the header is sent: nginx removes a header by setting its hash to 0.
     pub(crate) fn is_there(self) -> bool {
-        // SAFETY: as above.
-        unsafe { (*self.0.as_ptr()).hash != 0 }
+        get_field!(self.hash) != 0
     }
 
     pub(crate) fn as_ptr(self) -> *mut ngx_table_elt_t {
@@ -86,16 +97,16 @@ impl Header {
     }
 }
 
-/// The bytes of a string, which may have none and no start.
+/// The bytes of a string of nginx; an empty one may have no address.
 pub(crate) fn bytes<'a>(text: ngx_str_t) -> &'a [u8] {
     if text.len == 0 {
         return &[];
     }
-    // SAFETY: nginx's strings have as many bytes as they say; those of requests live as long as its pool.
+    // SAFETY: a string of nginx has `len` bytes at `data`, in the pool of a request or a cycle, or in a constant.
     unsafe { std::slice::from_raw_parts(text.data, text.len) }
 }
 
-/// nginx's hash of a name in lower case, `ngx_hash_key()`.
+/// nginx's hash of a name in lower case. Mirrors `ngx_hash_key()`.
 pub(crate) const fn hash_of(name: &[u8]) -> usize {
     let (mut hash, mut at) = (0usize, 0);
     while at < name.len() {

@@ -5,23 +5,26 @@ use std::sync::atomic::AtomicU64;
 
 use crate::ffi::nginx::memory::or_fail;
 
-/// Memory that is inherited by child processes, and shared with them.
+/// Memory that child processes inherit and share.
 pub(crate) struct Mapping {
     start: NonNull<AtomicU64>,
     length: usize,
 }
 
-// SAFETY: whoever has the memory changes it by atomic operations only.
+// SAFETY: the memory is changed by atomic operations only, and belongs to no thread.
 unsafe impl Send for Mapping {}
 
-// SAFETY: as above.
+// SAFETY: the memory is changed by atomic operations only.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// So many numbers.
+    /// Maps memory for `words` numbers, all zero.
+    ///
+    /// # Errors
+    /// If there is no memory.
     pub(crate) fn new(words: usize) -> std::io::Result<Self> {
         let length = words.max(1) * size_of::<AtomicU64>();
-        // SAFETY: new memory at an address of the system's choice.
+        // SAFETY: maps new memory at an address of the system's choice.
         let start = or_fail(libc::MAP_FAILED, || unsafe {
             libc::mmap(
                 ptr::null_mut(),
@@ -38,18 +41,18 @@ impl Mapping {
         }
     }
 
-    /// The memory as numbers, zero at first. Whoever has them is gone before the mapping: a ledger belongs to the same
-    /// cycle, and its end does not touch its table; a generation owns its mapping, and in a worker, where requests and
-    /// connections point at their numbers, no cycle ends before them.
+    /// The memory as numbers. Its users end before the mapping: a ledger belongs to the same cycle, and does not touch its table
+    /// when it is dropped; a generation owns its mapping; in a worker, where requests and connections point at their numbers,
+    /// no cycle ends before them.
     pub(crate) fn words(&self) -> &'static [AtomicU64] {
-        // SAFETY: mapped by `new`, page-aligned, zeroed by the system, changed as atomic numbers only.
+        // SAFETY: mapped by `new`, page-aligned, zeroed by the system, and changed by atomic operations only.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length / size_of::<AtomicU64>()) }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: mapped by `new`; see `words` for who could still use it.
+        // SAFETY: mapped by `new`; the users of the numbers have ended, as the comment of `words` explains.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
     }
 }

@@ -1,5 +1,5 @@
-//! Handles for nginx's structures, which read and write one field at a time, and calls of its functions. It knows nothing
-//! of pools.
+//! Handles for nginx's structures, which read and write one field at a time, and calls of its functions. Nothing here knows
+//! the pool of idle connections.
 
 pub(crate) mod handle;
 
@@ -45,7 +45,7 @@ pub(crate) mod guard;
 
 pub(crate) mod log;
 
-/// What nginx-sys lacks; made by build.rs.
+/// Constants that nginx-sys lacks; build.rs makes them.
 pub(crate) mod constants {
     include!(concat!(env!("OUT_DIR"), "/constants.rs"));
 }

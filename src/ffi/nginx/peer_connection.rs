@@ -1,5 +1,4 @@
-//! The peer part of an upstream request: a copyable handle that reads and writes one field at a time, as
-//! those of [`crate::ffi::nginx::conn`].
+//! The peer part of an upstream request.
 
 use std::ffi::CStr;
 use std::ptr::NonNull;
@@ -11,17 +10,17 @@ use nginx_sys::{
 #[cfg(ngx_feature = "http_ssl")]
 use nginx_sys::{ngx_event_save_peer_session_pt, ngx_event_set_peer_session_pt};
 
-use crate::ffi::nginx::conn::Conn;
-use crate::ffi::nginx::handle::{get_bit, get_field, handle, set_bit, set_field, Handle};
+use super::conn::Conn;
+use super::handle::{get_bit, get_field, handle, set_bit, set_field, Handle, Live};
 
 /// The peer part of an upstream request, `u->peer`.
 ///
 /// # Invariants
-/// Points at the `ngx_peer_connection_t` that nginx's core lends to a peer hook.
+/// Points at the `ngx_peer_connection_t` of a request that is alive.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer(NonNull<ngx_peer_connection_t>);
 
-/// The hooks of a peer and their `data`: how the core asks for a peer and tells of its use.
+/// The hooks of a peer and their `data`: the core calls them to get a server, and to report how its use went.
 #[derive(Clone, Copy)]
 pub(crate) struct Hooks {
     pub(crate) data: *mut libc::c_void,
@@ -34,7 +33,7 @@ pub(crate) struct Hooks {
     pub(crate) save_session: ngx_event_save_peer_session_pt,
 }
 
-/// A peer as it was, with all fields that this nginx has.
+/// A copy of a peer, with all fields that this nginx has.
 #[derive(Clone, Copy)]
 pub(crate) struct SavedPeer(ngx_peer_connection_t);
 
@@ -44,7 +43,7 @@ impl Peer {
     /// # Safety
     /// `ptr` is what the core passes to a peer hook: `&u->peer` of a live request.
     pub(crate) unsafe fn from_ptr(ptr: *mut ngx_peer_connection_t) -> Self {
-        // SAFETY: the address of a field, hence not null.
+        // SAFETY: the address of a field of the upstream request, so it is not null.
         Self(unsafe { NonNull::new_unchecked(ptr) })
     }
 
@@ -54,43 +53,38 @@ impl Peer {
 
     pub(crate) fn connection(self) -> Option<Conn> {
         let conn = get_field!(self.connection);
-        // SAFETY: the core sets `connection` to null when it closes the connection.
+        // SAFETY: null, or open: the core sets it to null when it closes the connection.
         unsafe { Conn::from_ptr(conn) }
     }
 
-    /// What the core passes to the hooks.
+    /// The `data` that the core passes to the hooks.
     #[inline]
     pub(crate) fn data(self) -> *mut libc::c_void {
         get_field!(self.data)
     }
 
     pub(crate) fn hooks(self) -> Hooks {
-        // SAFETY: live by the type invariant; the reference ends before nginx is called.
-        let pc = unsafe { self.0.as_ref() };
         Hooks {
-            data: pc.data,
-            get: pc.get,
-            free: pc.free,
-            notify: pc.notify,
+            data: get_field!(self.data),
+            get: get_field!(self.get),
+            free: get_field!(self.free),
+            notify: get_field!(self.notify),
             #[cfg(ngx_feature = "http_ssl")]
-            set_session: pc.set_session,
+            set_session: get_field!(self.set_session),
             #[cfg(ngx_feature = "http_ssl")]
-            save_session: pc.save_session,
+            save_session: get_field!(self.save_session),
         }
     }
 
-    pub(crate) fn set_hooks(mut self, hooks: Hooks) {
-        // SAFETY: live by the type invariant; the reference ends before nginx is called, and no
-        // other part of this module holds one.
-        let pc = unsafe { self.0.as_mut() };
-        pc.data = hooks.data;
-        pc.get = hooks.get;
-        pc.free = hooks.free;
-        pc.notify = hooks.notify;
+    pub(crate) fn set_hooks(self, hooks: Hooks) {
+        set_field!(self.data = hooks.data);
+        set_field!(self.get = hooks.get);
+        set_field!(self.free = hooks.free);
+        set_field!(self.notify = hooks.notify);
         #[cfg(ngx_feature = "http_ssl")]
         {
-            pc.set_session = hooks.set_session;
-            pc.save_session = hooks.save_session;
+            set_field!(self.set_session = hooks.set_session);
+            set_field!(self.save_session = hooks.save_session);
         }
     }
 
@@ -100,24 +94,22 @@ impl Peer {
         set_bit!(self: ngx_peer_connection_t::set_cached_raw, 1);
     }
 
-    /// Lets the core have a connection, or what stands in for one.
+    /// Gives the core a new connection, a placeholder, or none.
     pub(crate) fn set_connection(self, conn: *mut ngx_connection_t) {
         set_field!(self.connection = conn);
         set_bit!(self: ngx_peer_connection_t::set_cached_raw, 0);
     }
 
-    /// Lets the core have something in place of a server; null for nothing at all.
+    /// Gives the core a placeholder for a server; null for none.
     pub(crate) fn set_no_server(self, address: *mut sockaddr, name: *mut ngx_str_t) {
         set_field!(self.sockaddr = address);
         set_field!(self.socklen = 0);
         set_field!(self.name = name);
     }
 
-    /// The server that the balancer has given: its address, the length of that, and its name.
+    /// The server that the balancer has chosen: its address, the length of the address, and its name.
     pub(crate) fn server(self) -> (*mut sockaddr, socklen_t, *mut ngx_str_t) {
-        // SAFETY: live by the type invariant; the reference ends before nginx is called.
-        let pc = unsafe { self.0.as_ref() };
-        (pc.sockaddr, pc.socklen, pc.name)
+        (get_field!(self.sockaddr), get_field!(self.socklen), get_field!(self.name))
     }
 
     pub(crate) fn set_server(self, address: *mut sockaddr, length: socklen_t, name: *mut ngx_str_t) {
@@ -126,20 +118,20 @@ impl Peer {
         set_field!(self.name = name);
     }
 
-    /// All that is known of the server that the balancer has given, to be given to the core again.
+    /// Copies all that is known of the server that the balancer has chosen, for `restore`.
     pub(crate) fn save(self) -> SavedPeer {
-        // SAFETY: live by the type invariant; a structure of numbers and pointers, with no reference to it.
+        // SAFETY: live by the type invariant; copies numbers and pointers, and makes no reference.
         SavedPeer(unsafe { self.0.read() })
     }
 
-    /// Has the server again that was saved, and no connection. What the core has cleared since, because it means to ask for
-    /// another server, is as it was, whichever fields these are in this nginx. But all that is about the attempts, and
-    /// not about the server, stays as it is now: how many are left, since when they go on, whom the core calls.
+    /// Restores the saved server, without a connection. The core has cleared fields because it means to ask for another server;
+    /// they are restored, whichever these are in this nginx. What is about the attempts, and not about the server, stays as
+    /// it is now: the number of tries left, the time of the first one, the hooks.
     pub(crate) fn restore(self, saved: &SavedPeer) {
         let (hooks, tries) = (self.hooks(), self.tries());
         let start_time = get_field!(self.start_time);
         let log = self.log();
-        // SAFETY: live by the type invariant, and nobody holds a reference to it; what is written was read from there.
+        // SAFETY: live by the type invariant, and no reference to it exists; `save` has read the value from there.
         unsafe { self.0.write(saved.0) };
         self.set_hooks(hooks);
         self.set_tries(tries);
@@ -148,7 +140,7 @@ impl Peer {
         self.set_connection(std::ptr::null_mut());
     }
 
-    /// The balancer has given a server, and has not got it back.
+    /// Whether the request has a server that was not returned to the balancer.
     pub(crate) fn has_server(self) -> bool {
         !get_field!(self.sockaddr).is_null()
     }
@@ -162,7 +154,7 @@ impl Peer {
         set_field!(self.tries = tries);
     }
 
-    /// One try is over of which the balancer has not heard.
+    /// Counts a try that the balancer was not told of.
     pub(crate) fn count_try(self) {
         self.set_tries(self.tries().saturating_sub(1));
     }
@@ -171,10 +163,12 @@ impl Peer {
         set_field!(self.data = data);
     }
 
-    /// What the request is doing, for the error log.
+    /// Sets what the error log says that the request is doing.
     pub(crate) fn set_log_action(self, action: &'static CStr) {
-        // SAFETY: a live request has a log; nginx only reads the text.
-        unsafe { (*self.log()).action = action.as_ptr().cast_mut() };
+        // SAFETY: a live request has its log.
+        let log = unsafe { Live::new_unchecked(self.log()) };
+        // nginx only reads the text.
+        set_field!(log.action = action.as_ptr().cast_mut());
     }
 
     /// Takes the connection from the request, so that the core does not close it.
@@ -192,8 +186,8 @@ impl Peer {
         get_bit!(self: ngx_peer_connection_t::transparent_raw)
     }
 
-    /// The bytes of the socket address that the balancer chose. Not to be kept past the hook: with
-    /// a `zone` the memory belongs to the balancer.
+    /// The bytes of the socket address that the balancer chose. Not to be kept after the hook: with a `zone` the memory belongs
+    /// to the balancer.
     pub(crate) fn address(&self) -> &[u8] {
         let this = *self;
         let address: *const u8 = get_field!(this.sockaddr).cast();
@@ -201,7 +195,7 @@ impl Peer {
         if address.is_null() {
             return &[];
         }
-        // SAFETY: balancers set `socklen` with `sockaddr`, and keep the address until `free`.
+        // SAFETY: balancers set `socklen` together with `sockaddr`, and keep the address until the server is returned.
         unsafe { std::slice::from_raw_parts(address, length) }
     }
 }

@@ -1,10 +1,11 @@
-//! What nginx knows of its processes: the time, the cycle's log, which of them this one is, and which of them are alive.
+//! The process and its cycle: the time, the log, which worker this is, and which processes are alive.
 
 use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::ptr::NonNull;
 
 use nginx_sys::{
     ngx_core_conf_t, ngx_core_module, ngx_current_msec, ngx_cycle, ngx_cycle_t, ngx_log_t, ngx_process,
@@ -14,75 +15,110 @@ use nginx_sys::{
 use crate::base::clock::Msec;
 use crate::base::memory::push;
 
-/// The present time.
+use super::handle::{get_field, handle};
+
+/// The present time, in milliseconds. Mirrors `ngx_current_msec`.
 pub(crate) fn now() -> Msec {
     // SAFETY: nginx's cached time; only this thread writes it.
     unsafe { ngx_current_msec }
 }
 
-/// The time since then, in milliseconds.
+/// The time since `since`, in milliseconds.
 pub(crate) fn elapsed(since: Msec) -> Msec {
     now().wrapping_sub(since)
 }
 
+/// A cycle: nginx's name for a configuration that is in use, and all that belongs to it.
+///
+/// # Invariants
+/// Points at an `ngx_cycle_t` that is alive.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cycle(NonNull<ngx_cycle_t>);
+
+handle!(Cycle, ngx_cycle_t);
+
+impl Cycle {
+    /// # Safety
+    /// `ptr` points at a cycle that is alive as long as the handle is used.
+    pub(crate) unsafe fn from_ptr(ptr: *mut ngx_cycle_t) -> Self {
+        // SAFETY: the caller says that the pointer is not null.
+        Self(unsafe { NonNull::new_unchecked(ptr) })
+    }
+
+    /// The cycle of this process.
+    #[inline]
+    pub(crate) fn current() -> Self {
+        // SAFETY: a global of nginx that only this thread writes.
+        let cycle = unsafe { ngx_cycle };
+        // SAFETY: `main()` sets it before it loads a module, and nginx frees no cycle while it is the current one.
+        unsafe { Self::from_ptr(cycle) }
+    }
+
+    /// Its error log.
+    #[inline]
+    pub(crate) fn log(self) -> *mut ngx_log_t {
+        get_field!(self.log)
+    }
+}
+
 /// The error log of the present configuration.
+#[inline]
 pub(crate) fn cycle_log() -> *mut ngx_log_t {
-    // SAFETY: the worker's cycle, set before any request.
-    let cycle = unsafe { ngx_cycle };
-    // SAFETY: a cycle has its log.
-    unsafe { (*cycle).log }
+    Cycle::current().log()
 }
 
 /// The number of this worker; `None` in any other process of nginx.
 pub(crate) fn worker_number() -> Option<usize> {
-    // SAFETY: nginx sets it in each process before any module hears of it; only this thread writes it.
+    // SAFETY: a global of nginx, set in each process before any module is called there; only this thread writes it.
     let process = unsafe { ngx_process };
     let is_worker = process == NGX_PROCESS_WORKER as usize || process == NGX_PROCESS_SINGLE as usize;
-    // SAFETY: set with `ngx_process`; only this thread writes it.
-    is_worker.then(|| unsafe { ngx_worker })
+    // SAFETY: a global of nginx, set with `ngx_process`; only this thread writes it.
+    let number = unsafe { ngx_worker };
+    is_worker.then_some(number)
 }
 
-/// How many workers there will be; 1 if it is not known yet.
+/// The number of workers that will be started; 1 if it is not known yet.
 ///
 /// # Safety
 /// `cycle` is live, and the core module has its configuration.
 pub(crate) unsafe fn worker_processes(cycle: *mut ngx_cycle_t) -> usize {
-    // SAFETY: live, says the caller.
-    let confs = unsafe { (*cycle).conf_ctx };
-    // SAFETY: nginx sets it before it reads any configuration.
+    // SAFETY: the caller says that the cycle is live.
+    let cycle = unsafe { Cycle::from_ptr(cycle) };
+    let confs = get_field!(cycle.conf_ctx);
+    // SAFETY: a global of nginx, which sets the index before it reads any configuration.
     let index = unsafe { ngx_core_module.index };
-    // SAFETY: a cycle has an element for each module.
+    // SAFETY: `conf_ctx` has an element for each module.
     let conf = unsafe { confs.add(index) };
-    // SAFETY: an element of that array, as its index is a module's.
+    // SAFETY: an element of `conf_ctx`, because its index is that of a module.
     let core: *mut ngx_core_conf_t = unsafe { *conf }.cast();
-    // SAFETY: what the core module has put there.
+    // SAFETY: the caller says that the core module has its configuration, which is at its index.
     let number = unsafe { (*core).worker_processes };
     usize::try_from(number).unwrap_or(1).max(1)
 }
 
-/// Whether this worker was told to end, at once or when its requests are served.
+/// Whether this worker was told to exit, at once or when its requests are served.
 pub(crate) fn worker_is_exiting() -> bool {
-    // SAFETY: set by this thread between events, not by the signal handler while a hook runs.
+    // SAFETY: a global of nginx; this thread sets it between events, not the signal handler while a hook runs.
     let terminate = unsafe { nginx_sys::ngx_terminate };
-    // SAFETY: set by this thread between events, as `ngx_terminate`.
+    // SAFETY: a global of nginx, which this thread sets between events.
     let exiting = unsafe { nginx_sys::ngx_exiting };
     terminate != 0 || exiting != 0
 }
 
-/// Bits of a process that are its number; those above them are the time of its start, as numbers are used again.
+/// The low bits of a process are its number. The bits above are the time of its start, because numbers are used again.
 const PID_BITS: u32 = 24;
 
-/// Bits of that time, in ticks of the system's clock.
+/// Bits of the start time, which is in ticks of the system's clock.
 const START_BITS: u32 = 38;
 
-/// What tells this process from all others.
+/// Identifies this process: its number and its start time.
 pub(crate) fn this_process() -> u64 {
     let pid = u64::from(std::process::id());
     let start = start_of(pid).filter(|start| *start != GONE).unwrap_or(0);
     start << PID_BITS | pid
 }
 
-/// Whether the process is still there, and has not ended.
+/// Whether the process still exists and has not ended.
 pub(crate) fn is_alive(process: u64) -> bool {
     exists(process) && is_same(process)
 }
@@ -96,25 +132,25 @@ fn pid_of(process: u64) -> u64 {
     process & ((1 << PID_BITS) - 1)
 }
 
-/// Whether there is a process of this number.
+/// Whether a process with this number exists.
 fn exists(process: u64) -> bool {
     let Ok(number) = libc::pid_t::try_from(pid_of(process)) else { return false };
-    // SAFETY: no signal is sent.
+    // SAFETY: signal 0 is not sent; the call only checks whether the process exists.
     let answer = unsafe { libc::kill(number, 0) };
     answer == 0 || std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
 }
 
-/// Whether that is the same process, and has not ended.
+/// Whether the process with this number was started at the same time, and has not ended.
 fn is_same(process: u64) -> bool {
     let start = process >> PID_BITS;
-    // Without a time to compare the number has to do.
+    // Without a time to compare, the number has to suffice.
     start == 0 || start_of(pid_of(process)).is_none_or(|now| now == start)
 }
 
-/// In place of a time: the process has ended, and waits for its parent to notice.
+/// Instead of a start time: the process has ended, and its parent has not collected it yet.
 const GONE: u64 = u64::MAX;
 
-/// When a process was started, as proc(5) has it; `None` if that cannot be read.
+/// The start time of a process, field 22 of `/proc/PID/stat` (proc(5)); `None` if it cannot be read.
 fn start_of(pid: u64) -> Option<u64> {
     let (mut path, mut stat) = ([0; 32], [0; 1024]);
     let mut rest = path.as_mut_slice();
@@ -133,34 +169,34 @@ fn start_of(pid: u64) -> Option<u64> {
     Some(start & ((1 << START_BITS) - 1))
 }
 
-/// How often it is looked whether a process is gone, in milliseconds.
+/// How often to check whether a process is gone, in milliseconds.
 const INTERVAL: Msec = 1000;
 
-/// What is known of the processes of the workers of a configuration.
+/// What this worker knows of the processes of all workers of a configuration.
 #[derive(Default)]
 pub(crate) struct KnownProcesses(Vec<Cell<Known>>);
 
-/// What is known of a process, and since when.
+/// What is known of one process, and since when.
 #[derive(Clone, Copy, Default)]
 struct Known {
     process: u64,
     is_gone: bool,
-    /// When it was last looked whether there is a process of its number,
+    /// When [`exists`] was last asked.
     exists: Option<Msec>,
-    /// and whether that is the same one.
+    /// When [`is_same`] was last asked.
     is_same: Option<Msec>,
 }
 
 impl KnownProcesses {
-    /// For so many workers; `None` if there is no memory.
+    /// For a number of workers; `None` if there is no memory.
     pub(crate) fn new(workers: usize) -> Option<Self> {
         let mut known = Vec::new();
         (0..workers).try_for_each(|_| push(&mut known, Cell::default()))?;
         Some(Self(known))
     }
 
-    /// Whether the process of a worker is gone. That is looked for once a second, for all upstreams; and in /proc, to tell
-    /// a process from one that got its number later, only if it does not answer.
+    /// Whether the process of a worker is gone. The check runs once a second for all upstreams together. It reads /proc, to
+    /// tell the process from a later one with the same number, only if the process does not answer.
     pub(crate) fn is_gone(&self, worker: usize, process: u64, answers: bool) -> bool {
         let Some(place) = self.0.get(worker) else { return !is_alive(process) };
         let mut known = place.get();
@@ -168,12 +204,12 @@ impl KnownProcesses {
             known = Known { process, ..Known::default() };
         }
         let now = now();
-        let is_new = |then: Option<Msec>| then.is_some_and(|then| now.wrapping_sub(then) < INTERVAL);
-        if !known.is_gone && !is_new(known.exists) {
+        let is_recent = |then: Option<Msec>| then.is_some_and(|then| now.wrapping_sub(then) < INTERVAL);
+        if !known.is_gone && !is_recent(known.exists) {
             known.exists = Some(now);
             known.is_gone = !exists(process);
         }
-        if !known.is_gone && !answers && !is_new(known.is_same) {
+        if !known.is_gone && !answers && !is_recent(known.is_same) {
             known.is_same = Some(now);
             known.is_gone = !is_same(process);
         }

@@ -1,22 +1,24 @@
-//! A request and its upstream part: copyable handles that read and write one field at a time, as those
-//! of [`crate::ffi::nginx::conn`].
+//! A request and its upstream part.
 
 use std::ffi::{c_void, CStr};
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_http_finalize_request, ngx_http_log_ctx_t, ngx_http_request_t, ngx_http_run_posted_requests,
-    ngx_http_upstream_conf_t, ngx_http_upstream_t, ngx_int_t, ngx_log_error_core, ngx_log_t, ngx_module_t,
-    ngx_pool_t, ngx_uint_t, off_t, NGX_HTTP_VERSION_20, NGX_LOG_CRIT, NGX_LOG_ERR, NGX_LOG_INFO,
+    ngx_http_finalize_request, ngx_http_log_ctx_t, ngx_http_request_body_t, ngx_http_request_t,
+    ngx_http_run_posted_requests, ngx_http_upstream_conf_t, ngx_http_upstream_state_t, ngx_http_upstream_t,
+    ngx_int_t, ngx_log_t, ngx_module_t, ngx_pool_t, ngx_table_elt_t, ngx_uint_t, off_t, NGX_HTTP_VERSION_20,
+    NGX_LOG_CRIT, NGX_LOG_ERR, NGX_LOG_INFO,
 };
 
 use ngx::http::{HttpModuleLocationConf, NgxHttpCoreModule};
 
-use crate::ffi::nginx::bits;
-use crate::ffi::nginx::conn::Conn;
-use crate::ffi::nginx::handle::{field_ptr, get_bit, get_field, handle, set_field, Handle};
-use crate::ffi::nginx::headers::bytes;
-use crate::ffi::nginx::peer_connection::Peer;
+use super::bits;
+use super::conn::Conn;
+use super::handle::{field_ptr, get_bit, get_bits, get_field, handle, set_bit, set_field, Handle, Live};
+use super::headers::{bytes, Header};
+use super::log::{takes, write_line};
+use super::memory::Pool;
+use super::peer_connection::Peer;
 
 /// A request.
 ///
@@ -28,7 +30,7 @@ pub(crate) struct Request(NonNull<ngx_http_request_t>);
 /// An upstream request, `r->upstream`.
 ///
 /// # Invariants
-/// Points at an `ngx_http_upstream_t` whose request is alive; it lies in the request's pool.
+/// Points at an `ngx_http_upstream_t` in the pool of a request that is alive.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HttpUpstream(NonNull<ngx_http_upstream_t>);
 
@@ -36,13 +38,13 @@ handle!(Request, ngx_http_request_t);
 
 impl Request {
     /// # Safety
-    /// `ptr` points at a live request, and the handle is not used after it.
+    /// `ptr` points at a request that is alive as long as the handle is used.
     pub(crate) unsafe fn from_ptr(ptr: NonNull<ngx_http_request_t>) -> Self {
         Self(ptr)
     }
 
     /// # Safety
-    /// `ptr` is null, or what nginx passes to a handler: a live request.
+    /// `ptr` is null, or points at a request that is alive as long as the handle is used, as nginx passes it to a handler.
     pub(crate) unsafe fn from_raw(ptr: *mut ngx_http_request_t) -> Option<Self> {
         NonNull::new(ptr).map(Self)
     }
@@ -51,155 +53,159 @@ impl Request {
         get_field!(self.pool)
     }
 
+    /// Its memory pool.
+    #[inline]
+    pub(crate) fn memory(self) -> Pool {
+        // SAFETY: a live request has its pool, which nginx destroys with the request.
+        unsafe { Pool::from_non_null(self.pool()) }
+    }
+
     #[inline]
     pub(crate) fn method(self) -> ngx_uint_t {
         get_field!(self.method)
     }
 
-    /// Whether another location follows when the response is sent.
+    /// Whether another location is run once the response is sent (`post_action`).
     #[inline]
     pub(crate) fn has_post_action(self) -> bool {
-        // SAFETY: a live request.
+        // SAFETY: live by the type invariant; the reference ends with this line, which does not call nginx.
         let conf = NgxHttpCoreModule::location_conf(unsafe { &*self.as_ptr() });
         conf.is_some_and(|conf| conf.post_action.len > 0)
     }
 
-    /// Whether its body is known to have at most so many bytes.
+    /// Whether its body is known to have at most `limit` bytes.
     pub(crate) fn has_body_within(self, limit: off_t) -> bool {
         let length = get_field!(self.headers_in.content_length_n);
-        let body = NonNull::new(get_field!(self.request_body));
-        // SAFETY: in the pool of the live request; reads one field.
-        let has_body = body.is_some_and(|body| unsafe { !(*body.as_ptr()).bufs.is_null() });
+        let has_body = self.body().is_some_and(|body| !get_field!(body.bufs).is_null());
         (0..=limit).contains(&length) || !has_body
     }
 
-    /// The length of `r->upstream_states`.
+    /// `r->request_body`, once nginx has begun to read the body.
+    fn body(self) -> Option<Live<ngx_http_request_body_t>> {
+        let request_body = get_field!(self.request_body);
+        // SAFETY: null, or a structure in the pool of the live request.
+        unsafe { Live::from_ptr(request_body) }
+    }
+
+    /// The number of records in `r->upstream_states`.
     #[inline]
     pub(crate) fn attempts(self) -> u32 {
-        let states = get_field!(self.upstream_states);
-        // SAFETY: null, or an array in the request's pool.
-        unsafe { states.as_ref() }.map_or(0, |states| states.nelts as u32)
+        let upstream_states = get_field!(self.upstream_states);
+        // SAFETY: null, or an array in the pool of the live request.
+        let states = unsafe { Live::from_ptr(upstream_states) };
+        states.map_or(0, |states| get_field!(states.nelts) as u32)
     }
 
-    /// The body is sent while it comes, and is not there to be sent again.
+    /// Whether the body is sent while it arrives (`proxy_request_buffering off`), so that it cannot be sent again.
     #[inline]
     pub(crate) fn is_unbuffered(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { bits::REQUEST_BODY_NO_BUFFERING.is_set(self.as_ptr()) }
+        self.has_bit(bits::REQUEST_BODY_NO_BUFFERING)
     }
 
-    /// The request of the client, of which this one may be a part.
+    /// The main request: the request of the client, or this one itself.
     pub(crate) fn main(self) -> Self {
         let main = get_field!(self.main);
-        // SAFETY: the main request lives as long as its parts, and is its own main request.
+        // SAFETY: the main request lives as long as its subrequests.
         unsafe { Self::from_raw(main) }.unwrap_or(self)
     }
 
-    /// Refers to it once more, so that it lives on when a part of it ends.
+    /// Counts one more reference to the main request, so that it lives on when a subrequest ends.
     pub(crate) fn retain(self) {
         let main = self.main();
-        // SAFETY: live by the type invariant; reads some bits.
-        let count = unsafe { ngx_http_request_t::count_raw(main.as_ptr()) };
-        // SAFETY: as above; writes some bits.
-        unsafe { ngx_http_request_t::set_count_raw(main.as_ptr(), count + 1) };
+        let count = get_bits!(main: ngx_http_request_t::count_raw);
+        set_bit!(main: ngx_http_request_t::set_count_raw, count + 1);
     }
 
     /// Its upstream part, if it ever had one.
     pub(crate) fn upstream(self) -> Option<HttpUpstream> {
-        let u: *mut ngx_http_upstream_t = get_field!(self.upstream);
-        // SAFETY: that of a live request.
-        (!u.is_null()).then(|| unsafe { HttpUpstream::from_ptr(u) })
+        // SAFETY: null, or a structure in the pool of the live request.
+        NonNull::new(get_field!(self.upstream)).map(HttpUpstream)
     }
 
-    /// What a module has attached to it.
+    /// The context that a module has attached to it. Mirrors `ngx_http_get_module_ctx()`.
     pub(crate) fn context_of(self, module: &ngx_module_t) -> Option<NonNull<c_void>> {
-        let contexts = get_field!(self.ctx);
-        // SAFETY: it has a place for each module.
-        let place = unsafe { contexts.add(module.ctx_index) };
-        // SAFETY: as above.
-        NonNull::new(unsafe { *place })
+        // SAFETY: an element of `r->ctx`; only this thread writes it.
+        NonNull::new(unsafe { *self.context_place(module) })
     }
 
+    /// Attaches the context of a module. Mirrors `ngx_http_set_ctx()`.
     pub(crate) fn set_context_of(self, module: &ngx_module_t, context: *mut c_void) {
+        // SAFETY: an element of `r->ctx`; no reference to it exists.
+        unsafe { *self.context_place(module) = context };
+    }
+
+    /// The element of `r->ctx` for a module.
+    fn context_place(self, module: &ngx_module_t) -> *mut *mut c_void {
         let contexts = get_field!(self.ctx);
-        // SAFETY: it has a place for each module.
-        let place = unsafe { contexts.add(module.ctx_index) };
-        // SAFETY: as above.
-        unsafe { *place = context };
+        // SAFETY: `ngx_http_alloc_request()` makes an element for each HTTP module, and `ctx_index` is that of one.
+        unsafe { contexts.add(module.ctx_index) }
     }
 
-    /// Whether the client speaks HTTP/1: its connection carries one request after the other.
+    /// Whether the client uses HTTP/1, where a connection carries one request after another.
     pub(crate) fn is_http1(self) -> bool {
-        // SAFETY: live by the type invariant; reads one field.
-        unsafe { (*self.as_ptr()).http_version < NGX_HTTP_VERSION_20 as ngx_uint_t }
+        get_field!(self.http_version) < NGX_HTTP_VERSION_20 as ngx_uint_t
     }
 
-    /// The value of `Authorization`.
+    /// The value of the header `Authorization`.
     #[inline]
     pub(crate) fn authorization<'a>(self) -> Option<&'a [u8]> {
-        let header = get_field!(self.headers_in.authorization);
-        // SAFETY: null, or a header of the request, in its pool or that of its main request; reads one field.
-        NonNull::new(header).map(|header| bytes(unsafe { (*header.as_ptr()).value }))
+        let header: *mut ngx_table_elt_t = get_field!(self.headers_in.authorization);
+        // SAFETY: null, or a header in the pool of the main request, which lives as long as its subrequests.
+        unsafe { Header::from_ptr(header) }.map(|header| bytes(header.value()))
     }
 
     /// The connection to the client.
     pub(crate) fn client(self) -> Conn {
         let client = get_field!(self.connection);
-        // SAFETY: a live request has its connection, and it is open.
+        // SAFETY: a live request has its connection to the client, which is closed only after the request.
         unsafe { Conn::from_open(client) }
     }
 
     pub(crate) fn log(self) -> *mut ngx_log_t {
-        // SAFETY: an open connection; reads one field.
-        unsafe { (*self.client().as_ptr()).log }
+        let client = self.client();
+        get_field!(client.log)
     }
 
-    /// Lets the error log tell of this request, as `ngx_http_set_log_request()`: of several requests
-    /// of one client it may have told of another.
+    /// Makes lines of the error log name this request: the client may have several requests on its connection. Mirrors
+    /// `ngx_http_set_log_request()`.
     pub(crate) fn set_logged(self) {
-        // SAFETY: a live connection has its log.
+        // SAFETY: an open connection has its log.
         let context = unsafe { (*self.log()).data }.cast::<ngx_http_log_ctx_t>();
-        // SAFETY: what a log of an HTTP connection has there while it has requests.
+        // SAFETY: while an HTTP connection has requests, its log has the context that `ngx_http_init_connection()` has made.
         unsafe { (*context).current_request = self.as_ptr() };
     }
 
-    /// Writes a line without formats to the error log, at `error`.
+    /// Writes a line to the error log, at `error`.
     pub(crate) fn log_error(self, line: &'static CStr) {
         self.log_at(NGX_LOG_ERR, line);
     }
 
-    /// Writes a line without formats to the error log, at `crit`.
+    /// Writes a line to the error log, at `crit`.
     pub(crate) fn log_crit(self, line: &'static CStr) {
         self.log_at(NGX_LOG_CRIT, line);
     }
 
-    /// Writes a line without formats to the error log, at `info`.
+    /// Writes a line to the error log, at `info`.
     pub(crate) fn log_info(self, line: &'static CStr) {
         self.log_at(NGX_LOG_INFO, line);
     }
 
     fn log_at(self, level: u32, line: &'static CStr) {
-        // SAFETY: a live log; reads one field.
-        if unsafe { (*self.log()).log_level } >= level as usize {
-            // SAFETY: a live log; the line has no formats.
-            unsafe { ngx_log_error_core(level as usize, self.log(), 0, line.as_ptr()) };
+        if takes(self.log(), level) {
+            write_line(self.log(), level, 0, line);
         }
     }
 
-    /// Ends the upstream part of the request, and the request with `status`. Both may be gone then.
+    /// Ends the upstream part of the request, and then the request with `status`. Both may be freed when this returns.
     pub(crate) fn finalize(self, u: HttpUpstream, status: ngx_int_t) {
         u.set_status(status);
-        let main = get_field!(self.main);
-        // The end of the upstream part ends the request once, the status another time.
-        // SAFETY: as above.
-        let count = unsafe { (*main).count() };
-        // SAFETY: as above; nobody else has a reference.
-        unsafe { (*main).set_count(count + 1) };
+        // Two ends follow: that of the upstream part finalizes the request once, the status a second time.
+        self.retain();
         let client = self.client();
         u.clean_up(self);
-        // SAFETY: it was counted once more, so that it is alive.
+        // SAFETY: `retain` keeps the request alive after `clean_up`.
         unsafe { ngx_http_finalize_request(self.as_ptr(), status) };
-        // SAFETY: as nginx's own handlers, which end with this whatever has become of the request.
+        // SAFETY: nginx's own handlers end with this call, also if the request is gone: it looks at the connection first.
         unsafe { ngx_http_run_posted_requests(client.as_ptr()) };
     }
 }
@@ -208,20 +214,20 @@ handle!(HttpUpstream, ngx_http_upstream_t);
 
 impl HttpUpstream {
     /// # Safety
-    /// `ptr` is the `r->upstream` of a live request that has one, and the handle is not used after it.
+    /// `ptr` is the `r->upstream` of a request that has one, and is alive as long as the handle is used.
     pub(crate) unsafe fn from_ptr(ptr: *mut ngx_http_upstream_t) -> Self {
-        // SAFETY: not null, says the caller.
+        // SAFETY: the caller says that the pointer is not null.
         Self(unsafe { NonNull::new_unchecked(ptr) })
     }
 
     /// The peer part of the request.
     pub(crate) fn peer(self) -> Peer {
         let peer = field_ptr!(self.peer);
-        // SAFETY: the `&u->peer` of a live request.
+        // SAFETY: `&u->peer` of a live request.
         unsafe { Peer::from_ptr(peer) }
     }
 
-    /// The protocol module allows another request on the connection.
+    /// Whether the protocol module allows another request on the connection.
     pub(crate) fn keepalive(self) -> bool {
         get_bit!(self: ngx_http_upstream_t::keepalive_raw)
     }
@@ -230,8 +236,8 @@ impl HttpUpstream {
         get_bit!(self: ngx_http_upstream_t::request_body_sent_raw)
     }
 
-    /// A number for the protocol module and its version: each has a function of its own that writes
-    /// requests, and so has HTTP/2 in the proxy module.
+    /// Identifies the protocol: the address of `create_request`. Each protocol module has one of its own, and the proxy module
+    /// has another one for HTTP/2.
     pub(crate) fn protocol(self) -> usize {
         get_field!(self.create_request).map_or(0, |function| function as usize)
     }
@@ -243,45 +249,57 @@ impl HttpUpstream {
         false
     }
 
-    /// Lets `evaluate` see the peer that the balancer has just chosen, as the core will show it: for
-    /// variables that come from `$upstream_addr`, which nginx may evaluate only once.
+    /// Calls `evaluate` while `$upstream_addr` shows the peer that the balancer has just chosen, as it will once the core has
+    /// noted it: nginx may evaluate variables that are derived from it only once.
     #[cfg(ngx_feature = "http_ssl")]
     pub(crate) fn with_peer_shown<T>(self, evaluate: impl FnOnce() -> T) -> T {
-        let Some(state) = NonNull::new(get_field!(self.state)) else { return evaluate() };
-        // SAFETY: the present state of a live request, in its pool.
-        let before = unsafe { (*state.as_ptr()).peer };
-        let name = get_field!(self.peer.name);
-        // SAFETY: as above. A name in a zone can be freed, so it is not left there.
-        unsafe { (*state.as_ptr()).peer = name };
+        let Some(state) = self.state() else { return evaluate() };
+        let before = get_field!(state.peer);
+        set_field!(state.peer = get_field!(self.peer.name));
         let result = evaluate();
-        // SAFETY: as above.
-        unsafe { (*state.as_ptr()).peer = before };
+        // A name in a zone can be freed, so it is not left there.
+        set_field!(state.peer = before);
         result
     }
 
+    /// The present record of `r->upstream_states`.
+    #[inline]
+    pub(crate) fn state(self) -> Option<Live<ngx_http_upstream_state_t>> {
+        let state = get_field!(self.state);
+        // SAFETY: null, or the present record of a live request, in its pool.
+        unsafe { Live::from_ptr(state) }
+    }
+
     /// The configuration of the location.
+    #[inline]
+    pub(crate) fn location_conf(self) -> Live<ngx_http_upstream_conf_t> {
+        let conf = get_field!(self.conf);
+        // SAFETY: the protocol module sets it before it starts the upstream request; it lives as long as the request.
+        unsafe { Live::new_unchecked(conf) }
+    }
+
+    /// The address of the configuration of the location.
     pub(crate) fn conf(self) -> NonNull<ngx_http_upstream_conf_t> {
         let conf = get_field!(self.conf);
-        // SAFETY: the protocol module sets it before it starts the upstream request.
+        // SAFETY: not null: the protocol module sets it before it starts the upstream request.
         unsafe { NonNull::new_unchecked(conf) }
     }
 
     /// # Safety
-    /// `conf` is equal to the present one in all that matters to the request, and lives as long.
+    /// `conf` lives as long as the request, and equals the present one in all that matters to the request.
     #[inline]
     pub(crate) unsafe fn set_conf(self, conf: NonNull<ngx_http_upstream_conf_t>) {
         set_field!(self.conf = conf.as_ptr());
     }
 
-    /// Whether `proxy_next_upstream` allows another try after a failure of these kinds.
+    /// Whether `proxy_next_upstream` allows another try after failures of all these kinds (`NGX_HTTP_UPSTREAM_FT_*`).
     #[inline]
     pub(crate) fn repeats(self, failure: ngx_uint_t) -> bool {
-        let conf = get_field!(self.conf);
-        // SAFETY: the protocol module sets it before it starts the upstream request.
-        unsafe { (*conf).next_upstream & failure == failure }
+        let conf = self.location_conf();
+        get_field!(conf.next_upstream) & failure == failure
     }
 
-    /// The TLS name: that of the upstream, and after a handshake the one that was used.
+    /// The TLS name: the name of the upstream, and after a handshake the name that was used.
     #[cfg(ngx_feature = "http_ssl")]
     pub(crate) fn ssl_name(self) -> nginx_sys::ngx_str_t {
         get_field!(self.ssl_name)

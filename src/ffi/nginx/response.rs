@@ -1,5 +1,5 @@
-//! How far a request and its response, of HTTP/1 or FastCGI, are when the core gives back the connection: whether all of
-//! the request was sent, and how much of the response nobody has read.
+//! How far a request and its response, of HTTP/1 or FastCGI, have got when the core returns the connection: whether the
+//! whole request was sent, and how much of the response was not read.
 
 use std::ptr::NonNull;
 
@@ -7,39 +7,42 @@ use std::ptr::NonNull;
 use nginx_sys::NGX_HTTP_CACHE_REVALIDATED;
 use nginx_sys::{
     ngx_buf_t, ngx_event_pipe_t, ngx_http_headers_in_t, ngx_http_upstream_headers_in_t, ngx_http_upstream_t,
-    ngx_msec_t, ngx_output_chain, NGX_HTTP_OK,
+    ngx_output_chain, NGX_HTTP_OK,
 };
 
 use crate::drain::Framing;
 use crate::fastcgi::{asks_to_close, Records};
-use crate::ffi::nginx::handle::{field_ptr, get_bit, get_field, Handle};
 use crate::http1::keep_alive::Hint;
 use crate::http1::request_head::{is_http1, may_announce_body, says_close, RequestHead};
 use crate::http1::stateful_auth;
 use crate::http2::frames::number_as_first;
 
-use crate::ffi::nginx::bits;
-use crate::ffi::nginx::conn::Conn;
-use crate::ffi::nginx::headers::{bytes, hash_of, may_have, Headers};
-use crate::ffi::nginx::request::{HttpUpstream, Request};
+use super::bits;
+use super::conn::Conn;
+#[cfg(ngx_feature = "http_cache")]
+use super::handle::get_bits;
+use super::handle::{field_ptr, get_bit, get_field, Live};
+use super::headers::{bytes, hash_of, may_have, Headers};
+use super::request::{HttpUpstream, Request};
+use super::upstream_state::NOT_MEASURED;
 
 /// A response whose header is complete, and whose body nobody has read.
 pub(crate) struct Unread<'a> {
     pub(crate) framing: Framing,
-    /// What came of the body along with the header.
+    /// The part of the body that arrived together with the header.
     pub(crate) preread: &'a [u8],
 }
 
-/// What a server says of its connection.
+/// What a server says about its connection.
 #[derive(Default)]
 pub(crate) struct Said {
-    /// How long it keeps it.
+    /// How long the server keeps the connection.
     pub(crate) hint: Hint,
-    /// It has a user, or would get one by the next request.
+    /// The connection has an authenticated user, or would get one by the next request.
     pub(crate) has_user: bool,
 }
 
-/// What in an HTTP/1 response says that the server closes the connection.
+/// Which part of an HTTP/1 response says that the server closes the connection.
 pub(crate) enum Closes {
     Version,
     Header,
@@ -48,62 +51,55 @@ pub(crate) enum Closes {
 const KEEP_ALIVE: &[u8] = b"keep-alive";
 const CHALLENGES: [&[u8]; 2] = [b"www-authenticate", b"proxy-authenticate"];
 const PERSISTENT: &[u8] = b"persistent-auth";
-/// Those of them that nginx does not look for itself.
+/// Hashes of the names that nginx does not look for itself.
 const OF_INTEREST: [usize; 3] = [hash_of(KEEP_ALIVE), hash_of(CHALLENGES[1]), hash_of(PERSISTENT)];
 
-/// Where the head of the request is. The chain that begins with it is gone once a body was sent that is not buffered.
+/// The buffer with the head of the request. The chain that begins with it is gone once an unbuffered body was sent.
 #[derive(Clone, Copy)]
-pub(crate) struct FirstBuffer(Option<NonNull<ngx_buf_t>>);
+pub(crate) struct FirstBuffer(Option<Live<ngx_buf_t>>);
 
 impl FirstBuffer {
-    /// Where it begins, and how much is in it, as it was written; the connection may have taken it.
+    /// The start and the length of what was written to it, whether or not the connection has sent it.
     #[inline]
     fn range(self) -> (*mut u8, usize) {
         let Some(buf) = self.0 else { return (NonNull::dangling().as_ptr(), 0) };
-        // SAFETY: lies in the request's pool; reads one field.
-        let start = unsafe { (*buf.as_ptr()).start };
-        // SAFETY: as above.
-        let last = unsafe { (*buf.as_ptr()).last };
+        let (start, last) = (get_field!(buf.start), get_field!(buf.last));
         match (last as usize).saturating_sub(start as usize) {
             0 => (NonNull::dangling().as_ptr(), 0),
             length => (start, length),
         }
     }
 
-    /// What is in it.
+    /// Its contents.
     #[inline]
     pub(crate) fn bytes<'a>(self) -> &'a [u8] {
         let (start, length) = self.range();
-        // SAFETY: filled by `create_request`, which has allocated it in the request's pool; nobody writes it meanwhile.
+        // SAFETY: `create_request` has allocated and filled the memory, in the request's pool; nothing writes it meanwhile.
         unsafe { std::slice::from_raw_parts(start, length) }
     }
 
-    /// What is in it, to be changed.
+    /// Its contents, to be changed.
     ///
     /// # Safety
-    /// Nobody else reads or writes it meanwhile.
+    /// Nothing else reads or writes them meanwhile.
     unsafe fn bytes_mut<'a>(self) -> &'a mut [u8] {
         let (start, length) = self.range();
-        // SAFETY: as above; nobody else has it, says the caller.
+        // SAFETY: `create_request` has allocated and filled the memory; the caller says that nothing else uses it.
         unsafe { std::slice::from_raw_parts_mut(start, length) }
     }
 }
 
 impl Request {
-    /// Whether the core sends the body in chunks.
+    /// Whether the core sends the body chunked.
     fn is_sent_in_chunks(self) -> bool {
-        let headers = field_ptr!(self.headers_in);
-        // SAFETY: as above; reads one bit.
-        self.is_unbuffered() && unsafe { ngx_http_headers_in_t::chunked_raw(headers) != 0 }
+        self.is_unbuffered() && get_bit!(self.headers_in: ngx_http_headers_in_t::chunked_raw)
     }
 
-    /// Whether the response comes from the cache, although a server was asked: then nothing tells of what the
-    /// server has sent. (If it said that the cached one is still good, that has no body.)
+    /// Whether the response comes from the cache although a server was asked: then nothing tells what the server has sent. (A
+    /// response that revalidates the cached one has no body.)
     #[cfg(ngx_feature = "http_cache")]
     pub(crate) fn has_cached_response(self, u: HttpUpstream) -> bool {
-        // SAFETY: live by the type invariant; reads some bits.
-        self.is_cached()
-            && unsafe { ngx_http_upstream_t::cache_status_raw(u.as_ptr()) } != NGX_HTTP_CACHE_REVALIDATED
+        self.is_cached() && get_bits!(u: ngx_http_upstream_t::cache_status_raw) != NGX_HTTP_CACHE_REVALIDATED
     }
 
     #[cfg(not(ngx_feature = "http_cache"))]
@@ -111,33 +107,32 @@ impl Request {
         false
     }
 
-    /// Whether the header of the response is that of the cache.
+    /// Whether the header of the response is from the cache.
     fn is_cached(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { bits::CACHED.is_set(self.as_ptr()) }
+        self.has_bit(bits::CACHED)
     }
 
-    /// How much the cache keeps of the buffer for itself, before the response.
+    /// The length of the cache's own header at the start of the buffer, before the response.
     fn cached_length(self) -> usize {
         #[cfg(ngx_feature = "http_cache")]
         {
-            let cache = NonNull::new(get_field!(self.cache));
-            // SAFETY: in the pool of the live request.
-            cache.map_or(0, |cache| unsafe { (*cache.as_ptr()).header_start })
+            let cache = get_field!(self.cache);
+            // SAFETY: null, or a structure in the pool of the live request.
+            let cache = unsafe { Live::from_ptr(cache) };
+            cache.map_or(0, |cache| get_field!(cache.header_start))
         }
         #[cfg(not(ngx_feature = "http_cache"))]
         0
     }
 
     fn is_header_only(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { bits::HEADER_ONLY.is_set(self.as_ptr()) }
+        self.has_bit(bits::HEADER_ONLY)
     }
 }
 
 impl HttpUpstream {
-    /// Whether the server got exactly what it was announced. The core thinks so too if it has no body to send,
-    /// though the head of the request announces one: as `auth_request` does with that of a POST.
+    /// Whether exactly the announced request was sent. The core also believes so when it has no body to send although the head
+    /// of the request announces one, as with `auth_request` and a POST.
     #[inline]
     pub(crate) fn is_request_sent(self, r: Request, request: FirstBuffer, conn: Conn) -> bool {
         if !self.request_body_sent() {
@@ -163,20 +158,20 @@ impl HttpUpstream {
             && (self.is_body_read(r) || !self.has_surplus(request))
     }
 
-    /// Whether nginx has taken an interim response for the whole: the real one is yet to come.
+    /// Whether nginx has taken an interim response (1xx) for the final one, which is still to come.
     #[inline]
     fn is_interim(self) -> bool {
         let status = get_field!(self.headers_in.status_n);
         (1..NGX_HTTP_OK as usize).contains(&status)
     }
 
-    /// Whether something follows a response that has no body.
+    /// Whether bytes follow a response that has no body.
     #[cold]
     fn has_surplus(self, request: FirstBuffer) -> bool {
         !self.preread().is_empty() && self.http1_request(request).is_some()
     }
 
-    /// The response, if its rest can be told from what follows it.
+    /// The response, if it is known where it ends.
     pub(crate) fn unread_response<'a>(self, r: Request, request: FirstBuffer) -> Option<Unread<'a>> {
         if self.keepalive()
             || !self.has_response_header()
@@ -198,52 +193,50 @@ impl HttpUpstream {
     }
 
     fn http1_framing(self, request: FirstBuffer) -> Option<Framing> {
-        let headers = field_ptr!(self.headers_in);
-        // It is set for HTTP/1.0 as well.
-        // SAFETY: as above; reads one bit.
-        let closes = unsafe { ngx_http_upstream_headers_in_t::connection_close_raw(headers) != 0 };
-        if closes || self.http1_request(request).is_none() {
+        if self.is_to_be_closed() || self.http1_request(request).is_none() {
             return None;
         }
-        // SAFETY: as above; reads one bit.
-        if unsafe { ngx_http_upstream_headers_in_t::chunked_raw(headers) != 0 } {
+        if self.is_chunked() {
             return Some(Framing::Chunked);
         }
-        // SAFETY: as above; reads one field.
-        u64::try_from(unsafe { (*headers).content_length_n }).ok().map(Framing::Length)
+        u64::try_from(get_field!(self.headers_in.content_length_n)).ok().map(Framing::Length)
     }
 
-    /// How far nginx is in a record, it tells nobody: but all that it has read is in the buffer still, unless the application
-    /// has complained before it answered. (A header `Connection` is not about this connection.)
+    /// Whether the server announces to close the connection, by `Connection: close` or by HTTP/1.0.
+    fn is_to_be_closed(self) -> bool {
+        get_bit!(self.headers_in: ngx_http_upstream_headers_in_t::connection_close_raw)
+    }
+
+    fn is_chunked(self) -> bool {
+        get_bit!(self.headers_in: ngx_http_upstream_headers_in_t::chunked_raw)
+    }
+
+    /// nginx does not show how far it has got in a record. But all that it has read is still in the buffer, unless the
+    /// application has written to stderr before it answered. (A header `Connection` is not about this connection.)
     fn records_framing(self, r: Request, request: FirstBuffer) -> Option<Framing> {
         if asks_to_close(request.bytes()) {
             return None;
         }
-        let state = NonNull::new(get_field!(self.state))?;
-        // SAFETY: the present state of a live request; `ngx_http_upstream_process_header()` counts there what it reads.
-        let received = usize::try_from(unsafe { (*state.as_ptr()).bytes_received }).ok()?;
-        let buffer = field_ptr!(self.buffer);
-        // SAFETY: as above; reads one field.
-        let start = unsafe { (*buffer).start };
-        // SAFETY: as above.
-        let pos = unsafe { (*buffer).pos };
-        // SAFETY: as above.
-        let last = unsafe { (*buffer).last };
+        // `ngx_http_upstream_process_header()` counts there what it reads.
+        let state = self.state()?;
+        let received = usize::try_from(get_field!(state.bytes_received)).ok()?;
+        let (start, pos) = (get_field!(self.buffer.start), get_field!(self.buffer.pos));
+        let last = get_field!(self.buffer.last);
         let first = start.wrapping_add(r.cached_length());
         if start.is_null() || (last as usize).checked_sub(first as usize)? != received {
             return None;
         }
-        // SAFETY: a buffer in the request's pool, filled from `first`, from where the core has read into it, to `last`, and
-        // `pos` is in between; nobody writes it meanwhile.
+        // SAFETY: a buffer in the request's pool, which the core has filled from `first` to `last`, with `pos` in between;
+        // nothing writes it meanwhile.
         Records::behind(unsafe { between(first, pos) }).map(Framing::Records)
     }
 
-    /// What a server says of its connection, if it says something.
+    /// What the server says about its connection, if it says something.
     #[inline]
     pub(crate) fn said(self, r: Request, request: FirstBuffer) -> Option<Said> {
         let list = field_ptr!(self.headers_in.headers);
         let challenges = !get_field!(self.headers_in.www_authenticate).is_null();
-        // SAFETY: the list of a live request.
+        // SAFETY: a list in the live request, which changes only when the core reads a header.
         let told = challenges || unsafe { may_have(list, OF_INTEREST) };
         told.then(|| self.read_said(r, request))
     }
@@ -251,10 +244,10 @@ impl HttpUpstream {
     #[cold]
     fn read_said(self, r: Request, request: FirstBuffer) -> Said {
         let list = field_ptr!(self.headers_in.headers);
-        // What the cache remembers of another connection says nothing of how long this one is kept.
+        // What the cache stores of another connection says nothing about how long this one is kept.
         let hints = !r.is_cached() && self.http1_request(request).is_some();
         let mut said = Said::default();
-        // SAFETY: the list of a live request, which nobody changes meanwhile.
+        // SAFETY: a list in the live request, which changes only when the core reads a header.
         for header in unsafe { Headers::of(list) } {
             let (name, value) = (header.name(), bytes(header.value()));
             let is = |key: &[u8]| name.eq_ignore_ascii_case(key);
@@ -269,14 +262,13 @@ impl HttpUpstream {
         said
     }
 
+    /// Whether the header of the response is complete.
     pub(crate) fn has_response_header(self) -> bool {
-        const NOT_MEASURED: ngx_msec_t = ngx_msec_t::MAX;
-        let Some(state) = NonNull::new(get_field!(self.state)) else { return false };
-        // SAFETY: the present state of a live request; `ngx_http_upstream_process_header()` sets the field.
-        unsafe { (*state.as_ptr()).header_time != NOT_MEASURED }
+        // `ngx_http_upstream_process_header()` sets the field.
+        self.state().is_some_and(|state| get_field!(state.header_time) != NOT_MEASURED)
     }
 
-    /// Whether the client has got the header of the response.
+    /// Whether the header of the response was sent to the client.
     #[inline]
     pub(crate) fn is_header_sent(self) -> bool {
         get_bit!(self: ngx_http_upstream_t::header_sent_raw)
@@ -287,43 +279,48 @@ impl HttpUpstream {
         if self.is_header_sent() && !r.is_header_only() {
             return true;
         }
-        let pipe = NonNull::new(get_field!(self.pipe));
-        // SAFETY: in the pool of the live request; the core sets the field when it begins to read.
-        pipe.is_some_and(|pipe| unsafe { !(*pipe.as_ptr()).upstream.is_null() })
+        // The core sets the field when it begins to read.
+        self.pipe().is_some_and(|pipe| !get_field!(pipe.upstream).is_null())
     }
 
-    /// What was read past the header.
+    /// `u->pipe`, if the response is buffered.
+    fn pipe(self) -> Option<Live<ngx_event_pipe_t>> {
+        let pipe = get_field!(self.pipe);
+        // SAFETY: null, or a structure in the pool of the live request.
+        unsafe { Live::from_ptr(pipe) }
+    }
+
+    /// The bytes that were read behind the header.
     fn preread<'a>(self) -> &'a [u8] {
-        let buffer = field_ptr!(self.buffer);
-        // SAFETY: as above; reads one field.
-        let pos = unsafe { (*buffer).pos };
-        // SAFETY: as above.
-        let last = unsafe { (*buffer).last };
-        // SAFETY: a buffer in the request's pool, filled from `pos` to `last`; nobody writes it meanwhile.
+        let (pos, last) = (get_field!(self.buffer.pos), get_field!(self.buffer.last));
+        // SAFETY: a buffer in the request's pool, filled from `pos` to `last`; nothing writes it meanwhile.
         unsafe { between(pos, last) }
     }
 
-    /// The first buffer of the request; to be asked before anything is sent.
+    /// The first buffer of the request; to be called before anything is sent.
     #[inline]
     pub(crate) fn first_buffer(self) -> FirstBuffer {
-        let chain = NonNull::new(get_field!(self.request_bufs));
-        // SAFETY: `create_request` has made the chain, in the request's pool.
-        FirstBuffer(chain.and_then(|chain| NonNull::new(unsafe { (*chain.as_ptr()).buf })))
+        let request_bufs = get_field!(self.request_bufs);
+        // SAFETY: null, or the chain that `create_request` has made in the request's pool.
+        let chain = unsafe { Live::from_ptr(request_bufs) };
+        let Some(buf) = chain.map(|chain| get_field!(chain.buf)) else { return FirstBuffer(None) };
+        // SAFETY: null, or a buffer that `create_request` has made in the request's pool.
+        FirstBuffer(unsafe { Live::from_ptr(buf) })
     }
 
-    /// Readies the request to be sent over a new connection. What of it is different from one connection to the other are the
-    /// numbers of HTTP/2; `false` if it is of HTTP/2 and they are not where they should be.
+    /// Prepares the request to be sent over a new connection. Only the stream numbers of HTTP/2 differ between connections;
+    /// `false` if the request is HTTP/2 and they are not where they are expected.
     pub(crate) fn ready_for_new_connection(self, request: FirstBuffer) -> bool {
         let is_http2 = match self.module() {
             b"grpc" => true,
             b"proxy" => self.http1_request(request).is_none(),
             _ => false,
         };
-        // SAFETY: the connection for which it was written has failed, and nobody reads it before it is sent again.
+        // SAFETY: the connection for which it was written has failed, and nothing reads it before it is sent again.
         !is_http2 || number_as_first(unsafe { request.bytes_mut() })
     }
 
-    /// The request from its first byte on, as the proxy module has written it, if that is HTTP/1.
+    /// The head of the request as the proxy module has written it, if it is HTTP/1.
     pub(crate) fn http1_request<'a>(self, request: FirstBuffer) -> Option<&'a [u8]> {
         if self.module() != b"proxy" {
             return None;
@@ -333,15 +330,13 @@ impl HttpUpstream {
         request.get(..end).is_some_and(is_http1).then_some(request)
     }
 
+    /// How the server announces to close the connection, if it does.
     pub(crate) fn closes(self) -> Option<Closes> {
-        let headers = field_ptr!(self.headers_in);
-        // SAFETY: as above; reads one bit.
-        if unsafe { ngx_http_upstream_headers_in_t::connection_close_raw(headers) == 0 } {
+        if !self.is_to_be_closed() {
             return None;
         }
-        // SAFETY: as above; makes no reference.
-        let list = unsafe { &raw const (*headers).headers };
-        // SAFETY: the list of a live request.
+        let list = field_ptr!(self.headers_in.headers);
+        // SAFETY: a list in the live request, which changes only when the core reads a header.
         let mut headers = unsafe { Headers::of(list) };
         let says = headers.any(|header| {
             header.name().eq_ignore_ascii_case(b"connection") && says_close(bytes(header.value()))
@@ -349,52 +344,47 @@ impl HttpUpstream {
         Some(if says { Closes::Header } else { Closes::Version })
     }
 
-    /// Whether only the end of the connection tells that of the response.
+    /// Whether the response ends where the connection ends.
     pub(crate) fn ends_with_connection(self) -> bool {
-        let headers = field_ptr!(self.headers_in);
-        // SAFETY: as above; reads one bit.
-        let chunked = unsafe { ngx_http_upstream_headers_in_t::chunked_raw(headers) != 0 };
-        // SAFETY: as above; reads one field.
-        !chunked && self.has_response_header() && unsafe { (*headers).content_length_n } < 0
+        !self.is_chunked() && self.has_response_header() && get_field!(self.headers_in.content_length_n) < 0
     }
 
-    /// Whether the core has found the end of the body that it began to read.
+    /// Whether the core has read the body to its end.
     pub(crate) fn is_body_complete(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        if unsafe { ngx_http_upstream_t::buffering_raw(self.as_ptr()) } == 0 {
+        if !get_bit!(self: ngx_http_upstream_t::buffering_raw) {
             return get_field!(self.length) == 0;
         }
-        let pipe = NonNull::new(get_field!(self.pipe));
-        // SAFETY: in the pool of the live request; reads one bit.
-        pipe.is_some_and(|pipe| unsafe { ngx_event_pipe_t::upstream_done_raw(pipe.as_ptr()) != 0 })
+        self.pipe().is_some_and(|pipe| get_bit!(pipe: ngx_event_pipe_t::upstream_done_raw))
     }
 
     pub(crate) fn is_upgraded(self) -> bool {
         get_bit!(self: ngx_http_upstream_t::upgrade_raw)
     }
 
-    /// Where the buffer for the header of the response begins, and where it is filled to.
+    /// The start of the buffer for the header of the response, and the end of its filled part.
     #[inline]
     pub(crate) fn all_read(self) -> (*const u8, *const u8) {
         let start = get_field!(self.buffer.start);
         (start, get_field!(self.buffer.last))
     }
 
-    /// Sends what the protocol module has ready, as the core does when the connection takes more.
+    /// Sends the pending output, as the core does when the connection is writable again.
     pub(crate) fn flush(self) {
         let output = field_ptr!(self.output);
-        // SAFETY: the core has set it up for the connection, and sent by it; nothing is added.
+        // SAFETY: the core has set up the context for the connection, and has sent with it; nothing is added to it.
         unsafe { ngx_output_chain(output, std::ptr::null_mut()) };
     }
 }
 
+/// The bytes of a buffer from `start` to `end`.
+///
 /// # Safety
-/// Null, or a buffer that is filled from `start` to `end`, and not written as long as the slice is used.
+/// `start` is null, or points into a buffer that is filled up to `end`, and not written as long as the slice is used.
 pub(crate) unsafe fn between<'a>(start: *const u8, end: *const u8) -> &'a [u8] {
     let length = (end as usize).saturating_sub(start as usize);
     if start.is_null() || length == 0 {
         return &[];
     }
-    // SAFETY: filled, says the caller.
+    // SAFETY: the caller says that the buffer is filled from `start` to `end`.
     unsafe { std::slice::from_raw_parts(start, length) }
 }

@@ -1,18 +1,20 @@
-//! The socket of a connection: whether there is something to read, and how it is closed.
+//! The socket of a connection: whether there is something to read, and how the connection is closed.
 
-use std::ptr::NonNull;
-
-use nginx_sys::{ngx_close_connection, ngx_destroy_pool};
+use nginx_sys::ngx_close_connection;
+#[cfg(ngx_feature = "http_ssl")]
+use nginx_sys::{ngx_connection_t, ngx_ssl_connection_t, ngx_ssl_shutdown, NGX_AGAIN};
 
 use crate::metrics::End;
 
 #[cfg(ngx_feature = "http_ssl")]
 use super::conn::Received;
 use super::conn::{Conn, Event};
+use super::handle::Handle as _;
+#[cfg(ngx_feature = "http_ssl")]
+use super::handle::{set_bit, set_field, Live};
 use super::process::worker_is_exiting;
-use crate::ffi::nginx::handle::Handle as _;
 
-/// Why nginx asks an idle connection to be closed: at the end of a worker, or because it has run out of connections.
+/// Why nginx asks for an idle connection to be closed: the worker exits, or it has run out of connections.
 pub(crate) fn asked_to_close() -> End {
     if worker_is_exiting() {
         End::Exiting
@@ -21,8 +23,7 @@ pub(crate) fn asked_to_close() -> End {
     }
 }
 
-/// What has ended a connection that has nothing but its end to wait for; `None` if nothing has happened, and it
-/// goes on waiting.
+/// What has ended a connection that only waits for its end; `None` if nothing has happened, and it goes on waiting.
 pub(crate) fn poll_idle(event: Event) -> Option<End> {
     let conn = event.conn();
     if conn.close_requested() {
@@ -44,7 +45,8 @@ pub(crate) fn silent(conn: Conn) -> bool {
     heard(conn).is_none()
 }
 
-/// What there is to read: one call of the system tells that there is nothing. TLS may have something of its own to read.
+/// What there is to read, as a reason to close an idle connection. If there is nothing, one system call finds out. TLS may
+/// have records of its own to read.
 #[inline]
 fn heard(conn: Conn) -> Option<End> {
     let n = peek(conn);
@@ -61,8 +63,8 @@ fn heard(conn: Conn) -> Option<End> {
     (n > 0).then_some(End::UnexpectedData)
 }
 
-/// Whether TLS may have taken something from the socket that nobody has read. `ngx_ssl_recv()` says so in one way or the
-/// other, since no socket would wake nginx for that: the event is ready, or it is posted, to be so in a moment.
+/// Whether TLS may have read bytes from the socket that were not read from TLS. The socket would not wake nginx for those, so
+/// `ngx_ssl_recv()` leaves the event ready, or posts it.
 #[cfg(ngx_feature = "http_ssl")]
 #[inline]
 fn may_hold_more(read: Event) -> bool {
@@ -79,65 +81,75 @@ fn heard_through_tls(conn: Conn) -> Option<End> {
     }
 }
 
-/// Whether the last call of the system has found nothing.
+/// Whether the last system call has failed with `EAGAIN`.
 fn blocks() -> bool {
-    // SAFETY: asks for the calling thread's own.
+    // SAFETY: takes nothing, and returns where the calling thread has its errno.
     let errno = unsafe { libc::__errno_location() };
-    // SAFETY: as above.
+    // SAFETY: points at the errno of the calling thread.
     unsafe { *errno == libc::EAGAIN }
 }
 
-/// Whether there are bytes to read, besides the end of the stream.
+/// Whether there are bytes to read; the end of the stream is none.
 pub(crate) fn has_data(conn: Conn) -> bool {
     peek(conn) > 0
 }
 
-/// The number of bytes there, of at most one; 0 at the end of the stream.
+/// Peeks at one byte: returns 1, or 0 at the end of the stream, or -1 with `errno`.
 fn peek(conn: Conn) -> isize {
     let mut byte = 0u8;
-    // SAFETY: an open socket, and room for one byte.
+    // SAFETY: the socket is open; one byte is read into a variable of one byte.
     unsafe { libc::recv(conn.fd(), (&raw mut byte).cast(), 1, libc::MSG_PEEK) }
 }
 
-/// Closes a connection that is not in the pool any more. TLS says goodbye to itself only: the
-/// session stays resumable, and nothing is sent to a server that may be gone.
+/// Closes a connection that is no longer in the pool. TLS is shut down without sending anything: the session stays resumable,
+/// and the server may be gone.
 pub(crate) fn close(conn: Conn) {
     #[cfg(ngx_feature = "http_ssl")]
-    if let Some(ssl) = NonNull::new(conn.ssl()) {
-        use nginx_sys::{ngx_ssl_connection_t, ngx_ssl_shutdown, NGX_AGAIN};
-        // SAFETY: the TLS state lives as long as its connection.
-        unsafe { ngx_ssl_connection_t::set_no_wait_shutdown_raw(ssl.as_ptr(), 1) };
-        // SAFETY: as above.
-        unsafe { ngx_ssl_connection_t::set_no_send_shutdown_raw(ssl.as_ptr(), 1) };
-        // SAFETY: an open connection with TLS.
-        if unsafe { ngx_ssl_shutdown(conn.as_ptr()) } == NGX_AGAIN as isize {
-            // SAFETY: `NGX_AGAIN` leaves the TLS state in place, to call the handler later.
-            unsafe { (*ssl.as_ptr()).handler = Some(close_after_shutdown) };
+    if let Some(ssl) = tls_of(conn) {
+        set_bit!(ssl: ngx_ssl_connection_t::set_no_wait_shutdown_raw, 1);
+        set_bit!(ssl: ngx_ssl_connection_t::set_no_send_shutdown_raw, 1);
+        if !shut_down(conn) {
+            let handler: Option<unsafe extern "C" fn(*mut ngx_connection_t)> = Some(close_after_shutdown);
+            set_field!(ssl.handler = handler);
             return;
         }
     }
-    // SAFETY: the pool belongs to the connection alone, and nothing in it is used any more.
-    unsafe { ngx_destroy_pool(conn.pool()) };
-    // SAFETY: an open connection; nginx deletes its timers and its posted events.
+    if let Some(pool) = conn.memory() {
+        // SAFETY: the pool belongs to the connection, and nothing in it is used any more.
+        unsafe { pool.destroy() };
+    }
+    // SAFETY: open by the type invariant; the function deletes its timers and its posted events.
     unsafe { ngx_close_connection(conn.as_ptr()) };
 }
 
-/// Called by nginx when a TLS shutdown that had to wait is done.
+/// The TLS state of a connection, if it uses TLS.
 #[cfg(ngx_feature = "http_ssl")]
-unsafe extern "C" fn close_after_shutdown(c: *mut nginx_sys::ngx_connection_t) {
-    // SAFETY: the connection for which `close` set this handler; it is still open.
+fn tls_of(conn: Conn) -> Option<Live<ngx_ssl_connection_t>> {
+    // SAFETY: null, or the TLS state, which lives as long as the connection or until the shutdown is complete.
+    unsafe { Live::from_ptr(conn.ssl()) }
+}
+
+/// Shuts TLS down; `false` if that has to wait: then the TLS state remains, and its handler is called later.
+#[cfg(ngx_feature = "http_ssl")]
+fn shut_down(conn: Conn) -> bool {
+    // SAFETY: an open connection with TLS.
+    unsafe { ngx_ssl_shutdown(conn.as_ptr()) != NGX_AGAIN as isize }
+}
+
+/// nginx calls it when a TLS shutdown that had to wait is complete.
+#[cfg(ngx_feature = "http_ssl")]
+unsafe extern "C" fn close_after_shutdown(c: *mut ngx_connection_t) {
+    // SAFETY: nginx passes the connection for which `close` has set this handler; it is still open.
     if let Some(conn) = unsafe { Conn::from_ptr(c) } {
         close(conn);
     }
 }
 
-/// Tells the server that TLS ends, without waiting for an answer; what follows is the end of the
-/// stream. `false` if it cannot be told now.
+/// Tells the server that TLS ends (`close_notify`), without waiting for its answer; the end of the stream follows. `false` if it
+/// cannot be sent now.
 #[cfg(ngx_feature = "http_ssl")]
 pub(crate) fn say_goodbye(conn: Conn) -> bool {
-    let Some(ssl) = NonNull::new(conn.ssl()) else { return true };
-    // SAFETY: the TLS state lives as long as its connection.
-    unsafe { nginx_sys::ngx_ssl_connection_t::set_no_wait_shutdown_raw(ssl.as_ptr(), 1) };
-    // SAFETY: an open connection with TLS.
-    unsafe { nginx_sys::ngx_ssl_shutdown(conn.as_ptr()) != nginx_sys::NGX_AGAIN as isize }
+    let Some(ssl) = tls_of(conn) else { return true };
+    set_bit!(ssl: ngx_ssl_connection_t::set_no_wait_shutdown_raw, 1);
+    shut_down(conn)
 }

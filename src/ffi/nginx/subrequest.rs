@@ -1,25 +1,22 @@
-//! A request and its parts: what a question needs to know of both, besides what [`super::request`] has.
-
-use std::ptr::NonNull;
+//! What the authorisation helper needs to know of a request and its subrequests, besides what [`super::request`] has.
 
 use nginx_sys::{
-    ngx_array_t, ngx_http_post_request, ngx_http_request_t, ngx_http_upstream_state_t,
+    ngx_array_t, ngx_http_headers_in_t, ngx_http_post_request, ngx_http_request_t, ngx_http_upstream_state_t,
     ngx_http_variable_value_t, ngx_int_t, ngx_list_t, ngx_msec_t, NGX_OK,
 };
 
 use crate::ffi::nginx::bits;
-use crate::ffi::nginx::handle::{field_ptr, get_field, set_bit, set_field, Handle};
+use crate::ffi::nginx::handle::{field_ptr, get_bits, get_field, set_bit, set_field, Handle as _};
 use crate::ffi::nginx::headers::Headers;
 use crate::ffi::nginx::request::{HttpUpstream, Request};
 
 impl Request {
-    /// Whether it has ended, but for what it may wait to say.
+    /// Whether it has ended; its output may still have to be sent.
     pub(crate) fn is_done(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { bits::DONE.is_set(self.as_ptr()) }
+        self.has_bit(bits::DONE)
     }
 
-    /// Lets nginx refuse it any further parts.
+    /// Makes nginx refuse it any further subrequests.
     pub(crate) fn forbid_parts(self) {
         for bit in [
             bits::SUBREQUESTS_1,
@@ -31,32 +28,31 @@ impl Request {
             bits::SUBREQUESTS_64,
             bits::SUBREQUESTS_128,
         ] {
-            // SAFETY: live by the type invariant; writes one bit.
-            unsafe { bit.clear(self.as_ptr()) };
+            self.clear_bit(bit);
         }
     }
 
     /// The headers that the client has sent.
     pub(crate) fn headers(self) -> Headers {
         let list = field_ptr!(self.headers_in.headers);
-        // SAFETY: the list of a live request.
+        // SAFETY: the list of a live request; nginx changes it only before the phases begin.
         unsafe { Headers::of(list) }
     }
 
-    /// The request for which this one is a part.
+    /// The request whose subrequest this is.
     pub(crate) fn parent(self) -> Option<Self> {
-        let parent = NonNull::new(get_field!(self.parent))?;
-        // SAFETY: a parent lives as long as its parts.
-        Some(unsafe { Self::from_ptr(parent) })
+        let parent = get_field!(self.parent);
+        // SAFETY: null, or the parent, which lives as long as its subrequests.
+        unsafe { Self::from_raw(parent) }
     }
 
-    /// What servers have answered, if they have refused: in each location through which the request has come, the
-    /// last one. An `X-Accel-Redirect` hides it from all but this.
+    /// The statuses of at least 300 that servers have answered: for each location through which the request has come, the last
+    /// one. After an `X-Accel-Redirect` only this list still has them.
     pub(crate) fn answers(self) -> impl Iterator<Item = u16> {
         let states: *const ngx_array_t = get_field!(self.upstream_states);
-        // SAFETY: null, or an array in the request's pool.
+        // SAFETY: null, or an array in the pool of the live request.
         let states = unsafe { states.as_ref() };
-        // SAFETY: what the array holds; it does not change while this is used.
+        // SAFETY: the array is one of such records, and does not change while the iterator is used.
         let states: &[ngx_http_upstream_state_t] = states.map_or(&[], |it| unsafe { it.as_slice() });
         let before = states.windows(2).filter(|pair| is_separator(&pair[1])).map(|pair| &pair[0]);
         let before = before.filter(|state| is_complete(state)).map(|state| state.status);
@@ -69,10 +65,10 @@ impl Request {
         u16::try_from(get_field!(self.headers_out.status)).unwrap_or(0)
     }
 
-    /// For an old browser (`msie_refresh`) nginx makes a page of a redirect, and reads its Location unchecked: there may be none.
+    /// Makes nginx forget that the client is an old browser. For such a client (`msie_refresh`) nginx makes a page of a
+    /// redirect, and reads the header `Location` without checking that there is one.
     pub(crate) fn forget_old_browser(self) {
-        // SAFETY: live by the type invariant; nobody else has its headers now.
-        unsafe { (*self.as_ptr()).headers_in.set_msie(0) };
+        set_bit!(self.headers_in: ngx_http_headers_in_t::set_msie_raw, 0);
     }
 
     /// Sets the status of its response, with nginx's reason phrase.
@@ -86,91 +82,80 @@ impl Request {
         field_ptr!(self.headers_out.headers)
     }
 
-    /// Whether the response ends with its header.
+    /// Makes the response end with its header.
     pub(crate) fn set_header_only(self) {
-        // SAFETY: live by the type invariant; writes one bit.
-        unsafe { bits::HEADER_ONLY.set(self.as_ptr()) };
+        self.set_bit(bits::HEADER_ONLY);
     }
 
-    /// Whether its parent goes on without it.
+    /// Whether it is a background subrequest: its parent does not wait for it.
     pub(crate) fn is_in_background(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { bits::BACKGROUND.is_set(self.as_ptr()) }
+        self.has_bit(bits::BACKGROUND)
     }
 
-    /// Whether nobody wants more of its response than the header.
+    /// Whether its response ends with the header.
     pub(crate) fn ends_with_header(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { bits::HEADER_ONLY.is_set(self.as_ptr()) }
+        self.has_bit(bits::HEADER_ONLY)
     }
 
-    /// How often its location may still change.
+    /// How many more times its location may change (`r->uri_changes`).
     pub(crate) fn changes_left(self) -> u32 {
         let bits = [bits::URI_CHANGES_1, bits::URI_CHANGES_2, bits::URI_CHANGES_4, bits::URI_CHANGES_8];
-        bits.iter().rev().fold(0, |number, bit| {
-            // SAFETY: live by the type invariant; reads one bit.
-            number << 1 | u32::from(unsafe { bit.is_set(self.as_ptr()) })
-        })
+        bits.into_iter().rev().fold(0, |number, bit| number << 1 | u32::from(self.has_bit(bit)))
     }
 
-    /// Whether it was redirected, and has lost what modules have attached to it.
+    /// Whether it was redirected internally, and has lost the contexts of modules.
     pub(crate) fn is_redirected(self) -> bool {
-        // SAFETY: live by the type invariant; reads one bit.
-        unsafe { bits::INTERNAL.is_set(self.as_ptr()) }
+        self.has_bit(bits::INTERNAL)
     }
 
-    /// The value of an indexed variable, which all parts of a request share.
+    /// The value of an indexed variable, which a request and its subrequests share.
     pub(crate) fn variable(self, index: usize) -> *mut ngx_http_variable_value_t {
         let values = get_field!(self.variables);
-        // SAFETY: nginx has made room for each index that it has given.
+        // SAFETY: `r->variables` has an element for each index that `ngx_http_get_variable_index()` has returned.
         unsafe { values.add(index) }
     }
 
-    /// Lets the request go on, once the present handler has returned.
+    /// Runs the request again once the present handler has returned. Mirrors `ngx_http_post_request()`.
     pub(crate) fn post(self) {
-        // SAFETY: live by the type invariant; nginx allocates what it needs.
+        // SAFETY: live by the type invariant; for a null pointer nginx allocates the record itself.
         let rc = unsafe { ngx_http_post_request(self.as_ptr(), std::ptr::null_mut()) };
         if rc != NGX_OK as ngx_int_t {
             self.log_error(c"no memory to go on");
         }
     }
 
-    /// Whether a thread, or a lock of the cache, has to be waited for.
+    /// Whether the request waits for a thread, or for a lock of the cache.
     pub(crate) fn is_blocked(self) -> bool {
-        // SAFETY: live by the type invariant; reads some bits.
-        unsafe { ngx_http_request_t::blocked_raw(self.main().as_ptr()) != 0 }
+        let main = self.main();
+        get_bits!(main: ngx_http_request_t::blocked_raw) != 0
     }
 
-    /// One less has to be waited for.
+    /// Waits for one thread or lock less.
     #[cfg(ngx_feature = "http_cache")]
     pub(crate) fn unblock(self) {
-        // SAFETY: live by the type invariant; reads some bits.
-        let blocked = unsafe { ngx_http_request_t::blocked_raw(self.as_ptr()) };
+        let blocked = get_bits!(self: ngx_http_request_t::blocked_raw);
         set_bit!(self: ngx_http_request_t::set_blocked_raw, blocked.saturating_sub(1));
     }
 }
 
-/// Between the attempts of one location and those of the next one, nginx has an empty record
+/// Whether a record separates the attempts of two locations: nginx adds an empty one between them
 /// (`ngx_http_upstream_init_request()`).
 fn is_separator(state: &ngx_http_upstream_state_t) -> bool {
     state.peer.is_null() && state.header_time == 0
 }
 
-/// Whether a header has come to its end: before, nginx has -1 there (`ngx_http_upstream_connect()`).
+/// Whether the header of the response is complete: until then `header_time` is -1 (`ngx_http_upstream_connect()`).
 fn is_complete(state: &ngx_http_upstream_state_t) -> bool {
     state.header_time != ngx_msec_t::MAX
 }
 
 impl HttpUpstream {
-    /// The status that the server has sent, with a whole header; or one of the cache.
+    /// The status of a complete header, of the server or of the cache.
     fn whole_response_status(self) -> Option<usize> {
-        let state = get_field!(self.state);
-        // SAFETY: null, or the present state of a live request.
-        let state = unsafe { state.as_ref() };
-        state.is_none_or(is_complete).then(|| self.response_status())
+        self.state().is_none_or(|state| is_complete(&state.copy())).then(|| self.response_status())
     }
 
-    /// The status that the server has sent, 0 if it has not.
+    /// The status that the server has sent, 0 if it has sent none.
     pub(crate) fn response_status(self) -> usize {
         get_field!(self.headers_in.status_n)
     }
@@ -180,7 +165,7 @@ impl HttpUpstream {
         field_ptr!(self.headers_in.headers)
     }
 
-    /// Whether it has begun and not ended.
+    /// Whether the upstream part has begun and not ended.
     pub(crate) fn is_under_way(self) -> bool {
         !get_field!(self.cleanup).is_null()
     }

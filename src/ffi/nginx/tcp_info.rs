@@ -1,15 +1,15 @@
-//! What the kernel tells of a TCP connection.
+//! What the kernel reports about a TCP connection.
 
 use crate::base::clock::Msec;
 use crate::reuse::stale::TcpCounters;
 
 use crate::ffi::nginx::conn::Conn;
 
-/// What one call tells.
+/// The result of one system call.
 #[derive(Clone, Copy)]
 pub(crate) struct TcpState {
     pub(crate) counts: TcpCounters,
-    /// The FIN of the other side has come, and none of ours was sent. This can be older than the counts.
+    /// The other side has sent its FIN, and this side has not. This can be older than the counters.
     pub(crate) has_fin: bool,
 }
 
@@ -19,7 +19,7 @@ mod linux {
 
     use super::*;
 
-    /// The beginning of `struct tcp_info` (linux/tcp.h); the crate libc has an older one, which ends before the counters.
+    /// The beginning of `struct tcp_info` (linux/tcp.h). The crate libc has an older version, which ends before the counters.
     #[repr(C)]
     struct TcpInfo {
         state: u8,
@@ -32,13 +32,13 @@ mod linux {
     const CLOSE_WAIT: u8 = 8;
 
     impl TcpState {
-        /// `None` if the connection is no TCP connection, or the kernel does not count.
+        /// Asks the kernel. `None` if the connection is not TCP, or the kernel has no such counters.
         pub(crate) fn about(conn: Conn) -> Option<Self> {
             const { assert!(offset_of!(TcpInfo, bytes_received) == 128) };
             let mut info = TcpInfo { state: 0, others: [0; 119], bytes_acked: 0, bytes_received: 0 };
             let mut length = size_of::<TcpInfo>() as libc::socklen_t;
             let memory = (&raw mut info).cast();
-            // SAFETY: an open socket, and room for as many bytes as `length` says.
+            // SAFETY: the socket is open, and the structure has `length` bytes.
             let rc = unsafe {
                 libc::getsockopt(conn.fd(), libc::IPPROTO_TCP, libc::TCP_INFO, memory, &mut length)
             };
@@ -58,26 +58,27 @@ mod linux {
         round_trip: u32,
     }
 
-    /// How long a round trip takes, without the time that either side takes itself, in milliseconds and rounded up; `None` if
-    /// the connection is no TCP connection, or the kernel does not say.
+    /// The time of a round trip on the network, in milliseconds, rounded up; `None` if the connection is not TCP, or the kernel
+    /// does not know it.
     pub(crate) fn round_trip(conn: Conn) -> Option<Msec> {
         const UNKNOWN: u32 = u32::MAX;
         const { assert!(offset_of!(Path, round_trip) == 148) };
         let mut path = Path { others: [0; 148], round_trip: UNKNOWN };
         let mut length = size_of::<Path>() as libc::socklen_t;
         let memory = (&raw mut path).cast();
-        // SAFETY: an open socket, and room for as many bytes as `length` says.
+        // SAFETY: the socket is open, and the structure has `length` bytes.
         let rc =
             unsafe { libc::getsockopt(conn.fd(), libc::IPPROTO_TCP, libc::TCP_INFO, memory, &mut length) };
         let is_known = rc == 0 && length as usize >= size_of::<Path>() && path.round_trip != UNKNOWN;
         is_known.then(|| path.round_trip.div_ceil(1000) as Msec)
     }
 
-    /// How many bytes wait to be acknowledged; `None` if the connection is no TCP connection.
+    /// The number of sent bytes that are not acknowledged; `None` if the connection is not TCP.
     pub(crate) fn unacknowledged(conn: Conn) -> Option<u64> {
         TcpState::about(conn)?;
         let mut bytes: libc::c_int = 0;
-        // SAFETY: an open socket, and room for a number. For sockets this request is called SIOCOUTQ.
+        // For sockets this request is called SIOCOUTQ.
+        // SAFETY: the socket is open, and the request writes one `int`.
         let rc = unsafe { libc::ioctl(conn.fd(), libc::TIOCOUTQ, &raw mut bytes) };
         u64::try_from(bytes).ok().filter(|_| rc == 0)
     }

@@ -1,4 +1,4 @@
-//! This module, as a part of nginx: what tells it from all others.
+//! The static by which nginx knows this module.
 
 use nginx_sys::ngx_module_t;
 
@@ -7,9 +7,9 @@ extern "C" {
     static ngx_http_upstream_keepalive_rs_module: ngx_module_t;
 }
 
-/// The module's static; nginx writes to it only before it creates any configuration.
+/// The module's static. nginx writes to it only before it creates any configuration.
 pub(crate) fn module() -> &'static ngx_module_t {
     let module = &raw const ngx_http_upstream_keepalive_rs_module;
-    // SAFETY: a static of this library; from here on nobody writes to it.
+    // SAFETY: a static of this library. nginx writes its indexes before it calls the module, and nothing writes it after that.
     unsafe { &*module }
 }

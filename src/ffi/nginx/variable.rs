@@ -1,4 +1,4 @@
-//! Variables: how one is added to nginx's, and how its value is written.
+//! Variables: how one is added to nginx, and how its value is written.
 
 use std::fmt;
 
@@ -7,7 +7,8 @@ use nginx_sys::{
     ngx_str_t, NGX_HTTP_VAR_NOCACHEABLE,
 };
 
-use super::memory::{allocate, or_fail};
+use super::handle::{set_field, Live};
+use super::memory::{or_fail, Pool};
 
 /// Adds a variable to the configuration being read; `None` if there is no memory.
 pub(crate) fn add_one(
@@ -15,16 +16,17 @@ pub(crate) fn add_one(
     mut name: ngx_str_t,
     handler: ngx_http_get_variable_pt,
 ) -> Option<()> {
-    // SAFETY: the configuration being read; nginx copies the name.
+    // SAFETY: `cf` is the configuration being read; nginx copies the name.
     let variable = or_fail(std::ptr::null_mut(), || unsafe {
         ngx_http_add_variable(cf, &raw mut name, NGX_HTTP_VAR_NOCACHEABLE as usize)
     });
-    // SAFETY: nginx's answer, null if there is no memory.
-    unsafe { variable.as_mut() }?.get_handler = handler;
+    // SAFETY: null, or a variable in the configuration being read.
+    let variable = unsafe { Live::from_ptr(variable) }?;
+    set_field!(variable.get_handler = handler);
     Some(())
 }
 
-/// Memory to write the value of a variable to.
+/// Memory of a fixed size, to which the value of a variable is written.
 pub(crate) struct VariableText {
     start: *mut u8,
     length: usize,
@@ -32,11 +34,13 @@ pub(crate) struct VariableText {
 }
 
 impl VariableText {
+    /// Allocates `room` bytes; `None` if there is no memory.
+    ///
     /// # Safety
     /// `pool` is live.
     pub(crate) unsafe fn new(pool: *mut ngx_pool_t, room: usize) -> Option<Self> {
-        // SAFETY: live, says the caller.
-        let memory = unsafe { allocate::<u8>(pool, room.max(1)) }?;
+        // SAFETY: the caller says that the pool is live.
+        let memory = unsafe { Pool::from_ptr(pool) }?.allocate::<u8>(room.max(1))?;
         Some(Self { start: memory.as_ptr().cast(), length: 0, room })
     }
 
@@ -53,10 +57,10 @@ impl VariableText {
 impl fmt::Write for VariableText {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let length = self.length.checked_add(text.len()).filter(|length| *length <= self.room);
-        // SAFETY: at most the end of the memory.
+        // SAFETY: `length` is at most `room`, so this is within the memory or at its end.
         let to = unsafe { self.start.add(self.length) };
         self.length = length.ok_or(fmt::Error)?;
-        // SAFETY: there is room, as was just checked.
+        // SAFETY: the text ends within the memory, as was checked, and does not lie in it.
         unsafe { to.copy_from_nonoverlapping(text.as_ptr(), text.len()) };
         Ok(())
     }

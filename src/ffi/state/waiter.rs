@@ -1,32 +1,30 @@
-//! A request that waits. The core believes that it is connecting: it holds a connection without a
-//! socket, which stands in for the one to come.
+//! A request that waits. The core believes that it is connecting: it holds a placeholder, a connection without a socket.
 
 use std::cell::{Cell, UnsafeCell};
-use std::mem::zeroed;
+use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 
 use nginx_sys::{
     ngx_chain_t, ngx_connection_t, ngx_connection_tcp_nodelay_e_NGX_TCP_NODELAY_DISABLED as NODELAY_DISABLED,
-    ngx_connection_tcp_nopush_e_NGX_TCP_NOPUSH_DISABLED as NOPUSH_DISABLED, ngx_delete_posted_event,
-    ngx_destroy_pool, ngx_event_handler_pt, ngx_event_t, ngx_log_t, ngx_pool_t, off_t, sockaddr, u_char,
-    NGX_ERROR, NGX_INVALID_INDEX,
+    ngx_connection_tcp_nopush_e_NGX_TCP_NOPUSH_DISABLED as NOPUSH_DISABLED, ngx_event_handler_pt,
+    ngx_event_t, ngx_log_t, ngx_pool_t, off_t, sockaddr, u_char, NGX_ERROR, NGX_INVALID_INDEX,
 };
 
 use crate::base::clock::Msec;
 
 use crate::ffi::nginx::conn::Event;
-use crate::ffi::nginx::handle::Handle as _;
-use crate::ffi::nginx::memory::allocate;
-use crate::ffi::nginx::timer::Alarm;
+use crate::ffi::nginx::handle::{get_field, set_field, Live};
+use crate::ffi::nginx::memory::{Pool, Zeroed as _};
+use crate::ffi::nginx::timer::{remove_posted, Alarm};
 use crate::ffi::state::peer_data::PeerData;
 
-/// Lies in the request's pool, and is used again when the request waits again.
+/// A request that waits. Lies in the request's pool, and is reused when the request waits again.
 pub(crate) struct Waiter {
     conn: UnsafeCell<ngx_connection_t>,
     read: UnsafeCell<ngx_event_t>,
     write: UnsafeCell<ngx_event_t>,
     address: UnsafeCell<sockaddr>,
-    /// Calls back when the core has done what it does with a connection.
+    /// Calls back once the core has set up the placeholder.
     pub(crate) turn: Alarm,
     pub(crate) request: NonNull<PeerData>,
     /// When the wait began.
@@ -34,46 +32,41 @@ pub(crate) struct Waiter {
 }
 
 impl Waiter {
+    /// `None` if there is no memory.
+    ///
     /// # Safety
-    /// `pool` is that of the live request.
+    /// `pool` is the pool of the live request.
     pub(crate) unsafe fn new(pool: *mut ngx_pool_t, request: NonNull<PeerData>) -> Option<NonNull<Self>> {
-        // SAFETY: live, says the caller.
-        let memory = unsafe { allocate::<Self>(pool, 1) }?.cast::<Self>();
-        let waiter = Self {
-            // SAFETY: for a C structure of numbers, bit-fields and pointers zero is a valid value.
-            conn: UnsafeCell::new(unsafe { zeroed() }),
-            // SAFETY: as above.
-            read: UnsafeCell::new(unsafe { zeroed() }),
-            // SAFETY: as above.
-            write: UnsafeCell::new(unsafe { zeroed() }),
-            // SAFETY: as above.
-            address: UnsafeCell::new(unsafe { zeroed() }),
+        // SAFETY: the caller says that it is the pool of a live request.
+        let pool = unsafe { Pool::from_ptr(pool) }?;
+        // It is not dropped with the pool: `leave` has cancelled the alarm by then.
+        let waiter = ManuallyDrop::new(Self {
+            conn: UnsafeCell::new(ngx_connection_t::zeroed()),
+            read: UnsafeCell::new(ngx_event_t::zeroed()),
+            write: UnsafeCell::new(ngx_event_t::zeroed()),
+            address: UnsafeCell::new(sockaddr::zeroed()),
             turn: Alarm::new(),
             request,
             since: Cell::new(0),
-        };
-        // SAFETY: allocated above for a `Waiter`.
-        unsafe { memory.write(waiter) };
-        Some(memory)
+        });
+        pool.put(waiter).map(NonNull::cast)
     }
 
-    /// The connection that stands in, without a socket: nothing is sent or received, nobody is told
-    /// of events, and if something is closed by mistake no descriptor is touched.
+    /// Makes the placeholder, a connection without a socket: nothing is sent or received, there are no events, and closing it by
+    /// mistake touches no descriptor.
     pub(crate) fn stand_in(&self, log: *mut ngx_log_t) -> *mut ngx_connection_t {
         let conn = self.conn.get();
         for (event, write) in [(self.read.get(), 0), (self.write.get(), 1)] {
-            // SAFETY: for a C structure of numbers, bit-fields and pointers zero is a valid value.
-            let mut fresh: ngx_event_t = unsafe { zeroed() };
+            let mut fresh = ngx_event_t::zeroed();
             fresh.data = conn.cast();
             fresh.log = log;
             fresh.index = NGX_INVALID_INDEX as _;
             fresh.set_write(write);
             fresh.set_active(1);
-            // SAFETY: ours; when a wait begins, nginx does not know the event.
+            // SAFETY: the waiter has the event; when a wait begins, nginx does not know it.
             unsafe { event.write(fresh) };
         }
-        // SAFETY: as above.
-        let mut fresh: ngx_connection_t = unsafe { zeroed() };
+        let mut fresh = ngx_connection_t::zeroed();
         fresh.read = self.read.get();
         fresh.write = self.write.get();
         fresh.fd = -1;
@@ -86,59 +79,57 @@ impl Waiter {
         fresh.set_shared(1);
         fresh.set_tcp_nodelay(NODELAY_DISABLED);
         fresh.set_tcp_nopush(NOPUSH_DISABLED);
-        // SAFETY: ours; when a wait begins, nobody has the connection.
+        // SAFETY: the waiter has the connection; when a wait begins, nothing else uses it.
         unsafe { conn.write(fresh) };
         conn
     }
 
-    /// The connection of the wait that goes on.
+    /// The placeholder of the present wait.
     pub(crate) fn conn(&self) -> *mut ngx_connection_t {
         self.conn.get()
     }
 
-    /// An address that is none, for a request without a server: the core ends such a request as it
-    /// ends one that has a server.
+    /// A placeholder for the address, for a request without a server: so the core ends such a request like one with a server.
     pub(crate) fn address(&self) -> *mut sockaddr {
         self.address.get()
     }
 
     pub(crate) fn read(&self) -> Event {
-        // SAFETY: an event of the connection that stands in, which lasts as long as the request.
+        // SAFETY: the read event of the placeholder, which lives as long as the request.
         unsafe { Event::from_ptr(self.read.get()) }
     }
 
     pub(crate) fn write(&self) -> Event {
-        // SAFETY: as above.
+        // SAFETY: the write event of the placeholder, which lives as long as the request.
         unsafe { Event::from_ptr(self.write.get()) }
     }
 
-    /// What the core has made the handler of both events.
+    /// The handler that the core has given both events.
     pub(crate) fn handler(&self) -> ngx_event_handler_pt {
-        // SAFETY: ours; reads one field.
-        unsafe { (*self.write.get()).handler }
+        let write = self.write();
+        get_field!(write.handler)
     }
 
-    /// The memory pool that the core has given the connection, for the one to come.
+    /// Takes the memory pool that the core has given the placeholder, for the real connection; may be null.
     pub(crate) fn take_pool(&self) -> *mut ngx_pool_t {
-        // SAFETY: ours, and no reference to it is made anywhere.
-        let pool = unsafe { &mut (*self.conn.get()).pool };
-        std::mem::replace(pool, ptr::null_mut())
+        // SAFETY: the waiter has the connection, and lives while it is borrowed.
+        let conn = unsafe { Live::new_unchecked(self.conn.get()) };
+        let pool = get_field!(conn.pool);
+        set_field!(conn.pool = ptr::null_mut());
+        pool
     }
 
-    /// The wait is over: nginx has nothing of it any more.
+    /// Ends the wait: nginx has none of its events any more.
     pub(crate) fn leave(&self) {
         self.turn.cancel();
         for event in [self.read(), self.write()] {
             event.clear_timer();
-            if event.posted() {
-                // SAFETY: `posted` says that the event is in a queue.
-                unsafe { ngx_delete_posted_event(event.as_ptr()) };
-            }
+            remove_posted(event);
         }
-        let pool = self.take_pool();
-        if !pool.is_null() {
-            // SAFETY: the core made it for this connection alone.
-            unsafe { ngx_destroy_pool(pool) };
+        // SAFETY: null, or the pool that the core has made for the placeholder.
+        if let Some(pool) = unsafe { Pool::from_ptr(self.take_pool()) } {
+            // SAFETY: the core has made it for the placeholder alone, which it does not use any more.
+            unsafe { pool.destroy() };
         }
     }
 }

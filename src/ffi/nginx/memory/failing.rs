@@ -1,19 +1,19 @@
-//! A lack of memory, made for tests: which of the module's allocations fail is said in a file, while nginx runs.
+//! A lack of memory, made for tests: while nginx runs, a file says which of the module's allocations fail.
 //!
-//! The environment variable `KEEPALIVE_FAIL_ALLOCATIONS` names the file, four numbers of 8 bytes in the order of the
-//! machine: the first allocation that fails (from 1 on, 0 for none), the last one, how many there were, and how many of
-//! them failed. Master and workers share it; whoever writes the third number starts counting anew.
+//! The environment variable `KEEPALIVE_FAIL_ALLOCATIONS` names the file. It has four numbers of 8 bytes in the machine's byte
+//! order: the first allocation that fails (from 1 on, 0 for none), the last one that fails, how many there were, and how
+//! many of them failed. Master and workers share the file; writing the third number restarts the count.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
-use nginx_sys::{ngx_log_error_core, NGX_LOG_EMERG};
+use nginx_sys::NGX_LOG_EMERG;
 
-use super::super::idle::cycle_log;
-use crate::ffi::nginx::handle::Handle as _;
+use crate::ffi::nginx::log::write_line;
+use crate::ffi::nginx::process::cycle_log;
 
-/// What the file has.
+/// The contents of the file.
 #[repr(C)]
 struct Order {
     first: AtomicU64,
@@ -22,7 +22,7 @@ struct Order {
     failed: AtomicU64,
 }
 
-/// Null until the file was looked for, and `NONE` if there is none.
+/// Null until the file was looked for; points at `NONE` if there is none.
 static ORDER: AtomicPtr<Order> = AtomicPtr::new(ptr::null_mut());
 
 static NONE: Order = Order {
@@ -32,18 +32,16 @@ static NONE: Order = Order {
     failed: AtomicU64::new(0),
 };
 
-/// Counts what nginx is asked for, and says whether it is to succeed. If it is not, the log tells as nginx's own does.
+/// Counts an allocation by nginx, and returns whether it is to succeed. If not, the log says so, as nginx's own line does.
 pub(crate) fn is_granted() -> bool {
     SPARE.store(0, SeqCst);
     let granted = is_next_granted();
     if !granted {
-        // SAFETY: asks for the calling thread's own.
+        // SAFETY: takes nothing, and returns where the calling thread has its errno.
         let errno = unsafe { libc::__errno_location() };
-        // SAFETY: as above.
+        // SAFETY: points at the errno of the calling thread.
         unsafe { *errno = libc::ENOMEM };
-        let line = c"malloc() failed, as a test wants it";
-        // SAFETY: the line has no formats.
-        unsafe { ngx_log_error_core(NGX_LOG_EMERG as usize, cycle_log(), libc::ENOMEM, line.as_ptr()) };
+        write_line(cycle_log(), NGX_LOG_EMERG, libc::ENOMEM, c"malloc() failed, as a test wants it");
     }
     granted
 }
@@ -62,34 +60,35 @@ fn order() -> &'static Order {
     if ORDER.load(SeqCst).is_null() {
         ORDER.store(open().unwrap_or((&raw const NONE).cast_mut()), SeqCst);
     }
-    // SAFETY: set above, to memory that stays.
+    // SAFETY: stored above: a static, or a mapping that is never removed.
     unsafe { &*ORDER.load(SeqCst) }
 }
 
-/// Without any allocation.
+/// Maps the file, without allocating.
 fn open() -> Option<*mut Order> {
-    // SAFETY: the name ends with a null byte.
+    // SAFETY: the name of the variable ends with a null byte.
     let path = unsafe { libc::getenv(c"KEEPALIVE_FAIL_ALLOCATIONS".as_ptr()) };
     if path.is_null() {
         return None;
     }
-    // SAFETY: a string of the environment.
+    // SAFETY: `getenv` returned it, and it is not null: a string of the environment that ends with a null byte.
     let fd = unsafe { libc::open(path, libc::O_RDWR | libc::O_CLOEXEC) };
     let (size, access) = (size_of::<Order>(), libc::PROT_READ | libc::PROT_WRITE);
-    // SAFETY: new memory at an address of the system's choice; of no file it is refused.
+    // SAFETY: maps new memory at an address of the system's choice; without an open file the call fails.
     let memory = unsafe { libc::mmap(ptr::null_mut(), size, access, libc::MAP_SHARED, fd, 0) };
-    // SAFETY: opened above, or none.
+    // SAFETY: the descriptor was opened above, or is -1, which is refused.
     unsafe { libc::close(fd) };
     (memory != libc::MAP_FAILED).then_some(memory.cast())
 }
 
-/// Rust's memory.
+/// Allocates for Rust's collections.
 struct Failing;
 
 #[global_allocator]
 static ALLOCATOR: Failing = Failing;
 
-/// How much of what [`crate::base::memory::is_spare`] has given back is left: the C library serves small requests from that first.
+/// How many of the bytes that [`crate::base::memory::is_spare`] has freed are left: the C library serves small requests from
+/// them first.
 static SPARE: AtomicUsize = AtomicUsize::new(0);
 
 fn may_have(size: usize) -> bool {
@@ -101,13 +100,13 @@ fn may_have(size: usize) -> bool {
     is_next_granted()
 }
 
-// SAFETY: memory is the system's; where it is refused null is returned, as it may be.
+// SAFETY: passes each call on to the system's allocator, or returns null, as an allocator may.
 unsafe impl GlobalAlloc for Failing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if !may_have(layout.size()) {
             return ptr::null_mut();
         }
-        // SAFETY: as the caller says.
+        // SAFETY: the caller keeps the promises of `alloc`, which are the same here.
         unsafe { System.alloc(layout) }
     }
 
@@ -115,7 +114,7 @@ unsafe impl GlobalAlloc for Failing {
         if layout.size() == crate::base::memory::SPARE {
             SPARE.store(layout.size(), SeqCst);
         }
-        // SAFETY: as the caller says.
+        // SAFETY: the caller keeps the promises of `dealloc`, which are the same here.
         unsafe { System.dealloc(memory, layout) };
     }
 
@@ -123,7 +122,7 @@ unsafe impl GlobalAlloc for Failing {
         if size > layout.size() && !may_have(size) {
             return ptr::null_mut();
         }
-        // SAFETY: as the caller says.
+        // SAFETY: the caller keeps the promises of `realloc`, which are the same here.
         unsafe { System.realloc(memory, layout, size) }
     }
 }
