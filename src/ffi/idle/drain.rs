@@ -1,10 +1,9 @@
-//! A connection whose response nobody has read to its end, as of `auth_request`: the rest is read and
-//! discarded, and the connection is stored as if the request had read it.
+//! A connection whose response was not read to its end, as with `auth_request`. The rest is read and discarded, and the
+//! connection is stored as if the request had read it.
 //!
-//! It belongs to nobody meanwhile, but keeps its place at a limited server.
+//! Meanwhile it belongs to no request, but keeps its slot at a limited server.
 
 use std::ffi::CStr;
-use std::ptr::NonNull;
 
 use nginx_sys::{ngx_event_t, ngx_log_error_core, ngx_log_t, ngx_pfree, ngx_str_t, NGX_LOG_INFO};
 
@@ -19,19 +18,18 @@ use crate::ffi::max_conns::slots::{close_and_release, must_yield};
 use crate::ffi::nginx::conn::{Conn, Event, Received};
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::Handle as _;
-use crate::ffi::nginx::log::debug;
-use crate::ffi::nginx::memory::allocate;
+use crate::ffi::nginx::log::{debug, takes};
 use crate::ffi::nginx::process::{cycle_log, now};
 use crate::ffi::nginx::socket::asked_to_close;
-use crate::ffi::state::upstream::{Bytes, Idle, RoundTrip, Upstream};
+use crate::ffi::state::upstream::{Bytes, Idle, RoundTrip, Upstream, UpstreamRef};
 
 use super::sleep::dummy_handler;
 use super::store::store;
 
-/// What the `data` of such a connection points at: all that it takes to store it once the request is gone.
-/// The connection's pool has it in a block of its own, which can be freed.
+/// The `data` of such a connection points at this: all that is needed to store the connection once the request is gone. Lies in
+/// the connection's memory pool, in a large block of its own, which can be freed.
 pub(crate) struct Draining {
-    upstream: NonNull<Upstream>,
+    upstream: UpstreamRef,
     drain: Drain,
     address: [u8; MAX_ADDRESS],
     address_length: usize,
@@ -49,8 +47,8 @@ pub(crate) struct Draining {
     generation: usize,
 }
 
-/// Begins to read the rest of a response; `taken` is called before. The connection may be stored or closed when this
-/// returns.
+/// Begins to read the rest of a response. Calls `taken` before: from there on the connection is no longer the caller's. It may
+/// be stored or closed when this returns.
 ///
 /// # Errors
 /// If there is no memory.
@@ -66,11 +64,8 @@ pub(crate) fn begin(
     let mut address = [0; MAX_ADDRESS];
     let Some(to) = address.get_mut(..key.address.len()) else { return Err(End::Error) };
     to.copy_from_slice(key.address);
-    // SAFETY: the connection is open, and so is its pool.
-    let Some(mut memory) = (unsafe { allocate::<Draining>(conn.pool(), 1) }) else { return Err(End::Error) };
-    // SAFETY: allocated above.
-    let data = unsafe { memory.as_mut() }.write(Draining {
-        upstream: NonNull::from(upstream),
+    let draining = Draining {
+        upstream: upstream.refer(),
         drain,
         address,
         address_length: key.address.len(),
@@ -86,12 +81,13 @@ pub(crate) fn begin(
         allowed,
         timeout: offer.timeout,
         generation,
-    });
+    };
+    let data = conn.memory().and_then(|pool| pool.put(draining)).ok_or(End::Error)?;
     if let Some(meter) = meter {
         meter.pass(Phase::Active, Phase::Draining);
     }
     taken();
-    conn.set_data(NonNull::from(data).as_ptr().cast());
+    conn.set_data(data.as_ptr().cast());
     conn.set_logs(cycle_log());
     // A worker that exits closes it as it closes idle ones, and so does one that runs out of connections.
     conn.set_idle(true);
@@ -103,13 +99,13 @@ pub(crate) fn begin(
     read.set_handler(Some(drain_handler));
     read.set_timer(upstream.drain.timeout);
     if read.ready() {
-        // SAFETY: the read event of an open connection, which was readied just now.
+        // SAFETY: the read event of an open connection, whose `data` was set to a `Draining` just now.
         unsafe { drain_handler(read.as_ptr()) };
     }
     Ok(())
 }
 
-/// There is more of the response, or its time is over.
+/// The read handler of such a connection: there is more of the response, or its time is over.
 unsafe extern "C" fn drain_handler(event: *mut ngx_event_t) {
     // SAFETY: nginx calls it with the read event of a connection that `begin` gave this handler.
     let event = unsafe { Event::from_ptr(event) };
@@ -124,7 +120,7 @@ unsafe extern "C" fn drain_handler(event: *mut ngx_event_t) {
     });
 }
 
-/// Reads what there is. An error says why the connection is of no use any more.
+/// Reads the available bytes. An error says why the connection cannot be reused.
 fn go_on(event: Event, conn: Conn) -> Result<Progress, Reason> {
     if conn.close_requested() {
         return Err((c"the worker exits or needs the connection", asked_to_close()));
@@ -143,7 +139,7 @@ fn go_on(event: Event, conn: Conn) -> Result<Progress, Reason> {
             Received::Nothing if event.wait_readable() => return Ok(Progress::More),
             Received::Nothing => return Err((c"no event can be added", End::Error)),
             Received::Bytes(n) => {
-                // SAFETY: `begin` has put it there, and nobody else has it now; nginx is not called meanwhile.
+                // SAFETY: `begin` has put it there; only this function refers to it, and does not call nginx meanwhile.
                 let drain = unsafe { &mut (*draining).drain };
                 if drain.read(buffer.get(..n).unwrap_or(&buffer)).map_err(reason)? == Progress::Done {
                     return Ok(Progress::Done);
@@ -156,12 +152,11 @@ fn go_on(event: Event, conn: Conn) -> Result<Progress, Reason> {
 /// Stores the connection, or closes it for a reason.
 fn finish(conn: Conn, drained: Result<(), Reason>) {
     let data = conn.data().cast::<Draining>();
-    // SAFETY: `begin` has put it there.
+    // SAFETY: `begin` has put it there, in the pool of the open connection.
     let draining = unsafe { data.read() };
-    // SAFETY: in a block of its own; should the pool not know it, it goes with the pool.
+    // SAFETY: memory of this pool that is not used any more; if it is not a large block, the call does nothing.
     unsafe { ngx_pfree(conn.pool(), data.cast()) };
-    // SAFETY: nginx keeps the cycle in which the upstream lies while a connection is open.
-    let upstream = unsafe { draining.upstream.as_ref() };
+    let upstream = &*draining.upstream;
     conn.set_idle(false);
     conn.set_reusable(false);
     conn.read().clear_timer();
@@ -187,13 +182,14 @@ fn finish(conn: Conn, drained: Result<(), Reason>) {
 }
 
 impl Draining {
-    /// What the pool is to have.
+    /// The connection as the pool stores it.
     fn idle(&self, conn: Conn) -> Idle {
         let Self { identity, server, meter, hinted, round_trip, allowed, .. } = *self;
         Idle { conn, identity, server, meter, hinted, round_trip, allowed }
     }
 }
 
+/// Stores the connection, if there is no reason to close it.
 fn put(upstream: &Upstream, conn: Conn, draining: &Draining) -> Result<(), End> {
     let idle = draining.idle(conn);
     if upstream.is_ending() {
@@ -209,7 +205,7 @@ fn put(upstream: &Upstream, conn: Conn, draining: &Draining) -> Result<(), End> 
         address: draining.address.get(..draining.address_length).unwrap_or(&[]),
         protocol: draining.protocol,
         location: draining.location,
-        // SAFETY: in the connection's pool.
+        // SAFETY: the bytes lie in the memory pool of the connection, which is open.
         identity: unsafe { draining.identity.as_slice() },
     };
     let offer = Offer {
@@ -223,9 +219,10 @@ fn put(upstream: &Upstream, conn: Conn, draining: &Draining) -> Result<(), End> 
     store(upstream, &key, offer, Phase::Draining, draining.generation, || {})
 }
 
-/// Why a connection is closed, to be read and to be counted.
+/// Why a connection is closed: for the log, and for the counters.
 type Reason = (&'static CStr, End);
 
+/// The reason for a response that cannot be drained.
 pub(crate) fn reason(refusal: NotDrained) -> Reason {
     match refusal {
         NotDrained::TooLarge => (c"the response is larger than \"keepalive_drain\"", End::DrainLimit),
@@ -238,13 +235,12 @@ pub(crate) fn reason(refusal: NotDrained) -> Reason {
 /// Says why a connection is closed though its response could have been drained.
 #[cold]
 pub(crate) fn log_refusal(upstream: &Upstream, log: *mut ngx_log_t, why: &'static CStr) {
-    // SAFETY: a live log.
-    if unsafe { (*log).log_level } < NGX_LOG_INFO as usize {
+    if !takes(log, NGX_LOG_INFO) {
         return;
     }
-    // SAFETY: the upstream's cycle is alive while it is used; makes no reference.
+    // SAFETY: the server conf of an upstream lives as long as the upstream; makes no reference.
     let name: *const ngx_str_t = unsafe { &raw const (*upstream.us.as_ptr()).host };
     let format = c"connection to upstream \"%V\" is not kept: %s";
-    // SAFETY: `%V` takes a string of nginx, `%s` one that ends with a null byte.
+    // SAFETY: the log is live; `%V` takes a string of nginx, `%s` one that ends with a null byte.
     unsafe { ngx_log_error_core(NGX_LOG_INFO as usize, log, 0, format.as_ptr(), name, why.as_ptr()) };
 }

@@ -1,5 +1,5 @@
-//! A connection that no request has: it is stored (`store`), sleeps until something happens to it (`sleep`), and is closed
-//! (`close`). Before it is stored it may have to be read to the end of a response (`drain`); its server may leave
+//! Idle connections, which no request has. One is stored (`store`), sleeps until something happens to it (`sleep`), and is
+//! closed (`close`). Before it is stored, the rest of a response may have to be read (`drain`). Its server may leave
 //! (`resolve`).
 
 pub(crate) mod store;

@@ -1,4 +1,4 @@
-//! An idle connection: how it is put to sleep and woken, and what ends it.
+//! An idle connection is put to sleep, woken for a request, or ended by an event.
 
 use std::ptr::NonNull;
 
@@ -15,8 +15,8 @@ use crate::ffi::state::upstream::Place;
 
 use super::close::close_in_place;
 
-/// Leaves a stored connection to `close_handler`. It may be closed when this returns: whatever the
-/// server sent already is unexpected, and so is the end of the stream.
+/// Hands a stored connection over to `close_handler`. It may be closed when this returns, because bytes that the server has sent
+/// already are unexpected, and so is the end of the stream.
 #[inline]
 pub(crate) fn sleep(conn: Conn, place: NonNull<Place>, timeout: Msec) {
     let (read, write) = (conn.read(), conn.write());
@@ -29,12 +29,12 @@ pub(crate) fn sleep(conn: Conn, place: NonNull<Place>, timeout: Msec) {
     conn.set_idle(true);
     conn.set_logs(cycle_log());
     if read.ready() {
-        // SAFETY: the read event of an open connection, which was put to sleep just now.
+        // SAFETY: the read event of an open connection, whose `data` was set to its place just now.
         unsafe { close_handler(read.as_ptr()) };
     }
 }
 
-/// Readies a connection taken from the pool for a request; the core sets its handlers and `data`.
+/// Prepares a connection that was taken from the pool for a request; the core sets its handlers and `data`.
 #[inline]
 pub(crate) fn wake(conn: Conn, log: *mut ngx_log_t) {
     conn.set_idle(false);
@@ -44,14 +44,14 @@ pub(crate) fn wake(conn: Conn, log: *mut ngx_log_t) {
     conn.read().clear_timer();
 }
 
-/// An idle connection has nothing to write.
+/// The write handler of an idle connection, which has nothing to write.
 pub(crate) unsafe extern "C" fn dummy_handler(event: *mut ngx_event_t) {
     // SAFETY: nginx calls it with the write event of a connection that was given this handler.
     let event = unsafe { Event::from_ptr(event) };
     debug(event.log(), c"keepalive dummy handler");
 }
 
-/// Something happened to an idle connection. Only a false alarm leaves it where it is.
+/// The read handler of an idle connection: closes it, unless nothing has happened.
 unsafe extern "C" fn close_handler(event: *mut ngx_event_t) {
     // SAFETY: nginx calls it with the read event of a connection that `sleep` gave this handler.
     let event = unsafe { Event::from_ptr(event) };
@@ -60,7 +60,7 @@ unsafe extern "C" fn close_handler(event: *mut ngx_event_t) {
     let Some(why) = poll_idle(event) else { return };
     let conn = event.conn();
     match NonNull::new(conn.data().cast::<Place>()) {
-        // SAFETY: `sleep` has put the connection's place there, and the connection is still open.
+        // SAFETY: `sleep` has put the place of the connection there, and the connection was open ever since.
         Some(place) => guard((), || unsafe { close_in_place(place, conn, why) }),
         None => socket::close(conn),
     }

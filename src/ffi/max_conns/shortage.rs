@@ -1,27 +1,29 @@
-//! The worker runs out of connections, or of descriptors: what is idle in a pool is given up before a request fails.
+//! The worker runs out of connections, or of descriptors: idle connections are closed before a request fails.
 //!
-//! When no more than a sixteenth of its connections is left, nginx closes what it calls reusable: those of clients that
-//! are idle, or have just come and not asked for anything yet. Those to servers are not among them, as they would be
-//! counted as clients that wait. So that no client has to go for an idle connection, the pools of the worker yield sooner,
-//! when no more than an eighth is left: as many as it takes for a request that needs a new connection. And if nginx had to
-//! close clients in this second all the same, one for each connection that is stored. As long as nobody lacks anything,
-//! all of them can be in use. And one is closed after a connection could not be opened as the limit of descriptors is
-//! reached: the next request gets what is closed.
+//! When at most a sixteenth of its connections is left, nginx closes reusable ones: connections of clients that are idle, or
+//! have not sent a request yet. Idle connections to servers are not marked reusable, because nginx would count them as waiting
+//! clients. No client should be closed for an idle connection, so the pools of the worker yield earlier, when at most an eighth
+//! is left: a request that needs a new connection then closes as many idle ones as needed. If nginx still had to close clients
+//! in the present second, each connection that is stored closes one. Without a shortage all connections can be in use. One is
+//! also closed after a connection could not be opened because the limit of descriptors was reached: the next request gets its
+//! descriptor.
 
-use nginx_sys::{ngx_cached_time, ngx_cycle, ngx_cycle_t};
+use nginx_sys::ngx_cached_time;
 
 use crate::metrics::End;
 
+use crate::ffi::nginx::handle::{get_field, Handle as _};
+use crate::ffi::nginx::process::Cycle;
 use crate::ffi::nginx::this_module::module;
 use crate::ffi::shared::main_conf::MainConf;
 use crate::ffi::state::upstream::Upstream;
 
 use super::slots::close_idle;
 
-/// A connection whose server limits them may stay for a while after it was closed.
+/// How many connections to close at most: one to a limited server may stay for a while after it was closed.
 const ATTEMPTS: usize = 8;
 
-/// A request is about to get a new connection.
+/// Makes room for a request that is about to open a connection.
 #[inline]
 pub(crate) fn yield_to_request(upstream: &Upstream) {
     for _ in 0..ATTEMPTS {
@@ -31,7 +33,7 @@ pub(crate) fn yield_to_request(upstream: &Upstream) {
     }
 }
 
-/// A connection was stored.
+/// Makes room for clients, after a connection was stored.
 #[inline]
 pub(crate) fn yield_to_clients(upstream: &Upstream) {
     if is_short() && closes_clients() {
@@ -39,7 +41,7 @@ pub(crate) fn yield_to_clients(upstream: &Upstream) {
     }
 }
 
-/// A connection could not be opened, and no server has refused it.
+/// Makes room after a connection could not be opened although no server has refused it.
 #[cold]
 pub(crate) fn yield_after_failure(upstream: &Upstream) {
     if is_short() || lacks_descriptors() {
@@ -47,29 +49,27 @@ pub(crate) fn yield_after_failure(upstream: &Upstream) {
     }
 }
 
-/// Closes the connection that is idle for longest, here or in another pool of this worker. `false` if there is none.
+/// Closes the connection of this upstream that is idle for longest, or one of another upstream. `false` if there is none.
 #[cold]
 fn give_up_one(upstream: &Upstream) -> bool {
-    // SAFETY: the worker's cycle, set before any request.
-    let cycle = unsafe { ngx_cycle };
-    // SAFETY: as above. Without master process it may be one whose configuration does not load the module any more.
-    let main = is_in(cycle).then(|| unsafe { MainConf::of_cycle(cycle) }).flatten();
+    let cycle = Cycle::current();
+    // Without a master process it may be a cycle whose configuration does not load the module any more.
+    // SAFETY: the current cycle is alive, and its configuration was read before there were requests.
+    let main = is_in(cycle).then(|| unsafe { MainConf::of_cycle(cycle.as_ptr()) }).flatten();
     give_up_own(upstream) || main.is_some_and(|main| main.zone.any_upstream(give_up_own))
 }
 
+/// Closes the connection of an upstream that is idle for longest. `false` if there is none.
 fn give_up_own(upstream: &Upstream) -> bool {
     let oldest = upstream.idle.with(|idle| idle.take_oldest()).flatten();
     oldest.map(|idle| close_idle(upstream, idle, End::Evicted)).is_some()
 }
 
 /// Whether a cycle has this module.
-fn is_in(cycle: *mut ngx_cycle_t) -> bool {
+fn is_in(cycle: Cycle) -> bool {
     let module = module();
-    // SAFETY: nginx's list of all modules of a cycle, which ends with a null.
-    let modules = unsafe { (*cycle).modules };
-    // SAFETY: as above; reads one field.
-    let number = unsafe { (*cycle).modules_n };
-    // SAFETY: so many are in it, and it is not changed any more.
+    let (modules, number) = (get_field!(cycle.modules), get_field!(cycle.modules_n));
+    // SAFETY: the cycle has `modules_n` modules at `modules`, and does not change them any more.
     let modules = unsafe { std::slice::from_raw_parts(modules, number) };
     modules.iter().any(|other| std::ptr::eq(*other, module))
 }
@@ -77,34 +77,27 @@ fn is_in(cycle: *mut ngx_cycle_t) -> bool {
 /// Whether few connections are left.
 #[inline]
 fn is_short() -> bool {
-    // SAFETY: the worker's cycle, set before any request.
-    let cycle = unsafe { ngx_cycle };
-    // SAFETY: as above; reads one field.
-    let left = unsafe { (*cycle).free_connection_n };
-    // SAFETY: as above.
-    left <= unsafe { (*cycle).connection_n } / 8
+    let cycle = Cycle::current();
+    get_field!(cycle.free_connection_n) <= get_field!(cycle.connection_n) / 8
 }
 
-/// Whether nginx had to close clients in this second.
+/// Whether nginx had to close clients in the present second.
 fn closes_clients() -> bool {
-    // SAFETY: the worker's cycle, set before any request.
-    let cycle = unsafe { ngx_cycle };
-    // SAFETY: as above; reads one field.
-    let last = unsafe { (*cycle).connections_reuse_time };
-    // SAFETY: nginx's clock, a global set before any request.
+    let cycle = Cycle::current();
+    // SAFETY: nginx's clock, a global that is set before there are requests.
     let now = unsafe { ngx_cached_time };
-    // SAFETY: as above; points into nginx's own array of times.
-    last == unsafe { (*now).sec }
+    // SAFETY: points into nginx's array of times, a static.
+    get_field!(cycle.connections_reuse_time) == unsafe { (*now).sec }
 }
 
 /// Whether the limit of descriptors is reached.
 fn lacks_descriptors() -> bool {
-    // SAFETY: takes no memory.
+    // SAFETY: takes numbers only.
     let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
     if fd == -1 {
         return true;
     }
-    // SAFETY: opened above, and nobody else has it.
+    // SAFETY: opened above, and nothing else has it.
     unsafe { libc::close(fd) };
     false
 }

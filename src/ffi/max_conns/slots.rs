@@ -1,5 +1,5 @@
-//! `max_conns` with idle connections: a server has so many slots, and a connection needs one to be opened. Who gets the
-//! next one, and when one is free again.
+//! `max_conns` with idle connections: a server has as many slots as its limit says, and each connection takes one. This file
+//! decides who gets the next slot, and when one is free again.
 
 use crate::base::clock::Msec;
 use crate::ledger::Server;
@@ -18,13 +18,13 @@ use super::linger::linger;
 /// Whether a connection may be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reservation {
-    /// It is counted now.
+    /// It may, and is counted now.
     Reserved,
-    /// Others have as many as the server allows, but soon there will be one less.
+    /// The server has as many as it allows, but one will be closed soon.
     Wait,
 }
 
-/// The server at an address, if its `max_conns` limits it.
+/// The server at an address, if it has `max_conns`.
 pub(crate) fn limited_server(upstream: &Upstream, address: &[u8]) -> Option<Server> {
     let ledger = upstream.counts.ledger.get()?;
     #[cfg(nginx_resolve)]
@@ -34,7 +34,7 @@ pub(crate) fn limited_server(upstream: &Upstream, address: &[u8]) -> Option<Serv
     ledger.find(address, 0).filter(|(_, limited)| *limited).map(|(server, _)| server)
 }
 
-/// Servers come and go, so that the balancer has to be asked for the limit of a new one.
+/// The same when servers come and go: the balancer has to be asked for the limit of a new server.
 #[cfg(nginx_resolve)]
 fn changing_server(
     upstream: &Upstream,
@@ -45,15 +45,14 @@ fn changing_server(
     if let Some((server, limited)) = ledger.find(address, generation) {
         return limited.then_some(server);
     }
-    // SAFETY: the upstream's cycle is alive while it is used.
+    // SAFETY: the cycle of an upstream is alive while the upstream is borrowed.
     let limit = unsafe { crate::ffi::nginx::balancer::Servers::in_zone(upstream.us) }?.limit(address);
     ledger.note(address, limit, generation, now(), is_gone).filter(|_| limit > 0)
 }
 
-/// Reserves a slot for a new connection to the server; an idle one that is of no use to the request
-/// is closed for it. `within` says that the requests at the server are within its limit: if they
-/// are not, the balancer does not know the limit, and nothing is to be waited for. `parked`: how
-/// long the request has waited for a slot, if it has.
+/// Reserves a slot for a new connection to the server. An idle connection that does not fit the request is closed for it.
+/// `within` says that the requests at the server are within its limit. If they are not, the balancer does not know the limit,
+/// and waiting would not help. `parked` is how long the request has waited for a slot, in milliseconds, if it has.
 pub(crate) fn reserve_slot(
     upstream: &Upstream,
     server: Server,
@@ -68,7 +67,7 @@ pub(crate) fn reserve_slot(
         if ledger.open(server) {
             return Reservation::Reserved;
         }
-        // A worker that hangs is not to keep others from a server that has nothing to do.
+        // A worker that hangs must not keep others from a server that has nothing to do.
         let in_vain = parked.is_some_and(|time| time >= INTERVAL) && ledger.is_out_of_reach(server, now());
         if !within || in_vain {
             ledger.open_over_limit(server);
@@ -84,7 +83,7 @@ pub(crate) fn reserve_slot(
     }
 }
 
-/// Whether a connection that could be stored is to be closed, because another worker needs its slot.
+/// Whether a connection must be closed instead of stored, because another worker needs its slot.
 pub(crate) fn must_yield(upstream: &Upstream, server: Option<Server>) -> bool {
     let (Some(ledger), Some(server)) = (upstream.counts.shared(), server) else { return false };
     let waits_elsewhere = || ledger.another_waits_longest(now()).is_some();
@@ -104,9 +103,9 @@ pub(crate) fn close_idle(upstream: &Upstream, idle: Idle, why: End) -> bool {
     close_and_release(upstream, idle.conn, idle.server)
 }
 
-/// Closes a connection that nobody has. Returns whether its slot is free at once.
+/// Closes a connection that is neither in the pool nor in use. Returns whether its slot is free at once.
 pub(crate) fn close_and_release(upstream: &Upstream, conn: Conn, server: Option<Server>) -> bool {
-    // At the end of a worker nothing is waited for any more.
+    // A worker that ends waits for nothing any more.
     if server.is_some_and(|server| !upstream.is_ending() && linger(conn, upstream, server)) {
         return false;
     }
@@ -117,7 +116,7 @@ pub(crate) fn close_and_release(upstream: &Upstream, conn: Conn, server: Option<
     true
 }
 
-/// There is room for one more connection to the server.
+/// Frees the slot of a closed connection, and wakes the workers and requests that wait for it.
 pub(crate) fn release_slot(upstream: &Upstream, server: Server) {
     let Some(ledger) = upstream.counts.ledger.get() else { return };
     ledger.close(server);

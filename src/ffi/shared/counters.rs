@@ -1,7 +1,7 @@
 //! The memory in which the workers of one configuration count: see [`crate::metrics`].
 //!
-//! The master makes it when it knows how many workers there will be. A reload makes a new one beside it; the last one
-//! is remembered, as its numbers go on.
+//! The master makes it once it knows how many workers there will be. A reload makes a new one; the last one is remembered,
+//! because its totals are carried on.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ptr::NonNull;
@@ -19,21 +19,22 @@ use crate::metrics::{self, AuthMeter, Describe, Generation, Plan, ServerInfo, Sn
 
 #[cfg(nginx_resolve)]
 use crate::ffi::nginx::balancer::Servers;
+use crate::ffi::nginx::log::write_line;
 use crate::ffi::nginx::mapping::Mapping;
-use crate::ffi::nginx::process::{is_alive, this_process, worker_processes};
-use crate::ffi::state::upstream::Upstream;
+use crate::ffi::nginx::process::{is_alive, this_process, worker_processes, Cycle};
+use crate::ffi::state::upstream::{Upstream, UpstreamRef};
 
-/// The configuration is refused, and the log tells why.
+/// The configuration is refused, and the reason is in the log.
 pub(crate) struct Told;
 
-/// Of one configuration.
+/// The counters of one configuration.
 #[derive(Default)]
 pub(crate) struct Zone {
     /// `keepalive_zone`.
     pub(crate) directive: Cell<Option<Directive>>,
     plan: RefCell<Plan>,
-    /// In the order of the plan, and in the same cycle.
-    upstreams: RefCell<Vec<NonNull<Upstream>>>,
+    /// In the order of the plan.
+    upstreams: RefCell<Vec<UpstreamRef>>,
     generation: OnceCell<Arc<Generation>>,
 }
 
@@ -42,15 +43,15 @@ pub(crate) struct Zone {
 pub(crate) struct Directive {
     /// In bytes.
     pub(crate) size: usize,
-    /// Where it is written.
+    /// Where it was written.
     pub(crate) file: ngx_str_t,
     pub(crate) line: ngx_uint_t,
 }
 
-/// The numbers of the last configuration, in the master.
+/// The counters of the last configuration, in the master.
 static LAST: Mutex<Option<Arc<Generation>>> = Mutex::new(None);
 
-/// A configuration without the module ends all that was counted.
+/// If the last configuration has no successor with this module, its totals end.
 impl Drop for Zone {
     fn drop(&mut self) {
         let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
@@ -63,23 +64,22 @@ impl Drop for Zone {
 }
 
 impl Zone {
-    /// Whether `look` finds something in any of the upstreams; it looks no further then.
+    /// Whether `look` returns true for any upstream; it is not called for the following ones then.
     pub(crate) fn any_upstream(&self, look: impl Fn(&Upstream) -> bool) -> bool {
-        // SAFETY: in the same cycle, which is alive.
-        self.upstreams.borrow().iter().any(|upstream| look(unsafe { upstream.as_ref() }))
+        self.upstreams.borrow().iter().any(|upstream| look(upstream))
     }
 
-    /// Notes an upstream that is to be counted. `None` if there is no memory.
+    /// Adds an upstream that is to be counted. `None` if there is no memory.
     pub(crate) fn add(&self, upstream: NonNull<Upstream>, plan: metrics::UpstreamInfo) -> Option<()> {
-        // SAFETY: in the same cycle, which is alive.
-        unsafe { upstream.as_ref() }.number.set(self.upstreams.borrow().len());
+        // SAFETY: lies in the pool of the same cycle as this.
+        let upstream = unsafe { UpstreamRef::new(upstream) };
+        upstream.number.set(self.upstreams.borrow().len());
         push(&mut self.upstreams.borrow_mut(), upstream)?;
         push(&mut self.plan.borrow_mut().upstreams, plan)
     }
 
-    /// The configuration is read to the end of `http {}`: says if `keepalive_zone` is too small. (Should the number of
-    /// workers come behind it, that is known later.) `auth` are the paths that are asked for authorisation. `None` if
-    /// there is no memory.
+    /// Checks at the end of `http {}` whether `keepalive_zone` is large enough. (If `worker_processes` follows, its value is not
+    /// known yet.) `auth` are the paths that are asked for authorisation. `None` if there is no memory.
     ///
     /// # Safety
     /// `cf` is the configuration being read.
@@ -87,18 +87,18 @@ impl Zone {
         let upstreams = std::mem::take(&mut self.plan.borrow_mut().upstreams);
         *self.plan.borrow_mut() = Plan::new(upstreams, auth);
         let Some(directive) = self.directive.get() else { return Some(Ok(())) };
-        // SAFETY: live, says the caller.
+        // SAFETY: the caller says that it is the configuration being read.
         let cycle = unsafe { (*cf).cycle };
-        // SAFETY: the cycle being made, whose core module has its configuration.
+        // SAFETY: the new cycle, whose core module has its configuration.
         let workers = unsafe { worker_processes(cycle) };
         let needed = self.plan.borrow().size(workers) * size_of::<AtomicU64>();
         if needed > directive.size {
             let (bytes, needed) = (directive.size, needed.div_ceil(1024));
-            // SAFETY: as the caller says.
+            // SAFETY: the caller says that it is the configuration being read.
             let log = unsafe { (*cf).log };
             let format = c"\"keepalive_zone\" of %uz bytes is too small, %uzk are needed with worker_processes %uz in %V:%ui";
             let (file, line) = (&raw const directive.file, directive.line);
-            // SAFETY: `%uz` takes a size, `%V` a string of nginx, `%ui` a number.
+            // SAFETY: the log is live; `%uz` takes a size, `%V` a string of nginx, `%ui` a number.
             unsafe {
                 ngx_log_error_core(
                     NGX_LOG_EMERG as usize,
@@ -115,39 +115,38 @@ impl Zone {
             return Some(Err(Told));
         }
         if let Err(err) = Mapping::new(directive.size / size_of::<AtomicU64>()) {
-            // SAFETY: as the caller says.
+            // SAFETY: the caller says that it is the configuration being read.
             let log = unsafe { (*cf).log };
             let (errno, format) =
                 (err.raw_os_error().unwrap_or(0), c"\"keepalive_zone\" cannot be had in %V:%ui");
             let (file, line) = (&raw const directive.file, directive.line);
-            // SAFETY: `%V` takes a string of nginx, `%ui` a number.
+            // SAFETY: the log is live; `%V` takes a string of nginx, `%ui` a number.
             unsafe { ngx_log_error_core(NGX_LOG_EMERG as usize, log, errno, format.as_ptr(), file, line) };
             return Some(Err(Told));
         }
         Some(Ok(()))
     }
 
-    /// Makes the memory, in the master. Without it nothing is counted.
+    /// Makes the memory, in the master. Without memory nothing is counted.
     ///
     /// # Safety
-    /// `cycle` is the one to which this belongs.
+    /// `cycle` is the live cycle to which this belongs.
     pub(crate) unsafe fn open(&self, cycle: *mut ngx_cycle_t, workers: usize) {
-        // SAFETY: live, says the caller.
-        let log = unsafe { (*cycle).log };
+        // SAFETY: the caller says that the cycle is live.
+        let log = unsafe { Cycle::from_ptr(cycle) }.log();
         let mut plan = self.plan.take();
         if let Some(Directive { size, .. }) = self.directive.get() {
             if let Err(needed) = plan.use_all(size / size_of::<AtomicU64>(), workers) {
                 let format = c"\"keepalive_zone\" is too small with worker_processes %uz, %uzk are used";
                 let bytes = (needed * size_of::<AtomicU64>()).div_ceil(1024);
-                // SAFETY: `%uz` takes a size.
+                // SAFETY: the log is live; `%uz` and `%uzk` take a size.
                 unsafe { ngx_log_error_core(NGX_LOG_WARN as usize, log, 0, format.as_ptr(), workers, bytes) };
             }
         }
         let mapping = match Mapping::new(plan.size(workers)) {
             Ok(mapping) => mapping,
             Err(err) => {
-                // SAFETY: live, says the caller.
-                unsafe { nothing_is_counted(log, err.raw_os_error().unwrap_or(0)) };
+                nothing_is_counted(log, err.raw_os_error().unwrap_or(0));
                 return;
             }
         };
@@ -158,53 +157,47 @@ impl Zone {
             .flatten();
         let Some(generation) = generation.filter(|_| is_spare()) else {
             *last = None;
-            // SAFETY: live, says the caller.
-            unsafe { nothing_is_counted(log, libc::ENOMEM) };
+            nothing_is_counted(log, libc::ENOMEM);
             return;
         };
         let generation = Arc::new(generation);
         *last = Some(generation.clone());
-        // It was empty until now.
+        // It was empty until now, so this cannot fail.
         let _ = self.generation.set(generation);
     }
 
-    /// This process is a worker now. Returns what counts the decisions about each path that is asked for authorisation.
+    /// This process is now worker number `me`. Returns the counters of the decisions about each path that is asked for
+    /// authorisation.
     ///
     /// # Safety
-    /// `cycle` is the one to which this belongs.
+    /// `cycle` is the live cycle to which this belongs.
     pub(crate) unsafe fn enter(&self, cycle: *mut ngx_cycle_t, me: usize) -> Option<Vec<AuthMeter>> {
         let generation = self.generation.get()?;
         let Some(worker) = generation.enter(me, this_process()) else {
-            // SAFETY: live, says the caller.
-            let log = unsafe { (*cycle).log };
-            // SAFETY: as above.
-            unsafe { nothing_is_counted(log, libc::ENOMEM) };
+            // SAFETY: the caller says that the cycle is live.
+            nothing_is_counted(unsafe { Cycle::from_ptr(cycle) }.log(), libc::ENOMEM);
             return None;
         };
         for (upstream, records) in self.upstreams.borrow().iter().zip(worker.upstreams) {
-            // SAFETY: in the same cycle, which is alive.
-            let upstream = unsafe { upstream.as_ref() };
-            // It was empty until now.
+            // It was empty until now, so this cannot fail.
             let _ = upstream.records.set(records);
         }
         Some(worker.auth)
     }
 
-    /// What the numbers are now; `describe` tells of servers that are not of the configuration, as `describe` here. `None` if
-    /// there is no memory.
+    /// The present numbers. `describe` describes servers that are not configured, as the method of this name does. `None` if there
+    /// is no memory.
     pub(crate) fn snapshot(&self, describe: &'static Describe) -> Option<Snapshot> {
         self.generation.get()?.snapshot(is_alive, describe)
     }
 
-    /// What there is to be told of a server that is not of the configuration.
+    /// Describes a server that is not configured, by its address. `None` if there is no memory.
     pub(crate) fn describe(&self, upstream: usize, address: &[u8]) -> Option<ServerInfo> {
         let text = address_text(address)?;
         #[cfg(nginx_resolve)]
         if let Some(upstream) = self.upstreams.borrow().get(upstream) {
-            // SAFETY: in the same cycle, which is alive.
-            let us = unsafe { upstream.as_ref() }.us;
-            // SAFETY: as above.
-            if let Some(servers) = unsafe { Servers::in_zone(us) } {
+            // SAFETY: the cycle of a borrowed upstream is alive.
+            if let Some(servers) = unsafe { Servers::in_zone(upstream.us) } {
                 return Some(ServerInfo { text, ..servers.describe(address)? });
             }
         }
@@ -213,34 +206,29 @@ impl Zone {
         Some(ServerInfo { text, ..ServerInfo::default() })
     }
 
-    /// The numbers, if there is memory to count in.
+    /// The memory of the counters, once it was made.
     pub(crate) fn generation(&self) -> Option<&Arc<Generation>> {
         self.generation.get()
     }
 }
 
-/// Says that nothing is counted, and why.
-///
-/// # Safety
-/// `log` is live.
-unsafe fn nothing_is_counted(log: *mut ngx_log_t, errno: i32) {
-    let line = c"keepalive: there is no memory to count in";
-    // SAFETY: live, says the caller; the line has no formats.
-    unsafe { ngx_log_error_core(NGX_LOG_CRIT as usize, log, errno, line.as_ptr()) };
+/// Logs that nothing is counted, and why.
+fn nothing_is_counted(log: *mut ngx_log_t, errno: i32) {
+    write_line(log, NGX_LOG_CRIT, errno, c"keepalive: there is no memory to count in");
 }
 
-/// A socket address as nginx writes it. `None` if there is no memory.
+/// A socket address as text. Mirrors `ngx_sock_ntop()`. `None` if there is no memory.
 fn address_text(address: &[u8]) -> Option<String> {
     let mut room = [0u64; MAX_ADDRESS / 8];
     let mut text = [0u8; 128];
-    // SAFETY: as many bytes as both have.
+    // SAFETY: both have at least as many bytes, and do not overlap.
     unsafe {
         room.as_mut_ptr()
             .cast::<u8>()
             .copy_from_nonoverlapping(address.as_ptr(), address.len().min(MAX_ADDRESS));
     }
     let socket: *mut sockaddr = room.as_mut_ptr().cast();
-    // SAFETY: a socket address, aligned, in memory as large as the largest; and room for so many bytes.
+    // SAFETY: an aligned socket address, in memory of the size of the largest one; `text` has `text.len()` bytes.
     let length = unsafe { ngx_sock_ntop(socket, address.len() as _, text.as_mut_ptr(), text.len(), 1) };
     metrics::readable(text.get(..length).unwrap_or(&[]))
 }

@@ -1,4 +1,4 @@
-//! The main configuration: what the workers of one configuration share.
+//! The main configuration, with what the workers of one configuration share.
 
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
@@ -8,14 +8,14 @@ use ngx::http::HttpModuleConfExt;
 
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::Handle as _;
-use crate::ffi::nginx::memory::place_in_pool;
+use crate::ffi::nginx::memory::Pool;
 use crate::ffi::nginx::request::Request;
 use crate::ffi::nginx::this_module::module;
 
 use super::counters::Zone;
 use super::workers::Workers;
 
-/// One for each configuration.
+/// The main configuration of this module; one for each cycle.
 #[derive(Default)]
 pub(crate) struct MainConf {
     pub(crate) workers: Workers,
@@ -23,50 +23,51 @@ pub(crate) struct MainConf {
 }
 
 impl MainConf {
-    /// nginx's `create_main_conf`.
+    /// nginx's `create_main_conf` of this module.
     pub(crate) unsafe extern "C" fn create(cf: *mut ngx_conf_t) -> *mut c_void {
         guard(ptr::null_mut(), || {
             // SAFETY: nginx passes the configuration being read.
             let pool = unsafe { (*cf).pool };
-            // SAFETY: the new cycle's pool.
-            let main = unsafe { place_in_pool(pool, Self::default()) };
+            // SAFETY: the pool of the new cycle.
+            let pool = unsafe { Pool::from_ptr(pool) };
+            let main = pool.and_then(|pool| pool.place(Self::default()));
             main.map_or(ptr::null_mut(), |main| main.as_ptr().cast())
         })
     }
 
-    /// That of the configuration being read.
+    /// The main configuration of the configuration being read.
     ///
     /// # Safety
-    /// `cf` is it.
+    /// `cf` is the configuration being read.
     pub(crate) unsafe fn of_conf<'a>(cf: *mut ngx_conf_t) -> Option<&'a Self> {
-        // SAFETY: live, says the caller.
+        // SAFETY: the caller says that it is the configuration being read; nothing writes it meanwhile.
         let cf = unsafe { &*cf };
-        // SAFETY: what `create` has made.
+        // SAFETY: `create` has made the configuration at the index of this module.
         let main: Option<NonNull<Self>> = unsafe { cf.http_main_conf_unchecked(module()) };
-        // SAFETY: only ever shared.
+        // SAFETY: lies in the pool of the new cycle, and is only ever shared.
         main.map(|main| unsafe { main.as_ref() })
     }
 
-    /// That of a request.
+    /// The main configuration of a request.
     pub(crate) fn of<'a>(r: Request) -> Option<&'a Self> {
-        // SAFETY: a live request.
+        // SAFETY: live by the invariant of the handle; the reference ends with the next line.
         let r = unsafe { &*r.as_ptr() };
-        // SAFETY: what `create` has made.
+        // SAFETY: `create` has made the configuration at the index of this module.
         let main: Option<NonNull<Self>> = unsafe { r.http_main_conf_unchecked(module()) };
-        // SAFETY: only ever shared; its cycle outlives the request.
+        // SAFETY: lies in the pool of the cycle, which outlives the request, and is only ever shared.
         main.map(|main| unsafe { main.as_ref() })
     }
 
-    /// That of a cycle; `None` if it has no `http {}`.
+    /// The main configuration of a cycle; `None` if it has no `http {}`.
     ///
     /// # Safety
     /// `cycle` is live and its configuration has been read.
     pub(crate) unsafe fn of_cycle<'a>(cycle: *mut ngx_cycle_t) -> Option<&'a Self> {
-        // SAFETY: live, says the caller.
+        // SAFETY: the caller says that the cycle is live; the reference ends with the next line.
         let cycle = unsafe { &*cycle };
-        // SAFETY: what `create` has made.
+        // SAFETY: `create` has made the configuration at the index of this module.
         let main: Option<NonNull<Self>> = unsafe { cycle.http_main_conf_unchecked(module()) };
-        // SAFETY: only ever shared.
+        // SAFETY: lies in the pool of the cycle, which is live, and is only ever shared.
         main.map(|main| unsafe { main.as_ref() })
     }
 }

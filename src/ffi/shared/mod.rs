@@ -1,5 +1,5 @@
-//! What the workers of one configuration share: ledgers and bells (`workers`), numbers (`counters`), and where both are
-//! found (`main_conf`).
+//! What the workers of one configuration share: ledgers and bells (`workers`), counters (`counters`), and the main
+//! configuration in which both lie (`main_conf`).
 
 pub(crate) mod workers;
 

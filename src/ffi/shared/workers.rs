@@ -1,17 +1,13 @@
 //! What the workers share: the ledgers of upstreams with a `zone`, and a bell for each worker.
 //!
-//! Both are made by the master, once it is known how many workers there will be, and inherited by
-//! them. They belong to one configuration: after a reload old and new workers count for themselves,
-//! as nginx does with its zones.
+//! The master makes both once it knows how many workers there will be; the workers inherit them. They belong to one
+//! configuration: after a reload, old and new workers count separately, as with nginx's own zones.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use nginx_sys::{
-    ngx_cycle_t, ngx_event_handler_pt, ngx_fd_t, ngx_int_t, ngx_log_error_core, NGX_ERROR, NGX_LOG_CRIT,
-    NGX_OK,
-};
+use nginx_sys::{ngx_cycle_t, ngx_event_handler_pt, ngx_fd_t, ngx_int_t, NGX_ERROR, NGX_LOG_CRIT, NGX_OK};
 
 use crate::base::memory::push;
 use crate::ledger::{Ledger, Table};
@@ -19,16 +15,17 @@ use crate::ledger::{Ledger, Table};
 use crate::ffi::nginx::balancer::Servers;
 use crate::ffi::nginx::configured::Configured;
 use crate::ffi::nginx::constants;
+use crate::ffi::nginx::log::write_line;
 use crate::ffi::nginx::mapping::Mapping;
 use crate::ffi::nginx::memory::or_fail;
-use crate::ffi::nginx::process::{is_gone, now, this_process, KnownProcesses};
+use crate::ffi::nginx::process::{is_gone, now, this_process, Cycle, KnownProcesses};
 use crate::ffi::nginx::timer::Handler;
 use crate::ffi::state::bells::Bells;
-use crate::ffi::state::upstream::Upstream;
+use crate::ffi::state::upstream::{Upstream, UpstreamRef};
 use crate::ffi::state::waits::INTERVAL;
 
 extern "C" {
-    /// Of ngx_channel.h, which nginx-sys does not read.
+    /// From ngx_channel.h, which nginx-sys does not include.
     fn ngx_add_channel_event(
         cycle: *mut ngx_cycle_t,
         fd: ngx_fd_t,
@@ -37,21 +34,20 @@ extern "C" {
     ) -> ngx_int_t;
 }
 
-/// Of one configuration.
+/// What the workers of one configuration share.
 #[derive(Default)]
 pub(crate) struct Workers {
     upstreams: RefCell<Vec<Sharing>>,
     bells: OnceCell<Bells>,
-    /// One for each of them: what this one knows of its process.
+    /// What this worker knows of the processes of all workers.
     known: OnceCell<KnownProcesses>,
-    /// Kept for as long as the ledgers that lie in it.
+    /// The memory of the ledgers, kept as long as they are.
     memory: Cell<Option<Mapping>>,
 }
 
 /// An upstream whose ledger is shared.
 struct Sharing {
-    /// In the same cycle.
-    upstream: NonNull<Upstream>,
+    upstream: UpstreamRef,
     servers: usize,
     changing: bool,
 }
@@ -59,40 +55,36 @@ struct Sharing {
 impl Workers {
     /// Notes an upstream whose workers share a ledger. `None` if there is no memory.
     pub(crate) fn add(&self, upstream: NonNull<Upstream>, servers: usize, changing: bool) -> Option<()> {
+        // SAFETY: lies in the pool of the same cycle as this.
+        let upstream = unsafe { UpstreamRef::new(upstream) };
         push(&mut self.upstreams.borrow_mut(), Sharing { upstream, servers, changing })
     }
 
-    /// Makes memory and bells for so many workers. Without memory each worker counts for itself.
+    /// Makes memory and bells for a number of workers. Without memory each worker counts for itself.
     ///
     /// # Safety
-    /// `cycle` is the one to which they belong.
+    /// `cycle` is the live cycle to which they belong.
     pub(crate) unsafe fn open(&self, cycle: *mut ngx_cycle_t, workers: usize) {
         let Err(err) = self.share(workers) else { return };
         let errno = err.raw_os_error().unwrap_or(0);
-        // SAFETY: live, says the caller.
-        let log = unsafe { (*cycle).log };
+        // SAFETY: the caller says that the cycle is live.
+        let log = unsafe { Cycle::from_ptr(cycle) }.log();
         let line = c"keepalive: workers share no \"max_conns\", each has its own";
-        // SAFETY: the line has no formats.
-        unsafe { ngx_log_error_core(NGX_LOG_CRIT as usize, log, errno, line.as_ptr()) };
+        write_line(log, NGX_LOG_CRIT, errno, line);
         for sharing in self.upstreams.borrow().iter() {
-            // SAFETY: in the same cycle, which is alive.
-            let upstream = unsafe { sharing.upstream.as_ref() };
-            if count_alone(upstream, sharing.servers, sharing.changing).is_none() {
+            if count_alone(&sharing.upstream, sharing.servers, sharing.changing).is_none() {
                 let line =
                     c"keepalive: no memory to count connections, \"max_conns\" does not count idle ones";
-                // SAFETY: the line has no formats.
-                unsafe { ngx_log_error_core(NGX_LOG_CRIT as usize, log, libc::ENOMEM, line.as_ptr()) };
+                write_line(log, NGX_LOG_CRIT, libc::ENOMEM, line);
             }
         }
     }
 
-    /// Another worker has rung: something has changed for those who wait here, or others wait for us.
+    /// Answers the bell: something has changed for the requests that wait here, or other workers wait for this one.
     pub(crate) fn answer(&self) {
         for sharing in self.upstreams.borrow().iter() {
-            // SAFETY: in the same cycle, which is alive.
-            let upstream = unsafe { sharing.upstream.as_ref() };
-            if upstream.counts.shared().is_some_and(Ledger::is_rung) {
-                upstream.post_dispatch();
+            if sharing.upstream.counts.shared().is_some_and(Ledger::is_rung) {
+                sharing.upstream.post_dispatch();
             }
         }
     }
@@ -109,14 +101,13 @@ impl Workers {
         let size = |sharing: &Sharing| Ledger::size(sharing.servers, workers);
         let memory = Mapping::new(upstreams.iter().map(size).sum())?;
         let mut words = memory.words();
-        // The ledgers that are made stay, should there be no memory for all.
+        // The ledgers that are made stay, even if there is no memory for all.
         self.memory.set(Some(memory));
         for sharing in upstreams.iter() {
             let (table, others) = words.split_at(size(sharing));
             words = others;
             let ledger = Ledger::new(Table::Shared(table), sharing.servers, workers, sharing.changing);
-            // SAFETY: in the same cycle, which is alive.
-            let upstream = unsafe { sharing.upstream.as_ref() };
+            let upstream = &*sharing.upstream;
             if let Some(ledger) = ledger {
                 set_ledger(upstream, ledger).ok_or_else(no_memory)?;
             }
@@ -126,38 +117,36 @@ impl Workers {
         Ok(())
     }
 
-    /// This process is a worker now; `rung` is called when another one has rung its bell.
+    /// This process is now worker number `me`; `rung` is called when another worker has rung its bell.
     ///
     /// # Safety
-    /// `cycle` is the one to which they belong.
+    /// `cycle` is the live cycle to which they belong.
     pub(crate) unsafe fn enter(&self, cycle: *mut ngx_cycle_t, me: usize, rung: Handler) {
         for sharing in self.upstreams.borrow().iter() {
-            // SAFETY: in the same cycle, which is alive.
-            let upstream = unsafe { sharing.upstream.as_ref() };
-            if let Some(ledger) = upstream.counts.shared() {
+            if let Some(ledger) = sharing.upstream.counts.shared() {
                 ledger.set_worker(me);
-                take_back(upstream, |left| ledger.enter(this_process(), is_gone, wait_a_little, left));
+                take_back(&sharing.upstream, |left| {
+                    ledger.enter(this_process(), is_gone, wait_a_little, left)
+                });
             }
         }
         let Some(bell) = self.bells.get().and_then(|bells| bells.of(me)) else { return };
         let read = constants::READ_EVENT as ngx_int_t;
-        // If it fails, those who wait are looked after from time to time only.
-        // SAFETY: the worker's cycle, and a descriptor that lives as long as it.
+        // If this fails, waiting requests are only dispatched once a second.
+        // SAFETY: the caller says that the cycle is live; the descriptor is open as long as the cycle.
         let rc = or_fail(NGX_ERROR as ngx_int_t, || unsafe {
             ngx_add_channel_event(cycle, bell, read, Some(rung))
         });
         if rc != NGX_OK as ngx_int_t {
-            // SAFETY: live, says the caller.
-            let log = unsafe { (*cycle).log };
-            let line = c"keepalive: other workers cannot wake this one";
-            // SAFETY: the line has no formats.
-            unsafe { ngx_log_error_core(NGX_LOG_CRIT as usize, log, 0, line.as_ptr()) };
+            // SAFETY: the caller says that the cycle is live.
+            let log = unsafe { Cycle::from_ptr(cycle) }.log();
+            write_line(log, NGX_LOG_CRIT, 0, c"keepalive: other workers cannot wake this one");
         }
     }
 }
 
-/// Other workers may have been killed, and none has taken the place of one of them: as after a reload. It is looked for
-/// once a second, however many wait.
+/// Checks once a second whether other workers were killed without being replaced, as after a reload, and takes back what they
+/// had.
 pub(crate) fn recover(upstream: &Upstream) {
     let (Some(ledger), Some(known)) = (upstream.counts.shared(), upstream.counts.known.get()) else { return };
     let now = now();
@@ -165,18 +154,18 @@ pub(crate) fn recover(upstream: &Upstream) {
         return;
     }
     upstream.counts.recovered.set(Some(now));
-    // SAFETY: belongs to the same cycle as the upstream.
+    // SAFETY: belongs to the same cycle as the upstream, and is only ever shared.
     let known = unsafe { known.as_ref() };
     take_back(upstream, |left| {
         ledger.recover(now, |worker, process, answers| known.is_gone(worker, process, answers), left);
     });
-    // Whoever does not answer by the next time may be gone.
+    // A worker that does not answer by the next check may be gone.
     ledger.unrung_holders().for_each(|worker| upstream.counts.ring(worker));
 }
 
-/// The requests and connections of a worker that was killed are gone: `each` tells of those at each server.
+/// Ends the requests of a worker that was killed; `each` reports how many it had at each server.
 fn take_back(upstream: &Upstream, each: impl FnOnce(&mut dyn FnMut(&[u8], u64))) {
-    // SAFETY: the upstream's cycle is alive.
+    // SAFETY: the cycle of a borrowed upstream is alive.
     let servers = unsafe { Servers::in_zone(upstream.us) };
     let mut any = false;
     each(&mut |address, requests| {
@@ -201,20 +190,21 @@ fn set_ledger(upstream: &Upstream, ledger: Ledger) -> Option<()> {
     Some(())
 }
 
-/// Notes the servers of the configuration; those that come later are noted when they are met.
+/// Notes the configured servers. Servers that are added later are noted when they are first used.
 fn note_servers(upstream: &Upstream, ledger: &Ledger) -> Option<()> {
-    // SAFETY: explicit, as it has a pool; its cycle is alive.
+    // SAFETY: an explicit upstream, because only those have a pool; the cycle of a borrowed upstream is alive.
     let configured = unsafe { Configured::of(upstream.us) }?;
     for (address, limit) in configured.addresses.iter().filter(|(_, limit)| **limit > 0) {
         if !ledger.is_changing() {
-            // By the master, before there is a worker.
+            // The master does this before there are workers.
             ledger.note(address, *limit, 0, now(), |_| false);
         }
     }
     Some(())
 }
 
-/// For what takes another worker less than a millisecond, unless that was stopped: not longer than a second in all.
+/// Waits for something that takes another worker less than a millisecond, unless that worker was stopped. `times` is how often
+/// it has waited before; `false`, without waiting, after about a second in all.
 fn wait_a_little(times: u32) -> bool {
     let waits = times < 25;
     if waits {

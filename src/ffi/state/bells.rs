@@ -1,16 +1,16 @@
-//! How one worker wakes another: each has a bell, an event descriptor that all of them inherit.
+//! Bells, by which one worker wakes another: each worker has an event descriptor (eventfd(2)), which all of them inherit.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::base::memory::push;
 use crate::ffi::nginx::memory::or_fail;
 
-/// One for each worker of a configuration.
+/// The bells of all workers of a configuration.
 #[derive(Default)]
 pub(crate) struct Bells(Vec<OwnedFd>);
 
 impl Bells {
-    /// For so many workers.
+    /// For a number of workers.
     ///
     /// # Errors
     /// If there are no descriptors, or no memory.
@@ -26,8 +26,8 @@ impl Bells {
     pub(crate) fn ring(&self, worker: usize) {
         let one = 1u64;
         if let Some(bell) = self.0.get(worker) {
-            // It cannot fail but when the worker has been rung for 2^64 - 1 times, which is enough.
-            // SAFETY: an open descriptor, and as many bytes as are said.
+            // It fails only if the counter would exceed 2^64 - 2, and then the worker is woken anyway.
+            // SAFETY: an open descriptor; pointer and length are those of the number.
             unsafe { libc::write(bell.as_raw_fd(), (&raw const one).cast(), size_of_val(&one)) };
         }
     }
@@ -39,11 +39,11 @@ impl Bells {
 }
 
 fn new_bell() -> std::io::Result<OwnedFd> {
-    // SAFETY: takes no memory.
+    // SAFETY: takes numbers only.
     let fd = or_fail(-1, || unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) });
     if fd == -1 {
         return Err(std::io::Error::last_os_error());
     }
-    // SAFETY: a new descriptor that nobody else has.
+    // SAFETY: a new descriptor that nothing else has.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

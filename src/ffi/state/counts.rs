@@ -1,4 +1,4 @@
-//! How many connections each server of an upstream has, if its `max_conns` limits them.
+//! The number of connections to each server of an upstream that has `max_conns`.
 
 use std::cell::{Cell, OnceCell};
 use std::ptr::NonNull;
@@ -12,11 +12,11 @@ use super::bells::Bells;
 /// The counts of one upstream; nothing is counted if no server has `max_conns`.
 pub(crate) struct Counts {
     pub(crate) ledger: OnceCell<Ledger>,
-    /// To wake other workers, if the upstream has a zone.
+    /// Wake other workers, if the upstream has a zone.
     pub(crate) bells: Cell<Option<NonNull<Bells>>>,
     /// What this worker knows of the processes of the others, if the upstream has a zone.
     pub(crate) known: Cell<Option<NonNull<KnownProcesses>>>,
-    /// When it was last looked what killed workers have left.
+    /// When this worker last looked for what killed workers have left.
     pub(crate) recovered: Cell<Option<Msec>>,
 }
 
@@ -30,48 +30,48 @@ impl Counts {
         }
     }
 
-    /// The ledger, if others write it too.
+    /// The ledger, if other workers write it too.
     pub(crate) fn shared(&self) -> Option<&Ledger> {
         self.ledger.get().filter(|ledger| ledger.is_shared())
     }
 
-    /// Wakes another worker, to look after this upstream.
+    /// Wakes another worker, so that it checks this upstream.
     pub(crate) fn ring(&self, worker: usize) {
         if let (Some(ledger), Some(bells)) = (self.shared(), self.bells.get()) {
             ledger.ring(worker, now());
-            // SAFETY: belongs to the same cycle as the upstream.
+            // SAFETY: the bells belong to the same cycle as the upstream, and are not changed once they are made.
             unsafe { bells.as_ref() }.ring(worker);
         }
     }
 
-    /// A request begins to use a limited server. Returns whether it is within the limit.
+    /// Counts a request to a limited server. Returns whether it is within the limit.
     pub(crate) fn start_request(&self, server: Server) -> bool {
         self.ledger.get().is_none_or(|ledger| ledger.begin_request(server))
     }
 
-    /// A request has stopped using a limited server.
+    /// Counts the end of a request to a limited server.
     pub(crate) fn end_request(&self, server: Server) {
         if let Some(ledger) = self.ledger.get() {
             ledger.end_request(server);
         }
     }
 
-    /// A connection to the server is idle now.
+    /// Counts an idle connection to the server.
     pub(crate) fn add_idle(&self, server: Option<Server>) {
         if let (Some(ledger), Some(server)) = (self.ledger.get(), server) {
             ledger.add_idle(server);
         }
     }
 
-    /// A connection to the server is not idle any more.
+    /// Counts one idle connection to the server less.
     pub(crate) fn remove_idle(&self, server: Option<Server>) {
         if let (Some(ledger), Some(server)) = (self.ledger.get(), server) {
             ledger.remove_idle(server);
         }
     }
 
-    /// A connection that was stored for one is used for the other: the same address, but its limit may
-    /// have come or gone meanwhile.
+    /// A connection that was stored for `stored` is reused for `used`: both have the same address, but its limit may have been
+    /// added or removed meanwhile.
     #[inline]
     pub(crate) fn reuse(&self, stored: Option<Server>, used: Option<Server>) {
         self.remove_idle(stored);
@@ -83,14 +83,14 @@ impl Counts {
         }
     }
 
-    /// A connection to the server is being closed.
+    /// Counts a connection to the server that is being closed.
     pub(crate) fn add_lingering(&self, server: Server) {
         if let Some(ledger) = self.ledger.get() {
             ledger.add_lingering(server);
         }
     }
 
-    /// A request does not wait for room at the server any more.
+    /// A request no longer waits for a slot at the server.
     pub(crate) fn unpark(&self, server: Server) {
         if let Some(ledger) = self.ledger.get() {
             ledger.unpark(server);

@@ -1,5 +1,5 @@
-//! What is known: of the configuration of an upstream (`srv_conf`), of its pool (`upstream`, `tls_sessions`, `counts`, `bells`, `waits`, `watch`), of a request
-//! (`peer_data`, `reuse`, `refusal`, `notes`, `tried`), of a wait (`waiter`).
+//! State. Of the configuration of an upstream: `srv_conf`. Of its pool: `upstream`, `tls_sessions`, `counts`, `bells`, `waits`,
+//! `watch`. Of a request: `peer_data`, `reuse`, `refusal`, `notes`, `tried`. Of a wait: `waiter`.
 
 pub(crate) mod srv_conf;
 

@@ -1,4 +1,4 @@
-//! What a request carries along from get to free.
+//! The data of one request, from `get_keepalive_peer` to `free_keepalive_peer`.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -15,7 +15,6 @@ use crate::reuse::bound::Binding;
 
 use super::refusal::FrameListener;
 use crate::ffi::nginx::balancer::Balancer;
-use crate::ffi::nginx::memory::allocate;
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::nginx::process::elapsed;
 use crate::ffi::nginx::request::{HttpUpstream, Request};
@@ -27,54 +26,54 @@ use crate::ffi::state::upstream::{Bytes, Upstream};
 use crate::ffi::state::waiter::Waiter;
 use crate::ffi::state::waits::WaitFailure;
 
-/// What a request carries along: the way to the pool, and the hooks that were there before ours.
+/// The `data` of the hooks of a request: it leads to the upstream, and has the hooks of the balancer.
 pub(crate) struct PeerData {
-    /// Lives in the request's cycle, which outlives the request.
+    /// Lies in the pool of the request's cycle, which outlives the request.
     pub(crate) upstream: NonNull<Upstream>,
     pub(crate) r: NonNull<ngx_http_request_t>,
     pub(crate) u: HttpUpstream,
-    /// That of the location. The request may have another one: ours for a while, or that of another module.
+    /// The configuration of the location. The request may have another one: our copy for a while, or that of another module.
     pub(crate) conf: NonNull<ngx_http_upstream_conf_t>,
     pub(crate) own_conf: Cell<Option<NonNull<OwnConf>>>,
-    /// Another module may write the request anew when it is asked for a server.
+    /// The head of the request; another module may write it anew when it is asked for a server.
     pub(crate) first_buffer: Cell<FirstBuffer>,
-    /// What an HTTP/2 server says of the request.
+    /// What an HTTP/2 server says about the request.
     pub(crate) ear: Option<NonNull<FrameListener>>,
     pub(crate) balancer: Cell<Balancer>,
-    /// The request must not reuse TLS sessions, though the core is made to think so.
+    /// The request must not reuse TLS sessions, although the core believes that it may.
     #[cfg(ngx_feature = "http_ssl")]
     pub(crate) without_sessions: Cell<bool>,
-    /// The core thinks that a server has got the request, which it has not.
+    /// The core believes that the request was sent, which it was not.
     pub(crate) unsent: Cell<bool>,
-    /// The present attempt: what its connection is shaped by, if that is known.
+    /// The present attempt, once the identity of its connection is known.
     pub(crate) attempt: Cell<Option<Attempt>>,
-    /// The server of the present attempt, if it limits its connections: the request is counted there.
+    /// The server of the present attempt, if it has `max_conns`: the request is counted there.
     pub(crate) server: Cell<Option<Server>>,
     /// The connection of the present attempt belongs to this client.
     pub(crate) binding: Cell<Option<Binding>>,
-    /// It was found for the client, and the balancer does not know of the attempt.
+    /// The connection was found for its client, and the balancer does not know of the attempt.
     pub(crate) is_reclaimed: Cell<bool>,
-    /// What counts the connection of the present attempt.
+    /// Counts the connection of the present attempt.
     pub(crate) meter: Cell<Option<Meter>>,
-    /// What can be logged.
+    /// For the log.
     pub(crate) notes: Notes,
     pub(crate) stage: Cell<Stage>,
-    /// The servers that have failed, for a request that may come to wait.
+    /// The servers that have failed, if the request may have to wait.
     pub(crate) tried: Cell<Option<NonNull<Tried>>>,
-    /// Once the request has waited.
+    /// Set once the request has waited.
     pub(crate) waiter: Cell<Option<NonNull<Waiter>>>,
     #[cfg(nginx_resolve)]
     pub(crate) generation: Cell<usize>,
 }
 
-/// A configuration that lets the core repeat the request; in the request's pool.
+/// A copy of the configuration that allows the core to repeat the request; in the request's pool.
 pub(crate) struct OwnConf {
     conf: ngx_http_upstream_conf_t,
-    /// What the request had before.
+    /// The configuration that the request had before.
     replaced: NonNull<ngx_http_upstream_conf_t>,
 }
 
-/// How far an attempt is.
+/// How far an attempt has got.
 ///
 /// ```text
 ///   Asking --- no server has room ---> Queued ---> Granting: it asks again, or Failing
@@ -84,32 +83,32 @@ pub(crate) struct OwnConf {
 ///     +--> a connection from the pool that is stale ---> Again: it asks for another one
 /// ```
 ///
-/// An attempt that asks may have its connection by now, which is the end of the matter.
+/// An attempt that has its connection stays `Asking`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Asking,
     Queued(Ticket),
     Granting(Ticket),
-    /// It has a server.
+    /// It has a server, and waits for a slot.
     Parked(Ticket),
     Resuming(Ticket),
     /// It has a server, which refused the connection after the wait.
     Declined,
     Failing(WaitFailure),
-    /// It has a server, and a place for a connection to it, but needs another connection.
+    /// It has a server, and a slot for a connection to it, but needs another connection.
     Again(NonNull<PinnedServer>),
 }
 
-/// One connection of the request; `get_keepalive_peer` begins it.
+/// One connection of the request; begins with `get_keepalive_peer`.
 #[derive(Clone, Copy)]
 pub(crate) struct Attempt {
-    /// In the request's pool, or in the connection's if it is a reused one.
+    /// In the request's pool, or for a reused connection in the connection's pool.
     pub(crate) identity: Bytes,
-    /// The identity was told by the handshake; before, it is what the handshake should be given.
+    /// Whether the identity is that of the handshake; before, it is what the handshake is expected to use.
     #[cfg(ngx_feature = "http_ssl")]
     pub(crate) from_handshake: bool,
     pub(crate) group: Option<GroupRef>,
-    /// If it came from the pool.
+    /// Set if the connection came from the pool.
     pub(crate) reuse: Option<Reuse>,
 }
 
@@ -117,16 +116,16 @@ impl PeerData {
     /// # Safety
     /// `data` is what the core passes to a hook that `init_keepalive_peer` has set.
     pub(crate) unsafe fn from_ptr<'a>(data: *mut c_void) -> &'a Self {
-        // SAFETY: `init_keepalive_peer` wrote it, only its cells change, and it lies in the request's pool.
+        // SAFETY: `init_keepalive_peer` has written it, in the pool of the live request; only its cells change.
         unsafe { &*data.cast() }
     }
 
     pub(crate) fn upstream(&self) -> &Upstream {
-        // SAFETY: see the field; an upstream is only ever shared.
+        // SAFETY: it lies in the pool of the cycle of the live request; an upstream is only ever shared.
         unsafe { self.upstream.as_ref() }
     }
 
-    /// With `local` a number for the location, otherwise 0.
+    /// With `keepalive ... local` a number for the location, otherwise 0.
     pub(crate) fn location(&self) -> usize {
         if self.upstream().local {
             self.conf.as_ptr() as usize
@@ -135,61 +134,55 @@ impl PeerData {
         }
     }
 
-    /// Whether the core calls the hooks of the peer with this, and no other module stands before them.
+    /// Whether the core calls the hooks of the peer with this data, without another module in between.
     #[inline]
     pub(crate) fn is_data_of(&self, peer: Peer) -> bool {
         std::ptr::eq(peer.data().cast(), self)
     }
 
-    /// Notes what the present attempt has got, for the log.
+    /// Notes how the present attempt got its connection, for the log.
     #[inline]
     pub(crate) fn note(&self, status: Status, requests: usize) {
         self.notes.note(self.request(), status, requests);
     }
 
-    /// Lets the core repeat the request after these failures, by a copy of the configuration that the request has now. It
-    /// holds until the request asks for a server again.
+    /// Allows the core to repeat the request after these failures (`NGX_HTTP_UPSTREAM_FT_*`), by a copy of the present
+    /// configuration of the request. The copy is used until the request asks for a server again.
     #[cold]
     pub(crate) fn allow_repeating(&self, failures: u32) {
         self.own_conf_ends();
         let replaced = self.u.conf();
-        // SAFETY: that of the location, which lives in the cycle of the request, or one that another module has put into
-        // the request's place for as long as that lives; only read here.
-        let mut conf = unsafe { replaced.read() };
+        let mut conf = self.u.location_conf().copy();
         conf.next_upstream |= failures as ngx_uint_t;
-        // SAFETY: the pool of the live request.
-        let Some(memory) = (unsafe { allocate::<OwnConf>(self.pool(), 1) }) else { return };
-        let own = memory.cast::<OwnConf>();
-        // SAFETY: allocated above.
-        unsafe { own.write(OwnConf { conf, replaced }) };
-        // SAFETY: written above; makes no reference.
+        let Some(own) = self.request().memory().put(OwnConf { conf, replaced }) else { return };
+        // SAFETY: written above, in the pool of the live request; makes no reference.
         let conf = unsafe { &raw mut (*own.as_ptr()).conf };
         let Some(conf) = NonNull::new(conf) else { return };
-        // SAFETY: a copy, in the request's pool.
+        // SAFETY: a copy in the request's pool, which differs only in what may be repeated.
         unsafe { self.u.set_conf(conf) };
         self.own_conf.set(Some(own));
     }
 
-    /// Gives the request the configuration back that it had before, unless somebody has given it another one meanwhile: a
-    /// module that has its own copy for a request writes into what it finds there, as Lua's `set_timeouts()` does.
+    /// Restores the configuration that the request had before, unless the request was given another one meanwhile. A module that
+    /// makes a copy for a request, as Lua's `set_timeouts()` does, writes into the one that it finds there.
     #[cold]
     pub(crate) fn own_conf_ends(&self) {
         let Some(own) = self.own_conf.take() else { return };
-        // SAFETY: `allow_repeating` has put it into the pool of the live request; nobody holds a reference to it.
+        // SAFETY: `allow_repeating` has put it into the pool of the live request; nothing writes it while it is borrowed.
         let own = unsafe { own.as_ref() };
         if std::ptr::eq(self.u.conf().as_ptr(), &raw const own.conf) {
-            // SAFETY: what the request had when the copy was made: it lives as long as the request.
+            // SAFETY: the configuration that the request had when the copy was made, which lives as long as the request.
             unsafe { self.u.set_conf(own.replaced) };
         }
     }
 
     /// How long the request has waited, if it has, in milliseconds.
     pub(crate) fn waited(&self) -> Option<Msec> {
-        // SAFETY: in the pool of the live request.
+        // SAFETY: `Waiter::new` has put it into the pool of the live request.
         self.waiter.get().map(|waiter| elapsed(unsafe { waiter.as_ref() }.since.get()))
     }
 
-    /// Which set of servers its peer was chosen from, if servers come and go.
+    /// The number of the set of servers from which its peer was chosen; 0 if servers do not change.
     pub(crate) fn generation(&self) -> usize {
         #[cfg(nginx_resolve)]
         return self.generation.get();
@@ -199,20 +192,20 @@ impl PeerData {
 
     /// The servers that have failed for the request.
     pub(crate) fn tried(&self) -> Option<&Tried> {
-        // SAFETY: `note_tried` has put it into the pool of the request, which is alive.
+        // SAFETY: `note_tried` has put it into the pool of the live request.
         self.tried.get().map(|tried| unsafe { tried.as_ref() })
     }
 
     pub(crate) fn request(&self) -> Request {
-        // SAFETY: this lies in the pool of the request, which is alive as long as its hooks are called.
+        // SAFETY: this data lies in the pool of the request, so the request is alive.
         unsafe { Request::from_ptr(self.r) }
     }
 
-    /// Remembers what the balancer has tried for this request; after a wait it would not know.
+    /// Remembers which servers the balancer has tried for this request; after a wait the balancer would not know.
     #[cold]
     pub(crate) fn note_tried(&self) {
         if self.upstream().waits.directive.is_some() {
-            // SAFETY: the upstream's cycle is alive while it is used, and the request alive.
+            // SAFETY: the cycle of a borrowed upstream is alive, and so are the request and its pool.
             let tried = unsafe { Tried::of(self.upstream().us, self.balancer.get(), self.pool()) };
             self.tried.set(tried.or(self.tried.get()));
         }

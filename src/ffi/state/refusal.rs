@@ -1,4 +1,4 @@
-//! What was heard of an HTTP/2 server about one request.
+//! What an HTTP/2 server has said about one request.
 
 use std::cell::Cell;
 
@@ -6,14 +6,15 @@ use nginx_sys::{ngx_http_request_t, ngx_int_t, off_t};
 
 use crate::http2::frames::Heard;
 
-/// Listens to what comes for one request; in its pool.
+/// Reads the frames that arrive for one request; in the request's pool.
 pub(crate) struct FrameListener {
-    /// That of the protocol module.
+    /// The function of the protocol module, which it replaces.
     pub(crate) process_header: unsafe extern "C" fn(*mut ngx_http_request_t) -> ngx_int_t,
-    /// The attempt of which was heard, and how many bytes.
+    /// The attempt whose frames were read.
     pub(crate) attempt: Cell<u32>,
+    /// The number of bytes that were read of it.
     pub(crate) bytes: Cell<off_t>,
     pub(crate) heard: Cell<Heard>,
-    /// A connection opened for the request was refused it, and another one was opened.
+    /// Whether the server has refused the request on a connection opened for it, and another one was opened.
     pub(crate) was_refused: Cell<bool>,
 }

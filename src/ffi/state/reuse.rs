@@ -1,4 +1,4 @@
-//! A connection that was used again, and the server that a request keeps if it turns out to be stale.
+//! A reused connection, and the server that a request keeps if the connection turns out to be stale.
 
 use std::cell::Cell;
 use std::ptr::NonNull;
@@ -11,23 +11,25 @@ use crate::ffi::nginx::peer_connection::SavedPeer;
 use super::peer_data::PeerData;
 use super::upstream::RoundTrip;
 
-/// A connection that came from the pool, in the moment in which it did.
+/// A connection from the pool, at the time when it was taken.
 #[derive(Clone, Copy)]
 pub(crate) struct Reuse {
+    /// When it was taken.
     pub(crate) then: Msec,
-    /// The number of the last request that the server serves on it, as far as it said.
+    /// The number of the last request that the server accepts on it, if the server said so.
     pub(crate) allowed: u32,
-    /// How long a round trip takes, once that was asked.
+    /// The time of a round trip, if it was measured.
     pub(crate) round_trip: Option<RoundTrip>,
-    /// To prove later that a request has not arrived; in the request's pool.
+    /// What can prove later that a request has not arrived; in the request's pool.
     pub(crate) taken: Option<NonNull<Taken>>,
 }
 
-/// The server that a request keeps.
+/// A server that a request keeps for its next attempt.
 pub(crate) struct PinnedServer {
     pub(crate) request: NonNull<PeerData>,
     pub(crate) peer: SavedPeer,
+    /// Whether the server was neither used again nor returned yet.
     pub(crate) is_held: Cell<bool>,
-    /// The connection that has failed came from the pool.
+    /// Whether the connection that has failed came from the pool.
     pub(crate) was_stale: bool,
 }

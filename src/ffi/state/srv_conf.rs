@@ -1,4 +1,4 @@
-//! The server configuration: what the directives of one `upstream` wrote, and its pool.
+//! The server configuration: the values of the directives of one `upstream`, and its pool.
 
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
@@ -11,11 +11,11 @@ use crate::reuse::lifetime::Limits;
 use crate::reuse::stale::StaleRetry;
 
 use crate::ffi::nginx::constants;
-use crate::ffi::nginx::memory::allocate;
+use crate::ffi::nginx::memory::Pool;
 use crate::ffi::nginx::this_module::module;
 use crate::ffi::state::upstream::Upstream;
 
-/// nginx's slot setters write the numbers by their offset, so the layout is C's.
+/// The server configuration. nginx's slot setters write the numbers by their offset, so the layout is that of C.
 #[repr(C)]
 pub(crate) struct SrvConf {
     max_cached: ngx_uint_t,
@@ -42,7 +42,7 @@ const UNSET_MSEC: ngx_msec_t = constants::CONF_UNSET_MSEC as ngx_msec_t;
 impl SrvConf {
     /// Mirrors `ngx_http_upstream_keepalive_create_conf()`.
     pub(crate) unsafe extern "C" fn create(cf: *mut ngx_conf_t) -> *mut c_void {
-        // SAFETY: nginx passes the configuration being read, whose pool is the new cycle's.
+        // SAFETY: nginx passes the configuration being read.
         let pool = unsafe { (*cf).pool };
         let conf = SrvConf {
             max_cached: UNSET_UINT,
@@ -60,21 +60,19 @@ impl SrvConf {
             stale_retry: None,
             upstream: ptr::null(),
         };
-        // SAFETY: `pool` is live, and `SrvConf` has no destructor to run.
-        let Some(memory) = (unsafe { allocate::<SrvConf>(pool, 1) }) else { return ptr::null_mut() };
-        // SAFETY: allocated above for a `SrvConf`.
-        unsafe { memory.cast::<SrvConf>().write(conf) };
-        memory.as_ptr().cast()
+        // SAFETY: the pool of the new cycle.
+        let pool = unsafe { Pool::from_ptr(pool) };
+        pool.and_then(|pool| pool.put(conf)).map_or(ptr::null_mut(), |conf| conf.as_ptr().cast())
     }
 
     /// The configuration of an upstream; `None` for an implicit one, which has no `upstream {}`.
     ///
     /// # Safety
-    /// `us` is live, and so is its cycle.
+    /// `us` is an upstream whose cycle is alive.
     pub(crate) unsafe fn of(us: *mut ngx_http_upstream_srv_conf_t) -> Option<NonNull<SrvConf>> {
-        // SAFETY: live, says the caller.
+        // SAFETY: the caller says that the cycle of the upstream is alive.
         let us = unsafe { &*us };
-        // SAFETY: `create` made what lies at this module's index.
+        // SAFETY: `create` has made the configuration at the index of this module.
         unsafe { us.http_server_conf_unchecked(module()) }
     }
 

@@ -1,8 +1,8 @@
 //! TLS sessions for resumption, one for each server and identity.
 //!
-//! A resumed session brings its identity along: the server takes the client for the one that it
-//! authenticated when the session was made. nginx keeps one session for each server, so that with
-//! two client certificates a request can be taken for the other client's, connection reuse or not.
+//! A resumed session keeps its identity: the server takes the client for the one that it authenticated when the session was
+//! made. nginx keeps one session for each server. So with two client certificates, a request could be taken for that of the
+//! other client, with or without connection reuse.
 
 use std::ptr::NonNull;
 
@@ -15,16 +15,16 @@ use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::Guarded;
 use crate::ffi::nginx::handle::Handle as _;
 
-/// At least so many sessions are kept for an upstream, in each worker.
+/// The minimum capacity for an upstream, in each worker.
 const CAPACITY: usize = 256;
 
-/// And so many for each address of its configuration.
+/// The capacity for each configured address.
 const PER_ADDRESS: usize = 4;
 
-/// A session does not grow old here: its own lifetime is for OpenSSL and the server to watch.
+/// Sessions do not expire here: OpenSSL and the server check their lifetime.
 const FOR_EVER: Msec = Msec::MAX / 4;
 
-/// The sessions of one upstream. They are looked for and evicted as idle connections are.
+/// The sessions of one upstream. They are found and evicted like idle connections.
 pub(crate) struct Sessions(Guarded<IdlePool<Session>>);
 
 struct Session {
@@ -40,7 +40,7 @@ impl Connection for Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // SAFETY: `keep` got a reference of its own from OpenSSL, and this is the end of it.
+        // SAFETY: `keep` has got its own reference from OpenSSL, which ends here.
         unsafe { SSL_SESSION_free(self.session.as_ptr()) };
     }
 }
@@ -53,16 +53,16 @@ impl Sessions {
         Self(Guarded::new(IdlePool::new(Limit::Total(capacity), 0)))
     }
 
-    /// Gives a connection that is about to shake hands the session that fits, if there is one.
+    /// Gives a connection the session that fits, if there is one, before its handshake.
     pub(crate) fn offer(&self, key: &Key<'_>, conn: Conn) -> ngx_int_t {
         let Some(session) = self.take(key) else { return NGX_OK as ngx_int_t };
-        // SAFETY: an open connection with TLS, and a session to which we hold a reference.
+        // SAFETY: an open connection with TLS, and a session to which `session` holds a reference.
         let rc = unsafe { ngx_ssl_set_session(conn.as_ptr(), session.session.as_ptr()) };
         self.put(key, session, true);
         rc
     }
 
-    /// Keeps the session of a connection, in place of an older one.
+    /// Keeps the session of a connection, instead of an older one.
     pub(crate) fn keep(&self, key: &Key<'_>, conn: Conn) {
         // SAFETY: an open connection with TLS.
         let Some(session) = NonNull::new(unsafe { ngx_ssl_get_session(conn.as_ptr()) }) else { return };
@@ -79,7 +79,7 @@ impl Sessions {
         self.0.with(|sessions| sessions.checkout(key))?.0
     }
 
-    /// What has to make room is dropped when the pool is not borrowed any more.
+    /// Stores a session. One that has to make room is dropped once the pool is no longer borrowed.
     fn put(&self, key: &Key<'_>, session: Session, reused: bool) {
         let offer = Offer { conn: session, group: None, reused, now: 0, timeout: FOR_EVER, server: None };
         drop(self.0.with(|sessions| sessions.put(key, offer)));

@@ -1,8 +1,9 @@
-//! The pool of one `upstream` in one worker, between the hooks and the core.
+//! The state of one `upstream` in one worker: its pool of idle connections, and what belongs to it.
 
 use std::cell::{Cell, OnceCell};
 use std::mem::MaybeUninit;
 use std::num::NonZeroU16;
+use std::ops::Deref;
 use std::ptr::NonNull;
 
 use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ngx_pool_t};
@@ -18,7 +19,7 @@ use crate::reuse::stale::StaleRetry;
 
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::Guarded;
-use crate::ffi::nginx::memory::allocate;
+use crate::ffi::nginx::memory::Pool;
 
 use super::counts::Counts;
 #[cfg(ngx_feature = "http_ssl")]
@@ -27,22 +28,22 @@ use super::waits::Waits;
 #[cfg(nginx_resolve)]
 use super::watch::Watch;
 
-/// Belongs to the server conf of the upstream, lies in the cycle's pool and goes with it. Made by
-/// the master; after the fork each worker has its own copy.
+/// Belongs to the server conf of the upstream. Lies in the cycle's pool, and is dropped with it. The master makes it; after the
+/// fork each worker has its own copy.
 pub(crate) struct Upstream {
     pub(crate) us: NonNull<ngx_http_upstream_srv_conf_t>,
-    /// The balancer's, which `init_keepalive_peer` calls first.
+    /// The `init` of the balancer, which `init_keepalive_peer` calls first.
     pub(crate) original_init_peer: ngx_http_upstream_init_peer_pt,
     /// How long connections are kept; `None` if they are not.
     pub(crate) limits: Option<Limits>,
     pub(crate) local: bool,
     pub(crate) drain: KeepaliveDrain,
-    /// `keepalive_check`: connections are looked at before they are used again.
+    /// `keepalive_check`: connections are checked before they are reused.
     pub(crate) check: bool,
     pub(crate) stale_retry: StaleRetry,
-    /// `keepalive_stale_fails`: the balancer hears of stale connections as of failed servers.
+    /// `keepalive_stale_fails`: a stale connection is reported to the balancer as a failure of the server.
     pub(crate) stale_fails: bool,
-    /// Watches servers that come and go, if the upstream has such.
+    /// Watches servers that come and go, if the upstream has any.
     #[cfg(nginx_resolve)]
     pub(crate) watch: Option<Watch>,
     pub(crate) idle: Guarded<IdlePool<Idle>>,
@@ -52,17 +53,42 @@ pub(crate) struct Upstream {
     pub(crate) is_stateful: Cell<bool>,
     #[cfg(ngx_feature = "http_ssl")]
     pub(crate) sessions: Sessions,
-    /// That of the cycle in which it lies.
+    /// The pool of the cycle in which it lies.
     pub(crate) pool: NonNull<ngx_pool_t>,
-    /// One for each slot of the pool, in memory that lives as long as this; written when the slot is filled. The worker
-    /// has it from the first connection on that is stored.
+    /// One place for each slot of the pool of connections, in the cycle's pool. Allocated in the worker when the first
+    /// connection is stored; each is written when its slot is filled.
     pub(crate) places: Cell<Option<NonNull<MaybeUninit<Place>>>>,
     pub(crate) counts: Counts,
     pub(crate) waits: Waits,
-    /// Its number among those that are counted.
+    /// Its number among the upstreams that are counted.
     pub(crate) number: Cell<usize>,
-    /// In a worker: where its numbers are.
+    /// In a worker: its counters.
     pub(crate) records: OnceCell<WorkerCounters>,
+}
+
+/// Refers to an upstream from a connection, or from what workers share.
+///
+/// # Invariants
+/// Points at an upstream whose cycle is alive: nginx keeps a cycle as long as a connection that was opened in it is open.
+#[derive(Clone, Copy)]
+pub(crate) struct UpstreamRef(NonNull<Upstream>);
+
+impl UpstreamRef {
+    /// # Safety
+    /// The cycle of the upstream is alive as long as this is used.
+    pub(crate) unsafe fn new(upstream: NonNull<Upstream>) -> Self {
+        Self(upstream)
+    }
+}
+
+impl Deref for UpstreamRef {
+    type Target = Upstream;
+
+    #[inline]
+    fn deref(&self) -> &Upstream {
+        // SAFETY: its cycle is alive by the type invariant; an upstream is only ever shared.
+        unsafe { self.0.as_ref() }
+    }
 }
 
 /// A connection in the pool.
@@ -72,13 +98,13 @@ pub(crate) struct Idle {
     pub(crate) identity: Bytes,
     /// The server for which it counts.
     pub(crate) server: Option<Server>,
-    /// What counts it.
+    /// Counts it.
     pub(crate) meter: Option<Meter>,
-    /// It is closed sooner than `keepalive_timeout` says, because the server would close it.
+    /// It is closed earlier than `keepalive_timeout` says, because the server would close it.
     pub(crate) hinted: bool,
-    /// How long a round trip takes, once that was asked.
+    /// The time of a round trip, if it was measured.
     pub(crate) round_trip: Option<RoundTrip>,
-    /// The number of the last request that the server serves on it, as far as it said.
+    /// The number of the last request that the server accepts on it, if the server said so.
     pub(crate) allowed: u32,
 }
 
@@ -86,7 +112,7 @@ pub(crate) struct Idle {
 pub(crate) type RoundTrip = NonZeroU16;
 
 impl Idle {
-    /// Whose it is, if it is one client's.
+    /// The client to which it belongs, if it belongs to one.
     pub(crate) fn binding(&self) -> Option<Binding> {
         client_of(self.identity()).map(|client| Binding::new(client, self.conn.number()))
     }
@@ -94,51 +120,56 @@ impl Idle {
 
 impl Connection for Idle {
     fn identity(&self) -> &[u8] {
-        // SAFETY: the bytes of a stored connection lie in its own pool, and it is open.
+        // SAFETY: the bytes of a stored connection lie in its own memory pool, and it is open.
         unsafe { self.identity.as_slice() }
     }
 }
 
-/// Bytes in a pool of nginx.
+/// Bytes in a memory pool of nginx.
 #[derive(Clone, Copy)]
 pub(crate) struct Bytes {
     data: NonNull<u8>,
     length: usize,
 }
 
-/// What the `data` of an idle connection points at: the way back to its slot.
+/// The `data` of an idle connection points at this; it leads back to the slot of the connection.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
-    pub(crate) upstream: NonNull<Upstream>,
+    pub(crate) upstream: UpstreamRef,
     pub(crate) slot: u32,
 }
 
-/// What became of a connection that was to be stored.
+/// The result of storing a connection.
 pub(crate) struct Stored {
     /// `None` if it could not be stored.
     pub(crate) place: Option<NonNull<Place>>,
-    /// To be closed by the caller.
+    /// A connection that had to make room; the caller closes it.
     pub(crate) evicted: Option<Idle>,
 }
 
 impl Upstream {
-    /// What counts the connections to an address.
+    /// A reference that a connection can keep.
+    pub(crate) fn refer(&self) -> UpstreamRef {
+        UpstreamRef(NonNull::from(self))
+    }
+
+    /// Counts the connections to an address.
     pub(crate) fn meter(&self, address: &[u8]) -> Option<Meter> {
         self.records.get()?.meter(address)
     }
 
-    /// What counts those who wait.
+    /// Counts the requests in the queue.
     pub(crate) fn queue_meter(&self) -> Option<QueueMeter> {
         self.records.get()?.queue()
     }
 
-    /// Takes an idle connection that is as key.
+    /// Takes an idle connection that fits the key.
     #[inline]
     pub(crate) fn checkout(&self, key: &Key<'_>) -> (Option<Idle>, Option<GroupRef>) {
         self.idle.with(|idle| idle.checkout(key)).unwrap_or((None, None))
     }
 
-    /// Stores a connection that was opened for what is key.
+    /// Stores a connection with its key.
     #[inline]
     pub(crate) fn store(&self, key: &Key<'_>, offer: Offer<Idle>) -> Stored {
         let Some(places) = self.places.get().or_else(|| self.make_places()) else {
@@ -153,7 +184,7 @@ impl Upstream {
         Stored { place: put.stored.ok().map(|slot| self.place(places, slot)), evicted: put.evicted }
     }
 
-    /// Notes where the connection of a client is, to find it when the client leaves.
+    /// Notes the slot of a client's connection, to find it when the client leaves.
     #[cold]
     fn note_slot(&self, idle: &Idle, slot: Option<&u32>) {
         if let (Some(bindings), Some(binding), Some(slot)) = (&self.bindings, idle.binding(), slot) {
@@ -161,13 +192,13 @@ impl Upstream {
         }
     }
 
-    /// A connection that was bound to a client has come to its end.
+    /// Ends the binding of a connection to a client.
     #[cold]
     pub(crate) fn unbind(&self, binding: Binding) {
         self.bindings.as_ref().and_then(|all| all.with(|all| all.end(binding)));
     }
 
-    /// Whether the client is still there.
+    /// Whether the client of the binding is still connected.
     pub(crate) fn has_client(&self, binding: Binding) -> bool {
         let knows = self.bindings.as_ref().and_then(|all| all.with(|all| all.knows(binding.client())));
         knows.unwrap_or(false)
@@ -178,7 +209,7 @@ impl Upstream {
         self.idle.with(|idle| idle.take_oldest_of(server)).flatten()
     }
 
-    /// Marks the servers that are no longer there; returns whether there are any.
+    /// Marks the servers for which `is_there` is false; returns whether there are any.
     pub(crate) fn mark_removed(&self, is_there: impl FnMut(&[u8]) -> bool) -> bool {
         self.idle.with(|idle| idle.mark_removed(is_there)).unwrap_or(false)
     }
@@ -188,21 +219,22 @@ impl Upstream {
         self.idle.with(|idle| idle.is_empty()).unwrap_or(true)
     }
 
-    /// For the first connection that this worker stores here. `None` if there is no memory: it is not stored.
+    /// Allocates the places, for the first connection that this worker stores. `None` if there is no memory.
     #[cold]
     fn make_places(&self) -> Option<NonNull<MaybeUninit<Place>>> {
         let slots = self.idle.with(|idle| idle.capacity())?;
-        // SAFETY: of the cycle in which the upstream lies, which is alive while it is used.
-        self.places.set(unsafe { allocate(self.pool.as_ptr(), slots) });
+        // SAFETY: the pool in which the upstream lies, which is alive while the upstream is borrowed.
+        let pool = unsafe { Pool::from_ptr(self.pool.as_ptr()) };
+        self.places.set(pool?.allocate(slots));
         self.places.get()
     }
 
     fn place(&self, places: NonNull<MaybeUninit<Place>>, slot: u32) -> NonNull<Place> {
-        // SAFETY: a slot's number is below the capacity, for which `make_places` has made places.
+        // SAFETY: the number of a slot is below the capacity, for which `make_places` has allocated places.
         let mut place = unsafe { places.add(slot as usize) };
-        // SAFETY: the memory is ours, and only the connection in this slot points at it.
+        // SAFETY: allocated by `make_places`; only the connection in this slot points at it, and reads it in its handler.
         let place = unsafe { place.as_mut() };
-        NonNull::from(place.write(Place { upstream: NonNull::from(self), slot }))
+        NonNull::from(place.write(Place { upstream: self.refer(), slot }))
     }
 }
 
@@ -222,7 +254,7 @@ impl Bytes {
     /// # Safety
     /// The pool in which the bytes lie is live for as long as the slice is used.
     pub(crate) unsafe fn as_slice<'a>(self) -> &'a [u8] {
-        // SAFETY: initialised, by `new`; live, says the caller; nobody writes them again.
+        // SAFETY: `new` asks for initialised bytes, which nothing writes again; the caller says that their pool is live.
         unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.length) }
     }
 }

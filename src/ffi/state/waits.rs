@@ -1,4 +1,4 @@
-//! Those who wait at one upstream in this worker, and when they are looked after.
+//! The requests that wait at one upstream in this worker, and when they are dispatched.
 
 use std::ptr::NonNull;
 
@@ -17,27 +17,28 @@ use super::peer_data::PeerData;
 use super::upstream::Upstream;
 use super::waiter::Waiter;
 
-/// Those who wait at one upstream in this worker.
+/// The requests that wait at one upstream in this worker.
 pub(crate) struct Waits {
     pub(crate) directive: Option<Queue>,
-    /// Those who take any server.
+    /// Requests that take any server.
     pub(crate) queue: Line,
-    /// Those who have tried a server in vain, and take another one only: nobody has to wait for them.
+    /// Requests that have tried a server without success, and take only other ones: no request has to wait for them.
     pub(crate) retries: Line,
+    /// Requests that have a server, and wait for a slot there.
     pub(crate) parked: Line,
-    /// Which servers had room when it was last looked for `retries`.
+    /// Which servers had room at the last look for `retries`.
     pub(crate) rooms: Guarded<Rooms>,
-    /// Calls `dispatch`: when something has changed, when the longest wait has lasted too long, and
-    /// now and then, as servers also come back by themselves.
+    /// Calls `dispatch`: when something has changed, when the longest wait times out, and regularly, because servers also recover
+    /// by themselves.
     pub(crate) alarm: Alarm,
-    /// Serves those who wait; its event points at the upstream.
+    /// Dispatches the requests; its event points at the upstream.
     dispatch: Handler,
 }
 
-/// First come, first served.
+/// A queue: first come, first served.
 pub(crate) type Line = Guarded<WaitQueue<NonNull<Waiter>>>;
 
-/// How often it is looked after those who wait if nothing else happens, in milliseconds.
+/// How often `dispatch` is called if nothing else happens, in milliseconds.
 pub(crate) const INTERVAL: Msec = 1000;
 
 /// Why a request stops waiting without a connection.
@@ -45,19 +46,19 @@ pub(crate) const INTERVAL: Msec = 1000;
 pub(crate) enum WaitFailure {
     /// The queue is full.
     Full,
-    /// It has waited for as long as it may.
+    /// The request has waited for as long as it may.
     TimedOut,
     /// All servers are down.
     NoLiveServer,
 }
 
 impl Waits {
-    /// At most `parked` requests can have a server; `dispatch` serves those who wait. `None` if there would be no memory
-    /// for as many as may wait.
+    /// At most `parked` requests can have a server; `dispatch` serves the waiting ones. `None` if there would be no memory for as
+    /// many requests as may wait.
     pub(crate) fn new(directive: Option<Queue>, parked: usize, dispatch: Handler) -> Option<Self> {
         let number = directive.map_or(0, |queue| queue.number);
         let line = |capacity| {
-            // Only workers need it, and not before somebody waits: this is to know that it can be had.
+            // Only workers need the memory, and only once a request waits. This tests that there is enough.
             WaitQueue::<NonNull<Waiter>>::new(capacity).reserve().ok()?;
             Some(Guarded::new(WaitQueue::new(capacity)))
         };
@@ -72,7 +73,7 @@ impl Waits {
         })
     }
 
-    /// Where a request waits for a server.
+    /// The queue in which a request waits for a server.
     pub(crate) fn line(&self, kp: &PeerData) -> &Line {
         match kp.tried() {
             None => &self.queue,
@@ -80,7 +81,7 @@ impl Waits {
         }
     }
 
-    /// Whether as many wait as may.
+    /// Whether as many requests wait for a server as may.
     pub(crate) fn is_full(&self) -> bool {
         let length = |line: &Line| line.with(|line| line.len()).unwrap_or(0);
         self.directive.is_none_or(|queue| length(&self.queue) + length(&self.retries) >= queue.number)
@@ -108,12 +109,12 @@ fn first_since(line: &Line) -> Option<Msec> {
 }
 
 impl Upstream {
-    /// Whether a request would push ahead of others.
+    /// Whether other requests wait, ahead of which a new one would push.
     #[inline]
     pub(crate) fn others_wait(&self) -> bool {
         self.waits.directive.is_some()
             && (self.waits.any_queued()
-                // What has become free is first offered to those who wait.
+                // A connection or slot that has become free is first offered to the waiting requests.
                 || (any(&self.waits.retries) && self.waits.alarm.is_posted())
                 || self.counts.shared().is_some_and(|it| it.longest(now()).is_some()))
     }
@@ -124,21 +125,21 @@ impl Upstream {
         self.waits.directive.is_some() || self.counts.ledger.get().is_some()
     }
 
-    /// Something may have become free: looks after those who wait, here or in other workers, once the present handler has
-    /// returned.
+    /// Something may have become free: dispatches the waiting requests, or wakes other workers that have some, once the present
+    /// handler has returned.
     pub(crate) fn schedule_dispatch(&self) {
         let others = || {
             self.counts.shared().is_some_and(|it| {
                 it.another_waits_longest(now()).is_some() || it.with_retries().next().is_some()
             })
         };
-        // At the end of a worker there may be something to close.
+        // A worker that ends may have connections to close.
         if self.waits.any() || others() || worker_is_exiting() {
             self.post_dispatch();
         }
     }
 
-    /// Looks after those who wait once the present handler has returned, whoever they are.
+    /// Calls `dispatch` once the present handler has returned, whether or not a request waits.
     pub(crate) fn post_dispatch(&self) {
         self.prepare_dispatch();
         self.waits.alarm.post();
@@ -148,21 +149,21 @@ impl Upstream {
         self.waits.alarm.prepare(self.waits.dispatch, NonNull::from(self).as_ptr().cast(), false);
     }
 
-    /// The worker exits, and nobody waits for it to serve anything any more.
+    /// Whether the worker exits, and no request waits at this upstream.
     pub(crate) fn is_ending(&self) -> bool {
         worker_is_exiting() && !self.waits.any()
     }
 
-    /// A request does not wait in the queue any more.
+    /// Takes a request out of the queue, and counts its wait.
     pub(crate) fn unqueue(&self, kp: &PeerData, ticket: Ticket) {
         let waiter = self.waits.line(kp).with(|line| line.remove(ticket)).flatten();
         if let (Some(waiter), Some(meter)) = (waiter, self.queue_meter()) {
-            // SAFETY: in the pool of the live request.
+            // SAFETY: the waiter lies in the pool of its request, which is alive while it is in the queue.
             meter.end(elapsed(unsafe { waiter.as_ref() }.since.get()));
         }
     }
 
-    /// Tells other workers how long the first ones wait, and sees to it that nobody is forgotten.
+    /// Tells other workers how long the first requests have waited, and sets the alarm for the next dispatch.
     pub(crate) fn waits_changed(&self) {
         let (queue, retries) = (first_since(&self.waits.queue), first_since(&self.waits.retries));
         if let Some(ledger) = self.counts.shared() {

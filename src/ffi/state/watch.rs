@@ -1,4 +1,4 @@
-//! Servers that come and go (`server NAME resolve`, nginx 1.27.3 and newer): what is known of them.
+//! What is known of servers that come and go (`server NAME resolve`, nginx 1.27.3 and newer).
 
 use std::cell::Cell;
 use std::ptr::NonNull;
@@ -11,19 +11,19 @@ use crate::ffi::nginx::timer::Alarm;
 /// Watches the servers of one upstream.
 pub(crate) struct Watch {
     us: NonNull<ngx_http_upstream_srv_conf_t>,
-    /// The number that the idle connections were last compared with.
+    /// The number of the set of servers with which the idle connections were last compared.
     pub(crate) compared: Cell<usize>,
     pub(crate) timer: Alarm,
 }
 
-/// Differs from every number that nginx counts to.
+/// A number that no set of servers has.
 pub(crate) const NEVER: usize = usize::MAX;
 
 impl Watch {
     /// For an upstream with a zone whose servers come and go.
     ///
     /// # Safety
-    /// `us` is of the cycle in which the watch comes to lie.
+    /// `us` belongs to the cycle in whose pool the watch will lie.
     pub(crate) unsafe fn new(us: NonNull<ngx_http_upstream_srv_conf_t>) -> Self {
         Self { us, compared: Cell::new(NEVER), timer: Alarm::new() }
     }
@@ -33,8 +33,9 @@ impl Watch {
         self.servers().and_then(Servers::generation).unwrap_or(NEVER)
     }
 
+    /// The present servers.
     pub(crate) fn servers(&self) -> Option<Servers> {
-        // SAFETY: the upstream is part of the cycle in which this watch lies.
+        // SAFETY: the upstream belongs to the cycle in whose pool this watch lies, as `new` demands.
         unsafe { Servers::in_zone(self.us) }
     }
 }
