@@ -112,7 +112,7 @@ unsafe extern "C" fn drain_handler(event: *mut ngx_event_t) {
     debug(event.log(), c"keepalive drain handler");
     guard((), || {
         let conn = event.conn();
-        match go_on(event, conn) {
+        match read_available(event, conn) {
             Ok(Progress::More) => {}
             Ok(Progress::Done) => finish(conn, Ok(())),
             Err(why) => finish(conn, Err(why)),
@@ -121,7 +121,7 @@ unsafe extern "C" fn drain_handler(event: *mut ngx_event_t) {
 }
 
 /// Reads the available bytes. An error says why the connection cannot be reused.
-fn go_on(event: Event, conn: Conn) -> Result<Progress, Reason> {
+fn read_available(event: Event, conn: Conn) -> Result<Progress, Reason> {
     if conn.close_requested() {
         return Err((c"the worker exits or needs the connection", asked_to_close()));
     }
@@ -139,7 +139,7 @@ fn go_on(event: Event, conn: Conn) -> Result<Progress, Reason> {
             Received::Nothing if event.wait_readable() => return Ok(Progress::More),
             Received::Nothing => return Err((c"no event can be added", End::Error)),
             Received::Bytes(n) => {
-                // SAFETY: `begin` has put it there; only this function refers to it, and does not call nginx meanwhile.
+                // SAFETY: `begin` has store_drained it there; only this function refers to it, and does not call nginx meanwhile.
                 let drain = unsafe { &mut (*draining).drain };
                 if drain.read(buffer.get(..n).unwrap_or(&buffer)).map_err(reason)? == Progress::Done {
                     return Ok(Progress::Done);
@@ -152,7 +152,7 @@ fn go_on(event: Event, conn: Conn) -> Result<Progress, Reason> {
 /// Stores the connection, or closes it for a reason.
 fn finish(conn: Conn, drained: Result<(), Reason>) {
     let data = conn.data().cast::<Draining>();
-    // SAFETY: `begin` has put it there, in the pool of the open connection.
+    // SAFETY: `begin` has store_drained it there, in the pool of the open connection.
     let draining = unsafe { data.read() };
     // SAFETY: memory of this pool that is not used any more; if it is not a large block, the call does nothing.
     unsafe { ngx_pfree(conn.pool(), data.cast()) };
@@ -161,7 +161,7 @@ fn finish(conn: Conn, drained: Result<(), Reason>) {
     conn.set_reusable(false);
     conn.read().clear_timer();
     let stored = match drained {
-        Ok(()) => put(upstream, conn, &draining),
+        Ok(()) => store_drained(upstream, conn, &draining),
         Err((why, end)) => {
             log_refusal(upstream, cycle_log(), why);
             Err(end)
@@ -190,7 +190,7 @@ impl Draining {
 }
 
 /// Stores the connection, if there is no reason to close it.
-fn put(upstream: &Upstream, conn: Conn, draining: &Draining) -> Result<(), End> {
+fn store_drained(upstream: &Upstream, conn: Conn, draining: &Draining) -> Result<(), End> {
     let idle = draining.idle(conn);
     if upstream.is_ending() {
         return Err(End::Exiting);

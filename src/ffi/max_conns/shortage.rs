@@ -27,7 +27,7 @@ const ATTEMPTS: usize = 8;
 #[inline]
 pub(crate) fn yield_to_request(upstream: &Upstream) {
     for _ in 0..ATTEMPTS {
-        if !is_short() || !give_up_one(upstream) {
+        if !is_short() || !close_oldest_of_all(upstream) {
             return;
         }
     }
@@ -36,8 +36,8 @@ pub(crate) fn yield_to_request(upstream: &Upstream) {
 /// Makes room for clients, after a connection was stored.
 #[inline]
 pub(crate) fn yield_to_clients(upstream: &Upstream) {
-    if is_short() && closes_clients() {
-        give_up_one(upstream);
+    if is_short() && has_closed_clients() {
+        close_oldest_of_all(upstream);
     }
 }
 
@@ -45,28 +45,28 @@ pub(crate) fn yield_to_clients(upstream: &Upstream) {
 #[cold]
 pub(crate) fn yield_after_failure(upstream: &Upstream) {
     if is_short() || lacks_descriptors() {
-        give_up_one(upstream);
+        close_oldest_of_all(upstream);
     }
 }
 
 /// Closes the connection of this upstream that is idle for longest, or one of another upstream. `false` if there is none.
 #[cold]
-fn give_up_one(upstream: &Upstream) -> bool {
+fn close_oldest_of_all(upstream: &Upstream) -> bool {
     let cycle = Cycle::current();
     // Without a master process it may be a cycle whose configuration does not load the module any more.
     // SAFETY: the current cycle is alive, and its configuration was read before there were requests.
-    let main = is_in(cycle).then(|| unsafe { MainConf::of_cycle(cycle.as_ptr()) }).flatten();
-    give_up_own(upstream) || main.is_some_and(|main| main.zone.any_upstream(give_up_own))
+    let main = has_this_module(cycle).then(|| unsafe { MainConf::of_cycle(cycle.as_ptr()) }).flatten();
+    close_oldest(upstream) || main.is_some_and(|main| main.zone.any_upstream(close_oldest))
 }
 
 /// Closes the connection of an upstream that is idle for longest. `false` if there is none.
-fn give_up_own(upstream: &Upstream) -> bool {
+fn close_oldest(upstream: &Upstream) -> bool {
     let oldest = upstream.idle.with(|idle| idle.take_oldest()).flatten();
     oldest.map(|idle| close_idle(upstream, idle, End::Evicted)).is_some()
 }
 
 /// Whether a cycle has this module.
-fn is_in(cycle: Cycle) -> bool {
+fn has_this_module(cycle: Cycle) -> bool {
     let module = module();
     let (modules, number) = (get_field!(cycle.modules), get_field!(cycle.modules_n));
     // SAFETY: the cycle has `modules_n` modules at `modules`, and does not change them any more.
@@ -82,7 +82,7 @@ fn is_short() -> bool {
 }
 
 /// Whether nginx had to close clients in the present second.
-fn closes_clients() -> bool {
+fn has_closed_clients() -> bool {
     let cycle = Cycle::current();
     // SAFETY: nginx's clock, a global that is set before there are requests.
     let now = unsafe { ngx_cached_time };

@@ -24,7 +24,7 @@ impl Bit {
     pub(crate) unsafe fn is_set(self, r: *mut ngx_http_request_t) -> bool {
         // SAFETY: `new` has checked that the byte is within the request.
         let byte = unsafe { r.byte_add(self.byte) }.cast::<u8>();
-        // SAFETY: a byte of the request, which is live, as the caller says.
+        // SAFETY: a byte of the request, which the caller says is live.
         unsafe { *byte & self.mask != 0 }
     }
 
@@ -34,7 +34,7 @@ impl Bit {
     pub(crate) unsafe fn set(self, r: *mut ngx_http_request_t) {
         // SAFETY: `new` has checked that the byte is within the request.
         let byte = unsafe { r.byte_add(self.byte) }.cast::<u8>();
-        // SAFETY: a byte of the request, which is live, as the caller says.
+        // SAFETY: a byte of the request, which the caller says is live.
         unsafe { *byte |= self.mask };
     }
 
@@ -44,7 +44,7 @@ impl Bit {
     pub(crate) unsafe fn clear(self, r: *mut ngx_http_request_t) {
         // SAFETY: `new` has checked that the byte is within the request.
         let byte = unsafe { r.byte_add(self.byte) }.cast::<u8>();
-        // SAFETY: a byte of the request, which is live, as the caller says.
+        // SAFETY: a byte of the request, which the caller says is live.
         unsafe { *byte &= !self.mask };
     }
 }

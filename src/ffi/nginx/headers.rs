@@ -37,10 +37,10 @@ impl Headers {
 pub(crate) unsafe fn may_have<const N: usize>(list: *const ngx_list_t, hashes: [usize; N]) -> bool {
     // SAFETY: the caller says that the list is live; makes no reference.
     let mut part = unsafe { &raw const (*list).part };
-    // SAFETY: null, or a part of a list that is live, as the caller says.
+    // SAFETY: null, or a part of the list, which the caller says is live.
     while let Some(ngx_list_part_t { elts, nelts, next }) = unsafe { part.as_ref() } {
         let first: NonNull<ngx_table_elt_t> = NonNull::new(elts.cast()).unwrap_or(NonNull::dangling());
-        // SAFETY: a part has `nelts` elements, and does not change meanwhile, as the caller says.
+        // SAFETY: a part has `nelts` elements; the caller says that the list does not change meanwhile.
         let headers = unsafe { std::slice::from_raw_parts(first.as_ptr(), *nelts) };
         if headers.iter().any(|header| hashes.contains(&header.hash)) {
             return true;

@@ -32,7 +32,7 @@ pub(crate) fn poll_idle(event: Event) -> Option<End> {
     if event.timed_out() {
         return Some(End::Timeout);
     }
-    if let Some(end) = heard(conn) {
+    if let Some(end) = pending_end(conn) {
         return Some(end);
     }
     event.clear_ready();
@@ -42,23 +42,23 @@ pub(crate) fn poll_idle(event: Event) -> Option<End> {
 /// Whether there is nothing to read: neither data, nor the end of the stream, nor an error.
 #[inline]
 pub(crate) fn silent(conn: Conn) -> bool {
-    heard(conn).is_none()
+    pending_end(conn).is_none()
 }
 
 /// What there is to read, as a reason to close an idle connection. If there is nothing, one system call finds out. TLS may
 /// have records of its own to read.
 #[inline]
-fn heard(conn: Conn) -> Option<End> {
+fn pending_end(conn: Conn) -> Option<End> {
     let n = peek(conn);
     if n == 0 {
         return Some(End::ServerClosed);
     }
-    if n == -1 && !blocks() {
+    if n == -1 && !would_block() {
         return Some(End::Error);
     }
     #[cfg(ngx_feature = "http_ssl")]
     if !conn.ssl().is_null() {
-        return if n > 0 || may_hold_more(conn.read()) { heard_through_tls(conn) } else { None };
+        return if n > 0 || may_hold_more(conn.read()) { pending_end_of_tls(conn) } else { None };
     }
     (n > 0).then_some(End::UnexpectedData)
 }
@@ -72,7 +72,7 @@ fn may_hold_more(read: Event) -> bool {
 }
 
 #[cfg(ngx_feature = "http_ssl")]
-fn heard_through_tls(conn: Conn) -> Option<End> {
+fn pending_end_of_tls(conn: Conn) -> Option<End> {
     match conn.receive(&mut [0]) {
         Received::Nothing => None,
         Received::Bytes(_) => Some(End::UnexpectedData),
@@ -82,7 +82,7 @@ fn heard_through_tls(conn: Conn) -> Option<End> {
 }
 
 /// Whether the last system call has failed with `EAGAIN`.
-fn blocks() -> bool {
+fn would_block() -> bool {
     // SAFETY: takes nothing, and returns where the calling thread has its errno.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: points at the errno of the calling thread.

@@ -27,6 +27,9 @@ use crate::ffi::state::upstream::{Upstream, UpstreamRef};
 /// The configuration is refused, and the reason is in the log.
 pub(crate) struct Told;
 
+/// `NGX_LOG_EMERG`, as nginx's functions take it.
+const EMERG: usize = NGX_LOG_EMERG as usize;
+
 /// The counters of one configuration.
 #[derive(Default)]
 pub(crate) struct Zone {
@@ -99,19 +102,7 @@ impl Zone {
             let format = c"\"keepalive_zone\" of %uz bytes is too small, %uzk are needed with worker_processes %uz in %V:%ui";
             let (file, line) = (&raw const directive.file, directive.line);
             // SAFETY: the log is live; `%uz` takes a size, `%V` a string of nginx, `%ui` a number.
-            unsafe {
-                ngx_log_error_core(
-                    NGX_LOG_EMERG as usize,
-                    log,
-                    0,
-                    format.as_ptr(),
-                    bytes,
-                    needed,
-                    workers,
-                    file,
-                    line,
-                );
-            }
+            unsafe { ngx_log_error_core(EMERG, log, 0, format.as_ptr(), bytes, needed, workers, file, line) };
             return Some(Err(Told));
         }
         if let Err(err) = Mapping::new(directive.size / size_of::<AtomicU64>()) {
@@ -121,7 +112,7 @@ impl Zone {
                 (err.raw_os_error().unwrap_or(0), c"\"keepalive_zone\" cannot be had in %V:%ui");
             let (file, line) = (&raw const directive.file, directive.line);
             // SAFETY: the log is live; `%V` takes a string of nginx, `%ui` a number.
-            unsafe { ngx_log_error_core(NGX_LOG_EMERG as usize, log, errno, format.as_ptr(), file, line) };
+            unsafe { ngx_log_error_core(EMERG, log, errno, format.as_ptr(), file, line) };
             return Some(Err(Told));
         }
         Some(Ok(()))
@@ -146,7 +137,7 @@ impl Zone {
         let mapping = match Mapping::new(plan.size(workers)) {
             Ok(mapping) => mapping,
             Err(err) => {
-                nothing_is_counted(log, err.raw_os_error().unwrap_or(0));
+                log_nothing_counted(log, err.raw_os_error().unwrap_or(0));
                 return;
             }
         };
@@ -157,7 +148,7 @@ impl Zone {
             .flatten();
         let Some(generation) = generation.filter(|_| is_spare()) else {
             *last = None;
-            nothing_is_counted(log, libc::ENOMEM);
+            log_nothing_counted(log, libc::ENOMEM);
             return;
         };
         let generation = Arc::new(generation);
@@ -175,7 +166,7 @@ impl Zone {
         let generation = self.generation.get()?;
         let Some(worker) = generation.enter(me, this_process()) else {
             // SAFETY: the caller says that the cycle is live.
-            nothing_is_counted(unsafe { Cycle::from_ptr(cycle) }.log(), libc::ENOMEM);
+            log_nothing_counted(unsafe { Cycle::from_ptr(cycle) }.log(), libc::ENOMEM);
             return None;
         };
         for (upstream, records) in self.upstreams.borrow().iter().zip(worker.upstreams) {
@@ -213,7 +204,7 @@ impl Zone {
 }
 
 /// Logs that nothing is counted, and why.
-fn nothing_is_counted(log: *mut ngx_log_t, errno: i32) {
+fn log_nothing_counted(log: *mut ngx_log_t, errno: i32) {
     write_line(log, NGX_LOG_CRIT, errno, c"keepalive: there is no memory to count in");
 }
 
@@ -221,12 +212,9 @@ fn nothing_is_counted(log: *mut ngx_log_t, errno: i32) {
 fn address_text(address: &[u8]) -> Option<String> {
     let mut room = [0u64; MAX_ADDRESS / 8];
     let mut text = [0u8; 128];
+    let memory: *mut u8 = room.as_mut_ptr().cast();
     // SAFETY: both have at least as many bytes, and do not overlap.
-    unsafe {
-        room.as_mut_ptr()
-            .cast::<u8>()
-            .copy_from_nonoverlapping(address.as_ptr(), address.len().min(MAX_ADDRESS));
-    }
+    unsafe { memory.copy_from_nonoverlapping(address.as_ptr(), address.len().min(MAX_ADDRESS)) };
     let socket: *mut sockaddr = room.as_mut_ptr().cast();
     // SAFETY: an aligned socket address, in memory of the size of the largest one; `text` has `text.len()` bytes.
     let length = unsafe { ngx_sock_ntop(socket, address.len() as _, text.as_mut_ptr(), text.len(), 1) };

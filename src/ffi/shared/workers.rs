@@ -125,8 +125,8 @@ impl Workers {
         for sharing in self.upstreams.borrow().iter() {
             if let Some(ledger) = sharing.upstream.counts.shared() {
                 ledger.set_worker(me);
-                take_back(&sharing.upstream, |left| {
-                    ledger.enter(this_process(), is_gone, wait_a_little, left)
+                end_lost_requests(&sharing.upstream, |left| {
+                    ledger.enter(this_process(), is_gone, wait_briefly, left)
                 });
             }
         }
@@ -156,7 +156,7 @@ pub(crate) fn recover(upstream: &Upstream) {
     upstream.counts.recovered.set(Some(now));
     // SAFETY: belongs to the same cycle as the upstream, and is only ever shared.
     let known = unsafe { known.as_ref() };
-    take_back(upstream, |left| {
+    end_lost_requests(upstream, |left| {
         ledger.recover(now, |worker, process, answers| known.is_gone(worker, process, answers), left);
     });
     // A worker that does not answer by the next check may be gone.
@@ -164,7 +164,7 @@ pub(crate) fn recover(upstream: &Upstream) {
 }
 
 /// Ends the requests of a worker that was killed; `each` reports how many it had at each server.
-fn take_back(upstream: &Upstream, each: impl FnOnce(&mut dyn FnMut(&[u8], u64))) {
+fn end_lost_requests(upstream: &Upstream, each: impl FnOnce(&mut dyn FnMut(&[u8], u64))) {
     // SAFETY: the cycle of a borrowed upstream is alive.
     let servers = unsafe { Servers::in_zone(upstream.us) };
     let mut any = false;
@@ -205,7 +205,7 @@ fn note_servers(upstream: &Upstream, ledger: &Ledger) -> Option<()> {
 
 /// Waits for something that takes another worker less than a millisecond, unless that worker was stopped. `times` is how often
 /// it has waited before; `false`, without waiting, after about a second in all.
-fn wait_a_little(times: u32) -> bool {
+fn wait_briefly(times: u32) -> bool {
     let waits = times < 25;
     if waits {
         std::thread::sleep(Duration::from_millis((1 << times.min(6)).min(50)));

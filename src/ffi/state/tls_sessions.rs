@@ -46,8 +46,8 @@ impl Drop for Session {
 }
 
 impl Sessions {
-    /// For an upstream with so many addresses. A worker reserves the memory when it keeps the first session; if there
-    /// is none, it keeps none.
+    /// For an upstream with `addresses` configured addresses. A worker reserves the memory when it keeps the first session;
+    /// without memory it keeps none.
     pub(crate) fn new(addresses: usize) -> Self {
         let capacity = addresses.saturating_mul(PER_ADDRESS).max(CAPACITY);
         Self(Guarded::new(IdlePool::new(Limit::Total(capacity), 0)))
