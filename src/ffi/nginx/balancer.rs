@@ -18,7 +18,9 @@ use nginx_sys::{ngx_rwlock_rlock, ngx_rwlock_unlock, ngx_rwlock_wlock};
 use crate::metrics::{readable, ServerInfo};
 use crate::queue::room::{Outlook, Rooms};
 
-use super::handle::{field_ptr, get_bit, get_field, handle, set_field, Handle, Live};
+#[cfg(ngx_feature = "http_upstream_zone")]
+use super::handle::field_ptr;
+use super::handle::{get_bit, get_field, handle, set_field, Handle, Live};
 #[cfg(nginx_resolve)]
 use super::headers::bytes;
 use super::peer_connection::{Hooks, Peer};
@@ -62,8 +64,8 @@ impl Balancer {
     }
 
     /// Returns the server as if the request had not been sent to it: the request goes on to another one, and this is no failure.
-    /// Round robin takes everything except a failure for a success, and a success ends the failed state of a server that is
-    /// tried again: so `checked` is set back to its value before the try.
+    /// Round robin takes everything except a failure for a success, and a success ends the failed state of a server if `checked` is
+    /// later than `accessed`, as it is when the server is tried again. So `checked` is set back to at most `accessed`.
     #[cold]
     pub(crate) fn free_untried(self, peer: Peer) {
         if let Some(data) = self.round_robin() {

@@ -243,12 +243,10 @@ impl HttpUpstream {
 
     #[cold]
     fn read_said(self, r: Request, request: FirstBuffer) -> Said {
-        let list = field_ptr!(self.headers_in.headers);
         // What the cache stores of another connection says nothing about how long this one is kept.
         let hints = !r.is_cached() && self.http1_request(request).is_some();
         let mut said = Said::default();
-        // SAFETY: a list in the live request, which changes only when the core reads a header.
-        for header in unsafe { Headers::of(list) } {
+        for header in self.headers() {
             let (name, value) = (header.name(), bytes(header.value()));
             let is = |key: &[u8]| name.eq_ignore_ascii_case(key);
             if hints && is(KEEP_ALIVE) {
@@ -330,15 +328,19 @@ impl HttpUpstream {
         request.get(..end).is_some_and(is_http1).then_some(request)
     }
 
+    /// The headers that the server has sent.
+    pub(crate) fn headers(self) -> Headers {
+        let list = field_ptr!(self.headers_in.headers);
+        // SAFETY: a list in the live request, which changes only when the core reads a header.
+        unsafe { Headers::of(list) }
+    }
+
     /// How the server announces to close the connection, if it does.
     pub(crate) fn closes(self) -> Option<Closes> {
         if !self.is_to_be_closed() {
             return None;
         }
-        let list = field_ptr!(self.headers_in.headers);
-        // SAFETY: a list in the live request, which changes only when the core reads a header.
-        let mut headers = unsafe { Headers::of(list) };
-        let says = headers.any(|header| {
+        let says = self.headers().any(|header| {
             header.name().eq_ignore_ascii_case(b"connection") && says_close(bytes(header.value()))
         });
         Some(if says { Closes::Header } else { Closes::Version })

@@ -35,7 +35,7 @@ impl Request {
     /// The headers that the client has sent.
     pub(crate) fn headers(self) -> Headers {
         let list = field_ptr!(self.headers_in.headers);
-        // SAFETY: the list of a live request; nginx changes it only before the phases begin.
+        // SAFETY: the list of a live request; a caller that changes it has finished reading before.
         unsafe { Headers::of(list) }
     }
 
@@ -160,7 +160,7 @@ impl HttpUpstream {
         get_field!(self.headers_in.status_n)
     }
 
-    /// The headers that the server has sent.
+    /// The list of the headers that the server has sent.
     pub(crate) fn response_headers(self) -> *mut ngx_list_t {
         field_ptr!(self.headers_in.headers)
     }
