@@ -30,8 +30,8 @@ pub(crate) unsafe fn close_in_place(place: NonNull<Place>, conn: Conn, why: End)
     }
 }
 
-/// A connection that had been idle until `then` was stale. Looks at the connections to the same server that are idle for longer,
-/// and closes those that the server has closed too; or, with `all`, all of them.
+/// A connection that had been idle until `then` was stale. Looks at the connections to the same server that are idle for
+/// longer, and closes those that the server has closed too; or, with `all`, all of them.
 #[cold]
 pub(crate) fn close_suspect_idle(upstream: &Upstream, address: &[u8], then: Msec, all: bool) {
     let mut from = 0;
@@ -56,7 +56,8 @@ pub(crate) fn close_all(upstream: &Upstream) {
     }
 }
 
-/// Closes each connection to a marked server. It takes them one by one, so that the pool is not borrowed while nginx closes one.
+/// Closes each connection to a marked server. It takes them one by one, so that the pool is not borrowed while nginx
+/// closes one.
 pub(crate) fn close_removed(upstream: &Upstream, why: End) {
     let mut from = 0;
     while let Some(idle) = upstream.idle.with(|idle| idle.take_removed(&mut from)).flatten() {

@@ -26,8 +26,8 @@ use crate::ffi::state::upstream::{Bytes, Idle, RoundTrip, Upstream, UpstreamRef}
 use super::sleep::dummy_handler;
 use super::store::store;
 
-/// The `data` of such a connection points at this: all that is needed to store the connection once the request is gone. Lies in
-/// the connection's memory pool, in a large block of its own, which can be freed.
+/// The `data` of such a connection points at this: all that is needed to store the connection once the request is gone.
+/// Lies in the connection's memory pool, in a large block of its own, which can be freed.
 pub(crate) struct Draining {
     upstream: UpstreamRef,
     drain: Drain,
@@ -47,8 +47,8 @@ pub(crate) struct Draining {
     generation: usize,
 }
 
-/// Begins to read the rest of a response. Calls `taken` before: from there on the connection is no longer the caller's. It may
-/// be stored or closed when this returns.
+/// Begins to read the rest of a response. Calls `taken` before: from there on the connection is no longer the caller's.
+/// It may be stored or closed when this returns.
 ///
 /// # Errors
 /// If there is no memory.
@@ -139,7 +139,8 @@ fn read_available(event: Event, conn: Conn) -> Result<Progress, Reason> {
             Received::Nothing if event.wait_readable() => return Ok(Progress::More),
             Received::Nothing => return Err((c"no event can be added", End::Error)),
             Received::Bytes(n) => {
-                // SAFETY: `begin` has store_drained it there; only this function refers to it, and does not call nginx meanwhile.
+                // SAFETY: `begin` has put it there; only this function refers to it, and does not call nginx
+                // meanwhile.
                 let drain = unsafe { &mut (*draining).drain };
                 if drain.read(buffer.get(..n).unwrap_or(&buffer)).map_err(reason)? == Progress::Done {
                     return Ok(Progress::Done);
@@ -152,7 +153,7 @@ fn read_available(event: Event, conn: Conn) -> Result<Progress, Reason> {
 /// Stores the connection, or closes it for a reason.
 fn finish(conn: Conn, drained: Result<(), Reason>) {
     let data = conn.data().cast::<Draining>();
-    // SAFETY: `begin` has store_drained it there, in the pool of the open connection.
+    // SAFETY: `begin` has put it there, in the pool of the open connection.
     let draining = unsafe { data.read() };
     // SAFETY: memory of this pool that is not used any more; if it is not a large block, the call does nothing.
     unsafe { ngx_pfree(conn.pool(), data.cast()) };

@@ -20,8 +20,8 @@ use super::close::close_removed;
 /// How often to check the number, in milliseconds.
 const INTERVAL: ngx_msec_t = 1000;
 
-/// A connection was stored that was opened when the number was `generation`. Starts the check, which goes on as long as there
-/// are idle connections.
+/// A connection was stored that was opened when the number was `generation`. Starts the check, which goes on as long as
+/// there are idle connections.
 pub(crate) fn stored(upstream: &Upstream, watch: &Watch, generation: usize) {
     if generation != watch.compared.get() {
         watch.compared.set(NEVER);

@@ -15,8 +15,8 @@ use crate::ffi::state::upstream::Place;
 
 use super::close::close_in_place;
 
-/// Hands a stored connection over to `close_handler`. It may be closed when this returns, because bytes that the server has sent
-/// already are unexpected, and so is the end of the stream.
+/// Hands a stored connection over to `close_handler`. It may be closed when this returns, because bytes that the server
+/// has sent already are unexpected, and so is the end of the stream.
 #[inline]
 pub(crate) fn sleep(conn: Conn, place: NonNull<Place>, timeout: Msec) {
     let (read, write) = (conn.read(), conn.write());

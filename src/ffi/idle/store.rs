@@ -11,8 +11,8 @@ use crate::ffi::state::upstream::{Idle, Stored, Upstream};
 use super::resolve;
 use super::sleep::sleep;
 
-/// Stores a connection in the pool and puts it to sleep. Calls `taken` in between: from there on the connection is no longer the
-/// caller's. It may be closed when this returns.
+/// Stores a connection in the pool and puts it to sleep. Calls `taken` in between: from there on the connection is no
+/// longer the caller's. It may be closed when this returns.
 ///
 /// # Errors
 /// If there is no room.

@@ -1,5 +1,6 @@
-//! The limit on connections to a server: who gets the next slot (`slots`), how a connection is closed so that the server never
-//! has more than its limit (`linger`), and what happens when the worker itself runs out of connections (`shortage`).
+//! The limit on connections to a server: who gets the next slot (`slots`), how a connection is closed so that the server
+//! never has more than its limit (`linger`), and what happens when the worker itself runs out of connections
+//! (`shortage`).
 
 pub(crate) mod slots;
 

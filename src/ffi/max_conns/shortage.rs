@@ -1,12 +1,12 @@
 //! The worker runs out of connections, or of descriptors: idle connections are closed before a request fails.
 //!
-//! When at most a sixteenth of its connections is left, nginx closes reusable ones: connections of clients that are idle, or
-//! have not sent a request yet. Idle connections to servers are not marked reusable, because nginx would count them as waiting
-//! clients. No client should be closed for an idle connection, so the pools of the worker yield earlier, when at most an eighth
-//! is left: a request that needs a new connection then closes as many idle ones as needed. If nginx still had to close clients
-//! in the present second, each connection that is stored closes one. Without a shortage all connections can be in use. One is
-//! also closed after a connection could not be opened because the limit of descriptors was reached: the next request gets its
-//! descriptor.
+//! When at most a sixteenth of its connections is left, nginx closes reusable ones: connections of clients that are idle,
+//! or have not sent a request yet. Idle connections to servers are not marked reusable, because nginx would count them as
+//! waiting clients. No client should be closed for an idle connection, so the pools of the worker yield earlier, when at
+//! most an eighth is left: a request that needs a new connection then closes as many idle ones as needed. If nginx still
+//! had to close clients in the present second, each connection that is stored closes one. Without a shortage all
+//! connections can be in use. One is also closed after a connection could not be opened because the limit of descriptors
+//! was reached: the next request gets its descriptor.
 
 use nginx_sys::ngx_cached_time;
 

@@ -51,8 +51,8 @@ fn changing_server(
 }
 
 /// Reserves a slot for a new connection to the server. An idle connection that does not fit the request is closed for it.
-/// `within` says that the requests at the server are within its limit. If they are not, the balancer does not know the limit,
-/// and waiting would not help. `parked` is how long the request has waited for a slot, in milliseconds, if it has.
+/// `within` says that the requests at the server are within its limit. If they are not, the balancer does not know the
+/// limit, and waiting would not help. `parked` is how long the request has waited for a slot, in milliseconds, if it has.
 pub(crate) fn reserve_slot(
     upstream: &Upstream,
     server: Server,

@@ -63,9 +63,10 @@ impl Balancer {
         }
     }
 
-    /// Returns the server as if the request had not been sent to it: the request goes on to another one, and this is no failure.
-    /// Round robin takes everything except a failure for a success, and a success ends the failed state of a server if `checked` is
-    /// later than `accessed`, as it is when the server is tried again. So `checked` is set back to at most `accessed`.
+    /// Returns the server as if the request had not been sent to it: the request goes on to another one, and this is no
+    /// failure. Round robin takes everything except a failure for a success, and a success ends the failed state of a
+    /// server if `checked` is later than `accessed`, as it is when the server is tried again. So `checked` is set back to
+    /// at most `accessed`.
     #[cold]
     pub(crate) fn free_untried(self, peer: Peer) {
         if let Some(data) = self.round_robin() {
@@ -91,8 +92,8 @@ impl Balancer {
         }
     }
 
-    /// What round robin has for the request. The data of each balancer of nginx begins with it: they all keep their servers as
-    /// round robin does, and leave `free` to it. `None` if the balancer has a `free` of its own.
+    /// What round robin has for the request. The data of each balancer of nginx begins with it: they all keep their
+    /// servers as round robin does, and leave `free` to it. `None` if the balancer has a `free` of its own.
     pub(crate) fn round_robin(self) -> Option<RoundRobinData> {
         let round_robin = ngx_http_upstream_free_round_robin_peer as *const () as usize;
         let same = self.free.is_some_and(|free| free as *const () as usize == round_robin);
@@ -256,8 +257,8 @@ impl Servers {
         is_told.then_some(found)
     }
 
-    /// Calls `look` with each server, backup servers too, under the lock of its list, and with whether it is the only one. `look`
-    /// takes a copy of what it compares, as other workers may count meanwhile.
+    /// Calls `look` with each server, backup servers too, under the lock of its list, and with whether it is the only
+    /// one. `look` takes a copy of what it compares, as other workers may count meanwhile.
     pub(crate) fn each(self, write: bool, mut look: impl FnMut(PeerServer, bool)) {
         self.lists().for_each(|list| list.each_here(write, &mut look));
     }

@@ -23,7 +23,8 @@ pub(crate) type Setter =
 pub(crate) unsafe fn words<'a>(cf: *mut ngx_conf_t) -> &'a [ngx_str_t] {
     // SAFETY: the caller says that `cf` is the configuration being read.
     let args = unsafe { (*cf).args };
-    // SAFETY: nginx sets `args` to the words of the directive before it calls the setter, and does not change them meanwhile.
+    // SAFETY: nginx sets `args` to the words of the directive before it calls the setter, and does not change them
+    // meanwhile.
     let args = unsafe { &*args };
     // SAFETY: the elements of `cf->args` are strings.
     unsafe { args.as_slice() }

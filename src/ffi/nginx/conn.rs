@@ -116,7 +116,8 @@ impl Conn {
         }
         // SAFETY: null, or a pool that the core has made for this connection.
         if let Some(pool) = unsafe { Pool::from_ptr(pool) } {
-            // SAFETY: nothing was allocated from it: the core made it for the placeholder, whose place this connection takes.
+            // SAFETY: nothing was allocated from it: the core made it for the placeholder, whose place this connection
+            // takes.
             unsafe { pool.destroy() };
         }
     }
@@ -184,8 +185,8 @@ impl Conn {
         get_field!(self.ssl)
     }
 
-    /// Makes everything that logs about this connection write to `log`. The log of a request must not stay behind: it is freed
-    /// with the client's connection.
+    /// Makes everything that logs about this connection write to `log`. The log of a request must not stay behind: it is
+    /// freed with the client's connection.
     pub(crate) fn set_logs(self, log: *mut ngx_log_t) {
         set_field!(self.log = log);
         self.read().set_log(log);
@@ -269,7 +270,8 @@ impl Event {
         set_field!(self.handler = handler);
     }
 
-    /// Asks nginx to call the handler when there is something to read; `false` on failure. Mirrors `ngx_handle_read_event()`.
+    /// Asks nginx to call the handler when there is something to read; `false` on failure. Mirrors
+    /// `ngx_handle_read_event()`.
     pub(crate) fn wait_readable(self) -> bool {
         // SAFETY: a read event of an open connection, by the type invariant.
         unsafe { ngx_handle_read_event(self.as_ptr(), 0) == NGX_OK as ngx_int_t }

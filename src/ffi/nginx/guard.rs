@@ -26,7 +26,8 @@ impl<T> Guarded<T> {
         Self { state: UnsafeCell::new(state), busy: Cell::new(false) }
     }
 
-    /// Calls `work` with the state; `None` if a panic has left it half changed. `work` calls neither nginx nor this function.
+    /// Calls `work` with the state; `None` if a panic has left it half changed. `work` calls neither nginx nor this
+    /// function.
     #[inline]
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> Option<R> {
         if self.busy.replace(true) {

@@ -41,9 +41,9 @@ impl Mapping {
         }
     }
 
-    /// The memory as numbers. Its users end before the mapping: a ledger belongs to the same cycle, and does not touch its table
-    /// when it is dropped; a generation owns its mapping; in a worker, where requests and connections point at their numbers,
-    /// no cycle ends before them.
+    /// The memory as numbers. Its users end before the mapping: a ledger belongs to the same cycle, and does not touch
+    /// its table when it is dropped; a generation owns its mapping; in a worker, where requests and connections point at
+    /// their numbers, no cycle ends before them.
     pub(crate) fn words(&self) -> &'static [AtomicU64] {
         // SAFETY: mapped by `new`, page-aligned, zeroed by the system, and changed by atomic operations only.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length / size_of::<AtomicU64>()) }

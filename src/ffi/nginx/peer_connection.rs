@@ -124,9 +124,9 @@ impl Peer {
         SavedPeer(unsafe { self.0.read() })
     }
 
-    /// Restores the saved server, without a connection. The core has cleared fields because it means to ask for another server;
-    /// they are restored, whichever these are in this nginx. What is about the attempts, and not about the server, stays as
-    /// it is now: the number of tries left, the time of the first one, the hooks.
+    /// Restores the saved server, without a connection. The core has cleared fields because it means to ask for another
+    /// server; they are restored, whichever these are in this nginx. What is about the attempts, and not about the
+    /// server, stays as it is now: the number of tries left, the time of the first one, the hooks.
     pub(crate) fn restore(self, saved: &SavedPeer) {
         let (hooks, tries) = (self.hooks(), self.tries());
         let start_time = get_field!(self.start_time);
@@ -186,8 +186,8 @@ impl Peer {
         get_bit!(self: ngx_peer_connection_t::transparent_raw)
     }
 
-    /// The bytes of the socket address that the balancer chose. Not to be kept after the hook: with a `zone` the memory belongs
-    /// to the balancer.
+    /// The bytes of the socket address that the balancer chose. Not to be kept after the hook: with a `zone` the memory
+    /// belongs to the balancer.
     pub(crate) fn address(&self) -> &[u8] {
         let this = *self;
         let address: *const u8 = get_field!(this.sockaddr).cast();

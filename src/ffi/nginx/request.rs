@@ -236,8 +236,8 @@ impl HttpUpstream {
         get_bit!(self: ngx_http_upstream_t::request_body_sent_raw)
     }
 
-    /// Identifies the protocol: the address of `create_request`. Each protocol module has one of its own, and the proxy module
-    /// has another one for HTTP/2.
+    /// Identifies the protocol: the address of `create_request`. Each protocol module has one of its own, and the proxy
+    /// module has another one for HTTP/2.
     pub(crate) fn protocol(self) -> usize {
         get_field!(self.create_request).map_or(0, |function| function as usize)
     }
@@ -249,8 +249,8 @@ impl HttpUpstream {
         false
     }
 
-    /// Calls `evaluate` while `$upstream_addr` shows the peer that the balancer has just chosen, as it will once the core has
-    /// noted it: nginx may evaluate variables that are derived from it only once.
+    /// Calls `evaluate` while `$upstream_addr` shows the peer that the balancer has just chosen, as it will once the core
+    /// has noted it: nginx may evaluate variables that are derived from it only once.
     #[cfg(ngx_feature = "http_ssl")]
     pub(crate) fn with_peer_shown<T>(self, evaluate: impl FnOnce() -> T) -> T {
         let Some(state) = self.state() else { return evaluate() };

@@ -95,8 +95,8 @@ impl Request {
         self.is_unbuffered() && get_bit!(self.headers_in: ngx_http_headers_in_t::chunked_raw)
     }
 
-    /// Whether the response comes from the cache although a server was asked: then nothing tells what the server has sent. (A
-    /// response that revalidates the cached one has no body.)
+    /// Whether the response comes from the cache although a server was asked: then nothing tells what the server has
+    /// sent. (A response that revalidates the cached one has no body.)
     #[cfg(ngx_feature = "http_cache")]
     pub(crate) fn has_cached_response(self, u: HttpUpstream) -> bool {
         self.is_cached() && get_bits!(u: ngx_http_upstream_t::cache_status_raw) != NGX_HTTP_CACHE_REVALIDATED
@@ -131,8 +131,8 @@ impl Request {
 }
 
 impl HttpUpstream {
-    /// Whether exactly the announced request was sent. The core also believes so when it has no body to send although the head
-    /// of the request announces one, as with `auth_request` and a POST.
+    /// Whether exactly the announced request was sent. The core also believes so when it has no body to send although the
+    /// head of the request announces one, as with `auth_request` and a POST.
     #[inline]
     pub(crate) fn is_request_sent(self, r: Request, request: FirstBuffer, conn: Conn) -> bool {
         if !self.request_body_sent() {

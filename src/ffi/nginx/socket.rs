@@ -63,8 +63,8 @@ fn pending_end(conn: Conn) -> Option<End> {
     (n > 0).then_some(End::UnexpectedData)
 }
 
-/// Whether TLS may have read bytes from the socket that were not read from TLS. The socket would not wake nginx for those, so
-/// `ngx_ssl_recv()` leaves the event ready, or posts it.
+/// Whether TLS may have read bytes from the socket that were not read from TLS. The socket would not wake nginx for
+/// those, so `ngx_ssl_recv()` leaves the event ready, or posts it.
 #[cfg(ngx_feature = "http_ssl")]
 #[inline]
 fn may_hold_more(read: Event) -> bool {
@@ -101,8 +101,8 @@ fn peek(conn: Conn) -> isize {
     unsafe { libc::recv(conn.fd(), (&raw mut byte).cast(), 1, libc::MSG_PEEK) }
 }
 
-/// Closes a connection that is no longer in the pool. TLS is shut down without sending anything: the session stays resumable,
-/// and the server may be gone.
+/// Closes a connection that is no longer in the pool. TLS is shut down without sending anything: the session stays
+/// resumable, and the server may be gone.
 pub(crate) fn close(conn: Conn) {
     #[cfg(ngx_feature = "http_ssl")]
     if let Some(ssl) = tls_of(conn) {
@@ -145,8 +145,8 @@ unsafe extern "C" fn close_after_shutdown(c: *mut ngx_connection_t) {
     }
 }
 
-/// Tells the server that TLS ends (`close_notify`), without waiting for its answer; the end of the stream follows. `false` if it
-/// cannot be sent now.
+/// Tells the server that TLS ends (`close_notify`), without waiting for its answer; the end of the stream follows.
+/// `false` if it cannot be sent now.
 #[cfg(ngx_feature = "http_ssl")]
 pub(crate) fn say_goodbye(conn: Conn) -> bool {
     let Some(ssl) = tls_of(conn) else { return true };

@@ -46,8 +46,8 @@ impl Request {
         unsafe { Self::from_raw(parent) }
     }
 
-    /// The statuses of at least 300 that servers have answered: for each location through which the request has come, the last
-    /// one. After an `X-Accel-Redirect` only this list still has them.
+    /// The statuses of at least 300 that servers have answered: for each location through which the request has come, the
+    /// last one. After an `X-Accel-Redirect` only this list still has them.
     pub(crate) fn answers(self) -> impl Iterator<Item = u16> {
         let states: *const ngx_array_t = get_field!(self.upstream_states);
         // SAFETY: null, or an array in the pool of the live request.

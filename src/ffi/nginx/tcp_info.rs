@@ -19,7 +19,8 @@ mod linux {
 
     use super::*;
 
-    /// The beginning of `struct tcp_info` (linux/tcp.h). The crate libc has an older version, which ends before the counters.
+    /// The beginning of `struct tcp_info` (linux/tcp.h). The crate libc has an older version, which ends before the
+    /// counters.
     #[repr(C)]
     struct TcpInfo {
         state: u8,
@@ -58,8 +59,8 @@ mod linux {
         round_trip: u32,
     }
 
-    /// The time of a round trip on the network, in milliseconds, rounded up; `None` if the connection is not TCP, or the kernel
-    /// does not know it.
+    /// The time of a round trip on the network, in milliseconds, rounded up; `None` if the connection is not TCP, or the
+    /// kernel does not know it.
     pub(crate) fn round_trip(conn: Conn) -> Option<Msec> {
         const UNKNOWN: u32 = u32::MAX;
         const { assert!(offset_of!(Path, round_trip) == 148) };

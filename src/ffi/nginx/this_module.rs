@@ -10,6 +10,7 @@ extern "C" {
 /// The module's static. nginx writes to it only before it creates any configuration.
 pub(crate) fn module() -> &'static ngx_module_t {
     let module = &raw const ngx_http_upstream_keepalive_rs_module;
-    // SAFETY: a static of this library. nginx writes its indexes before it calls the module, and nothing writes it after that.
+    // SAFETY: a static of this library. nginx writes its indexes before it calls the module, and nothing writes it after
+    // that.
     unsafe { &*module }
 }

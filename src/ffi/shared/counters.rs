@@ -81,8 +81,8 @@ impl Zone {
         push(&mut self.plan.borrow_mut().upstreams, plan)
     }
 
-    /// Checks at the end of `http {}` whether `keepalive_zone` is large enough. (If `worker_processes` follows, its value is not
-    /// known yet.) `auth` are the paths that are asked for authorisation. `None` if there is no memory.
+    /// Checks at the end of `http {}` whether `keepalive_zone` is large enough. (If `worker_processes` follows, its value
+    /// is not known yet.) `auth` are the paths that are asked for authorisation. `None` if there is no memory.
     ///
     /// # Safety
     /// `cf` is the configuration being read.
@@ -176,8 +176,8 @@ impl Zone {
         Some(worker.auth)
     }
 
-    /// The present numbers. `describe` describes servers that are not configured, as the method of this name does. `None` if there
-    /// is no memory.
+    /// The present numbers. `describe` describes servers that are not configured, as the method of this name does. `None`
+    /// if there is no memory.
     pub(crate) fn snapshot(&self, describe: &'static Describe) -> Option<Snapshot> {
         self.generation.get()?.snapshot(is_alive, describe)
     }

@@ -145,8 +145,8 @@ impl Workers {
     }
 }
 
-/// Checks once a second whether other workers were killed without being replaced, as after a reload, and takes back what they
-/// had.
+/// Checks once a second whether other workers were killed without being replaced, as after a reload, and takes back what
+/// they had.
 pub(crate) fn recover(upstream: &Upstream) {
     let (Some(ledger), Some(known)) = (upstream.counts.shared(), upstream.counts.known.get()) else { return };
     let now = now();
@@ -203,8 +203,8 @@ fn note_servers(upstream: &Upstream, ledger: &Ledger) -> Option<()> {
     Some(())
 }
 
-/// Waits for something that takes another worker less than a millisecond, unless that worker was stopped. `times` is how often
-/// it has waited before; `false`, without waiting, after about a second in all.
+/// Waits for something that takes another worker less than a millisecond, unless that worker was stopped. `times` is how
+/// often it has waited before; `false`, without waiting, after about a second in all.
 fn wait_briefly(times: u32) -> bool {
     let waits = times < 25;
     if waits {

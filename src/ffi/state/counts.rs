@@ -70,8 +70,8 @@ impl Counts {
         }
     }
 
-    /// A connection that was stored for `stored` is reused for `used`: both have the same address, but its limit may have been
-    /// added or removed meanwhile.
+    /// A connection that was stored for `stored` is reused for `used`: both have the same address, but its limit may have
+    /// been added or removed meanwhile.
     #[inline]
     pub(crate) fn reuse(&self, stored: Option<Server>, used: Option<Server>) {
         self.remove_idle(stored);

@@ -1,5 +1,5 @@
-//! State. Of the configuration of an upstream: `srv_conf`. Of its pool: `upstream`, `tls_sessions`, `counts`, `bells`, `waits`,
-//! `watch`. Of a request: `peer_data`, `reuse`, `refusal`, `notes`, `tried`. Of a wait: `waiter`.
+//! State. Of the configuration of an upstream: `srv_conf`. Of its pool: `upstream`, `tls_sessions`, `counts`, `bells`,
+//! `waits`, `watch`. Of a request: `peer_data`, `reuse`, `refusal`, `notes`, `tried`. Of a wait: `waiter`.
 
 pub(crate) mod srv_conf;
 

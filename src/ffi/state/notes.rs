@@ -1,7 +1,8 @@
 //! What a request notes about its attempts, for `$upstream_connection_reused` and similar variables.
 //!
-//! The notes are found by the hooks of `r->upstream`. If these may be replaced, because no response was sent and a redirect may
-//! follow, a cleanup record of the request's pool points at the notes: a redirect makes nginx forget everything else.
+//! The notes are found by the hooks of `r->upstream`. If these may be replaced, because no response was sent and a
+//! redirect may follow, a cleanup record of the request's pool points at the notes: a redirect makes nginx forget
+//! everything else.
 
 use std::cell::Cell;
 use std::ffi::c_void;

@@ -83,7 +83,7 @@ pub(crate) struct OwnConf {
 ///     +--> a connection from the pool that is stale ---> Again: it asks for another one
 /// ```
 ///
-/// An attempt that has its connection stays `Asking`.
+/// `Asking` includes an attempt that has its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Asking,
@@ -163,8 +163,8 @@ impl PeerData {
         self.own_conf.set(Some(own));
     }
 
-    /// Restores the configuration that the request had before, unless the request was given another one meanwhile. A module that
-    /// makes a copy for a request, as Lua's `set_timeouts()` does, writes into the one that it finds there.
+    /// Restores the configuration that the request had before, unless the request was given another one meanwhile. A
+    /// module that makes a copy for a request, as Lua's `set_timeouts()` does, writes into the one that it finds there.
     #[cold]
     pub(crate) fn own_conf_ends(&self) {
         let Some(own) = self.own_conf.take() else { return };

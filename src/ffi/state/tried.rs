@@ -1,5 +1,5 @@
-//! The servers that have failed for a request. The balancer knows them, but forgets them when it is initialised again after a
-//! wait.
+//! The servers that have failed for a request. The balancer knows them, but forgets them when it is initialised again
+//! after a wait.
 
 use std::ptr::NonNull;
 
@@ -24,7 +24,8 @@ impl Tried {
     /// Copies what round robin knows; `None` if the balancer is another one, or there is no memory.
     ///
     /// # Safety
-    /// `us` is an upstream whose cycle is alive; `balancer` is that of a live request to it; `pool` is the pool of the request.
+    /// `us` is an upstream whose cycle is alive; `balancer` is that of a live request to it; `pool` is the pool of the
+    /// request.
     pub(crate) unsafe fn of(
         us: NonNull<ngx_http_upstream_srv_conf_t>,
         balancer: Balancer,

@@ -28,8 +28,8 @@ use super::waits::Waits;
 #[cfg(nginx_resolve)]
 use super::watch::Watch;
 
-/// Belongs to the server conf of the upstream. Lies in the cycle's pool, and is dropped with it. The master makes it; after the
-/// fork each worker has its own copy.
+/// Belongs to the server conf of the upstream. Lies in the cycle's pool, and is dropped with it. The master makes it;
+/// after the fork each worker has its own copy.
 pub(crate) struct Upstream {
     pub(crate) us: NonNull<ngx_http_upstream_srv_conf_t>,
     /// The `init` of the balancer, which `init_keepalive_peer` calls first.

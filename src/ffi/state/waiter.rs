@@ -52,8 +52,8 @@ impl Waiter {
         pool.put(waiter).map(NonNull::cast)
     }
 
-    /// Makes the placeholder, a connection without a socket: nothing is sent or received, there are no events, and closing it by
-    /// mistake touches no descriptor.
+    /// Makes the placeholder, a connection without a socket: nothing is sent or received, there are no events, and
+    /// closing it by mistake touches no descriptor.
     pub(crate) fn stand_in(&self, log: *mut ngx_log_t) -> *mut ngx_connection_t {
         let conn = self.conn.get();
         for (event, write) in [(self.read.get(), 0), (self.write.get(), 1)] {
@@ -89,7 +89,8 @@ impl Waiter {
         self.conn.get()
     }
 
-    /// A placeholder for the address, for a request without a server: so the core ends such a request like one with a server.
+    /// A placeholder for the address, for a request without a server: so the core ends such a request like one with a
+    /// server.
     pub(crate) fn address(&self) -> *mut sockaddr {
         self.address.get()
     }

@@ -28,8 +28,8 @@ pub(crate) struct Waits {
     pub(crate) parked: Line,
     /// Which servers had room at the last look for `retries`.
     pub(crate) rooms: Guarded<Rooms>,
-    /// Calls `dispatch`: when something has changed, when the longest wait times out, and regularly, because servers also recover
-    /// by themselves.
+    /// Calls `dispatch`: when something has changed, when the longest wait times out, and regularly, because servers also
+    /// recover by themselves.
     pub(crate) alarm: Alarm,
     /// Dispatches the requests; its event points at the upstream.
     dispatch: Handler,
@@ -53,8 +53,8 @@ pub(crate) enum WaitFailure {
 }
 
 impl Waits {
-    /// At most `parked` requests can have a server; `dispatch` serves the waiting ones. `None` if there would be no memory for as
-    /// many requests as may wait.
+    /// At most `parked` requests can have a server; `dispatch` serves the waiting ones. `None` if there would be no
+    /// memory for as many requests as may wait.
     pub(crate) fn new(directive: Option<Queue>, parked: usize, dispatch: Handler) -> Option<Self> {
         let number = directive.map_or(0, |queue| queue.number);
         let line = |capacity| {
@@ -125,8 +125,8 @@ impl Upstream {
         self.waits.directive.is_some() || self.counts.ledger.get().is_some()
     }
 
-    /// Something may have become free: dispatches the waiting requests, or wakes other workers that have some, once the present
-    /// handler has returned.
+    /// Something may have become free: dispatches the waiting requests, or wakes other workers that have some, once the
+    /// present handler has returned.
     pub(crate) fn schedule_dispatch(&self) {
         let others = || {
             self.counts.shared().is_some_and(|it| {
