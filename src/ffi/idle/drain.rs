@@ -5,7 +5,7 @@
 
 use std::ffi::CStr;
 
-use nginx_sys::{ngx_event_t, ngx_log_error_core, ngx_log_t, ngx_pfree, ngx_str_t, NGX_LOG_INFO};
+use nginx_sys::{ngx_event_t, ngx_log_error_core, ngx_log_t, ngx_pfree, NGX_LOG_INFO};
 
 use crate::base::address::MAX_ADDRESS;
 use crate::base::clock::Msec;
@@ -239,8 +239,7 @@ pub(crate) fn log_refusal(upstream: &Upstream, log: *mut ngx_log_t, why: &'stati
     if !takes(log, NGX_LOG_INFO) {
         return;
     }
-    // SAFETY: the server conf of an upstream lives as long as the upstream; makes no reference.
-    let name: *const ngx_str_t = unsafe { &raw const (*upstream.us.as_ptr()).host };
+    let name = upstream.name();
     let format = c"connection to upstream \"%V\" is not kept: %s";
     // SAFETY: the log is live; `%V` takes a string of nginx, `%s` one that ends with a null byte.
     unsafe { ngx_log_error_core(NGX_LOG_INFO as usize, log, 0, format.as_ptr(), name, why.as_ptr()) };

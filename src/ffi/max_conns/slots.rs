@@ -45,8 +45,7 @@ fn changing_server(
     if let Some((server, limited)) = ledger.find(address, generation) {
         return limited.then_some(server);
     }
-    // SAFETY: the cycle of an upstream is alive while the upstream is borrowed.
-    let limit = unsafe { crate::ffi::nginx::balancer::Servers::in_zone(upstream.us) }?.limit(address);
+    let limit = upstream.servers_in_zone()?.limit(address);
     ledger.note(address, limit, generation, now(), is_gone).filter(|_| limit > 0)
 }
 

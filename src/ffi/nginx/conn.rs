@@ -23,7 +23,8 @@ pub(crate) struct Conn(NonNull<ngx_connection_t>);
 /// An event of an open connection.
 ///
 /// # Invariants
-/// Points at the read or write event of a [`Conn`]; nginx allocates both together with the connection.
+/// Points at the read or write event of a [`Conn`], or of the placeholder of a request that waits; both live as long as the
+/// connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Event(NonNull<ngx_event_t>);
 

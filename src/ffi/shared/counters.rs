@@ -17,8 +17,6 @@ use crate::base::address::MAX_ADDRESS;
 use crate::base::memory::{is_spare, push};
 use crate::metrics::{self, AuthMeter, Describe, Generation, Plan, ServerInfo, Snapshot};
 
-#[cfg(nginx_resolve)]
-use crate::ffi::nginx::balancer::Servers;
 use crate::ffi::nginx::log::write_line;
 use crate::ffi::nginx::mapping::Mapping;
 use crate::ffi::nginx::process::{is_alive, this_process, worker_processes, Cycle};
@@ -187,8 +185,7 @@ impl Zone {
         let text = address_text(address)?;
         #[cfg(nginx_resolve)]
         if let Some(upstream) = self.upstreams.borrow().get(upstream) {
-            // SAFETY: the cycle of a borrowed upstream is alive.
-            if let Some(servers) = unsafe { Servers::in_zone(upstream.us) } {
+            if let Some(servers) = upstream.servers_in_zone() {
                 return Some(ServerInfo { text, ..servers.describe(address)? });
             }
         }

@@ -12,7 +12,6 @@ use nginx_sys::{ngx_cycle_t, ngx_event_handler_pt, ngx_fd_t, ngx_int_t, NGX_ERRO
 use crate::base::memory::push;
 use crate::ledger::{Ledger, Table};
 
-use crate::ffi::nginx::balancer::Servers;
 use crate::ffi::nginx::configured::Configured;
 use crate::ffi::nginx::constants;
 use crate::ffi::nginx::log::write_line;
@@ -165,8 +164,7 @@ pub(crate) fn recover(upstream: &Upstream) {
 
 /// Ends the requests of a worker that was killed; `each` reports how many it had at each server.
 fn end_lost_requests(upstream: &Upstream, each: impl FnOnce(&mut dyn FnMut(&[u8], u64))) {
-    // SAFETY: the cycle of a borrowed upstream is alive.
-    let servers = unsafe { Servers::in_zone(upstream.us) };
+    let servers = upstream.servers_in_zone();
     let mut any = false;
     each(&mut |address, requests| {
         any = true;

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use std::ops::Deref;
 use std::ptr::NonNull;
 
-use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ngx_pool_t};
+use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ngx_pool_t, ngx_str_t};
 
 use crate::directive::KeepaliveDrain;
 use crate::ledger::Server;
@@ -17,6 +17,7 @@ use crate::reuse::identity::client_of;
 use crate::reuse::lifetime::Limits;
 use crate::reuse::stale::StaleRetry;
 
+use crate::ffi::nginx::balancer::Servers;
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::Guarded;
 use crate::ffi::nginx::memory::Pool;
@@ -148,6 +149,18 @@ pub(crate) struct Stored {
 }
 
 impl Upstream {
+    /// The servers, if the upstream has a `zone`.
+    pub(crate) fn servers_in_zone(&self) -> Option<Servers> {
+        // SAFETY: the cycle of a borrowed upstream is alive.
+        unsafe { Servers::in_zone(self.us) }
+    }
+
+    /// The name of the upstream, for nginx's `%V`.
+    pub(crate) fn name(&self) -> *const ngx_str_t {
+        // SAFETY: the server conf of an upstream lives as long as the upstream; makes no reference.
+        unsafe { &raw const (*self.us.as_ptr()).host }
+    }
+
     /// A reference that a connection can keep.
     pub(crate) fn refer(&self) -> UpstreamRef {
         UpstreamRef(NonNull::from(self))
