@@ -91,7 +91,7 @@ for my $name (sort keys %documented) {
 
 # The words that are meant literally are those that the sources compare with.
 my @in_code = qw(on off);
-for my $text (map { source($_) } qw(directive.rs reuse/stale.rs auth.rs)) {
+for my $text (map { source($_) } qw(directive.rs reuse/stale.rs auth/directives.rs)) {
     push @in_code, $text =~ /\bb"(\w+)" => /g, $text =~ /strip_prefix\(b"(\w+)="\)/g;
 }
 is_deeply sorted(@values, map { s/=.*//r } @options), sorted(@in_code), 'all values and parameters are documented, and no others';
@@ -112,7 +112,7 @@ my %default = (
     keepalive_stale_retry => [map { lc } found(source('reuse/stale.rs'), qr/#\[default\]\s+(\w+)/)],
     keepalive_stale_fails => [map { $_ eq '==' ? 'off' : 'on' } found($conf, qr/self\.stale_fails (\S+) 1/)],
     auth_subrequest => ['off'],
-    auth_subrequest_pass_status => [split /, /, join '', found(source('auth.rs'), qr/PASS_STATUS: &\[u16\] = &\[(.*?)\]/)],
+    auth_subrequest_pass_status => [split /, /, join '', found(source('auth/directives.rs'), qr/PASS_STATUS: &\[u16\] = &\[(.*?)\]/)],
     auth_subrequest_error => [found($auth, qr/on_error\.unwrap_or\(OnError::Status\((\d+)\)\)/)],
     map { ("auth_subrequest_$_" => [found($auth, qr/conf\.$_ = or\(conf\.$_, prev\.$_, (\w+),/)]) } qw(timeout pass_body body),
 );

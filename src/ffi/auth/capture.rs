@@ -3,36 +3,39 @@
 use std::cell::Cell;
 use std::ptr::NonNull;
 
-use nginx_sys::{ngx_buf_t, ngx_chain_t, ngx_int_t, ngx_pfree, ngx_pool_t, ngx_read_file, NGX_ERROR, NGX_OK};
+use nginx_sys::{ngx_buf_t, ngx_chain_t, ngx_int_t, ngx_pfree, ngx_read_file, NGX_ERROR, NGX_OK};
 
-use super::body::buffer_size;
+use super::body::{buffer_size, buffers, consume, is_in_memory};
 use super::conf::LocConf;
-use super::context::{Auth, AuthStage};
+use super::context::{AuthContext, AuthStage};
+use super::memory::allocate_for;
 use crate::ffi::nginx::bits;
-use crate::ffi::nginx::handle::Handle as _;
-use crate::ffi::nginx::memory::allocate;
+use crate::ffi::nginx::handle::{get_field, Handle as _};
 use crate::ffi::nginx::request::Request;
 
-/// Memory for the beginning of a body of unknown length, in bytes.
-const AT_FIRST: usize = 16 << 10;
+/// The initial size of the memory for a body of unknown length, in bytes.
+const INITIAL_SIZE: usize = 16 << 10;
 
-/// The body of the answer, as far as it is key.
+/// The body of a denial, if it is needed.
 pub(super) struct Capture {
-    /// Those of the location that asks.
+    /// The value of `auth_subrequest_pass_status`.
     pass_status: &'static [u16],
+    /// The value of `auth_subrequest_pass_body`, in bytes.
     limit: usize,
     memory: Cell<Option<NonNull<u8>>>,
+    /// How many bytes `memory` has.
     size: Cell<usize>,
+    /// How many bytes of the body are in `memory`.
     length: Cell<usize>,
-    state: Cell<State>,
+    state: Cell<CaptureState>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
-    /// The answer has not come, or is no denial that is passed.
-    Nothing,
-    /// A denial has come, but not its whole body.
-    Begun,
+pub(super) enum CaptureState {
+    /// The answer has not arrived, or is no denial that is passed.
+    Empty,
+    /// A denial has arrived, but not its complete body.
+    Incomplete,
     Complete,
     TooLarge,
 }
@@ -45,7 +48,7 @@ impl Capture {
             memory: Cell::new(None),
             size: Cell::new(0),
             length: Cell::new(0),
-            state: Cell::new(State::Nothing),
+            state: Cell::new(CaptureState::Empty),
         }
     }
 
@@ -53,123 +56,118 @@ impl Capture {
         self.pass_status
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> CaptureState {
         self.state.get()
     }
 
     /// The body, if there is one that can be passed.
     pub(super) fn body<'a>(&self) -> Option<&'a [u8]> {
-        let memory = self.memory.get().filter(|_| self.state() == State::Complete)?;
-        // SAFETY: in the request's pool; `append` has written so much, and nobody writes it any more.
+        let memory = self.memory.get().filter(|_| self.state() == CaptureState::Complete)?;
+        // SAFETY: in the pool of the main request; `append` has written `length` bytes, and a complete body does not change.
         Some(unsafe { std::slice::from_raw_parts(memory.as_ptr(), self.length.get()) })
     }
 
-    /// Looks at the header of the answer; returns whether its body is key.
-    fn begin(&self, sub: Request) -> bool {
+    /// Reads the header of the response; returns whether its body is captured.
+    fn start(&self, sub: Request) -> bool {
         if !self.pass_status.contains(&sub.status()) {
             return false;
         }
-        // SAFETY: a live request; reads one field.
-        let announced = unsafe { (*sub.as_ptr()).headers_out.content_length_n };
-        let size = usize::try_from(announced).unwrap_or(AT_FIRST.min(self.limit));
+        let announced = get_field!(sub.headers_out.content_length_n);
+        let size = usize::try_from(announced).unwrap_or(INITIAL_SIZE.min(self.limit));
         if size > self.limit {
-            self.state.set(State::TooLarge);
+            self.state.set(CaptureState::TooLarge);
             return false;
         }
-        // SAFETY: the pool of a live request.
-        let memory = unsafe { allocate::<u8>(sub.pool(), size.max(1)) };
-        self.memory.set(memory.map(NonNull::cast));
+        let memory = allocate_for::<u8>(sub, size.max(1));
+        self.memory.set(memory);
         self.size.set(size);
-        self.state.set(State::Begun);
+        self.state.set(CaptureState::Incomplete);
         memory.is_some()
     }
 
-    /// Makes room for so many bytes, within the limit; `None` if there is no memory.
-    fn grow(&self, pool: *mut ngx_pool_t, memory: NonNull<u8>, needed: usize) -> Option<NonNull<u8>> {
+    /// Replaces the memory by a larger one with at least `needed` bytes, which is at most the limit; `None` if there is no memory.
+    fn grow(&self, r: Request, memory: NonNull<u8>, needed: usize) -> Option<NonNull<u8>> {
         let size = needed.max(self.size.get().saturating_mul(2)).min(self.limit);
-        // SAFETY: the pool of a live request.
-        let larger = unsafe { allocate::<u8>(pool, size) }?.cast::<u8>();
-        // SAFETY: `append` has written so much, and the new memory is larger.
+        let larger = allocate_for::<u8>(r, size)?;
+        // SAFETY: `append` has written `length` bytes, which is less than `size`; the two do not overlap.
         unsafe { larger.copy_from_nonoverlapping(memory, self.length.get()) };
-        // SAFETY: memory of the same pool; should the pool not free it now, it will later.
-        unsafe { ngx_pfree(pool, memory.as_ptr().cast()) };
+        // SAFETY: memory of the same live pool, which nobody uses any more; small blocks are freed with the pool.
+        unsafe { ngx_pfree(r.pool(), memory.as_ptr().cast()) };
         self.memory.set(Some(larger));
         self.size.set(size);
         Some(larger)
     }
 
-    /// `None` if the buffer cannot be read, or there is no memory; one that is too large is left out.
-    fn append(&self, pool: *mut ngx_pool_t, buf: &ngx_buf_t) -> Option<()> {
-        let Some(memory) = self.memory.get().filter(|_| self.state() == State::Begun) else {
+    /// Adds the content of a buffer, unless the body becomes too large. `None` if the buffer cannot be read, or there is no
+    /// memory.
+    fn append(&self, r: Request, buf: &ngx_buf_t) -> Option<()> {
+        let Some(memory) = self.memory.get().filter(|_| self.state() == CaptureState::Incomplete) else {
             return Some(());
         };
         let (length, more) = (self.length.get(), buffer_size(buf));
         let fits = usize::try_from(more).ok().filter(|more| *more <= self.limit - length);
         let Some(more) = fits else {
-            self.state.set(State::TooLarge);
+            self.state.set(CaptureState::TooLarge);
             return Some(());
         };
         let memory =
-            if length + more > self.size.get() { self.grow(pool, memory, length + more)? } else { memory };
-        // SAFETY: there is room for more, as was just checked.
+            if length + more > self.size.get() { self.grow(r, memory, length + more)? } else { memory };
+        // SAFETY: `length` is at most the size of the memory, which was just checked or enlarged.
         let to = unsafe { memory.add(length) };
         if more == 0 {
-        } else if buf.temporary() != 0 || buf.memory() != 0 || buf.mmap() != 0 {
-            // SAFETY: as long as the memory, which is ours alone.
+        } else if is_in_memory(buf) {
+            // SAFETY: the buffer has `more` bytes at `pos`, and there is room for them in our memory.
             unsafe { to.as_ptr().copy_from_nonoverlapping(buf.pos, more) };
         } else {
-            // SAFETY: nginx's own buffer in a file that it has open; there is room for so much.
+            // SAFETY: the buffer is in a file that nginx has open; there is room for `more` bytes in our memory.
             let n = unsafe { ngx_read_file(buf.file, to.as_ptr(), more, buf.file_pos) };
             (usize::try_from(n) == Ok(more)).then_some(())?;
         }
         self.length.set(length + more);
-        // nginx says so of the last buffer; if the server stops before, there is none.
+        // nginx marks the last buffer; if the server closes the connection early, there is none.
         if buf.last_buf() != 0 || buf.last_in_chain() != 0 {
-            self.state.set(State::Complete);
+            self.state.set(CaptureState::Complete);
         }
         Some(())
     }
 }
 
-/// The answer of which the request's response is the body, if it is captured.
+/// The context of an auth subrequest whose response body may be captured.
 #[inline]
-pub(super) fn captures<'a>(r: Request) -> Option<&'a Auth> {
-    Auth::of_subrequest(r).filter(|auth| auth.capture.limit > 0)
+pub(super) fn capturing<'a>(r: Request) -> Option<&'a AuthContext> {
+    AuthContext::of_subrequest(r).filter(|ctx| ctx.capture.limit > 0)
 }
 
-/// Decides by the header of an answer whether its body is read.
-pub(super) fn begin(sub: Request, auth: &Auth) -> ngx_int_t {
+/// Decides by the header of a response whether its body is captured. The header itself is not passed to other filters, which
+/// would change the body.
+pub(super) fn capture_header(sub: Request, ctx: &AuthContext) -> ngx_int_t {
     let status = sub.status();
-    auth.hear(sub, Some(status));
-    // The response of an error page may be another one than the answer.
-    if auth.status.get() != status || !auth.capture.begin(sub) {
+    ctx.record_status(sub, Some(status));
+    // The response may be an error page with another status than the answer.
+    if ctx.status.get() != status || !ctx.capture.start(sub) {
         sub.set_header_only();
     }
-    // Other filters would change what the server said.
-    // SAFETY: a live request; writes one bit.
+    // SAFETY: a handle points at a live request; writes one bit.
     unsafe { bits::HEADER_SENT.set(sub.as_ptr()) };
     NGX_OK as ngx_int_t
 }
 
-/// Takes a part of the body; nothing of it goes on by itself.
-pub(super) fn take(auth: &Auth, chain: *mut ngx_chain_t) -> ngx_int_t {
-    let before = auth.capture.state();
-    let mut next = chain;
-    while let Some(link) = NonNull::new(next) {
-        // SAFETY: nginx passes a chain of buffers.
-        let link = unsafe { link.as_ref() };
-        // SAFETY: a link has its buffer, and nobody else has it now.
-        let buf = unsafe { &mut *link.buf };
-        if auth.stage.get() == AuthStage::Asking && auth.capture.append(auth.r.pool(), buf).is_none() {
+/// Captures a part of the body, and consumes its buffers.
+///
+/// # Safety
+/// `chain` is what nginx passes to a body filter.
+pub(super) unsafe fn capture_body(ctx: &AuthContext, chain: *mut ngx_chain_t) -> ngx_int_t {
+    let before = ctx.capture.state();
+    // SAFETY: a live chain, whose buffers nginx leaves to the filter, says the caller.
+    for buf in unsafe { buffers(chain) } {
+        if ctx.stage.get() == AuthStage::Pending && ctx.capture.append(ctx.r, buf).is_none() {
             return NGX_ERROR as ngx_int_t;
         }
-        buf.pos = buf.last;
-        buf.file_pos = buf.file_last;
-        next = link.next;
+        consume(buf);
     }
-    if auth.capture.state() == State::TooLarge && before != State::TooLarge {
-        // There may be no end to it.
-        auth.alarm.post();
+    if ctx.capture.state() == CaptureState::TooLarge && before != CaptureState::TooLarge {
+        // The rest of the body is not needed, and may be endless.
+        ctx.alarm.post();
     }
     NGX_OK as ngx_int_t
 }

@@ -1,64 +1,63 @@
-//! What a client must not send: the headers that only an answer sets, and the ways round the location that says so.
+//! Headers that the client must not send: those that only the response of an auth subrequest sets.
 //!
-//! Where `auth_subrequest_copy_header` is in effect, `copy` removes them before the content. But a request may leave
-//! before: nginx refuses it (too large, `deny`, `limit_req`), or it is rewritten, and an `error_page` or another location
-//! serves it without such a list. So each location in which a request with such a header was is noted, and its list goes
-//! with the request. What other modules read in between (`auth_basic`, `auth_request`, `$http_name`) is left alone: the
-//! headers go just before the content, which no request reaches without passing there.
+//! `copy` removes them before the content phase, in each location with `auth_subrequest_copy_header`. But a request may leave
+//! such a location earlier: nginx refuses it (too large, `deny`, `limit_req`) or rewrites its URI, and an `error_page` or another
+//! location without such a list serves it. So each location that a request with such a header has entered is recorded, together
+//! with its list. Other modules that read the headers in between (`auth_basic`, `auth_request`, `$http_name`) still see them: the
+//! headers are removed just before the content phase, which each request passes.
 
 use std::ffi::c_void;
-use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_http_request_t, ngx_int_t, ngx_list_t, ngx_pool_cleanup_pt, ngx_pool_t, ngx_table_elt_t,
-    NGX_DECLINED, NGX_ERROR, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_MAX_URI_CHANGES, NGX_OK,
+    ngx_http_request_t, ngx_int_t, ngx_list_t, ngx_table_elt_t, NGX_DECLINED, NGX_ERROR,
+    NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_MAX_URI_CHANGES, NGX_OK,
 };
 
 use crate::auth::is_same_header;
 
-use super::conf::{Copied, LocConf};
-use super::context::is_part_of_question;
+use super::conf::{CopiedHeader, LocConf};
+use super::context::is_in_auth_subrequest;
 use super::copy::update;
 use super::header_list::change_headers;
+use super::memory::Mark;
 use super::server::SrvConf;
 use crate::ffi::nginx::guard::guard;
-use crate::ffi::nginx::handle::Handle as _;
+use crate::ffi::nginx::handle::get_field;
 use crate::ffi::nginx::headers::{Header, Headers};
-use crate::ffi::nginx::memory::{add_cleanup, allocate};
 use crate::ffi::nginx::request::Request;
 
-/// A location in which a request was with a header that some location of the server copies. Lies in the request's pool, and
-/// is found among what the pool cleans up, as redirects take from a request what modules have attached to it.
+/// A location that a request has entered with a header that some location of the server copies. It is recorded in the request's
+/// pool, because an internal redirect clears what modules have attached to a request.
 struct Visit {
     r: Request,
-    /// How many changes of its location nginx still allowed.
+    /// How often nginx still allowed the request to change its URI.
     changes_left: u32,
-    /// What the location copies; all that the server does if the request was in a location before that is not known:
-    /// nginx has refused it before our handler.
-    copied: &'static [Copied],
+    /// The headers that the location copies. If the request was in an unknown location before (nginx has refused it there before
+    /// our handler ran), the headers that any location of the server copies.
+    copied: &'static [CopiedHeader],
 }
 
-/// The first handler of the rewrite phase, through which a request comes in each location.
+/// The first handler of the rewrite phase, which a request passes in each location.
 pub(super) unsafe extern "C" fn note_location_handler(r: *mut ngx_http_request_t) -> ngx_int_t {
     guard(NGX_ERROR as ngx_int_t, || {
-        // SAFETY: nginx passes a live request.
+        // SAFETY: nginx calls the handlers of a phase with a live request.
         let Some(r) = (unsafe { Request::from_raw(r) }) else { return NGX_ERROR as ngx_int_t };
         let all = SrvConf::copied(r);
-        if !has_any(r, all) || is_part_of_question(r) || note_location(r, all).is_some() {
+        if !sends_any(r, all) || is_in_auth_subrequest(r) || record_location(r, all).is_some() {
             return NGX_DECLINED as ngx_int_t;
         }
         NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t
     })
 }
 
-/// The first handler of the log phase: the log of a request that was refused has none of these headers either.
+/// The first handler of the log phase: it removes the headers from a request that was refused, so that the log has none of them.
 pub(super) unsafe extern "C" fn log_handler(r: *mut ngx_http_request_t) -> ngx_int_t {
     guard(NGX_ERROR as ngx_int_t, || {
-        // SAFETY: nginx passes a live request.
+        // SAFETY: nginx calls the handlers of a phase with a live request.
         let Some(r) = (unsafe { Request::from_raw(r) }) else { return NGX_ERROR as ngx_int_t };
         let all = SrvConf::copied(r);
-        if has_any(r, all) && !is_part_of_question(r) {
-            // nginx has refused one that was nowhere before it had a location.
+        if sends_any(r, all) && !is_in_auth_subrequest(r) {
+            // Without a recorded location nginx has refused the request before it had one.
             let copied = if visits(r).next().is_none() { all } else { &[] };
             if remove(r, copied).is_none() {
                 r.log_error(c"no memory to remove headers");
@@ -68,54 +67,56 @@ pub(super) unsafe extern "C" fn log_handler(r: *mut ngx_http_request_t) -> ngx_i
     })
 }
 
-/// Removes what the client has sent under the names that were in effect anywhere on the way. `None` if there is no
-/// memory.
-pub(super) fn remove_on_the_way(r: Request) -> Option<()> {
+/// Removes the headers of the client that any location on the request's way copies. `None` if there is no memory.
+pub(super) fn remove_from_client(r: Request) -> Option<()> {
     if visits(r).next().is_none() {
         return Some(());
     }
     remove(r, &[])
 }
 
-fn remove(r: Request, copied: &'static [Copied]) -> Option<()> {
+/// Removes the headers of the client that are in `copied`, or that a recorded location copies. `None` if there is no memory.
+fn remove(r: Request, copied: &'static [CopiedHeader]) -> Option<()> {
     let all = SrvConf::copied(r);
     let is_removed = |name: &[u8]| {
-        (is_named(name, copied) || visits(r).any(|visit| is_named(name, visit.copied)))
-            && !is_of_answer(name, all)
+        (matches_any(name, copied) || visits(r).any(|visit| matches_any(name, visit.copied)))
+            && !is_from_response(name, all)
     };
     if !r.headers().any(|header| is_removed(header.name())) {
         return Some(());
     }
-    keep_originals(r, is_removed)?;
+    save_originals(r, is_removed)?;
     change_headers(r, is_removed, [].into_iter())?;
     all.iter().try_for_each(|copied| update(r, copied))
 }
 
-/// Headers that come from an answer have their names from the configuration.
-fn is_of_answer(name: &[u8], all: &[Copied]) -> bool {
-    all.iter().any(|copied| copied.is_named(name.as_ptr()))
+/// Whether the header was copied from a response: then its name is a string of the configuration.
+fn is_from_response(name: &[u8], all: &[CopiedHeader]) -> bool {
+    all.iter().any(|copied| copied.is_named_by(name.as_ptr()))
 }
 
-fn has_any(r: Request, all: &[Copied]) -> bool {
-    !all.is_empty() && r.headers().any(|header| is_named(header.name(), all))
+fn sends_any(r: Request, all: &[CopiedHeader]) -> bool {
+    !all.is_empty() && r.headers().any(|header| matches_any(header.name(), all))
 }
 
-fn is_named(name: &[u8], copied: &[Copied]) -> bool {
+/// Whether the name matches one of the headers.
+fn matches_any(name: &[u8], copied: &[CopiedHeader]) -> bool {
     copied.iter().any(|copied| is_same_header(copied.name.as_bytes(), name))
 }
 
-fn note_location(r: Request, all: &'static [Copied]) -> Option<()> {
+/// Records the location of the request. `None` if there is no memory.
+fn record_location(r: Request, all: &'static [CopiedHeader]) -> Option<()> {
     let changes_left = r.changes_left();
     let is_own = |visit: &&Visit| visit.r == r;
     let last = visits(r).find(is_own).map_or(NGX_HTTP_MAX_URI_CHANGES + 2, |visit| visit.changes_left);
-    // Each redirect takes one of them: if more are gone, the request was in a location that it has left before our handler.
+    // Each redirect uses one change: if more are used, the request has left another location before our handler ran.
     let is_known = changes_left + 1 == last || changes_left == last;
     let copied = if is_known { LocConf::of(r).copy_header() } else { all };
-    record(r.pool(), Visit { r, changes_left, copied }, visit_ends)
+    VISITS.record(r, Visit { r, changes_left, copied }).map(|_| ())
 }
 
-/// The locations of a request, the last one first, and those of the requests of which it is a part. If only its header is
-/// key, it is itself a question, of another module's: such a one has what the client sent.
+/// The recorded locations of a request and of its parents, the latest first. A request of which only the header is needed is itself
+/// an auth subrequest, of another module: it sends what the client has sent, so its parents do not count.
 fn visits<'a>(r: Request) -> impl Iterator<Item = &'a Visit> {
     let is_on_the_way = move |visit: &&Visit| {
         let mut next = Some(r);
@@ -127,91 +128,58 @@ fn visits<'a>(r: Request) -> impl Iterator<Item = &'a Visit> {
         }
         false
     };
-    records::<Visit>(r.pool(), visit_ends).filter(is_on_the_way)
+    VISITS.records(r).filter(is_on_the_way)
 }
 
-/// Keeps what the client has sent before something of it is removed, for a question that may come yet. `None` if there is no
+/// Saves the headers of the client before any of them is removed, for an auth subrequest that may follow. `None` if there is no
 /// memory.
-pub(super) fn keep_originals(r: Request, is_removed: impl Fn(&[u8]) -> bool) -> Option<()> {
+pub(super) fn save_originals(r: Request, is_removed: impl Fn(&[u8]) -> bool) -> Option<()> {
     let all = SrvConf::copied(r);
-    let is_lost = |name: &[u8]| is_removed(name) && !is_of_answer(name, all);
+    let is_lost = |name: &[u8]| is_removed(name) && !is_from_response(name, all);
     if r.main() != r || !r.headers().any(|header| is_lost(header.name())) {
         return Some(());
     }
-    if records::<ngx_list_t>(r.pool(), originals_end).next().is_some() {
+    if ORIGINALS.records(r).next().is_some() {
         return Some(());
     }
-    // SAFETY: a live request; the parts of the list, and what is in them, stay in its pool.
-    let list = unsafe { (*r.as_ptr()).headers_in.headers };
-    record(r.pool(), list, originals_end)
+    // The parts of the list, and the headers in them, stay in the request's pool.
+    ORIGINALS.record(r, get_field!(r.headers_in.headers)).map(|_| ())
 }
 
-/// Gives a question the headers that the client has sent, should they have been removed from the request by now. `None` if
-/// there is no memory.
-pub(super) fn restore(sub: Request) -> Option<()> {
-    let Some(list) = records::<ngx_list_t>(sub.pool(), originals_end).next() else { return Some(()) };
+/// Adds to an auth subrequest the headers of the client that were removed from the request. `None` if there is no memory.
+pub(super) fn restore_originals(sub: Request) -> Option<()> {
+    let Some(list) = ORIGINALS.records(sub).next() else { return Some(()) };
     let all = SrvConf::copied(sub);
-    // SAFETY: in the request's pool; nobody writes it any more.
+    // SAFETY: the saved list and its headers are in the pool of the live request, and nobody changes them.
     let originals = unsafe { Headers::of(list) };
     let present = sub.headers();
     let is_gone = |header: &Header| {
-        is_named(header.name(), all) && !present.clone().any(|it| it.as_ptr() == header.as_ptr())
+        matches_any(header.name(), all) && !present.clone().any(|it| it.as_ptr() == header.as_ptr())
     };
     let gone = originals.filter(is_gone).map(|header| {
-        // SAFETY: a header of that list.
+        // SAFETY: a header of the saved list, in the pool of the live request.
         let copy: ngx_table_elt_t = unsafe { header.as_ptr().read() };
         copy
     });
-    change_headers(sub, |name| is_of_answer(name, all), gone)?;
+    change_headers(sub, |name| is_from_response(name, all), gone)?;
     all.iter().try_for_each(|copied| update(sub, copied))
 }
 
-/// Marks a [`Visit`] among what a pool cleans up.
-unsafe extern "C" fn visit_ends(data: *mut c_void) {
-    // SAFETY: a `Visit` of ours, which nobody uses any more; it has nothing to drop, but lets the function differ from others.
-    unsafe { data.cast::<Visit>().drop_in_place() };
+// SAFETY: only this mark has the handler, which writes to the visit that it is called with.
+static VISITS: Mark<Visit> = unsafe { Mark::new(clear_visit) };
+
+// SAFETY: only this mark has the handler, which writes to the list that it is called with.
+static ORIGINALS: Mark<ngx_list_t> = unsafe { Mark::new(clear_originals) };
+
+/// Marks a [`Visit`] among the cleanups of a pool. Nothing has to be cleaned up: it writes a field so that its code, and with it
+/// its address, differs from other handlers.
+unsafe extern "C" fn clear_visit(data: *mut c_void) {
+    // SAFETY: nginx calls this once, with the visit that `Mark::record` has written, when nobody uses it any more.
+    unsafe { (*data.cast::<Visit>()).changes_left = 0 };
 }
 
-/// Marks the client's headers among what a pool cleans up.
-unsafe extern "C" fn originals_end(data: *mut c_void) {
-    // SAFETY: a list of ours, which nobody uses any more; writes one field.
+/// Marks the saved headers of the client among the cleanups of a pool. It writes a field for the same reason as [`clear_visit`].
+unsafe extern "C" fn clear_originals(data: *mut c_void) {
+    // SAFETY: nginx calls this once, with the list that `Mark::record` has written, when nobody uses it any more.
     unsafe { (*data.cast::<ngx_list_t>()).nalloc = 0 };
-}
-
-/// Leaves something in a request's pool, to be found by its mark. `None` if there is no memory.
-fn record<T>(pool: *mut ngx_pool_t, value: T, mark: unsafe extern "C" fn(*mut c_void)) -> Option<()> {
-    // SAFETY: the pool of a live request.
-    let memory = unsafe { allocate::<T>(pool, 1) }?.cast::<T>();
-    // SAFETY: as above; no memory of nginx's choosing is asked for.
-    let cleanup = unsafe { add_cleanup(pool, 0) }?;
-    // SAFETY: allocated above.
-    unsafe { memory.write(value) };
-    // SAFETY: a new cleanup record of the pool.
-    unsafe { (*cleanup.as_ptr()).data = memory.as_ptr().cast() };
-    // SAFETY: as above.
-    unsafe { (*cleanup.as_ptr()).handler = Some(mark) };
-    Some(())
-}
-
-/// What was left in a request's pool with a mark, the last one first.
-fn records<'a, T: 'a>(
-    pool: *mut ngx_pool_t,
-    mark: unsafe extern "C" fn(*mut c_void),
-) -> impl Iterator<Item = &'a T> {
-    // SAFETY: the pool of a live request; reads one field.
-    let mut next = unsafe { (*pool).cleanup };
-    let is_marked =
-        move |handler: ngx_pool_cleanup_pt| handler.map(|handler| handler as usize) == Some(mark as usize);
-    std::iter::from_fn(move || loop {
-        let cleanup = NonNull::new(next)?;
-        // SAFETY: a record of the pool; reads one field.
-        next = unsafe { (*cleanup.as_ptr()).next };
-        // SAFETY: as above.
-        if is_marked(unsafe { (*cleanup.as_ptr()).handler }) {
-            // SAFETY: as above.
-            let value = unsafe { (*cleanup.as_ptr()).data }.cast::<T>();
-            // SAFETY: `record` has put a `T` there, with this mark; it lives as long as the pool.
-            return unsafe { value.as_ref() };
-        }
-    })
 }

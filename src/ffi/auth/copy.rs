@@ -1,4 +1,4 @@
-//! `auth_subrequest_copy_header`: what the server behind is told about the user comes from the answer, and
+//! `auth_subrequest_copy_header`: headers that tell the server about the user come from the response of the auth subrequest, and
 //! never from the client.
 
 use std::mem::offset_of;
@@ -11,109 +11,101 @@ use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 
 use crate::auth::is_same_header;
 
-use super::client_headers::{keep_originals, remove_on_the_way};
-use super::conf::{Copied, LocConf, MainConf};
-use super::context::{is_part_of_question, Auth};
-use super::header_list::change_headers;
-use super::header_list::element;
+use super::client_headers::{remove_from_client, save_originals};
+use super::conf::{CopiedHeader, LocConf, MainConf};
+use super::context::{is_in_auth_subrequest, AuthContext};
+use super::header_list::{change_headers, element};
 use super::server::SrvConf;
+use super::variables::invalidate;
 use crate::ffi::nginx::guard::guard;
-use crate::ffi::nginx::handle::Handle as _;
+use crate::ffi::nginx::handle::{field_ptr, set_field, Handle as _};
 use crate::ffi::nginx::headers::{Header, Headers};
 use crate::ffi::nginx::request::{HttpUpstream, Request};
 
-/// Between access and content, for every request of the location: also for one that nobody has asked about,
-/// because `satisfy any` let it pass, and for subrequests. The question itself has what the client sent.
+/// The handler of the precontent phase. It also runs for requests without an auth subrequest (`satisfy any` has let them pass) and
+/// for other subrequests. The auth subrequest itself keeps the headers of the client.
 pub(super) unsafe extern "C" fn copy_headers_handler(r: *mut ngx_http_request_t) -> ngx_int_t {
     guard(NGX_ERROR as ngx_int_t, || {
-        // SAFETY: nginx passes a live request.
+        // SAFETY: nginx calls the handlers of a phase with a live request.
         let Some(r) = (unsafe { Request::from_raw(r) }) else { return NGX_ERROR as ngx_int_t };
-        if SrvConf::copied(r).is_empty() || is_part_of_question(r) {
+        if SrvConf::copied(r).is_empty() || is_in_auth_subrequest(r) {
             return NGX_DECLINED as ngx_int_t;
         }
-        if remove_on_the_way(r).and_then(|()| copy(r, LocConf::of(r).copy_header())).is_some() {
+        if remove_from_client(r).and_then(|()| copy(r, LocConf::of(r).copy_header())).is_some() {
             return NGX_DECLINED as ngx_int_t;
         }
         NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t
     })
 }
 
-/// Sets the headers of the request to those of the answer, if that is a permission, and removes them otherwise.
-pub(super) fn copy(r: Request, copied: &'static [Copied]) -> Option<()> {
+/// Replaces the headers of the request by the headers of the response, if the answer is a permission, and removes them otherwise.
+/// `None` if there is no memory.
+pub(super) fn copy(r: Request, copied: &'static [CopiedHeader]) -> Option<()> {
     if copied.is_empty() {
         return Some(());
     }
-    // If the location asks another one, but has let the request pass without, there is no answer for it.
-    let asks_another = |auth: &&Auth| LocConf::of(r).uri().is_some_and(|uri| !auth.is_about(uri));
-    let auth = Auth::of(r).filter(|auth| auth.is_allowed() && !asks_another(auth));
-    let answer = auth.and_then(answer_headers);
+    // The latest context may have another URI than this location, which has let the request pass without an auth subrequest.
+    let has_other_uri = |ctx: &&AuthContext| LocConf::of(r).uri().is_some_and(|uri| !ctx.has_uri(uri));
+    let ctx = AuthContext::of(r).filter(|ctx| ctx.is_allowed() && !has_other_uri(ctx));
+    let response = ctx.and_then(response_headers);
     let values = copied.iter().flat_map(|copied| {
         let is_it = |name: &[u8]| name.eq_ignore_ascii_case(copied.name.as_bytes());
-        let all = answer.clone().into_iter().flatten();
+        let all = response.clone().into_iter().flatten();
         all.filter(move |header| header.is_there() && is_it(header.name()))
             .map(move |it| element(copied, it.value()))
     });
     let is_copied = |name: &[u8]| copied.iter().any(|copied| is_same_header(copied.name.as_bytes(), name));
-    keep_originals(r, is_copied)?;
+    save_originals(r, is_copied)?;
     change_headers(r, is_copied, values)?;
     copied.iter().try_for_each(|copied| update(r, copied))
 }
 
-/// The headers of the answer, as the server sent them.
-fn answer_headers(auth: &Auth) -> Option<Headers> {
-    let sub = auth.sub.get()?;
-    // After an `error_page` its upstream part may be that of another response.
-    let is_it = |u: &HttpUpstream| u.response_status() == usize::from(auth.status.get());
+/// The headers of the response of the auth subrequest, as the server has sent them.
+fn response_headers(ctx: &AuthContext) -> Option<Headers> {
+    let sub = ctx.sub.get()?;
+    // After an `error_page` the upstream request may belong to another response.
+    let is_it = |u: &HttpUpstream| u.response_status() == usize::from(ctx.status.get());
     let list = sub.upstream().filter(is_it).map_or(sub.response_headers(), |u| u.response_headers());
-    // SAFETY: both live as long as the main request, and are complete.
+    // SAFETY: the auth subrequest and its upstream request live as long as the main request, and its response is complete.
     Some(unsafe { Headers::of(list) })
 }
 
-/// What nginx knows of a header besides the list: a pointer if it is one of its own, and a variable that may have
-/// been evaluated.
-pub(super) fn update(r: Request, copied: &Copied) -> Option<()> {
-    // SAFETY: a live request.
+/// Updates what nginx knows of a header besides the list: its pointer to the header, and the variable, which may have been
+/// evaluated. `None` if there is no memory.
+pub(super) fn update(r: Request, copied: &CopiedHeader) -> Option<()> {
+    // SAFETY: a handle points at a live request; the reference is used in this statement only.
     let main: &ngx_http_core_main_conf_t = NgxHttpCoreModule::main_conf(unsafe { &*r.as_ptr() })?;
-    // SAFETY: of a live request; nobody else has it now.
-    let variable = unsafe { &mut *r.variable(copied.variable) };
-    variable.set_valid(0);
-    variable.set_not_found(0);
+    invalidate(r, copied.variable);
     if copied.lowercase.as_bytes() == b"authorization" {
-        forget_user(r)?;
+        clear_user(r)?;
     }
 
     let hash = (&raw const main.headers_in_hash).cast_mut();
     let ngx_str_t { data, len } = copied.lowercase;
-    // SAFETY: nginx's table of the headers that it knows; only read.
+    // SAFETY: nginx's hash table of known headers, which it only reads; the name has `len` bytes.
     let known = unsafe { ngx_hash_find(hash, copied.hash, data, len) }.cast::<ngx_http_header_t>();
-    // SAFETY: an entry of the table, or null.
+    // SAFETY: null, or an entry of the table, which lives as long as the configuration.
     let Some(known) = (unsafe { known.as_ref() }) else { return Some(()) };
     let headers = r.headers().filter(|header| header.name().eq_ignore_ascii_case(copied.name.as_bytes()));
-    // SAFETY: a live request; makes no reference.
-    let headers_in = unsafe { &raw mut (*r.as_ptr()).headers_in };
-    // SAFETY: the entry says where in this structure nginx has its pointer.
+    let headers_in = field_ptr!(r.headers_in);
+    // SAFETY: the entry has the offset of nginx's pointer in `r->headers_in`.
     let place = unsafe { headers_in.byte_add(known.offset) };
-    point(r, place.cast(), known.offset, headers.map(Header::as_ptr))
+    link(r, place.cast(), known.offset, headers.map(Header::as_ptr))
 }
 
-/// nginx keeps apart the name of the user, from when it was first asked for (`ngx_http_auth_basic_user()`).
-fn forget_user(r: Request) -> Option<()> {
-    // SAFETY: a live request; nobody else has its headers now.
-    let headers = unsafe { &mut (*r.as_ptr()).headers_in };
-    headers.user = ngx_str_t { len: 0, data: std::ptr::null_mut() };
-    headers.passwd = ngx_str_t { len: 0, data: std::ptr::null_mut() };
-    for index in MainConf::of(r)?.of_user.get().as_slice() {
-        // SAFETY: of a live request; nobody else has it now.
-        let variable = unsafe { &mut *r.variable(*index) };
-        variable.set_valid(0);
-        variable.set_not_found(0);
+/// Clears the user's name and password, which nginx stores when they are first needed (`ngx_http_auth_basic_user()`).
+fn clear_user(r: Request) -> Option<()> {
+    set_field!(r.headers_in.user = ngx_str_t { len: 0, data: std::ptr::null_mut() });
+    set_field!(r.headers_in.passwd = ngx_str_t { len: 0, data: std::ptr::null_mut() });
+    for index in MainConf::of(r)?.user_variables.get().as_slice() {
+        invalidate(r, *index);
     }
     Some(())
 }
 
-/// Lets nginx's pointer be the first of the headers, and each of them point at the next one.
+/// Links headers of one name: nginx's pointer at `place` points to the first one, and each header to the next one.
 #[cfg(nginx_header_chains)]
-fn point(
+fn link(
     _: Request,
     place: *mut *mut ngx_table_elt_t,
     offset: usize,
@@ -121,24 +113,24 @@ fn point(
 ) -> Option<()> {
     const { assert!(offset_of!(ngx_http_headers_in_t, headers) == 0) };
     if offset == 0 {
-        // It has none.
+        // nginx has no pointer to this header.
         return Some(());
     }
     let mut place = place;
     for header in headers {
-        // SAFETY: nginx's pointer, or the link of a header that was put into the list by us.
+        // SAFETY: `place` is nginx's pointer in the live request, or the link of the previous header, which we have added.
         unsafe { *place = header };
-        // SAFETY: as above; makes no reference.
+        // SAFETY: a header of the live request; tells an address, and makes no reference.
         place = unsafe { &raw mut (*header).next };
     }
-    // SAFETY: as above.
+    // SAFETY: `place` is nginx's pointer in the live request, or the link of the last header, which we have added.
     unsafe { *place = std::ptr::null_mut() };
     Some(())
 }
 
-/// Before headers were linked, nginx had arrays of pointers for two that come several times.
+/// Before nginx linked headers, it had arrays of pointers for the two that may be repeated.
 #[cfg(not(nginx_header_chains))]
-fn point(
+fn link(
     r: Request,
     place: *mut *mut ngx_table_elt_t,
     offset: usize,
@@ -154,23 +146,23 @@ fn point(
     match offset {
         0 => {}
         COOKIES | FORWARDED => {
-            // SAFETY: the pool of a live request.
+            // SAFETY: a handle points at a live request, whose pool is live too.
             let array = or_fail(std::ptr::null_mut(), || unsafe {
                 ngx_array_create(r.pool(), 1, size_of::<*mut ngx_table_elt_t>())
             });
             for header in headers {
                 let array = NonNull::new(array)?.as_ptr();
-                // SAFETY: made above.
+                // SAFETY: the new array, of such pointers.
                 let element = unsafe { push_to_array::<*mut ngx_table_elt_t>(array) }?;
-                // SAFETY: a new element.
+                // SAFETY: the new element of the array, which nobody else uses.
                 unsafe { element.write(header) };
             }
-            // SAFETY: made above, or null.
+            // SAFETY: null, or the new array.
             let array: &ngx_array_t = unsafe { array.as_ref() }?;
-            // SAFETY: at this offset nginx has an array; a subrequest has its own copy.
+            // SAFETY: at this offset `r->headers_in` has an array; a subrequest has a copy of its own.
             unsafe { place.cast::<ngx_array_t>().copy_from_nonoverlapping(array, 1) };
         }
-        // SAFETY: nginx's pointer.
+        // SAFETY: at the offset of the table's entry nginx has its pointer to the header.
         _ => unsafe { *place = headers.next().unwrap_or(std::ptr::null_mut()) },
     }
     Some(())

@@ -1,6 +1,5 @@
-//! A denial, as the client gets it. nginx's core concludes: it applies `satisfy`, `auth_delay` and `error_page`, and makes
-//! a page. What comes of that passes our filters, which add the headers of the answer, and put its body in the place
-//! of nginx's page.
+//! The denial that the client gets. nginx's core applies `satisfy`, `auth_delay` and `error_page`, and makes a page. That response
+//! passes our filters, which add the headers of the auth subrequest's response, and replace nginx's page by its body.
 
 use std::mem::offset_of;
 use std::ptr::NonNull;
@@ -12,76 +11,78 @@ use nginx_sys::{
 };
 use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
 
-use crate::auth::{adds_up, ends_request, is_of_body, is_single, status_of_page};
+use crate::auth::{closes_request, describes_body, error_page_status, is_repeatable, is_single};
 
-use super::capture::State;
+use super::capture::CaptureState;
 use super::conf::LocConf;
-use super::context::{Auth, Place};
-use super::module::module;
-use crate::ffi::nginx::handle::Handle as _;
+use super::context::{attached, AuthContext, RequestLocation};
+use super::memory::allocate_zeroed_for;
+use crate::ffi::nginx::handle::{field_ptr, get_field, set_field, Handle as _};
 use crate::ffi::nginx::headers::{bytes, Header, Headers};
-use crate::ffi::nginx::memory::{allocate_zeroed, push_to_list};
+use crate::ffi::nginx::memory::push_to_list;
 use crate::ffi::nginx::request::Request;
 
-/// Headers that belong to a denial.
+/// Headers that pass with each denial.
 const PASSED: [&[u8]; 4] = [b"WWW-Authenticate", b"Location", b"Retry-After", b"Set-Cookie"];
 
-/// What the client is to be told.
+/// A denial that the client gets.
 #[derive(Clone, Copy)]
 pub(super) struct Denial {
     status: u16,
-    /// That of the location.
+    /// The configuration of the location that has denied the request.
     conf: &'static LocConf,
-    /// Where the request was denied.
-    place: Place,
-    /// Another module may permit the request after all (`satisfy any`).
+    /// The location that has denied the request.
+    location: RequestLocation,
+    /// Another module may still permit the request (`satisfy any`).
     may_be_overruled: bool,
-    body: Instead,
+    body: PageBody,
 }
 
-/// The body of the answer, in the place of nginx's page.
+/// Which body the response to the client has.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Instead {
-    No,
-    /// The header says that it comes.
+enum PageBody {
+    /// nginx's page.
+    Original,
+    /// The body of the denial, which the response's header has announced.
     Announced,
-    Sent,
+    /// The body of the denial, which is sent.
+    Replaced,
 }
 
-/// What nginx's core is told; the rest is for the filters.
-pub(super) fn deny(r: Request, auth: &Auth, conf: &'static LocConf, status: u16) -> ngx_int_t {
-    if conf.pass_body > 0 && auth.capture.body().is_none() {
-        log_missing(r, auth);
+/// Records the denial for the filters. Returns what nginx's core does with the request.
+pub(super) fn deny(r: Request, ctx: &AuthContext, conf: &'static LocConf, status: u16) -> ngx_int_t {
+    if conf.pass_body > 0 && ctx.capture.body().is_none() {
+        log_missing_body(r, ctx);
     }
-    let place = Place::of(r, conf);
+    let location = RequestLocation::of(r, conf);
     let may_be_overruled = may_be_overruled(r);
-    auth.denial.set(Some(Denial { status, conf, place, may_be_overruled, body: Instead::No }));
+    ctx.denial.set(Some(Denial { status, conf, location, may_be_overruled, body: PageBody::Original }));
     r.forget_old_browser();
-    if !ends_request(status) {
+    if !closes_request(status) {
         return status as ngx_int_t;
     }
-    // The core would close the connection. This is what it does with other statuses.
-    // SAFETY: a live request whose response has not begun.
+    // For this status the core would close the connection. These two calls are what it does for other statuses.
+    // SAFETY: a handle points at a live request, whose response has not begun.
     let rc = unsafe { ngx_http_special_response_handler(r.as_ptr(), status as ngx_int_t) };
-    // SAFETY: that has not ended the request, and its phases end with this.
+    // SAFETY: making the page has not freed the request; the core does nothing more with it after `NGX_DONE`.
     unsafe { ngx_http_finalize_request(r.as_ptr(), rc) };
     NGX_DONE as ngx_int_t
 }
 
-/// Says why a body is not passed.
-fn log_missing(r: Request, auth: &Auth) {
-    match auth.capture.state() {
-        State::TooLarge => r.log_info(
+/// Logs why the body of a denial is not passed.
+fn log_missing_body(r: Request, ctx: &AuthContext) {
+    match ctx.capture.state() {
+        CaptureState::TooLarge => r.log_info(
             c"auth subrequest response body is larger than \"auth_subrequest_pass_body\", not passed",
         ),
-        State::Begun => r.log_info(c"auth subrequest response body is incomplete, not passed"),
-        State::Nothing | State::Complete => {}
+        CaptureState::Incomplete => r.log_info(c"auth subrequest response body is incomplete, not passed"),
+        CaptureState::Empty | CaptureState::Complete => {}
     }
 }
 
-/// Whether another module has a say after this one: with `satisfy any`, unless this is the last one.
+/// Whether another access handler may permit the request after this one: with `satisfy any`, unless this is the last handler.
 fn may_be_overruled(r: Request) -> bool {
-    // SAFETY: a live request.
+    // SAFETY: a handle points at a live request; nginx is not called while the reference is in use.
     let request: &ngx_http_request_t = unsafe { &*r.as_ptr() };
     let conf = NgxHttpCoreModule::location_conf(request);
     if conf.is_none_or(|conf| conf.satisfy == NGX_HTTP_SATISFY_ALL as usize) {
@@ -89,116 +90,105 @@ fn may_be_overruled(r: Request) -> bool {
     }
     let Some(main) = NgxHttpCoreModule::main_conf(request) else { return true };
     let next = usize::try_from(request.phase_handler).map_or(usize::MAX, |handler| handler + 1);
-    // SAFETY: behind the handlers of a phase there are others.
+    // SAFETY: the access phase is not the last one, so another handler follows this one in the array.
     let next = unsafe { main.phase_engine.handlers.add(next) };
-    // SAFETY: one of those handlers; reads one field.
+    // SAFETY: a handler of the phase engine, which does not change after the configuration was read; reads one field.
     let checker = unsafe { (*next).checker };
     checker.map(|checker| checker as usize) == Some(ngx_http_core_access_phase as *const () as usize)
 }
 
-/// Whether a response to the client may have to do with a denial.
+/// Whether a response to the client may follow a denial.
 #[inline]
-pub(super) fn may_concern(r: Request) -> bool {
-    r.is_redirected() || own(r).is_some_and(|auth| auth.denial.get().is_some())
+pub(super) fn may_have_denial(r: Request) -> bool {
+    r.is_redirected() || attached(r).is_some_and(|ctx| ctx.denial.get().is_some())
 }
 
-/// A response to the client is about to begin: adds what belongs to it. `None` if there is no memory.
-pub(super) fn complete(r: Request) -> Option<()> {
-    // SAFETY: a live request; reads one field.
-    let error = unsafe { (*r.as_ptr()).err_status };
-    let denials = || Auth::all(r).filter_map(|auth| Some((auth, auth.denial.get()?)));
-    // An error page may have a status of its own, and so may have what comes after other modules: then it is no denial.
-    let is_it = |denial: &Denial| {
-        let status = usize::from(status_of_page(denial.status));
+/// Adds the headers of a denial to a response that is about to be sent to the client. `None` if there is no memory.
+pub(super) fn complete_response(r: Request) -> Option<()> {
+    let error = get_field!(r.err_status);
+    let denials = || AuthContext::all(r).filter_map(|ctx| Some((ctx, ctx.denial.get()?)));
+    // With another status the response is no denial: an error page can have one of its own, and so can the response of other
+    // modules.
+    let is_sent = |denial: &Denial| {
+        let status = usize::from(error_page_status(denial.status));
         error == status && usize::from(r.status()) == status
     };
-    let Some((auth, denial)) = denials().find(|(_, denial)| is_it(denial)) else {
+    let Some((ctx, denial)) = denials().find(|(_, denial)| is_sent(denial)) else {
         let other = denials().next().filter(|(_, denial)| !denial.may_be_overruled);
-        return other.map_or(Some(()), |(auth, denial)| pass_headers(r, auth.sub.get()?, &denial, false));
+        return other.map_or(Some(()), |(ctx, denial)| pass_headers(r, ctx.sub.get()?, &denial, false));
     };
-    let sub = auth.sub.get()?;
-    if denial.place == Place::of(r, LocConf::of(r)) {
+    let sub = ctx.sub.get()?;
+    if denial.location == RequestLocation::of(r, LocConf::of(r)) {
         r.set_status(denial.status);
-        if let Some(body) = auth.capture.body() {
+        if let Some(body) = ctx.capture.body() {
             announce(r, sub, body.len())?;
-            auth.denial.set(Some(Denial { body: Instead::Announced, ..denial }));
+            ctx.denial.set(Some(Denial { body: PageBody::Announced, ..denial }));
         }
     }
     pass_headers(r, sub, &denial, true)
 }
 
-/// Lets nginx's header be that of the body of the answer.
+/// Sets the headers that describe the body to those of the denial's body. `None` if there is no memory.
 fn announce(r: Request, sub: Request, length: usize) -> Option<()> {
-    // SAFETY: the question lives as long as the main request, and its response does not change any more.
+    // SAFETY: the auth subrequest lives as long as the main request, and its response does not change any more.
     let mut sent = unsafe { Headers::of(sub.response_headers()) };
     let is_encoding = |it: &Header| it.is_there() && it.name().eq_ignore_ascii_case(b"Content-Encoding");
     if let Some(encoding) = sent.find(is_encoding) {
         pass_header(r, encoding)?;
     }
-    // SAFETY: a live request; nobody else has its response now.
-    let headers = unsafe { &mut (*r.as_ptr()).headers_out };
-    // SAFETY: another live request, whose response does not change any more.
-    let answer = unsafe { &(*sub.as_ptr()).headers_out };
-    headers.content_type = answer.content_type;
-    headers.content_type_len = answer.content_type_len;
-    headers.charset = answer.charset;
-    headers.content_type_lowcase = std::ptr::null_mut();
-    headers.content_length_n = length as off_t;
+    set_field!(r.headers_out.content_type = get_field!(sub.headers_out.content_type));
+    set_field!(r.headers_out.content_type_len = get_field!(sub.headers_out.content_type_len));
+    set_field!(r.headers_out.charset = get_field!(sub.headers_out.charset));
+    set_field!(r.headers_out.content_type_lowcase = std::ptr::null_mut());
+    set_field!(r.headers_out.content_length_n = length as off_t);
     Some(())
 }
 
-/// The answer of which the body stands in the place of nginx's page.
+/// The context of a denial whose body replaces nginx's page.
 #[inline]
-pub(super) fn replaced<'a>(r: Request) -> Option<&'a Auth> {
-    own(r).filter(|auth| auth.denial.get().is_some_and(|denial| denial.body != Instead::No))
+pub(super) fn replaces_page<'a>(r: Request) -> Option<&'a AuthContext> {
+    let is_replaced = |denial: Denial| denial.body != PageBody::Original;
+    attached(r).filter(|ctx| ctx.denial.get().is_some_and(is_replaced))
 }
 
-/// What is attached to the request of a client.
-#[inline]
-fn own<'a>(r: Request) -> Option<&'a Auth> {
-    // SAFETY: `Auth::begin` has attached it; it lies in the pool of the live request, and only its cells change.
-    r.context_of(module()).map(|auth| unsafe { auth.cast().as_ref() })
-}
-
-/// What is sent for a part of nginx's page: once the body, and then nothing.
+/// What is sent instead of a part of nginx's page: once the body of the denial, and then nothing.
 ///
 /// # Errors
 /// There is no memory.
-pub(super) fn body_instead(
+pub(super) fn replacement_body(
     r: Request,
-    auth: &Auth,
+    ctx: &AuthContext,
     page: *mut ngx_chain_t,
 ) -> Result<Option<NonNull<ngx_buf_t>>, ()> {
-    let Some(denial) = auth.denial.get().filter(|it| it.body == Instead::Announced && !page.is_null()) else {
+    let Some(denial) = ctx.denial.get().filter(|it| it.body == PageBody::Announced && !page.is_null()) else {
         return Ok(None);
     };
-    auth.denial.set(Some(Denial { body: Instead::Sent, ..denial }));
-    let body = auth.capture.body().unwrap_or(&[]);
-    // SAFETY: the pool of a live request.
-    let mut buf = unsafe { allocate_zeroed::<ngx_buf_t>(r.pool()) }.ok_or(())?;
-    // SAFETY: zeros, which are a valid buffer; nobody else has it.
+    ctx.denial.set(Some(Denial { body: PageBody::Replaced, ..denial }));
+    let body = ctx.capture.body().unwrap_or(&[]);
+    let mut buf = allocate_zeroed_for::<ngx_buf_t>(r).ok_or(())?;
+    // SAFETY: just allocated, and zeros are a valid buffer; nobody else uses it.
     let to = unsafe { buf.as_mut() };
     to.start = body.as_ptr().cast_mut();
     to.pos = to.start;
     to.last = to.start.wrapping_add(body.len());
     to.end = to.last;
-    // nginx does not like buffers in memory that are empty.
+    // nginx logs an alert for an empty buffer in memory.
     to.set_memory(u32::from(!body.is_empty()));
     to.set_last_buf(1);
     to.set_last_in_chain(1);
     Ok(Some(buf))
 }
 
-/// Puts the headers of the answer into the response: those of a denial, or only those that are for the client
-/// whatever its response is.
+/// Adds headers of the auth subrequest's response to the response of the client: the headers of a denial, or only those that the
+/// client gets with any response. `None` if there is no memory.
 fn pass_headers(r: Request, sub: Request, denial: &Denial, is_denial: bool) -> Option<()> {
-    // SAFETY: the question lives as long as the main request, and its response does not change any more.
-    let answer = unsafe { Headers::of(sub.response_headers()) };
+    // SAFETY: the auth subrequest lives as long as the main request, and its response does not change any more.
+    let response = unsafe { Headers::of(sub.response_headers()) };
     let is = |header: &Header, name: &[u8]| header.name().eq_ignore_ascii_case(name);
-    // The response to the question may be that of an error page.
+    // The response of the auth subrequest may be an error page with another status.
     let is_answer = sub.status() == denial.status;
     let is_passed = |header: &Header| match is_denial {
-        _ if !header.is_there() || is_of_body(header.name()) => false,
+        _ if !header.is_there() || describes_body(header.name()) => false,
         true if !is_answer => is(header, b"WWW-Authenticate"),
         true => {
             PASSED.iter().any(|name| is(header, name))
@@ -206,18 +196,18 @@ fn pass_headers(r: Request, sub: Request, denial: &Denial, is_denial: bool) -> O
         }
         false => is_answer && is(header, b"Set-Cookie"),
     };
-    // SAFETY: of a live request; what is added comes behind them.
+    // SAFETY: the list of a live request; nothing is added to it before the headers are counted.
     let before = unsafe { Headers::of(r.response_headers()) }.count();
-    for header in answer.clone().filter(is_passed) {
+    for header in response.clone().filter(is_passed) {
         if !is_in_response(r, header.name(), before) {
             pass_header(r, header)?;
         }
     }
-    // As auth_request, should the location hide it.
-    let hidden = is_denial && !answer.clone().any(|header| is(&header, b"WWW-Authenticate"));
+    // Like auth_request, for the case that the location hides the header.
+    let hidden = is_denial && !response.clone().any(|header| is(&header, b"WWW-Authenticate"));
     let is_from_server = |status| status == usize::from(denial.status);
     if let Some(u) = sub.upstream().filter(|u| hidden && is_from_server(u.response_status())) {
-        // SAFETY: the question lives as long as the main request, and so does its upstream part, which has ended.
+        // SAFETY: the auth subrequest and its upstream request live as long as the main request, and the latter has ended.
         let sent = unsafe { Headers::of(u.response_headers()) };
         for header in sent.filter(|header| header.is_there() && is(header, b"WWW-Authenticate")) {
             pass_header(r, header)?;
@@ -226,44 +216,43 @@ fn pass_headers(r: Request, sub: Request, denial: &Denial, is_denial: bool) -> O
     Some(())
 }
 
-/// Whether the response has a header already that does not bear another one. `before` is how many headers it had of its
-/// own.
+/// Whether the response already has a header of this name, and cannot have another one. `before` is the number of headers that
+/// it had before any were added.
 fn is_in_response(r: Request, name: &[u8], before: usize) -> bool {
-    if adds_up(name) {
+    if is_repeatable(name) {
         return false;
     }
     let count = if is_single(name) { usize::MAX } else { before };
-    // SAFETY: of a live request, and complete for now.
+    // SAFETY: the list of a live request; nothing is added to it while it is searched.
     let mut present = unsafe { Headers::of(r.response_headers()) }.take(count);
     present.any(|header| header.is_there() && header.name().eq_ignore_ascii_case(name))
 }
 
+/// Adds a copy of a header to the response of the client. `None` if there is no memory.
 fn pass_header(r: Request, header: Header) -> Option<()> {
-    // SAFETY: the list of a live response.
+    // SAFETY: the list of headers in a live request.
     let new = unsafe { push_to_list::<ngx_table_elt_t>(r.response_headers()) }?.as_ptr();
-    // SAFETY: a header of a live list.
+    // SAFETY: a header in the list of the auth subrequest, which lives as long as the main request.
     let copy: ngx_table_elt_t = unsafe { header.as_ptr().read() };
-    // SAFETY: a new element of the list.
+    // SAFETY: the new element of the list, which nobody else uses.
     let place = unsafe { &mut *new };
     *place = copy;
     #[cfg(nginx_header_chains)]
     {
         place.next = std::ptr::null_mut();
     }
-    // SAFETY: a live request; makes no reference.
-    let headers = unsafe { &raw mut (*r.as_ptr()).headers_out };
-    if let Some(known) = known_place(headers, &header) {
-        // SAFETY: nginx's pointer, or the link of a header in the list.
+    if let Some(known) = known_place(field_ptr!(r.headers_out), &header) {
+        // SAFETY: nginx's pointer in the live request, or the link of a header in its list.
         unsafe { *known = new };
     }
     Some(())
 }
 
-/// Where nginx itself looks for a header: without that it would add one of its own.
+/// Where nginx has its pointer to a header: without the pointer it would add a header of its own.
 fn known_place(headers: *mut ngx_http_headers_out_t, header: &Header) -> Option<*mut *mut ngx_table_elt_t> {
     let is = |name: &[u8]| header.name().eq_ignore_ascii_case(name);
     let offset = match () {
-        // nginx would make an absolute one of a relative one that it points at.
+        // nginx would make a relative URI absolute if it had a pointer to the header.
         () if is(b"Location") && bytes(header.value()).starts_with(b"/") => return None,
         () if is(b"Location") => offset_of!(ngx_http_headers_out_t, location),
         () if is(b"Content-Encoding") => offset_of!(ngx_http_headers_out_t, content_encoding),
@@ -275,18 +264,18 @@ fn known_place(headers: *mut ngx_http_headers_out_t, header: &Header) -> Option<
         () if is(b"ETag") => offset_of!(ngx_http_headers_out_t, etag),
         () => return None,
     };
-    // SAFETY: the field of the structure, which is a part of a live request.
+    // SAFETY: the offset of a field in `headers_out` of the live request.
     let place = unsafe { headers.byte_add(offset) }.cast();
     Some(if is(b"WWW-Authenticate") { end_of_chain(place) } else { place })
 }
 
-/// Where the next header of a name is linked.
+/// Where the next header of the same name is linked.
 #[cfg(nginx_header_chains)]
 fn end_of_chain(first: *mut *mut ngx_table_elt_t) -> *mut *mut ngx_table_elt_t {
     let mut place = first;
-    // SAFETY: nginx's pointer, or the link of a header in the list.
+    // SAFETY: nginx's pointer in the live request, or the link of a header in its list.
     while let Some(header) = NonNull::new(unsafe { *place }) {
-        // SAFETY: as above; makes no reference.
+        // SAFETY: a header in the list of the live request; tells an address, and makes no reference.
         place = unsafe { &raw mut (*header.as_ptr()).next };
     }
     place

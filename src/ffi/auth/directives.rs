@@ -1,4 +1,4 @@
-//! The directives, each in one place. All of them belong into `http`, `server` and `location`.
+//! The directives. All of them are allowed in `http`, `server` and `location`.
 
 use std::ffi::{c_char, c_void};
 use std::mem::{offset_of, zeroed};
@@ -7,8 +7,8 @@ use std::ptr;
 use nginx_sys::{
     ngx_command_t, ngx_conf_set_msec_slot, ngx_conf_set_size_slot, ngx_conf_t, ngx_hash_key,
     ngx_http_add_variable, ngx_http_compile_complex_value, ngx_http_compile_complex_value_t,
-    ngx_http_get_variable_index, ngx_http_request_t, ngx_http_variable_value_t, ngx_int_t, ngx_pool_t,
-    ngx_str_t, ngx_uint_t, NGX_CONF_1MORE, NGX_CONF_TAKE1, NGX_CONF_TAKE2, NGX_ERROR, NGX_HTTP_LOC_CONF,
+    ngx_http_complex_value_t, ngx_http_request_t, ngx_http_variable_value_t, ngx_int_t, ngx_str_t,
+    ngx_uint_t, NGX_CONF_1MORE, NGX_CONF_TAKE1, NGX_CONF_TAKE2, NGX_ERROR, NGX_HTTP_LOC_CONF,
     NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, NGX_HTTP_VAR_CHANGEABLE, NGX_LOG_EMERG,
     NGX_OK,
 };
@@ -18,12 +18,14 @@ use ngx::{ngx_conf_log_error, ngx_string};
 use crate::auth::{is_same_header, parse_header, parse_status, parse_uri, OnError};
 use crate::directive::Invalid;
 
-use super::conf::{Copied, LocConf, MainConf, SetVariable, Slice, Uri};
+use super::conf::{CopiedHeader, LocConf, MainConf, SetVariable, Uri};
+use super::reading::{ConfReader, Slice};
 use crate::ffi::nginx::conf_words::{no_memory, report, words, Setter, IS_DUPLICATE};
 use crate::ffi::nginx::guard::guard;
-use crate::ffi::nginx::memory::{allocate, or_fail};
+use crate::ffi::nginx::handle::Handle as _;
+use crate::ffi::nginx::memory::or_fail;
 
-/// The command table; an empty name ends it.
+/// The command table; an empty command ends it.
 pub(super) static mut COMMANDS: [ngx_command_t; 10] = [
     // auth_subrequest uri | off;
     command(ngx_string!("auth_subrequest"), NGX_CONF_TAKE1, auth_subrequest, 0),
@@ -77,8 +79,8 @@ enum SetError<'a> {
     Invalid(Invalid<'a>),
     IsDuplicate,
     NoMemory,
-    /// nginx has said why.
-    Told,
+    /// The reason is in the error log already.
+    Logged,
 }
 
 impl<'a> From<Invalid<'a>> for SetError<'a> {
@@ -87,27 +89,27 @@ impl<'a> From<Invalid<'a>> for SetError<'a> {
     }
 }
 
-/// Gives the directive its words, behind its name, the location configuration, and the cycle's pool.
+/// Calls `write` with the location configuration and the words behind the directive's name, and reports its error.
 ///
 /// # Safety
-/// nginx passes `cf` and `conf` to the setter that calls this.
+/// `cf` and `conf` are what nginx passes to the setter that calls this.
 unsafe fn set<'a>(
     cf: *mut ngx_conf_t,
     conf: *mut c_void,
-    write: impl FnOnce(&mut LocConf, &'a [ngx_str_t], *mut ngx_pool_t) -> Result<(), SetError<'a>>,
+    write: impl FnOnce(&mut LocConf, &'a [ngx_str_t], ConfReader) -> Result<(), SetError<'a>>,
 ) -> *mut c_char {
     guard(NGX_CONF_ERROR, || {
-        // SAFETY: what `LocConf::create` has made, and nobody else has it now.
+        // SAFETY: `LocConf::create` has made it, and nginx has no reference to it while it calls a setter.
         let conf = unsafe { &mut *conf.cast::<LocConf>() };
-        // SAFETY: the configuration being read.
+        // SAFETY: nginx has passed `cf` to the setter, says the caller.
         let words = unsafe { words(cf) };
-        // SAFETY: as above.
-        let pool = unsafe { (*cf).pool };
-        match write(conf, words.get(1..).unwrap_or(&[]), pool) {
+        // SAFETY: nginx has passed `cf` to the setter, says the caller.
+        let reader = unsafe { ConfReader::from_ptr(cf) };
+        match write(conf, words.get(1..).unwrap_or(&[]), reader) {
             Ok(()) => NGX_CONF_OK,
             Err(SetError::Invalid(invalid)) => report(cf, Err(invalid)),
             Err(SetError::IsDuplicate) => IS_DUPLICATE.as_ptr().cast_mut(),
-            Err(SetError::Told) => NGX_CONF_ERROR,
+            Err(SetError::Logged) => NGX_CONF_ERROR,
             Err(SetError::NoMemory) => {
                 no_memory(cf);
                 NGX_CONF_ERROR
@@ -116,24 +118,19 @@ unsafe fn set<'a>(
     })
 }
 
-/// Writes a value that may be written once.
-fn once<'a, T>(place: &mut Option<T>, value: Result<T, Invalid<'a>>) -> Result<(), SetError<'a>> {
-    if place.is_some() {
+/// Sets a value that may be set only once on each level.
+fn set_once<'a, T>(value: &mut Option<T>, new: Result<T, Invalid<'a>>) -> Result<(), SetError<'a>> {
+    if value.is_some() {
         return Err(SetError::IsDuplicate);
     }
-    *place = Some(value?);
+    *value = Some(new?);
     Ok(())
 }
 
-/// Adds a value to those of the same level.
-fn add<'a, T: Copy>(
-    place: &mut Option<Slice<T>>,
-    pool: *mut ngx_pool_t,
-    value: T,
-) -> Result<(), SetError<'a>> {
-    // SAFETY: the pool of the new cycle.
-    let slice = unsafe { place.unwrap_or(Slice::EMPTY).with(pool, value) };
-    *place = Some(slice.ok_or(SetError::NoMemory)?);
+/// Adds a value to a list of the same level.
+fn add<'a, T: Copy>(list: &mut Option<Slice<T>>, cf: ConfReader, value: T) -> Result<(), SetError<'a>> {
+    let slice = list.unwrap_or(Slice::EMPTY).with(cf, value);
+    *list = Some(slice.ok_or(SetError::NoMemory)?);
     Ok(())
 }
 
@@ -142,20 +139,19 @@ unsafe extern "C" fn auth_subrequest(
     _: *mut ngx_command_t,
     conf: *mut c_void,
 ) -> *mut c_char {
-    let write = |conf: &mut LocConf, words: &'static [ngx_str_t], _| {
+    let write = |conf: &mut LocConf, words: &'static [ngx_str_t], cf| {
         let word = words[0].as_bytes();
         if word == b"off" {
-            return once(&mut conf.uri, Ok(None));
+            return set_once(&mut conf.uri, Ok(None));
         }
-        // SAFETY: the configuration being read.
-        let main = unsafe { MainConf::of_conf(cf) }.ok_or(SetError::NoMemory)?;
+        let main = MainConf::read_by(cf).ok_or(SetError::NoMemory)?;
         let (path, args) = parse_uri(word)?;
-        let number = main.number(path).ok_or(SetError::NoMemory)?;
-        once(&mut conf.uri, Ok(Some(Uri { path: text(path), args: text(args.unwrap_or(&[])), number })))?;
-        // SAFETY: the configuration being read.
-        unsafe { MainConf::note_variables(cf) }.ok_or(SetError::NoMemory)
+        let index = main.uri_index(path).ok_or(SetError::NoMemory)?;
+        let uri = Uri { path: text(path), args: text(args.unwrap_or(&[])), index };
+        set_once(&mut conf.uri, Ok(Some(uri)))?;
+        MainConf::index_variables(cf).ok_or(SetError::NoMemory)
     };
-    // SAFETY: as nginx passed them.
+    // SAFETY: nginx calls this setter with `cf` and the configuration of the location.
     unsafe { set(cf, conf, write) }
 }
 
@@ -164,8 +160,11 @@ unsafe extern "C" fn auth_subrequest_error(
     _: *mut ngx_command_t,
     conf: *mut c_void,
 ) -> *mut c_char {
-    // SAFETY: as nginx passed them.
-    unsafe { set(cf, conf, |conf, words, _| once(&mut conf.on_error, OnError::parse(words[0].as_bytes()))) }
+    let write = |conf: &mut LocConf, words: &'static [ngx_str_t], _| {
+        set_once(&mut conf.on_error, OnError::parse(words[0].as_bytes()))
+    };
+    // SAFETY: nginx calls this setter with `cf` and the configuration of the location.
+    unsafe { set(cf, conf, write) }
 }
 
 unsafe extern "C" fn auth_subrequest_pass_status(
@@ -173,16 +172,16 @@ unsafe extern "C" fn auth_subrequest_pass_status(
     _: *mut ngx_command_t,
     conf: *mut c_void,
 ) -> *mut c_char {
-    let write = |conf: &mut LocConf, words: &'static [ngx_str_t], pool| {
+    let write = |conf: &mut LocConf, words: &'static [ngx_str_t], cf| {
         words.iter().try_for_each(|word| {
             let status = parse_status(word.as_bytes())?;
             if conf.pass_status.is_some_and(|before| before.as_slice().contains(&status)) {
                 return Err(Invalid::Repeated("auth_subrequest_pass_status", word.as_bytes()).into());
             }
-            add(&mut conf.pass_status, pool, status)
+            add(&mut conf.pass_status, cf, status)
         })
     };
-    // SAFETY: as nginx passed them.
+    // SAFETY: nginx calls this setter with `cf` and the configuration of the location.
     unsafe { set(cf, conf, write) }
 }
 
@@ -192,17 +191,17 @@ unsafe extern "C" fn auth_subrequest_pass_header(
     conf: *mut c_void,
 ) -> *mut c_char {
     const DIRECTIVE: &str = "auth_subrequest_pass_header";
-    let write = |conf: &mut LocConf, words: &'static [ngx_str_t], pool| {
+    let write = |conf: &mut LocConf, words: &'static [ngx_str_t], cf| {
         words.iter().try_for_each(|word| {
             let name = parse_header(DIRECTIVE, word.as_bytes())?;
             let is_same = |before: &ngx_str_t| before.as_bytes().eq_ignore_ascii_case(name);
             if conf.pass_header().iter().any(is_same) {
                 return Err(Invalid::Repeated(DIRECTIVE, name).into());
             }
-            add(&mut conf.pass_header, pool, *word)
+            add(&mut conf.pass_header, cf, *word)
         })
     };
-    // SAFETY: as nginx passed them.
+    // SAFETY: nginx calls this setter with `cf` and the configuration of the location.
     unsafe { set(cf, conf, write) }
 }
 
@@ -212,119 +211,112 @@ unsafe extern "C" fn auth_subrequest_copy_header(
     conf: *mut c_void,
 ) -> *mut c_char {
     const DIRECTIVE: &str = "auth_subrequest_copy_header";
-    let write = |conf: &mut LocConf, words: &'static [ngx_str_t], pool| {
+    let write = |conf: &mut LocConf, words: &'static [ngx_str_t], cf| {
         words.iter().try_for_each(|word| {
             let name = parse_header(DIRECTIVE, word.as_bytes())?;
             if conf.copy_header().iter().any(|before| is_same_header(before.name.as_bytes(), name)) {
                 return Err(Invalid::Repeated(DIRECTIVE, name).into());
             }
-            let copied = copied(cf, pool, *word).ok_or(SetError::NoMemory)?;
-            add(&mut conf.copy_header, pool, copied)
+            let header = copied_header(cf, *word).ok_or(SetError::NoMemory)?;
+            add(&mut conf.copy_header, cf, header)
         })
     };
-    // SAFETY: as nginx passed them.
+    // SAFETY: nginx calls this setter with `cf` and the configuration of the location.
     unsafe { set(cf, conf, write) }
 }
 
-/// All that is to be known of a header that is copied.
-fn copied(cf: *mut ngx_conf_t, pool: *mut ngx_pool_t, name: ngx_str_t) -> Option<Copied> {
-    // SAFETY: the configuration being read.
-    let main = unsafe { MainConf::of_conf(cf) }?;
-    if let Some(known) = main.known(name.as_bytes()) {
+/// Looks up everything that a request needs to know of a header that is copied. `None` if there is no memory.
+fn copied_header(cf: ConfReader, name: ngx_str_t) -> Option<CopiedHeader> {
+    let main = MainConf::read_by(cf)?;
+    if let Some(known) = main.find_header(name.as_bytes()) {
         return Some(known);
     }
-    // SAFETY: the configuration being read.
-    unsafe { MainConf::note_variables(cf) }?;
-    let lowercase = spelt(pool, name, b"", |byte| byte.to_ascii_lowercase())?;
-    let mut variable = spelt(pool, name, b"http_", |byte| match byte {
+    MainConf::index_variables(cf)?;
+    let lowercase = map_name(cf, name, b"", |byte| byte.to_ascii_lowercase())?;
+    let variable = map_name(cf, name, b"http_", |byte| match byte {
         b'-' => b'_',
         byte => byte.to_ascii_lowercase(),
     })?;
-    // SAFETY: the configuration being read, and a name in its pool.
-    let index =
-        or_fail(NGX_ERROR as ngx_int_t, || unsafe { ngx_http_get_variable_index(cf, &raw mut variable) });
-    // SAFETY: so many bytes.
+    let variable = cf.variable_index(variable);
+    // SAFETY: `map_name` has written `lowercase.len` bytes at `lowercase.data`.
     let hash = unsafe { ngx_hash_key(lowercase.data, lowercase.len) };
-    main.note(Copied { name, lowercase, hash, variable: usize::try_from(index).ok()? })
+    main.add_header(CopiedHeader { name, lowercase, hash, variable: variable? })
 }
 
-/// A name in another spelling, behind a prefix.
-fn spelt(
-    pool: *mut ngx_pool_t,
-    name: ngx_str_t,
-    prefix: &[u8],
-    byte: impl Fn(&u8) -> u8,
-) -> Option<ngx_str_t> {
+/// `prefix`, followed by the name with each byte mapped. `None` if there is no memory.
+fn map_name(cf: ConfReader, name: ngx_str_t, prefix: &[u8], map: impl Fn(&u8) -> u8) -> Option<ngx_str_t> {
     let len = prefix.len() + name.len;
-    // SAFETY: the pool of the new cycle.
-    let data = unsafe { allocate::<u8>(pool, len) }?.cast::<u8>();
-    for (at, byte) in prefix.iter().copied().chain(name.as_bytes().iter().map(byte)).enumerate() {
-        // SAFETY: there is room for so many.
+    let data = cf.allocate::<u8>(len)?;
+    for (at, byte) in prefix.iter().copied().chain(name.as_bytes().iter().map(map)).enumerate() {
+        // SAFETY: `at` is below `len`, for which the memory was just allocated.
         let place = unsafe { data.add(at) };
-        // SAFETY: as above.
+        // SAFETY: inside the memory just allocated, which nobody else uses.
         unsafe { place.write(byte) };
     }
     Some(ngx_str_t { len, data: data.as_ptr() })
 }
 
-/// As `ngx_http_auth_request_set()`.
+/// Mirrors `ngx_http_auth_request_set()`.
 unsafe extern "C" fn auth_subrequest_set(
     cf: *mut ngx_conf_t,
     _: *mut ngx_command_t,
     conf: *mut c_void,
 ) -> *mut c_char {
-    let write = |conf: &mut LocConf, words: &'static [ngx_str_t], pool| {
+    let write = |conf: &mut LocConf, words: &'static [ngx_str_t], reader| {
         let Some(name) = words[0].as_bytes().strip_prefix(b"$").filter(|name| !name.is_empty()) else {
             let name = words[0];
             ngx_conf_log_error!(NGX_LOG_EMERG, cf, "invalid variable name \"{name}\"");
-            return Err(SetError::Told);
+            return Err(SetError::Logged);
         };
-        let variable = set_variable(cf, text(name), words[1]).ok_or(SetError::Told)?;
-        add(&mut conf.set, pool, variable)
+        let variable = set_variable(reader, text(name), words[1]).ok_or(SetError::Logged)?;
+        add(&mut conf.set, reader, variable)
     };
-    // SAFETY: as nginx passed them.
+    // SAFETY: nginx calls this setter with `cf` and the configuration of the location.
     unsafe { set(cf, conf, write) }
 }
 
-fn set_variable(cf: *mut ngx_conf_t, mut name: ngx_str_t, mut text: ngx_str_t) -> Option<SetVariable> {
-    // SAFETY: the configuration being read; nginx copies the name.
-    let variable = or_fail(std::ptr::null_mut(), || unsafe {
-        ngx_http_add_variable(cf, &raw mut name, NGX_HTTP_VAR_CHANGEABLE as ngx_uint_t)
+/// Adds the variable to the configuration, and compiles its value. `None` if nginx has logged why that is impossible.
+fn set_variable(cf: ConfReader, mut name: ngx_str_t, value: ngx_str_t) -> Option<SetVariable> {
+    // SAFETY: nginx is reading this configuration; it copies the name.
+    let variable = or_fail(ptr::null_mut(), || unsafe {
+        ngx_http_add_variable(cf.as_ptr(), &raw mut name, NGX_HTTP_VAR_CHANGEABLE as ngx_uint_t)
     });
-    // SAFETY: as above.
-    let index = or_fail(NGX_ERROR as ngx_int_t, || unsafe { ngx_http_get_variable_index(cf, &raw mut name) });
-    // SAFETY: nginx's answer, null if there is no memory or the name is another module's.
+    let index = cf.variable_index(name);
+    // SAFETY: nginx has returned a variable, or null if there is no memory or the name belongs to another module.
     let variable = unsafe { variable.as_mut() }?;
     if variable.get_handler.is_none() {
         variable.get_handler = Some(not_found);
     }
-    // SAFETY: for a C structure of numbers, pointers and bit-fields zero is a valid value.
-    let mut value = unsafe { zeroed() };
-    // SAFETY: as above.
-    let mut compile: ngx_http_compile_complex_value_t = unsafe { zeroed() };
-    compile.cf = cf;
-    compile.value = &raw mut text;
-    compile.complex_value = &raw mut value;
-    // SAFETY: all it takes is set.
-    let rc = or_fail(NGX_ERROR as ngx_int_t, || unsafe { ngx_http_compile_complex_value(&raw mut compile) });
-    if rc != NGX_OK as ngx_int_t {
-        return None;
-    }
-    Some(SetVariable { index: usize::try_from(index).ok()?, value, set_handler: variable.set_handler })
+    let value = compile(cf, value)?;
+    Some(SetVariable { index: index?, value, set_handler: variable.set_handler })
 }
 
-/// Before it is set.
+/// Compiles a value with variables, as `ngx_http_compile_complex_value()`. `None` if nginx has logged why it is invalid.
+fn compile(cf: ConfReader, mut text: ngx_str_t) -> Option<ngx_http_complex_value_t> {
+    // SAFETY: for a C structure of numbers, pointers and bit-fields zero is a valid value.
+    let mut value: ngx_http_complex_value_t = unsafe { zeroed() };
+    // SAFETY: for a C structure of numbers, pointers and bit-fields zero is a valid value.
+    let mut compile: ngx_http_compile_complex_value_t = unsafe { zeroed() };
+    compile.cf = cf.as_ptr();
+    compile.value = &raw mut text;
+    compile.complex_value = &raw mut value;
+    // SAFETY: the configuration, the text and the place of the result are set, and live until this function returns.
+    let rc = or_fail(NGX_ERROR as ngx_int_t, || unsafe { ngx_http_compile_complex_value(&raw mut compile) });
+    (rc == NGX_OK as ngx_int_t).then_some(value)
+}
+
+/// The value of a variable that is not set yet.
 unsafe extern "C" fn not_found(
     _: *mut ngx_http_request_t,
     value: *mut ngx_http_variable_value_t,
     _: usize,
 ) -> ngx_int_t {
-    // SAFETY: nginx passes a value to be set.
+    // SAFETY: nginx passes the value that this handler is to set; writes one bit.
     unsafe { ngx_http_variable_value_t::set_not_found_raw(value, 1) };
     NGX_OK as ngx_int_t
 }
 
-/// A part of a word, which stays in the cycle's pool.
+/// A string that refers to bytes in the cycle's pool.
 fn text(bytes: &[u8]) -> ngx_str_t {
     ngx_str_t { len: bytes.len(), data: bytes.as_ptr().cast_mut() }
 }

@@ -1,92 +1,112 @@
-//! The two filters, before all others: what a question is answered is taken, and a denial is made of nginx's own response.
+//! The header filter and the body filter, before all others: they capture the response of an auth subrequest, and turn nginx's
+//! response to a denied request into the denial.
+
+use std::cell::Cell;
 
 use nginx_sys::{
-    ngx_chain_t, ngx_http_output_body_filter_pt, ngx_http_output_header_filter_pt, ngx_http_request_t,
-    ngx_http_top_body_filter, ngx_http_top_header_filter, ngx_int_t, NGX_ERROR,
+    ngx_chain_t, ngx_http_request_t, ngx_http_top_body_filter, ngx_http_top_header_filter, ngx_int_t,
+    NGX_ERROR,
 };
 
-use super::context::Auth;
+use super::context::AuthContext;
 use super::{capture, deny};
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::request::Request;
 
-static mut NEXT_HEADER_FILTER: ngx_http_output_header_filter_pt = None;
-static mut NEXT_BODY_FILTER: ngx_http_output_body_filter_pt = None;
+/// `ngx_http_output_body_filter_pt`.
+pub(super) type BodyFilter =
+    unsafe extern "C" fn(r: *mut ngx_http_request_t, chain: *mut ngx_chain_t) -> ngx_int_t;
 
-/// Puts the filters before all others; that of bodies only if bodies are passed.
-pub(super) fn install(bodies: bool) {
-    // SAFETY: only this thread runs, and no request yet; nginx has chained all filters.
-    let header = unsafe { ngx_http_top_header_filter };
-    // SAFETY: a worker has one thread, and has not begun to serve.
-    unsafe { NEXT_HEADER_FILTER = header };
-    // SAFETY: nginx's pointer, which only modules that start, one after the other, write.
-    unsafe { ngx_http_top_header_filter = Some(header_filter) };
-    if !bodies {
-        return;
+/// `ngx_http_output_header_filter_pt`.
+type HeaderFilter = unsafe extern "C" fn(r: *mut ngx_http_request_t) -> ngx_int_t;
+
+/// The filter that ours calls, as nginx's `ngx_http_next_body_filter`.
+pub(super) struct NextFilter<F>(Cell<Option<F>>);
+
+// SAFETY: a worker runs its filters, and starts its modules, in one thread.
+unsafe impl<F> Sync for NextFilter<F> {}
+
+impl<F: Copy> NextFilter<F> {
+    pub(super) const fn new() -> Self {
+        Self(Cell::new(None))
     }
-    // SAFETY: only this thread runs, and no request yet; nginx has chained all filters.
-    let body = unsafe { ngx_http_top_body_filter };
-    // SAFETY: a worker has one thread, and has not begun to serve.
-    unsafe { NEXT_BODY_FILTER = body };
-    // SAFETY: nginx's pointer, which only modules that start, one after the other, write.
-    unsafe { ngx_http_top_body_filter = Some(body_filter) };
+
+    /// The filter; `None` if ours is not installed.
+    #[inline]
+    pub(super) fn get(&self) -> Option<F> {
+        self.0.get()
+    }
 }
 
-/// Called for each response: what concerns few of them is elsewhere.
+static NEXT_HEADER_FILTER: NextFilter<HeaderFilter> = NextFilter::new();
+static NEXT_BODY_FILTER: NextFilter<BodyFilter> = NextFilter::new();
+
+/// Puts a body filter before all others.
+pub(super) fn chain_body_filter(filter: BodyFilter, next: &NextFilter<BodyFilter>) {
+    // SAFETY: nginx has chained all filters, and a worker starts its modules one after the other, in one thread.
+    next.0.set(unsafe { ngx_http_top_body_filter });
+    // SAFETY: a worker starts its modules one after the other, in one thread, and serves no request yet.
+    unsafe { ngx_http_top_body_filter = Some(filter) };
+}
+
+/// Puts the filters before all others; the body filter only if bodies are passed.
+pub(super) fn install(bodies: bool) {
+    // SAFETY: nginx has chained all filters, and a worker starts its modules one after the other, in one thread.
+    NEXT_HEADER_FILTER.0.set(unsafe { ngx_http_top_header_filter });
+    // SAFETY: a worker starts its modules one after the other, in one thread, and serves no request yet.
+    unsafe { ngx_http_top_header_filter = Some(header_filter) };
+    if bodies {
+        chain_body_filter(body_filter, &NEXT_BODY_FILTER);
+    }
+}
+
+/// nginx calls this for each response, so the rare cases are in functions of their own.
 unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
-    // SAFETY: nginx passes a live request.
+    // SAFETY: nginx calls its filters with a live request.
     if let Some(request) = unsafe { Request::from_raw(r) } {
         if request.main() == request {
-            if deny::may_concern(request) && !complete(request) {
+            if deny::may_have_denial(request) && !complete(request) {
                 return NGX_ERROR as ngx_int_t;
             }
-        } else if captures_bodies() {
-            if let Some(auth) = capture::captures(request) {
-                return begin(request, auth);
+        } else if NEXT_BODY_FILTER.get().is_some() {
+            if let Some(ctx) = capture::capturing(request) {
+                return capture_header(request, ctx);
             }
         }
     }
-    // SAFETY: written before the first request.
-    let next = unsafe { NEXT_HEADER_FILTER };
-    // SAFETY: what nginx would have called.
-    next.map_or(NGX_ERROR as ngx_int_t, |next| unsafe { next(r) })
-}
-
-fn captures_bodies() -> bool {
-    // SAFETY: written before the first request.
-    let next = unsafe { NEXT_BODY_FILTER };
-    next.is_some()
+    // SAFETY: the filter that nginx had before ours, with the argument that nginx passes.
+    NEXT_HEADER_FILTER.get().map_or(NGX_ERROR as ngx_int_t, |next| unsafe { next(r) })
 }
 
 #[cold]
 #[inline(never)]
 fn complete(r: Request) -> bool {
-    guard(None, || deny::complete(r)).is_some()
+    guard(None, || deny::complete_response(r)).is_some()
 }
 
 #[inline(never)]
-fn begin(sub: Request, auth: &Auth) -> ngx_int_t {
-    guard(NGX_ERROR as ngx_int_t, || capture::begin(sub, auth))
+fn capture_header(sub: Request, ctx: &AuthContext) -> ngx_int_t {
+    guard(NGX_ERROR as ngx_int_t, || capture::capture_header(sub, ctx))
 }
 
 unsafe extern "C" fn body_filter(r: *mut ngx_http_request_t, chain: *mut ngx_chain_t) -> ngx_int_t {
-    // SAFETY: written before the first request.
-    let next = unsafe { NEXT_BODY_FILTER };
-    // SAFETY: what nginx would have called.
+    let next = NEXT_BODY_FILTER.get();
+    // SAFETY: the filter that nginx had before ours, with the request that nginx passes.
     let next = |chain| next.map_or(NGX_ERROR as ngx_int_t, |next| unsafe { next(r, chain) });
-    // SAFETY: nginx passes a live request.
+    // SAFETY: nginx calls its filters with a live request.
     let Some(request) = (unsafe { Request::from_raw(r) }) else { return next(chain) };
     if request.main() != request {
-        // Without a chain the next part of the question gets its turn.
-        return match capture::captures(request).filter(|_| !chain.is_null()) {
-            Some(auth) => guard(NGX_ERROR as ngx_int_t, || capture::take(auth, chain)),
+        // Without a chain nginx only lets the next nested subrequest become active.
+        return match capture::capturing(request).filter(|_| !chain.is_null()) {
+            // SAFETY: nginx has passed the chain to this filter.
+            Some(ctx) => guard(NGX_ERROR as ngx_int_t, || unsafe { capture::capture_body(ctx, chain) }),
             None => next(chain),
         };
     }
-    let Some(auth) = deny::replaced(request) else { return next(chain) };
+    let Some(ctx) = deny::replaces_page(request) else { return next(chain) };
     let mut link = ngx_chain_t { buf: std::ptr::null_mut(), next: std::ptr::null_mut() };
-    // Of nginx's page nothing goes on; what was sent before may have to be flushed.
-    match guard(Err(()), || deny::body_instead(request, auth, chain)) {
+    // nginx's page is dropped; without a chain the next filter still flushes what was sent before.
+    match guard(Err(()), || deny::replacement_body(request, ctx, chain)) {
         Ok(Some(buf)) => {
             link.buf = buf.as_ptr();
             next(&raw mut link)

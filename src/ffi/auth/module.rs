@@ -14,10 +14,12 @@ use super::client_headers::{log_handler, note_location_handler};
 use super::conf::{LocConf, MainConf};
 use super::copy::copy_headers_handler;
 use super::directives::COMMANDS;
+use super::reading::ConfReader;
 use super::server::SrvConf;
 use super::variables;
 use super::{discard, filters};
 use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::memory::push_to_array;
 
 static CONTEXT: ngx_http_module_t = ngx_http_module_t {
@@ -44,7 +46,7 @@ pub(crate) static mut ngx_http_auth_subrequest_module: ngx_module_t = ngx_module
 /// The module's static; nginx writes to it only before it creates any configuration.
 pub(super) fn module() -> &'static ngx_module_t {
     let module = &raw const ngx_http_auth_subrequest_module;
-    // SAFETY: see above.
+    // SAFETY: a static of this library, and nginx has written its index before any caller can run.
     unsafe { &*module }
 }
 
@@ -52,37 +54,40 @@ unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
     guard(NGX_ERROR as ngx_int_t, || status(variables::add(cf)))
 }
 
-/// Takes its place among the handlers of two phases, where each of them costs every request something.
+/// Adds the handlers of the access and precontent phases, each only if some location needs it: a handler costs time in every
+/// request.
 unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
     guard(NGX_ERROR as ngx_int_t, || {
-        // SAFETY: nginx passes the configuration being read.
-        let Some(main) = (unsafe { MainConf::of_conf(cf) }) else { return NGX_ERROR as ngx_int_t };
-        let add = |key: bool, phase: u32, handler| {
-            if key {
-                add_handler(cf, phase as usize, handler)
+        // SAFETY: nginx calls this with the configuration being read.
+        let cf = unsafe { ConfReader::from_ptr(cf) };
+        let Some(main) = MainConf::read_by(cf) else { return NGX_ERROR as ngx_int_t };
+        let add = |is_needed: bool, phase: u32, handler| {
+            if is_needed {
+                add_handler(cf, phase, handler)
             } else {
                 Some(())
             }
         };
-        let access = add(main.asks.get(), ACCESS_PHASE, Some(auth_subrequest_handler));
+        let access = add(main.authorises.get(), ACCESS_PHASE, Some(auth_subrequest_handler));
         status(access.and_then(|()| add(main.copies.get(), PRECONTENT_PHASE, Some(copy_headers_handler))))
     })
 }
 
-/// The handlers that must come before nginx's own of their phases. Handlers run from the last one to the first, and this
-/// module stands before nginx's: so the other one calls this, which stands behind them.
-pub(in super::super) fn add_first_handlers(cf: *mut ngx_conf_t) -> Option<()> {
-    // SAFETY: nginx passes the configuration being read to our caller.
-    if !unsafe { MainConf::of_conf(cf) }?.copies.get() {
+/// Adds the handlers that must run before nginx's own handlers of their phases. A phase runs its handlers in reverse order,
+/// and nginx's modules add theirs after this module; so the upstream module, which comes after them all, calls this.
+pub(in crate::ffi) fn add_first_handlers(cf: *mut ngx_conf_t) -> Option<()> {
+    // SAFETY: the caller is the postconfiguration of the upstream module, which nginx calls with the configuration.
+    let cf = unsafe { ConfReader::from_ptr(cf) };
+    if !MainConf::read_by(cf)?.copies.get() {
         return Some(());
     }
-    add_handler(cf, REWRITE_PHASE as usize, Some(note_location_handler))?;
-    add_handler(cf, LOG_PHASE as usize, Some(log_handler))?;
-    // SAFETY: as above.
-    let main = unsafe { NgxHttpCoreModule::main_conf_mut(&*cf) }?;
-    // Only those of the last phase run in their order.
+    add_handler(cf, REWRITE_PHASE, Some(note_location_handler))?;
+    add_handler(cf, LOG_PHASE, Some(log_handler))?;
+    // SAFETY: a handle points at the live `ngx_conf_t`; nothing else refers to the core's configuration meanwhile.
+    let main = unsafe { NgxHttpCoreModule::main_conf_mut(&*cf.as_ptr()) }?;
+    // The log phase is the only one that runs its handlers in the order of the array.
     let handlers = &main.phases[LOG_PHASE as usize].handlers;
-    // SAFETY: what the array holds; nobody else has it now.
+    // SAFETY: the array holds `nelts` handlers, and nginx does not use it before it has read the configuration.
     let handlers = unsafe {
         std::slice::from_raw_parts_mut(handlers.elts.cast::<ngx_http_handler_pt>(), handlers.nelts)
     };
@@ -90,22 +95,22 @@ pub(in super::super) fn add_first_handlers(cf: *mut ngx_conf_t) -> Option<()> {
     Some(())
 }
 
-fn add_handler(cf: *mut ngx_conf_t, phase: usize, handler: ngx_http_handler_pt) -> Option<()> {
-    // SAFETY: nginx passes the configuration being read to our callers.
-    let main = unsafe { NgxHttpCoreModule::main_conf_mut(&*cf) }?;
-    let handlers = &raw mut main.phases[phase].handlers;
-    // SAFETY: nginx has made the array before it calls `postconfiguration`.
+fn add_handler(cf: ConfReader, phase: u32, handler: ngx_http_handler_pt) -> Option<()> {
+    // SAFETY: a handle points at the live `ngx_conf_t`; nothing else refers to the core's configuration meanwhile.
+    let main = unsafe { NgxHttpCoreModule::main_conf_mut(&*cf.as_ptr()) }?;
+    let handlers = &raw mut main.phases[phase as usize].handlers;
+    // SAFETY: nginx has created the array, of such elements, before it calls any `postconfiguration`.
     let place = unsafe { push_to_array::<ngx_http_handler_pt>(handlers) }?;
-    // SAFETY: a new element of the array.
+    // SAFETY: the new element of the array, which nobody else uses.
     unsafe { place.write(handler) };
     Some(())
 }
 
-/// Filters are chained anew for each configuration, so that each worker puts ours before them.
+/// Puts our filters before all others. nginx chains its filters anew with each configuration, so each worker does this.
 unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guard(NGX_ERROR as ngx_int_t, || {
-        // SAFETY: nginx passes the worker's cycle.
-        if let Some(main) = unsafe { MainConf::of_cycle(cycle) }.filter(|main| main.asks.get()) {
+        // SAFETY: nginx calls this with the cycle of the worker, which is live.
+        if let Some(main) = unsafe { MainConf::of_cycle(cycle) }.filter(|main| main.authorises.get()) {
             discard::install();
             filters::install(main.captures.get());
         }

@@ -1,4 +1,4 @@
-//! The server configuration: which headers some location of the server copies from answers.
+//! The server configuration: the headers that the locations of the server copy from responses of auth subrequests.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -7,56 +7,49 @@ use std::ptr::{self, NonNull};
 use nginx_sys::ngx_conf_t;
 use ngx::http::HttpModuleConfExt;
 
-use super::conf::{Copied, Slice};
+use super::conf::CopiedHeader;
 use super::module::module;
+use super::reading::{ConfReader, Slice};
 use crate::ffi::nginx::handle::Handle as _;
-use crate::ffi::nginx::memory::allocate;
 use crate::ffi::nginx::request::Request;
 
 pub(super) struct SrvConf {
-    /// Each name once, as it is written; equal names are the same bytes (see [`super::conf::MainConf::known`]).
-    copied: Cell<Slice<Copied>>,
+    /// Each spelling of a name once; equal names are the same bytes (see [`super::main_conf::MainConf::find_header`]).
+    copied: Cell<Slice<CopiedHeader>>,
 }
 
 impl SrvConf {
     /// nginx's `create_srv_conf`.
     pub(super) unsafe extern "C" fn create(cf: *mut ngx_conf_t) -> *mut c_void {
-        // SAFETY: nginx passes the configuration being read, whose pool is the new cycle's.
-        let pool = unsafe { (*cf).pool };
-        // SAFETY: `pool` is live, and `SrvConf` has no destructor to run.
-        let Some(memory) = (unsafe { allocate::<SrvConf>(pool, 1) }) else { return ptr::null_mut() };
-        // SAFETY: allocated above for a `SrvConf`.
-        unsafe { memory.cast::<SrvConf>().write(SrvConf { copied: Cell::new(Slice::EMPTY) }) };
-        memory.as_ptr().cast()
+        // SAFETY: nginx calls this with the configuration being read.
+        let cf = unsafe { ConfReader::from_ptr(cf) };
+        let conf = cf.place(SrvConf { copied: Cell::new(Slice::EMPTY) });
+        conf.map_or(ptr::null_mut(), |conf| conf.as_ptr().cast())
     }
 
-    /// Adds the list of one of the server's locations. `None` if there is no memory.
-    ///
-    /// # Safety
-    /// `cf` is the configuration being read, and nginx merges the location.
-    pub(super) unsafe fn add(cf: *mut ngx_conf_t, list: &[Copied]) -> Option<()> {
-        // SAFETY: live, says the caller.
-        let conf = unsafe { &*cf };
-        // SAFETY: while nginx merges a location, `cf` leads to the configuration of its server; `create` has made it.
+    /// Adds the headers of one of the server's locations, while nginx merges the location. `None` if there is no memory.
+    pub(super) fn add_headers(cf: ConfReader, headers: &[CopiedHeader]) -> Option<()> {
+        // SAFETY: a handle points at the live `ngx_conf_t`; the reference is used in the next statement only.
+        let conf = unsafe { &*cf.as_ptr() };
+        // SAFETY: `create` has made the server configuration at this module's index.
         let server: Option<NonNull<Self>> = unsafe { conf.http_server_conf_unchecked(module()) };
-        // SAFETY: only ever shared.
+        // SAFETY: there are only shared references to a server configuration.
         let copied = unsafe { &server?.as_ref().copied };
-        for header in list {
-            if !copied.get().as_slice().iter().any(|known| known.is_named(header.name.data)) {
-                // SAFETY: the pool of the new cycle.
-                copied.set(unsafe { copied.get().with(conf.pool, *header) }?);
+        for header in headers {
+            if !copied.get().as_slice().iter().any(|known| known.is_named_by(header.name.data)) {
+                copied.set(copied.get().with(cf, *header)?);
             }
         }
         Some(())
     }
 
-    /// All that locations of the request's server copy.
-    pub(super) fn copied<'a>(r: Request) -> &'a [Copied] {
-        // SAFETY: a live request.
+    /// The headers that any location of the request's server copies.
+    pub(super) fn copied<'a>(r: Request) -> &'a [CopiedHeader] {
+        // SAFETY: a handle points at a live request; the reference is used in the next statement only.
         let r = unsafe { &*r.as_ptr() };
-        // SAFETY: `create` made what lies at this module's index.
+        // SAFETY: `create` has made the server configuration at this module's index.
         let conf: Option<NonNull<Self>> = unsafe { r.http_server_conf_unchecked(module()) };
-        // SAFETY: nginx has one for each server; nobody changes it after the configuration was read.
+        // SAFETY: nginx has one for each server, which nobody changes after the configuration was read.
         conf.map_or(&[], |conf| unsafe { conf.as_ref() }.copied.get().as_slice())
     }
 }

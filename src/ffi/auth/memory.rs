@@ -1,0 +1,71 @@
+//! Memory in the pool of a request, and records in it that outlive a redirect.
+
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+use nginx_sys::ngx_pool_cleanup_t;
+
+use crate::ffi::nginx::memory::{add_cleanup, allocate, allocate_zeroed};
+use crate::ffi::nginx::request::Request;
+
+/// Uninitialised memory for `count` values in the pool of a request; `None` if there is no memory.
+pub(super) fn allocate_for<T>(r: Request, count: usize) -> Option<NonNull<T>> {
+    // SAFETY: a handle points at a live request, whose pool is live too.
+    unsafe { allocate::<T>(r.pool(), count) }.map(NonNull::cast)
+}
+
+/// A C structure of numbers and pointers in the pool of a request, filled with zeros; `None` if there is no memory.
+pub(super) fn allocate_zeroed_for<T>(r: Request) -> Option<NonNull<T>> {
+    // SAFETY: a handle points at a live request, whose pool is live too.
+    unsafe { allocate_zeroed::<T>(r.pool()) }
+}
+
+/// What a cleanup handler of a pool is called with: the record.
+pub(super) type CleanupHandler = unsafe extern "C" fn(data: *mut c_void);
+
+/// The mark of the records of one type: their cleanup handler. An internal redirect clears what modules have attached to a
+/// request, but not its pool, so records are found among the pool's cleanups.
+pub(super) struct Mark<T>(CleanupHandler, PhantomData<fn() -> T>);
+
+impl<T> Mark<T> {
+    /// # Safety
+    /// No other cleanup handler has the same address, and `handler` may be called once with a pointer to a `T`.
+    pub(super) const unsafe fn new(handler: CleanupHandler) -> Self {
+        Self(handler, PhantomData)
+    }
+
+    /// Moves a value into the pool of a request, under this mark. `None` if there is no memory.
+    pub(super) fn record(&self, r: Request, value: T) -> Option<NonNull<T>> {
+        let memory = allocate_for::<T>(r, 1)?;
+        // SAFETY: a handle points at a live request, whose pool is live too; no memory beside the record is asked for.
+        let cleanup = unsafe { add_cleanup(r.pool(), 0) }?;
+        // SAFETY: just allocated for one `T`.
+        unsafe { memory.write(value) };
+        let (data, handler) = (memory.as_ptr().cast(), Some(self.0));
+        // SAFETY: the new cleanup is in the live pool, and only this function has its address.
+        let cleanup = unsafe { &mut *cleanup.as_ptr() };
+        (cleanup.data, cleanup.handler) = (data, handler);
+        Some(memory)
+    }
+
+    /// The records with this mark in the pool of a request, the latest first. They live as long as the pool.
+    pub(super) fn records<'a>(&'static self, r: Request) -> impl Iterator<Item = &'a T>
+    where
+        T: 'a,
+    {
+        let pool = r.pool();
+        // SAFETY: a handle points at a live request, whose pool is live too; reads one field.
+        let mut next = unsafe { (*pool).cleanup };
+        std::iter::from_fn(move || loop {
+            let cleanup = NonNull::<ngx_pool_cleanup_t>::new(next)?;
+            // SAFETY: a cleanup in the pool of the live request; nginx changes none of them before it destroys the pool.
+            let cleanup = unsafe { cleanup.as_ref() };
+            next = cleanup.next;
+            if cleanup.handler.map(|handler| handler as usize) == Some(self.0 as usize) {
+                // SAFETY: the handler is this mark's, so that `record` has put a `T` there.
+                return unsafe { cleanup.data.cast::<T>().as_ref() };
+            }
+        })
+    }
+}
