@@ -29,7 +29,8 @@ pub(super) struct LocConf {
     pub(super) pass_body: usize,
     /// The largest body of the client that is sent with the auth subrequest, in bytes; 0 if none is sent.
     pub(super) body: usize,
-    /// `Some(None)` is `off`.
+    /// `Some(None)` is `off`. For this and the fields below `None` means that no level has set a value; the methods of the same
+    /// names apply the defaults.
     pub(super) uri: Option<Option<Uri>>,
     pub(super) on_error: Option<OnError>,
     pub(super) pass_status: Option<Slice<u16>>,
@@ -53,6 +54,7 @@ pub(super) struct Uri {
 pub(super) struct CopiedHeader {
     pub(super) name: ngx_str_t,
     pub(super) lowercase: ngx_str_t,
+    /// nginx's hash of `lowercase`.
     pub(super) hash: ngx_uint_t,
     /// The index of its variable, `$http_name`.
     pub(super) variable: usize,
@@ -68,6 +70,7 @@ impl CopiedHeader {
 /// A variable that is set when the auth subrequest has ended.
 #[derive(Clone, Copy)]
 pub(super) struct SetVariable {
+    /// The index of the variable.
     pub(super) index: usize,
     pub(super) value: ngx_http_complex_value_t,
     /// The set handler of the variable, if it has one.

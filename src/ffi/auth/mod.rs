@@ -1,14 +1,18 @@
 //! The authorisation helper, a second nginx module in the same library: a subrequest decides whether a request may go on.
 //!
+//! The words of this folder: the *auth subrequest* asks the location that `auth_subrequest` names; subrequests that this location
+//! makes are *nested* in it. Its *response* has a header and a body; its *answer* is the status that decides. The *verdict* is the
+//! meaning of the answer, and a *denial* is a verdict whose response goes to the client.
+//!
 //! In the order of a request:
 //!
 //! - the module (`module`) and its directives (`directives`, `reading`), with the configuration of a location (`conf`), of a
 //!   server (`server`), and of `http` (`main_conf`);
 //! - headers that the client must not send (`client_headers`);
-//! - the decision in the access phase (`access`): its context (`context`, `memory`), the client's body (`body`), the *auth
-//!   subrequest* (`subrequest`), subrequests *nested* in it (`nested`), and how they are aborted (`abort`);
-//! - the *answer* to the auth subrequest: its output never goes to the client (`discard`), the body of a denial is kept
-//!   (`capture`), and what the client gets (`deny`, `filters`);
+//! - the decision in the access phase (`access`): its context (`context`, `memory`), the client's body (`body`), the auth
+//!   subrequest (`subrequest`), nested subrequests (`nested`), and how both are aborted (`abort`);
+//! - the response: the output of the auth subrequest never goes to the client (`discard`), the body of a denial is kept
+//!   (`capture`), and the client gets the denial (`deny`, `filters`);
 //! - the headers of a request that may go on (`copy`, `header_list`), and variables for the log (`variables`).
 //!
 //! It uses [`crate::ffi::nginx`] and the core only.
