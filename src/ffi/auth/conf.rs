@@ -11,7 +11,7 @@ use ngx::http::HttpModuleConfExt;
 
 use crate::auth::{OnError, PASS_STATUS};
 
-pub(in crate::ffi) use super::main_conf::MainConf;
+pub(in super::super) use super::main_conf::MainConf;
 use super::module::module;
 use super::reading::{ConfReader, Slice};
 use super::server::SrvConf;

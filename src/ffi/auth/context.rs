@@ -154,7 +154,7 @@ impl AuthContext {
         let post = NonNull::new(get_field!(sub.post_subrequest))?;
         // SAFETY: nginx keeps the record of the module that has created the subrequest, in the pool of the live request.
         let post = unsafe { post.as_ref() };
-        // SAFETY: with our handler `create` in `subrequest` has put the context there; it lies in the same pool, and only its cells change.
+        // SAFETY: only `super::subrequest` uses our handler, with a context; it lies in the same pool, and only its cells change.
         is_auth_handler(post.handler).then(|| unsafe { &*post.data.cast() })
     }
 

@@ -20,7 +20,7 @@ use crate::ffi::nginx::memory::place_in_pool;
 use crate::ffi::nginx::request::Request;
 
 /// The main configuration.
-pub(in crate::ffi) struct MainConf {
+pub(in super::super) struct MainConf {
     /// Some location has `auth_subrequest`.
     pub(super) authorises: Cell<bool>,
     /// Some location passes the bodies of denials.
@@ -37,7 +37,7 @@ pub(in crate::ffi) struct MainConf {
     /// The headers that `auth_subrequest_copy_header` names anywhere, each once.
     headers: RefCell<Vec<CopiedHeader>>,
     /// In a worker: the counters of each path in `uris`.
-    pub(in crate::ffi) meters: OnceCell<Vec<AuthMeter>>,
+    pub(in super::super) meters: OnceCell<Vec<AuthMeter>>,
 }
 
 /// Variables that describe the body of a message, or ask for a part or a version of a resource.
@@ -95,7 +95,7 @@ impl MainConf {
     ///
     /// # Safety
     /// `cf` is what nginx passes to the running callback.
-    pub(in crate::ffi) unsafe fn of_conf<'a>(cf: *mut ngx_conf_t) -> Option<&'a Self> {
+    pub(in super::super) unsafe fn of_conf<'a>(cf: *mut ngx_conf_t) -> Option<&'a Self> {
         // SAFETY: nginx has passed `cf` to the running callback, says the caller.
         Self::read_by(unsafe { ConfReader::from_ptr(cf) })
     }
@@ -104,7 +104,7 @@ impl MainConf {
     ///
     /// # Safety
     /// `cycle` is live.
-    pub(in crate::ffi) unsafe fn of_cycle<'a>(cycle: *mut ngx_cycle_t) -> Option<&'a Self> {
+    pub(in super::super) unsafe fn of_cycle<'a>(cycle: *mut ngx_cycle_t) -> Option<&'a Self> {
         // SAFETY: live, says the caller; the reference ends with this function.
         let main = unsafe { Self::at_index(&*cycle) };
         main
@@ -140,7 +140,7 @@ impl MainConf {
     }
 
     /// The paths that `auth_subrequest` names anywhere, in the order of their indices. `None` if there is no memory.
-    pub(in crate::ffi) fn uris(&self) -> Option<Vec<String>> {
+    pub(in super::super) fn uris(&self) -> Option<Vec<String>> {
         let mut all = Vec::new();
         for uri in self.uris.borrow().iter() {
             push(&mut all, readable(uri)?)?;

@@ -75,7 +75,7 @@ unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
 
 /// Adds the handlers that must run before nginx's own handlers of their phases. A phase runs its handlers in reverse order,
 /// and nginx's modules add theirs after this module; so the upstream module, which comes after them all, calls this.
-pub(in crate::ffi) fn add_first_handlers(cf: *mut ngx_conf_t) -> Option<()> {
+pub(in super::super) fn add_first_handlers(cf: *mut ngx_conf_t) -> Option<()> {
     // SAFETY: the caller is the postconfiguration of the upstream module, which nginx calls with the configuration.
     let cf = unsafe { ConfReader::from_ptr(cf) };
     if !MainConf::read_by(cf)?.copies.get() {
