@@ -130,8 +130,7 @@ pub(super) fn complete_response(r: Request) -> Option<()> {
 
 /// Sets the headers that describe the body to those of the denial's body. `None` if there is no memory.
 fn announce(r: Request, sub: Request, length: usize) -> Option<()> {
-    // SAFETY: the auth subrequest lives as long as the main request, and its response does not change any more.
-    let mut sent = unsafe { Headers::of(sub.response_headers()) };
+    let mut sent = sent_headers(sub);
     let is_encoding = |it: &Header| it.is_there() && it.name().eq_ignore_ascii_case(b"Content-Encoding");
     if let Some(encoding) = sent.find(is_encoding) {
         pass_header(r, encoding)?;
@@ -182,8 +181,7 @@ pub(super) fn replacement_body(
 /// Adds headers of the auth subrequest's response to the response of the client: the headers of a denial, or only those that the
 /// client gets with any response. `None` if there is no memory.
 fn pass_headers(r: Request, sub: Request, denial: &Denial, is_denial: bool) -> Option<()> {
-    // SAFETY: the auth subrequest lives as long as the main request, and its response does not change any more.
-    let response = unsafe { Headers::of(sub.response_headers()) };
+    let response = sent_headers(sub);
     let is = |header: &Header, name: &[u8]| header.name().eq_ignore_ascii_case(name);
     // The response of the auth subrequest may be an error page with another status.
     let is_answer = sub.status() == denial.status;
@@ -196,8 +194,7 @@ fn pass_headers(r: Request, sub: Request, denial: &Denial, is_denial: bool) -> O
         }
         false => is_answer && is(header, b"Set-Cookie"),
     };
-    // SAFETY: the list of a live request; nothing is added to it before the headers are counted.
-    let before = unsafe { Headers::of(r.response_headers()) }.count();
+    let before = sent_headers(r).count();
     for header in response.clone().filter(is_passed) {
         if !is_in_response(r, header.name(), before) {
             pass_header(r, header)?;
@@ -216,6 +213,12 @@ fn pass_headers(r: Request, sub: Request, denial: &Denial, is_denial: bool) -> O
     Some(())
 }
 
+/// The headers of a request's response. The callers do not change the list while they use them.
+fn sent_headers(r: Request) -> Headers {
+    // SAFETY: the list of a live request; an auth subrequest lives as long as its main request.
+    unsafe { Headers::of(r.response_headers()) }
+}
+
 /// Whether the response already has a header of this name, and cannot have another one. `before` is the number of headers that
 /// it had before any were added.
 fn is_in_response(r: Request, name: &[u8], before: usize) -> bool {
@@ -223,8 +226,7 @@ fn is_in_response(r: Request, name: &[u8], before: usize) -> bool {
         return false;
     }
     let count = if is_single(name) { usize::MAX } else { before };
-    // SAFETY: the list of a live request; nothing is added to it while it is searched.
-    let mut present = unsafe { Headers::of(r.response_headers()) }.take(count);
+    let mut present = sent_headers(r).take(count);
     present.any(|header| header.is_there() && header.name().eq_ignore_ascii_case(name))
 }
 

@@ -74,17 +74,20 @@ const fn command(name: ngx_str_t, words: u32, set: Setter, offset: usize) -> ngx
     }
 }
 
+/// The words of a directive, in the pool of the cycle.
+type Words = &'static [ngx_str_t];
+
 /// Why a directive is refused.
-enum SetError<'a> {
-    Invalid(Invalid<'a>),
+enum SetError {
+    Invalid(Invalid<'static>),
     IsDuplicate,
     NoMemory,
     /// The reason is in the error log already.
     Logged,
 }
 
-impl<'a> From<Invalid<'a>> for SetError<'a> {
-    fn from(invalid: Invalid<'a>) -> Self {
+impl From<Invalid<'static>> for SetError {
+    fn from(invalid: Invalid<'static>) -> Self {
         Self::Invalid(invalid)
     }
 }
@@ -93,10 +96,10 @@ impl<'a> From<Invalid<'a>> for SetError<'a> {
 ///
 /// # Safety
 /// `cf` and `conf` are what nginx passes to the setter that calls this.
-unsafe fn set<'a>(
+unsafe fn set(
     cf: *mut ngx_conf_t,
     conf: *mut c_void,
-    write: impl FnOnce(&mut LocConf, &'a [ngx_str_t], ConfReader) -> Result<(), SetError<'a>>,
+    write: fn(&mut LocConf, Words, ConfReader) -> Result<(), SetError>,
 ) -> *mut c_char {
     guard(NGX_CONF_ERROR, || {
         // SAFETY: `LocConf::create` has made it, and nginx has no reference to it while it calls a setter.
@@ -118,8 +121,29 @@ unsafe fn set<'a>(
     })
 }
 
+/// `setter!(directive, write)`: the function that nginx calls for a directive.
+macro_rules! setter {
+    ($name:ident, $write:path) => {
+        unsafe extern "C" fn $name(
+            cf: *mut ngx_conf_t,
+            _: *mut ngx_command_t,
+            conf: *mut c_void,
+        ) -> *mut c_char {
+            // SAFETY: nginx calls a setter with the configuration being read, and with the configuration of the location.
+            unsafe { set(cf, conf, $write) }
+        }
+    };
+}
+
+setter!(auth_subrequest, set_uri);
+setter!(auth_subrequest_set, add_set_variable);
+setter!(auth_subrequest_pass_status, add_pass_status);
+setter!(auth_subrequest_pass_header, add_pass_header);
+setter!(auth_subrequest_error, set_on_error);
+setter!(auth_subrequest_copy_header, add_copy_header);
+
 /// Sets a value that may be set only once on each level.
-fn set_once<'a, T>(value: &mut Option<T>, new: Result<T, Invalid<'a>>) -> Result<(), SetError<'a>> {
+fn set_once<T>(value: &mut Option<T>, new: Result<T, Invalid<'static>>) -> Result<(), SetError> {
     if value.is_some() {
         return Err(SetError::IsDuplicate);
     }
@@ -128,101 +152,61 @@ fn set_once<'a, T>(value: &mut Option<T>, new: Result<T, Invalid<'a>>) -> Result
 }
 
 /// Adds a value to a list of the same level.
-fn add<'a, T: Copy>(list: &mut Option<Slice<T>>, cf: ConfReader, value: T) -> Result<(), SetError<'a>> {
+fn add<T: Copy>(list: &mut Option<Slice<T>>, cf: ConfReader, value: T) -> Result<(), SetError> {
     let slice = list.unwrap_or(Slice::EMPTY).with(cf, value);
     *list = Some(slice.ok_or(SetError::NoMemory)?);
     Ok(())
 }
 
-unsafe extern "C" fn auth_subrequest(
-    cf: *mut ngx_conf_t,
-    _: *mut ngx_command_t,
-    conf: *mut c_void,
-) -> *mut c_char {
-    let write = |conf: &mut LocConf, words: &'static [ngx_str_t], cf| {
-        let word = words[0].as_bytes();
-        if word == b"off" {
-            return set_once(&mut conf.uri, Ok(None));
+fn set_uri(conf: &mut LocConf, words: Words, cf: ConfReader) -> Result<(), SetError> {
+    let word = words[0].as_bytes();
+    if word == b"off" {
+        return set_once(&mut conf.uri, Ok(None));
+    }
+    let main = MainConf::read_by(cf).ok_or(SetError::NoMemory)?;
+    let (path, args) = parse_uri(word)?;
+    let index = main.uri_index(path).ok_or(SetError::NoMemory)?;
+    let uri = Uri { path: text(path), args: text(args.unwrap_or(&[])), index };
+    set_once(&mut conf.uri, Ok(Some(uri)))?;
+    MainConf::index_variables(cf).ok_or(SetError::NoMemory)
+}
+
+fn set_on_error(conf: &mut LocConf, words: Words, _: ConfReader) -> Result<(), SetError> {
+    set_once(&mut conf.on_error, OnError::parse(words[0].as_bytes()))
+}
+
+fn add_pass_status(conf: &mut LocConf, words: Words, cf: ConfReader) -> Result<(), SetError> {
+    words.iter().try_for_each(|word| {
+        let status = parse_status(word.as_bytes())?;
+        if conf.pass_status.is_some_and(|before| before.as_slice().contains(&status)) {
+            return Err(Invalid::Repeated("auth_subrequest_pass_status", word.as_bytes()).into());
         }
-        let main = MainConf::read_by(cf).ok_or(SetError::NoMemory)?;
-        let (path, args) = parse_uri(word)?;
-        let index = main.uri_index(path).ok_or(SetError::NoMemory)?;
-        let uri = Uri { path: text(path), args: text(args.unwrap_or(&[])), index };
-        set_once(&mut conf.uri, Ok(Some(uri)))?;
-        MainConf::index_variables(cf).ok_or(SetError::NoMemory)
-    };
-    // SAFETY: nginx calls this setter with `cf` and the configuration of the location.
-    unsafe { set(cf, conf, write) }
+        add(&mut conf.pass_status, cf, status)
+    })
 }
 
-unsafe extern "C" fn auth_subrequest_error(
-    cf: *mut ngx_conf_t,
-    _: *mut ngx_command_t,
-    conf: *mut c_void,
-) -> *mut c_char {
-    let write = |conf: &mut LocConf, words: &'static [ngx_str_t], _| {
-        set_once(&mut conf.on_error, OnError::parse(words[0].as_bytes()))
-    };
-    // SAFETY: nginx calls this setter with `cf` and the configuration of the location.
-    unsafe { set(cf, conf, write) }
-}
-
-unsafe extern "C" fn auth_subrequest_pass_status(
-    cf: *mut ngx_conf_t,
-    _: *mut ngx_command_t,
-    conf: *mut c_void,
-) -> *mut c_char {
-    let write = |conf: &mut LocConf, words: &'static [ngx_str_t], cf| {
-        words.iter().try_for_each(|word| {
-            let status = parse_status(word.as_bytes())?;
-            if conf.pass_status.is_some_and(|before| before.as_slice().contains(&status)) {
-                return Err(Invalid::Repeated("auth_subrequest_pass_status", word.as_bytes()).into());
-            }
-            add(&mut conf.pass_status, cf, status)
-        })
-    };
-    // SAFETY: nginx calls this setter with `cf` and the configuration of the location.
-    unsafe { set(cf, conf, write) }
-}
-
-unsafe extern "C" fn auth_subrequest_pass_header(
-    cf: *mut ngx_conf_t,
-    _: *mut ngx_command_t,
-    conf: *mut c_void,
-) -> *mut c_char {
+fn add_pass_header(conf: &mut LocConf, words: Words, cf: ConfReader) -> Result<(), SetError> {
     const DIRECTIVE: &str = "auth_subrequest_pass_header";
-    let write = |conf: &mut LocConf, words: &'static [ngx_str_t], cf| {
-        words.iter().try_for_each(|word| {
-            let name = parse_header(DIRECTIVE, word.as_bytes())?;
-            let is_same = |before: &ngx_str_t| before.as_bytes().eq_ignore_ascii_case(name);
-            if conf.pass_header().iter().any(is_same) {
-                return Err(Invalid::Repeated(DIRECTIVE, name).into());
-            }
-            add(&mut conf.pass_header, cf, *word)
-        })
-    };
-    // SAFETY: nginx calls this setter with `cf` and the configuration of the location.
-    unsafe { set(cf, conf, write) }
+    words.iter().try_for_each(|word| {
+        let name = parse_header(DIRECTIVE, word.as_bytes())?;
+        let is_same = |before: &ngx_str_t| before.as_bytes().eq_ignore_ascii_case(name);
+        if conf.pass_header().iter().any(is_same) {
+            return Err(Invalid::Repeated(DIRECTIVE, name).into());
+        }
+        add(&mut conf.pass_header, cf, *word)
+    })
 }
 
-unsafe extern "C" fn auth_subrequest_copy_header(
-    cf: *mut ngx_conf_t,
-    _: *mut ngx_command_t,
-    conf: *mut c_void,
-) -> *mut c_char {
+fn add_copy_header(conf: &mut LocConf, words: Words, cf: ConfReader) -> Result<(), SetError> {
     const DIRECTIVE: &str = "auth_subrequest_copy_header";
-    let write = |conf: &mut LocConf, words: &'static [ngx_str_t], cf| {
-        words.iter().try_for_each(|word| {
-            let name = parse_header(DIRECTIVE, word.as_bytes())?;
-            if conf.copy_header().iter().any(|before| is_same_header(before.name.as_bytes(), name)) {
-                return Err(Invalid::Repeated(DIRECTIVE, name).into());
-            }
-            let header = copied_header(cf, *word).ok_or(SetError::NoMemory)?;
-            add(&mut conf.copy_header, cf, header)
-        })
-    };
-    // SAFETY: nginx calls this setter with `cf` and the configuration of the location.
-    unsafe { set(cf, conf, write) }
+    words.iter().try_for_each(|word| {
+        let name = parse_header(DIRECTIVE, word.as_bytes())?;
+        if conf.copy_header().iter().any(|before| is_same_header(before.name.as_bytes(), name)) {
+            return Err(Invalid::Repeated(DIRECTIVE, name).into());
+        }
+        let header = copied_header(cf, *word).ok_or(SetError::NoMemory)?;
+        add(&mut conf.copy_header, cf, header)
+    })
 }
 
 /// Looks up everything that a request needs to know of a header that is copied. `None` if there is no memory.
@@ -257,22 +241,14 @@ fn map_name(cf: ConfReader, name: ngx_str_t, prefix: &[u8], map: impl Fn(&u8) ->
 }
 
 /// Mirrors `ngx_http_auth_request_set()`.
-unsafe extern "C" fn auth_subrequest_set(
-    cf: *mut ngx_conf_t,
-    _: *mut ngx_command_t,
-    conf: *mut c_void,
-) -> *mut c_char {
-    let write = |conf: &mut LocConf, words: &'static [ngx_str_t], reader| {
-        let Some(name) = words[0].as_bytes().strip_prefix(b"$").filter(|name| !name.is_empty()) else {
-            let name = words[0];
-            ngx_conf_log_error!(NGX_LOG_EMERG, cf, "invalid variable name \"{name}\"");
-            return Err(SetError::Logged);
-        };
-        let variable = set_variable(reader, text(name), words[1]).ok_or(SetError::Logged)?;
-        add(&mut conf.set, reader, variable)
+fn add_set_variable(conf: &mut LocConf, words: Words, cf: ConfReader) -> Result<(), SetError> {
+    let Some(name) = words[0].as_bytes().strip_prefix(b"$").filter(|name| !name.is_empty()) else {
+        let name = words[0];
+        ngx_conf_log_error!(NGX_LOG_EMERG, cf.as_ptr(), "invalid variable name \"{name}\"");
+        return Err(SetError::Logged);
     };
-    // SAFETY: nginx calls this setter with `cf` and the configuration of the location.
-    unsafe { set(cf, conf, write) }
+    let variable = set_variable(cf, text(name), words[1]).ok_or(SetError::Logged)?;
+    add(&mut conf.set, cf, variable)
 }
 
 /// Adds the variable to the configuration, and compiles its value. `None` if nginx has logged why that is impossible.
