@@ -11,7 +11,7 @@ use crate::ffi::state::upstream::Idle;
 
 /// Notes the shape of the new connection that the request gets.
 #[cold]
-pub(crate) fn note_shape(kp: &PeerData, peer: Peer) {
+pub(crate) fn note_identity(kp: &PeerData, peer: Peer) {
     find(kp, peer, |_, _, _| (None, None));
 }
 

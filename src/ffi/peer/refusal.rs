@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::{
     ngx_http_request_t, ngx_int_t, ngx_uint_t, off_t, NGX_ERROR, NGX_HTTP_UPSTREAM_FT_ERROR,
-    NGX_HTTP_UPSTREAM_FT_INVALID_HEADER, NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT, NGX_OK, NGX_PEER_FAILED,
+    NGX_HTTP_UPSTREAM_FT_INVALID_HEADER, NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT, NGX_OK,
 };
 
 use crate::http2::frames::{is_http2, stream_of, Heard};
@@ -28,6 +28,7 @@ use crate::ffi::peer::retry::{pin_server, will_repeat, RetryDecision};
 use crate::ffi::state::peer_data::PeerData;
 use crate::ffi::state::refusal::FrameListener;
 use crate::ffi::state::reuse::Reuse;
+use crate::ffi::waiting::enqueue::ServerReturn;
 
 /// The body of a request up to which the first window of a connection lets it pass (RFC 9113, section 6.9.2).
 const WINDOW: off_t = 65_535;
@@ -139,7 +140,7 @@ pub(crate) fn bytes_read(kp: &PeerData) -> u64 {
 }
 
 /// Numbers the request as the first one of a connection, as which it may be sent now. Over one that has carried others, the
-/// protocol module numbers it itkp.
+/// protocol module numbers it itself.
 #[cold]
 pub(crate) fn number_anew(kp: &PeerData) {
     if kp.ear.is_some() {
@@ -187,7 +188,9 @@ pub(crate) fn judge(
     state: ngx_uint_t,
 ) -> RetryDecision {
     let upstream = kp.upstream();
-    let Some(ear) = ear(kp) else { return RetryDecision::Tell(state, End::Failed) };
+    let Some(ear) = ear(kp) else {
+        return RetryDecision::ReturnServer(ServerReturn::State(state), End::Failed);
+    };
     let is_leaving = ear.of(kp.request()).has_goaway();
     let end = if is_leaving { End::ServerClosed } else { End::Failed };
     if let Some(reuse) = reuse {
@@ -213,11 +216,11 @@ pub(crate) fn judge(
         kp.unsent.set(true);
     }
     if upstream.stale_fails && reuse.is_some() {
-        return RetryDecision::Tell(state, end);
+        return RetryDecision::ReturnServer(ServerReturn::State(state), end);
     }
     let again = repeats && (reuse.is_some() || !ear.was_refused.replace(true));
     match again.then(|| pin_server(kp, peer, reuse.is_some())).flatten() {
-        Some(held) => RetryDecision::Again(held, end),
-        None => RetryDecision::Tell(state & !(NGX_PEER_FAILED as ngx_uint_t), end),
+        Some(pinned) => RetryDecision::KeepServer(pinned, end),
+        None => RetryDecision::ReturnServer(ServerReturn::without_failure(state), end),
     }
 }

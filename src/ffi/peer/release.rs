@@ -5,13 +5,14 @@ use nginx_sys::{ngx_uint_t, NGX_PEER_FAILED};
 use crate::base::clock::Msec;
 use crate::drain::{Drain, Progress};
 use crate::http1::keep_alive::Hint;
+use crate::ledger::Server;
 use crate::metrics::{End, Phase};
-use crate::pool::{Key, Offer};
+use crate::pool::{GroupRef, Key, Offer};
 use crate::reuse::lifetime::{Limits, NotKept, Remaining, Returned};
 
 use crate::ffi::idle::drain;
 use crate::ffi::idle::store::store;
-use crate::ffi::max_conns::slots::must_yield;
+use crate::ffi::max_conns::slots::{close_and_release, must_yield, release_slot};
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::log::debug_conn;
 use crate::ffi::nginx::peer_connection::Peer;
@@ -27,8 +28,10 @@ use crate::ffi::peer::warnings::{warn_of_hint, warn_of_no_time};
 use crate::ffi::state::peer_data::{Attempt, PeerData};
 use crate::ffi::state::upstream::{Bytes, Idle, RoundTrip};
 
-/// Takes the connection from the request, into the pool or to be drained before, unless there is a reason
-/// against it: that is what it returns then.
+/// Takes the connection from the request, into the pool, or to be drained before.
+///
+/// # Errors
+/// Why the connection may not be kept. The request has it still.
 #[inline(always)]
 pub(crate) fn release_to_pool(
     kp: &PeerData,
@@ -41,8 +44,49 @@ pub(crate) fn release_to_pool(
     let Some(limits) = upstream.limits else {
         return Err(why_failed(kp, state, false).unwrap_or(End::Disabled));
     };
+    let (returned, unread) = look_at(kp, conn, attempt, state);
+    let now = now();
+    if let Some(refusal) = limits.refusal(&returned, now) {
+        debug_conn(peer.log(), not_saving(refusal), conn);
+        return Err(not_stored_reason(kp, conn, refusal, state, attempt.reuse.is_some()));
+    }
+    let said = kp.u.said(kp.request(), kp.first_buffer.get());
+    let has_user = bound::has_user(kp, said.as_ref());
+    let hint = said.map(|said| said.hint).unwrap_or_default();
+    let (rest, round_trip) = rest(kp, peer, conn, attempt, &limits, &returned, hint)?;
+    if !conn.read().wait_readable() {
+        return Err(End::Error);
+    }
+    let server = kp.server.get();
+    if must_yield(upstream, server) {
+        debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: another worker waits", conn);
+        return Err(End::Evicted);
+    }
+    let (identity, group) = identity_from_now_on(kp, peer, conn, attempt, has_user)?;
+    // SAFETY: in the pool of the connection, which is open.
+    let key = identity::key(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
+    let idle = Idle {
+        conn,
+        identity,
+        server,
+        meter: kp.meter.get(),
+        hinted: rest.idle < limits.timeout,
+        round_trip,
+        allowed: u32::try_from(rest.allowed).unwrap_or(u32::MAX),
+    };
+    let reused = attempt.reuse.is_some();
+    let offer = Offer { conn: idle, group, reused, now, timeout: rest.idle, server };
+    match unread {
+        None => save(kp, peer, &key, offer),
+        Some(unread) => drain(kp, peer, &unread, &key, offer),
+    }
+}
+
+/// The state of the connection, and what is unread of the response, if it can be drained.
+#[inline(always)]
+fn look_at(kp: &PeerData, conn: Conn, attempt: Attempt, state: ngx_uint_t) -> (Returned, Option<Unread<'_>>) {
+    let (upstream, r) = (kp.upstream(), kp.request());
     let (read, write) = (conn.read(), conn.write());
-    let r = kp.request();
     let is_read = kp.u.is_response_read(r, kp.first_buffer.get());
     let can_drain = !is_read && upstream.drain.size > 0;
     let unread = if can_drain { kp.u.unread_response(r, kp.first_buffer.get()) } else { None };
@@ -57,57 +101,30 @@ pub(crate) fn release_to_pool(
         // Those who wait are served to the end, and without a pool each would open a connection.
         exiting: upstream.is_ending(),
     };
-    let now = now();
-    if let Some(refusal) = limits.refusal(&returned, now) {
-        debug_conn(peer.log(), not_saving(refusal), conn);
-        return Err(not_stored_reason(kp, conn, refusal, state, attempt.reuse.is_some()));
-    }
-    let said = kp.u.said(r, kp.first_buffer.get());
-    let has_user = bound::has_user(kp, said.as_ref());
-    let hint = said.map(|said| said.hint).unwrap_or_default();
-    let (rest, round_trip) = rest(kp, peer, conn, attempt, &limits, &returned, hint)?;
-    if !read.wait_readable() {
-        return Err(End::Error);
-    }
-    let server = kp.server.get();
-    if must_yield(upstream, server) {
-        debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: another worker waits", conn);
-        return Err(End::Evicted);
-    }
+    (returned, unread)
+}
+
+/// The identity under which the connection is stored, and its group in the pool, if that is known. A connection that has got
+/// a user is bound to the client of the request.
+#[inline(always)]
+fn identity_from_now_on(
+    kp: &PeerData,
+    peer: Peer,
+    conn: Conn,
+    attempt: Attempt,
+    has_user: bool,
+) -> Result<(Bytes, Option<GroupRef>), End> {
     let Some(identity) = identity_to_keep(kp, attempt, conn) else {
         debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: identity unknown", conn);
         return Err(End::Identity);
     };
-    let (identity, group) = if has_user && kp.binding.get().is_none() {
-        let bound = bound::bind(kp, peer, conn, identity).inspect_err(|_| {
-            debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: it has a user", conn);
-        });
-        (bound?, None)
-    } else {
-        (identity, attempt.group)
-    };
-    // SAFETY: in the connection's pool.
-    let key = identity::key(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
-    let offer = Offer {
-        conn: Idle {
-            conn,
-            identity,
-            server,
-            meter: kp.meter.get(),
-            hinted: rest.idle < limits.timeout,
-            round_trip,
-            allowed: u32::try_from(rest.allowed).unwrap_or(u32::MAX),
-        },
-        group,
-        reused: attempt.reuse.is_some(),
-        now,
-        timeout: rest.idle,
-        server,
-    };
-    match unread {
-        None => save(kp, peer, &key, offer),
-        Some(unread) => drain(kp, peer, &unread, &key, offer),
+    if !has_user || kp.binding.get().is_some() {
+        return Ok((identity, attempt.group));
     }
+    let bound = bound::bind(kp, peer, conn, identity).inspect_err(|_| {
+        debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: it has a user", conn);
+    });
+    Ok((bound?, None))
 }
 
 #[inline]
@@ -209,5 +226,35 @@ fn not_saving(refusal: NotKept) -> &'static std::ffi::CStr {
         NotKept::NotKeepalive => c"free keepalive peer: not saving connection %p: no keepalive response",
         NotKept::RequestUnsent => c"free keepalive peer: not saving connection %p: request not fully sent",
         NotKept::Exiting => c"free keepalive peer: not saving connection %p: worker exiting",
+    }
+}
+
+/// A request has stopped using a server that limits its connections.
+#[inline(never)]
+pub(crate) fn leave_server(kp: &PeerData, peer: Peer, server: Server, kept: bool) {
+    let upstream = kp.upstream();
+    match peer.connection() {
+        _ if kept => {}
+        // The core would close it without telling when.
+        Some(conn) => {
+            peer.release_connection();
+            close_and_release(upstream, conn, Some(server));
+        }
+        None => release_slot(upstream, server),
+    }
+    // Just before the balancer hears of it: of a worker that is killed in between, the balancer counts one for ever.
+    if !kp.is_reclaimed.get() {
+        upstream.counts.end_request(server);
+    }
+}
+
+/// The connection of the request has come to its end.
+#[cold]
+pub(crate) fn count_close(kp: &PeerData, why: End) {
+    if let Some(meter) = kp.meter.take() {
+        meter.end(Phase::Active, why);
+    }
+    if let Some(binding) = kp.binding.take() {
+        kp.upstream().unbind(binding);
     }
 }

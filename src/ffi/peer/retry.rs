@@ -17,7 +17,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::{
     ngx_uint_t, NGX_HTTP_LOCK, NGX_HTTP_PATCH, NGX_HTTP_POST, NGX_HTTP_UPSTREAM_FT_ERROR,
-    NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT, NGX_PEER_FAILED,
+    NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT,
 };
 #[cfg(ngx_feature = "http_ssl")]
 use nginx_sys::{SSL_get_shutdown, SSL_RECEIVED_SHUTDOWN};
@@ -26,6 +26,7 @@ use crate::metrics::{Count, End};
 use crate::reuse::stale::{ConnectionFailure, Failed, FailureKind, StaleRetry, Taken, UnreadInput};
 
 use crate::ffi::idle::close::close_suspect_idle;
+use crate::ffi::max_conns::shortage::yield_after_failure;
 use crate::ffi::max_conns::slots::{close_idle, release_slot};
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::guard;
@@ -35,17 +36,19 @@ use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::nginx::process::now;
 use crate::ffi::nginx::socket;
 use crate::ffi::nginx::tcp_info::{unacknowledged, TcpState};
+use crate::ffi::peer::not_stored::why_failed;
 use crate::ffi::peer::refusal;
-use crate::ffi::state::peer_data::PeerData;
+use crate::ffi::state::peer_data::{Attempt, PeerData, Stage};
 use crate::ffi::state::reuse::{PinnedServer, Reuse};
 use crate::ffi::state::upstream::Idle;
+use crate::ffi::waiting::enqueue::ServerReturn;
 
 /// What becomes of a request whose connection has failed.
 pub(crate) enum RetryDecision {
-    /// The balancer gets its server back, and hears this.
-    Tell(ngx_uint_t, End),
-    /// The core asks for a connection again.
-    Again(NonNull<PinnedServer>, End),
+    /// The balancer gets its server back.
+    ReturnServer(ServerReturn, End),
+    /// The request keeps its server, and the core asks for another connection.
+    KeepServer(NonNull<PinnedServer>, End),
 }
 
 impl Reuse {
@@ -83,15 +86,49 @@ fn failure_of(kp: &PeerData, sent: bool) -> ngx_uint_t {
     failure
 }
 
+/// The end of an attempt that leaves nothing to keep: its connection came from the pool and has failed, or there is none, or
+/// it is from another pool.
+#[cold]
+pub(crate) fn on_connection_failed(
+    kp: &PeerData,
+    peer: Peer,
+    attempt: Option<Attempt>,
+    conn: Option<Conn>,
+    state: ngx_uint_t,
+    unsent: bool,
+) -> RetryDecision {
+    let tell = |end| RetryDecision::ReturnServer(ServerReturn::State(state), end);
+    let reuse = attempt.and_then(|attempt| attempt.reuse);
+    match (reuse, conn) {
+        (reuse, Some(conn)) if attempt.is_some() && refusal::is_refused(kp, conn) => {
+            guard(tell(End::Error), || refusal::judge(kp, peer, conn, reuse, state))
+        }
+        (Some(reuse), Some(conn)) => guard(tell(End::Error), || judge(kp, peer, conn, reuse, state)),
+        // Its identity is unknown.
+        (None, Some(_)) => tell(why_failed(kp, state, false).unwrap_or(End::Identity)),
+        (_, None) => {
+            if state == 0 {
+                yield_after_failure(kp.upstream());
+            }
+            if unsent {
+                // The server has refused the connection at once, and has not got the request either.
+                kp.unsent.set(true);
+                kp.allow_repeating(NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT);
+            }
+            tell(End::Connect)
+        }
+    }
+}
+
 /// The core gives back a connection that came from the pool, and tells of a failure.
 #[cold]
 pub(crate) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: ngx_uint_t) -> RetryDecision {
     if refusal::has_response(kp) {
-        return RetryDecision::Tell(state, End::Failed);
+        return RetryDecision::ReturnServer(ServerReturn::State(state), End::Failed);
     }
     let failure = examine(kp, conn, reuse);
     if !failure.is_about_connection() {
-        return RetryDecision::Tell(state, End::Failed);
+        return RetryDecision::ReturnServer(ServerReturn::State(state), End::Failed);
     }
     if let Some(meter) = kp.meter.get() {
         meter.count(Count::Stale);
@@ -119,18 +156,18 @@ pub(crate) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: 
         kp.unsent.set(true);
     }
     if upstream.stale_fails {
-        return RetryDecision::Tell(state, end);
+        return RetryDecision::ReturnServer(ServerReturn::State(state), end);
     }
     match again.then(|| pin_server(kp, peer, true)).flatten() {
-        Some(held) => {
+        Some(pinned) => {
             debug_conn(
                 peer.log(),
                 c"free keepalive peer: connection %p was stale, another one is used",
                 conn,
             );
-            RetryDecision::Again(held, end)
+            RetryDecision::KeepServer(pinned, end)
         }
-        None => RetryDecision::Tell(state & !(NGX_PEER_FAILED as ngx_uint_t), end),
+        None => RetryDecision::ReturnServer(ServerReturn::without_failure(state), end),
     }
 }
 
@@ -201,6 +238,16 @@ pub(crate) fn pin_server(kp: &PeerData, peer: Peer, was_stale: bool) -> Option<N
     // SAFETY: a new cleanup record of the pool.
     unsafe { (*cleanup.as_ptr()).handler = Some(unpin_server) };
     Some(held)
+}
+
+/// The request keeps its server. If connections are counted there, the place of this one is for the next.
+#[cold]
+pub(crate) fn keep_server(kp: &PeerData, peer: Peer, pinned: NonNull<PinnedServer>) {
+    kp.stage.set(Stage::Again(pinned));
+    if let (Some(_), Some(conn)) = (kp.server.get(), peer.connection()) {
+        peer.release_connection();
+        socket::close(conn);
+    }
 }
 
 /// The core asks again: the request has the server that it had, and no connection. (It also has the try that the core gives

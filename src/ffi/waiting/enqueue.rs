@@ -135,24 +135,37 @@ pub(crate) fn wait_for_slot(kp: &PeerData, waiter: &Waiter) {
     waiter.write().set_timer(kp.u.connect_timeout().max(INTERVAL).max(drained));
 }
 
-/// The core has done with a request that waits: its client has gone, or its time is over. Returns
-/// what the balancer is to be told, if it has given a server.
-pub(crate) fn leave(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uint_t) -> Option<ngx_uint_t> {
-    let upstream = kp.upstream();
-    if let Some(waiter) = kp.waiter.get() {
-        // SAFETY: in the pool of the live request.
-        let waiter = unsafe { waiter.as_ref() };
-        waiter.leave();
-        if !matches!(stage, Stage::Declined | Stage::Failing(_)) {
-            kp.u.end_of_wait(elapsed(waiter.since.get()));
-            kp.u.no_response_time();
+/// How the balancer gets a server back.
+#[derive(Clone, Copy)]
+pub(crate) enum ServerReturn {
+    /// As if the request had not been sent to it. What has become of the request says nothing of the server.
+    Untried,
+    /// With what the core says of it.
+    State(ngx_uint_t),
+}
+
+impl ServerReturn {
+    /// With what the core says of it, except for a failure: that was not the server's.
+    pub(crate) fn without_failure(state: ngx_uint_t) -> Self {
+        const FAILED: ngx_uint_t = NGX_PEER_FAILED as ngx_uint_t;
+        if state == FAILED {
+            Self::Untried
+        } else {
+            Self::State(state & !FAILED)
         }
     }
+}
+
+/// The core has given up a request that waits: its client has left, or its time is over. Returns how the balancer gets the
+/// server back, if it has given one.
+pub(crate) fn leave_wait(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uint_t) -> Option<ServerReturn> {
+    let upstream = kp.upstream();
+    end_placeholder(kp, stage);
     peer.release_connection();
     if let Some(meter) = kp.meter.take() {
         meter.end(Phase::Active, End::Connect);
     }
-    let told = match stage {
+    let returned = match stage {
         Stage::Queued(ticket) | Stage::Granting(ticket) => {
             upstream.unqueue(kp, ticket);
             None
@@ -164,7 +177,7 @@ pub(crate) fn leave(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uint_t) 
                 upstream.counts.end_request(server);
             }
             // It was not the server that was too slow.
-            Some(0)
+            Some(if state == 0 { ServerReturn::State(0) } else { ServerReturn::Untried })
         }
         Stage::Declined => {
             kp.u.set_request_sent(false);
@@ -173,17 +186,29 @@ pub(crate) fn leave(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uint_t) 
                 upstream.counts.end_request(server);
                 release_slot(upstream, server);
             }
-            Some(NGX_PEER_FAILED as ngx_uint_t)
+            Some(ServerReturn::State(NGX_PEER_FAILED as ngx_uint_t))
         }
         Stage::Failing(_) | Stage::Asking | Stage::Again(_) => {
             kp.u.set_request_sent(false);
             None
         }
     };
-    if told.is_none() && state != 0 {
+    if returned.is_none() && state != 0 {
         // The core would try another server, and the request would wait again.
         peer.set_tries(0);
     }
     upstream.waits_changed();
-    told
+    returned
+}
+
+/// Takes the placeholder back from nginx, and ends the time of the wait, unless that was done before.
+fn end_placeholder(kp: &PeerData, stage: Stage) {
+    let Some(waiter) = kp.waiter.get() else { return };
+    // SAFETY: `start_wait` has put it into the pool of the live request.
+    let waiter = unsafe { waiter.as_ref() };
+    waiter.leave();
+    if !matches!(stage, Stage::Declined | Stage::Failing(_)) {
+        kp.u.end_of_wait(elapsed(waiter.since.get()));
+        kp.u.no_response_time();
+    }
 }

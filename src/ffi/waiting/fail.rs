@@ -63,7 +63,7 @@ fn end(kp: &PeerData, waiter: &Waiter, status: u16) {
         }
         // What is read without being looked at, a tunnel, cannot fail in this way.
         (Some(handler), BAD_GATEWAY) if !kp.u.is_tunnel() => {
-            // As if the server had closed; `leave` takes it back.
+            // As if the server had closed; `leave_wait` takes it back.
             kp.u.set_request_sent(true);
             // SAFETY: as above.
             unsafe { handler(waiter.read().as_ptr()) };
