@@ -5,8 +5,8 @@ use std::ffi::{c_char, c_void};
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_conf_t, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_log_error_core, ngx_uint_t, NGX_ERROR,
-    NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK,
+    ngx_conf_t, ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_log_error_core,
+    ngx_uint_t, NGX_ERROR, NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::http::{HttpModuleMainConf, NgxHttpUpstreamModule};
@@ -22,6 +22,7 @@ use crate::ffi::auth::conf::MainConf as AuthConf;
 use crate::ffi::nginx::conf_words::no_memory;
 use crate::ffi::nginx::configured::Configured;
 use crate::ffi::nginx::guard::{guard, log_panics, Guarded};
+use crate::ffi::nginx::handle::{field_ptr, get_field, set_field, Handle as _};
 use crate::ffi::nginx::headers::bytes;
 use crate::ffi::nginx::memory::place_in_pool;
 use crate::ffi::observe::variables;
@@ -41,6 +42,7 @@ use crate::ffi::waiting::dispatch::dispatch_waiters;
 
 use super::abi;
 use super::stock::{InTheWay, Stock};
+use super::{Reading, UpstreamConf};
 
 /// Before anything is read: refuses an nginx that this module was not built for.
 pub(crate) unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
@@ -66,25 +68,22 @@ pub(crate) unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int
 pub(crate) unsafe extern "C" fn init_main_conf(cf: *mut ngx_conf_t, _conf: *mut c_void) -> *mut c_char {
     guard(NGX_CONF_ERROR, || {
         // SAFETY: nginx passes the configuration being read.
-        let stock = match unsafe { Stock::find(cf) } {
+        let cf = unsafe { Reading::from_ptr(cf) };
+        let stock = match Stock::find(cf) {
             Ok(stock) => stock,
             Err(why) => return in_the_way(cf, why),
         };
-        for us in upstreams(cf) {
-            // SAFETY: an upstream of this configuration.
-            let Some(conf) = (unsafe { SrvConf::of(us) }) else { continue };
+        for (us, mut conf) in explicit_upstreams(cf) {
             // SAFETY: explicit, as it has a configuration.
             if let Err(why) = unsafe { stock.silence(cf, us) } {
                 return in_the_way(cf, why);
             }
-            // SAFETY: `cf`, `us` and `conf` belong together, and nobody else has `conf` now.
-            let enabled =
-                NonNull::new(us).map(|us| unsafe { enable(cf, us, conf, stock.default_keepalive()) });
-            if let Some(Err(refusal)) = enabled {
-                if refusal == SetupError::NoMemory {
-                    // SAFETY: an upstream of this configuration.
-                    let name = unsafe { (*us).host };
-                    ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for upstream \"{name}\"");
+            // SAFETY: what `SrvConf::create` made; outside of its directives nobody else has a reference to it.
+            let conf = unsafe { conf.as_mut() };
+            if let Err(error) = enable(cf, us, conf, stock.default_keepalive()) {
+                if error == SetupError::NoMemory {
+                    let name = get_field!(us.host);
+                    ngx_conf_log_error!(NGX_LOG_EMERG, cf.as_ptr(), "no memory for upstream \"{name}\"");
                 }
                 return NGX_CONF_ERROR;
             }
@@ -93,42 +92,50 @@ pub(crate) unsafe extern "C" fn init_main_conf(cf: *mut ngx_conf_t, _conf: *mut 
     })
 }
 
-/// After every module had its turn: says so if another one has put its hook over ours.
+/// After every module had its turn.
 pub(crate) unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
     guard(NGX_ERROR as ngx_int_t, || {
-        for us in upstreams(cf) {
-            // SAFETY: an upstream of this configuration.
-            let Some(conf) = (unsafe { SrvConf::of(us) }) else { continue };
-            // SAFETY: what `SrvConf::create` made.
-            let pooled = unsafe { !(*conf.as_ptr()).upstream.is_null() };
-            // SAFETY: an upstream of this configuration.
-            let hook = unsafe { (*us).peer.init };
-            if pooled && hook.map(|f| f as usize) != Some(init_keepalive_peer as *const () as usize) {
-                // SAFETY: an upstream of this configuration.
-                let name = unsafe { (*us).host };
-                ngx_conf_log_error!(
-                    NGX_LOG_WARN,
-                    cf,
-                    "another module has taken over upstream \"{name}\" after its keepalive was set up; \
-                     its connections may bypass the pool"
-                );
-            }
-        }
-        if auth::module::add_first_handlers(cf).is_none() {
-            return no_memory(cf);
-        }
         // SAFETY: nginx passes the configuration being read.
-        let zone = unsafe { MainConf::of_conf(cf) }.map(|main| &main.zone);
-        // SAFETY: as above.
-        let paths = unsafe { AuthConf::of_conf(cf) }.and_then(AuthConf::uris);
-        // SAFETY: as above.
-        let completed = zone.zip(paths).and_then(|(zone, paths)| unsafe { zone.complete(cf, paths) });
-        match completed {
+        let cf = unsafe { Reading::from_ptr(cf) };
+        warn_of_replaced_hooks(cf);
+        if auth::module::add_first_handlers(cf.as_ptr()).is_none() {
+            return no_memory(cf.as_ptr());
+        }
+        match complete_zone(cf) {
             Some(Ok(())) => NGX_OK as ngx_int_t,
             Some(Err(Told)) => NGX_ERROR as ngx_int_t,
-            None => no_memory(cf),
+            None => no_memory(cf.as_ptr()),
         }
     })
+}
+
+/// Warns of each upstream in which another module has put its hook over ours.
+fn warn_of_replaced_hooks(cf: Reading) {
+    for (us, conf) in explicit_upstreams(cf) {
+        // SAFETY: what `SrvConf::create` made; from here on it is only read.
+        let has_pool = !unsafe { conf.as_ref() }.upstream.is_null();
+        let hook = get_field!(us.peer.init).map(|hook| hook as usize);
+        if has_pool && hook != Some(init_keepalive_peer as *const () as usize) {
+            let name = get_field!(us.host);
+            ngx_conf_log_error!(
+                NGX_LOG_WARN,
+                cf.as_ptr(),
+                "another module has taken over upstream \"{name}\" after its keepalive was set up; \
+                 its connections may bypass the pool"
+            );
+        }
+    }
+}
+
+/// Adds the shared memory for what is counted: of all upstreams, and of all authorisation servers. `None` if there is no
+/// memory.
+fn complete_zone(cf: Reading) -> Option<Result<(), Told>> {
+    // SAFETY: the configuration being read, by the type invariant.
+    let zone = unsafe { MainConf::of_conf(cf.as_ptr()) }.map(|main| &main.zone)?;
+    // SAFETY: the configuration being read, by the type invariant.
+    let uris = unsafe { AuthConf::of_conf(cf.as_ptr()) }.and_then(AuthConf::uris)?;
+    // SAFETY: the configuration being read, in which the zone was found.
+    unsafe { zone.complete(cf.as_ptr(), uris) }
 }
 
 /// Why an upstream gets no pool.
@@ -141,110 +148,74 @@ enum SetupError {
 
 use SetupError::NoMemory;
 
-/// Makes the pool and the queue of one upstream, and puts `init_keepalive_peer` before the balancer's
-/// hook.
-///
-/// # Safety
-/// `us` is an explicit upstream of the configuration `cf` being read; `conf` is its, and not borrowed.
-unsafe fn enable(
-    cf: *mut ngx_conf_t,
-    us: NonNull<ngx_http_upstream_srv_conf_t>,
-    mut conf: NonNull<SrvConf>,
+/// Makes the pool and the queue of one explicit upstream, and puts `init_keepalive_peer` before the balancer's hook.
+fn enable(
+    cf: Reading,
+    us: UpstreamConf,
+    conf: &mut SrvConf,
     default: Option<Keepalive>,
 ) -> Result<(), SetupError> {
-    // SAFETY: not borrowed, says the caller.
-    let conf = unsafe { conf.as_mut() };
     let keepalive = conf.keepalive().or(default);
     let limit = keepalive.and_then(|keepalive| keepalive.limit());
     if conf.ntlm && limit.is_none() {
-        // SAFETY: live, says the caller.
-        let name = unsafe { us.as_ref() }.host;
+        let name = get_field!(us.host);
         ngx_conf_log_error!(
             NGX_LOG_WARN,
-            cf,
+            cf.as_ptr(),
             "\"ntlm\" in upstream \"{name}\" will never be used: it has no \"keepalive\""
         );
     }
-    // Of an upstream with `keepalive 0` it is only counted what becomes of its connections.
+    // In an upstream with `keepalive 0` it is only counted what becomes of its connections.
     if limit.is_none() && conf.queue.is_none() && conf.keepalive().is_none() {
         return Ok(());
     }
-    // SAFETY: explicit, says the caller.
-    let servers = unsafe { Configured::of(us) }.ok_or(NoMemory)?;
+    let us_ptr = NonNull::new(us.as_ptr()).ok_or(NoMemory)?;
+    // SAFETY: an upstream of the configuration being read, by the type invariant; it is explicit.
+    let servers = unsafe { Configured::of(us_ptr) }.ok_or(NoMemory)?;
+    warn_of_servers(cf, us, conf, limit, &servers);
+    let upstream = make_upstream(cf, us_ptr, conf, keepalive, &servers)?;
+    let pool = get_field!(cf.pool);
+    // SAFETY: the new cycle's pool.
+    let upstream = unsafe { place_in_pool(pool, upstream) }.ok_or(NoMemory)?;
+    conf.upstream = upstream.as_ptr();
+    limit_connections(cf, upstream, &servers).ok_or(NoMemory)?;
+    add_to_zone(cf, us, conf, keepalive, upstream, servers).ok_or(NoMemory)?;
+    let hook: ngx_http_upstream_init_peer_pt = Some(init_keepalive_peer);
+    set_field!(us.peer.init = hook);
+    Ok(())
+}
+
+/// Warns of directives that do not fit the servers of the upstream.
+fn warn_of_servers(
+    cf: Reading,
+    us: UpstreamConf,
+    conf: &SrvConf,
+    limit: Option<Limit>,
+    servers: &Configured<'_>,
+) {
     if conf.queue.is_some() && !servers.any_limited {
-        // SAFETY: live, says the caller.
-        let name = unsafe { us.as_ref() }.host;
+        let name = get_field!(us.host);
         ngx_conf_log_error!(
             NGX_LOG_WARN,
-            cf,
+            cf.as_ptr(),
             "\"queue\" in upstream \"{name}\" will never be used: none of its servers has \"max_conns\""
         );
     }
     if let Some(Limit::Total(connections)) = limit {
         let number = servers.servers.iter().filter(|server| !server.backup && !server.down).count();
         if connections < number {
-            // SAFETY: live, says the caller.
-            unsafe { warn_of_small_pool(cf, us, connections, number) };
+            warn_of_small_pool(cf, us, connections, number);
         }
     }
-    let Some(waits) = Waits::new(conf.queue, servers.max_requests(), dispatch_waiters) else {
-        let number = conf.queue.map_or(0, |queue| queue.number);
-        ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for \"queue {number}\"");
-        return Err(SetupError::Told);
-    };
-    let Some(upstream) = make(cf, us, conf, keepalive, &servers, waits) else {
-        let connections = keepalive.map_or(0, |keepalive| keepalive.connections);
-        ngx_conf_log_error!(NGX_LOG_EMERG, cf, "no memory for \"keepalive {connections}\"");
-        return Err(SetupError::Told);
-    };
-    // SAFETY: live, says the caller.
-    let pool = unsafe { (*cf).pool };
-    // SAFETY: the new cycle's pool.
-    let upstream = unsafe { place_in_pool(pool, upstream) }.ok_or(NoMemory)?;
-    conf.upstream = upstream.as_ptr();
-    // SAFETY: placed there just now; only ever shared from here on.
-    count(cf, unsafe { upstream.as_ref() }, &servers).ok_or(NoMemory)?;
-    // SAFETY: the configuration being read.
-    let main = unsafe { MainConf::of_conf(cf) }.ok_or(NoMemory)?;
-    // SAFETY: live, says the caller.
-    let name = unsafe { us.as_ref() }.host;
-    let added = main.zone.add(
-        upstream,
-        metrics::UpstreamInfo {
-            name: metrics::readable(bytes(name)).ok_or(NoMemory)?,
-            servers: servers.servers,
-            changing: servers.changing,
-            limit: keepalive.map_or(0, |keepalive| keepalive.connections),
-            per_server: keepalive.is_some_and(|keepalive| keepalive.per_server),
-            queue: conf.queue.map(|queue| queue.number),
-        },
-    );
-    added.ok_or(NoMemory)?;
-
-    // SAFETY: live, says the caller.
-    unsafe { (*us.as_ptr()).peer.init = Some(init_keepalive_peer) };
-    Ok(())
 }
 
-/// # Safety
-/// `us` is an explicit upstream of the configuration `cf` being read.
-unsafe fn warn_of_small_pool(
-    cf: *mut ngx_conf_t,
-    us: NonNull<ngx_http_upstream_srv_conf_t>,
-    connections: usize,
-    servers: usize,
-) {
+fn warn_of_small_pool(cf: Reading, us: UpstreamConf, connections: usize, servers: usize) {
     let format =
         c"keepalive is on for upstream \"%V\", but its pool of %ui is smaller than the %ui servers; \
         set keepalive %ui or more, or a smaller number per_server in %s:%ui";
-    // SAFETY: live, says the caller; makes no reference.
-    let name = unsafe { &raw const (*us.as_ptr()).host };
-    // SAFETY: live, says the caller; nginx notes where an explicit upstream is written.
-    let file = unsafe { (*us.as_ptr()).file_name };
-    // SAFETY: as above.
-    let line = unsafe { (*us.as_ptr()).line };
-    // SAFETY: live, says the caller.
-    let log = unsafe { (*cf).log };
+    // nginx notes where an explicit upstream is written.
+    let (name, file, line) = (field_ptr!(us.host), get_field!(us.file_name), get_field!(us.line));
+    let log = get_field!(cf.log);
     // SAFETY: `%V` takes a string of nginx, `%ui` a number, `%s` a string that ends with a null byte.
     unsafe {
         ngx_log_error_core(
@@ -262,8 +233,31 @@ unsafe fn warn_of_small_pool(
     }
 }
 
-fn make(
-    cf: *mut ngx_conf_t,
+/// The pool and the queue of an upstream.
+///
+/// # Errors
+/// If there is no memory. The log tells for which directive.
+fn make_upstream(
+    cf: Reading,
+    us: NonNull<ngx_http_upstream_srv_conf_t>,
+    conf: &SrvConf,
+    keepalive: Option<Keepalive>,
+    servers: &Configured<'_>,
+) -> Result<Upstream, SetupError> {
+    let Some(waits) = Waits::new(conf.queue, servers.max_requests(), dispatch_waiters) else {
+        let number = conf.queue.map_or(0, |queue| queue.number);
+        ngx_conf_log_error!(NGX_LOG_EMERG, cf.as_ptr(), "no memory for \"queue {number}\"");
+        return Err(SetupError::Told);
+    };
+    new_upstream(cf, us, conf, keepalive, servers, waits).ok_or_else(|| {
+        let connections = keepalive.map_or(0, |keepalive| keepalive.connections);
+        ngx_conf_log_error!(NGX_LOG_EMERG, cf.as_ptr(), "no memory for \"keepalive {connections}\"");
+        SetupError::Told
+    })
+}
+
+fn new_upstream(
+    cf: Reading,
     us: NonNull<ngx_http_upstream_srv_conf_t>,
     conf: &SrvConf,
     keepalive: Option<Keepalive>,
@@ -274,11 +268,9 @@ fn make(
     let numbers = servers.ledger_size().map_or(0, Ledger::numbers);
     // Without `keepalive` the pool stays empty.
     let size = limit.unwrap_or(Limit::Total(1));
-    // Only workers need it, and not before a connection is stored: this is to know that it can be had.
+    // Only workers need the memory, and not before a connection is stored. This is to know that there is enough.
     IdlePool::<Idle>::new(size, numbers).reserve().ok()?;
-    // SAFETY: our callers pass the configuration being read.
-    let pool = unsafe { (*cf).pool };
-    // SAFETY: an explicit upstream, and its balancer has set the hook.
+    // SAFETY: an upstream of the configuration being read, whose balancer has set the hook.
     let original_init_peer = unsafe { us.as_ref() }.peer.init;
     Some(Upstream {
         us,
@@ -297,7 +289,7 @@ fn make(
         is_stateful: Cell::new(false),
         #[cfg(ngx_feature = "http_ssl")]
         sessions: Sessions::new(servers.addresses.len()),
-        pool: NonNull::new(pool)?,
+        pool: NonNull::new(get_field!(cf.pool))?,
         places: Cell::new(None),
         counts: Counts::new(),
         waits,
@@ -306,34 +298,64 @@ fn make(
     })
 }
 
-/// Sees to it that connections are counted, if a server limits them: by each worker for itself, or
-/// by all together if the upstream has a zone.
-fn count(cf: *mut ngx_conf_t, upstream: &Upstream, servers: &Configured<'_>) -> Option<()> {
+/// Has the connections counted, if a server limits them: by each worker for itself, or by all together if the upstream has
+/// a `zone`.
+fn limit_connections(cf: Reading, upstream: NonNull<Upstream>, servers: &Configured<'_>) -> Option<()> {
     let Some(size) = servers.ledger_size() else { return Some(()) };
     if servers.zone {
-        // SAFETY: our callers pass the configuration being read.
-        let main = unsafe { MainConf::of_conf(cf) }?;
-        return main.workers.add(NonNull::from(upstream), size, servers.changing);
+        // SAFETY: the configuration being read, by the type invariant.
+        let main = unsafe { MainConf::of_conf(cf.as_ptr()) }?;
+        return main.workers.add(upstream, size, servers.changing);
     }
-    count_alone(upstream, size, false)
+    // SAFETY: placed in the cycle's pool just now; only ever shared from then on.
+    count_alone(unsafe { upstream.as_ref() }, size, false)
 }
 
-/// The upstreams of a configuration, implicit ones too.
-fn upstreams(cf: *mut ngx_conf_t) -> impl Iterator<Item = *mut ngx_http_upstream_srv_conf_t> {
-    // SAFETY: nginx passes the configuration being read to all our callers.
-    let main = unsafe { NgxHttpUpstreamModule::main_conf(&*cf) };
+/// Adds the upstream to what is counted for the status page. `None` if there is no memory.
+fn add_to_zone(
+    cf: Reading,
+    us: UpstreamConf,
+    conf: &SrvConf,
+    keepalive: Option<Keepalive>,
+    upstream: NonNull<Upstream>,
+    servers: Configured<'_>,
+) -> Option<()> {
+    // SAFETY: the configuration being read, by the type invariant.
+    let main = unsafe { MainConf::of_conf(cf.as_ptr()) }?;
+    main.zone.add(
+        upstream,
+        metrics::UpstreamInfo {
+            name: metrics::readable(bytes(get_field!(us.host)))?,
+            servers: servers.servers,
+            changing: servers.changing,
+            limit: keepalive.map_or(0, |keepalive| keepalive.connections),
+            per_server: keepalive.is_some_and(|keepalive| keepalive.per_server),
+            queue: conf.queue.map(|queue| queue.number),
+        },
+    )
+}
+
+/// The explicit upstreams of a configuration, each with what is configured for it.
+fn explicit_upstreams(cf: Reading) -> impl Iterator<Item = (UpstreamConf, NonNull<SrvConf>)> {
+    // SAFETY: the configuration being read, by the type invariant; no reference outlives this line.
+    let main = NgxHttpUpstreamModule::main_conf(unsafe { &*cf.as_ptr() });
     // SAFETY: an array of pointers to upstreams; it is complete, nobody adds to it any more.
-    main.map_or(&[][..], |main| unsafe { main.upstreams.as_slice() }).iter().copied()
+    let all = main.map_or(&[][..], |main| unsafe { main.upstreams.as_slice() });
+    all.iter().filter_map(|us: &*mut ngx_http_upstream_srv_conf_t| {
+        // SAFETY: an upstream of the configuration being read.
+        let conf = unsafe { SrvConf::of(*us) }?;
+        Some((UpstreamConf(NonNull::new(*us)?), conf))
+    })
 }
 
-fn in_the_way(cf: *mut ngx_conf_t, why: InTheWay) -> *mut c_char {
+fn in_the_way(cf: Reading, why: InTheWay) -> *mut c_char {
     let why = match why {
         InTheWay::ComesFirst => "comes before it in this nginx; configure nginx without the stock module, or load ours as a dynamic module",
         InTheWay::NotSilenced => "cannot be switched off in this nginx",
     };
     ngx_conf_log_error!(
         NGX_LOG_EMERG,
-        cf,
+        cf.as_ptr(),
         "module \"ngx_http_upstream_keepalive_rs_module\" cannot replace \"ngx_http_upstream_keepalive_module\", which {why}"
     );
     NGX_CONF_ERROR

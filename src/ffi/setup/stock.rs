@@ -7,15 +7,15 @@
 use std::ffi::{c_void, CStr};
 use std::ptr::NonNull;
 
-use nginx_sys::{
-    ngx_array_t, ngx_command_t, ngx_conf_t, ngx_http_module_t, ngx_http_upstream_srv_conf_t, ngx_module_t,
-    ngx_str_t, ngx_uint_t,
-};
+use nginx_sys::{ngx_array_t, ngx_command_t, ngx_http_module_t, ngx_module_t, ngx_str_t, ngx_uint_t};
 use ngx::ngx_string;
 
 use crate::directive::{Keepalive, DEFAULT_SINCE_1_29_7};
 
-use crate::ffi::setup::module::ngx_http_upstream_keepalive_rs_module;
+use crate::ffi::nginx::handle::{get_field, handle, set_field, Handle as _};
+
+use super::module::ngx_http_upstream_keepalive_rs_module;
+use super::{Reading, UpstreamConf};
 
 /// What this nginx has in place of the module that we replace.
 #[derive(Clone, Copy)]
@@ -25,7 +25,7 @@ pub(crate) enum Stock {
     /// Acts where it is told to (up to 1.29.6).
     OptIn,
     /// Acts in every explicit upstream (from 1.29.7 on).
-    ByDefault(NonNull<ngx_module_t>),
+    ByDefault(Module),
 }
 
 /// Why the stock module cannot be replaced.
@@ -36,46 +36,55 @@ pub(crate) enum InTheWay {
     NotSilenced,
 }
 
+/// A module of nginx.
+///
+/// # Invariants
+/// Points at a module of the cycle being configured.
+#[derive(Clone, Copy)]
+pub(crate) struct Module(NonNull<ngx_module_t>);
+
+handle!(Module, ngx_module_t);
+
+/// A directive of a module.
+///
+/// # Invariants
+/// Points at an element of the module's commands.
+#[derive(Clone, Copy)]
+struct Command(NonNull<ngx_command_t>);
+
+handle!(Command, ngx_command_t);
+
 impl Stock {
-    /// Looks for the stock module among those of the cycle being configured.
+    /// Looks for the stock module among the modules of the cycle being configured.
     ///
-    /// # Safety
-    /// `cf` is the configuration being read.
-    pub(crate) unsafe fn find(cf: *mut ngx_conf_t) -> Result<Self, InTheWay> {
-        // SAFETY: live, says the caller.
-        let cycle = unsafe { (*cf).cycle };
-        // SAFETY: a cycle being configured has its modules; the array ends with a null pointer.
-        let mut at = unsafe { (*cycle).modules };
+    /// # Errors
+    /// If it comes before ours.
+    pub(crate) fn find(cf: Reading) -> Result<Self, InTheWay> {
         let mut ours_seen = false;
-        // SAFETY: `at` does not pass the null pointer at the end.
-        while let Some(module) = NonNull::new(unsafe { *at }) {
+        for module in modules(cf) {
             if module.as_ptr() == &raw mut ngx_http_upstream_keepalive_rs_module {
                 ours_seen = true;
             }
-            // SAFETY: a module of the cycle.
-            let name = unsafe { (*module.as_ptr()).name };
+            let name = get_field!(module.name);
             // SAFETY: nginx gives each module a name before it reads the configuration.
             let name = unsafe { CStr::from_ptr(name) };
             if name == c"ngx_http_upstream_keepalive_module" {
                 return match ours_seen {
-                    // SAFETY: a module of the cycle.
+                    // SAFETY: it has the name of the stock module.
                     true => Ok(unsafe { Self::of(module) }),
                     false => Err(InTheWay::ComesFirst),
                 };
             }
-            // SAFETY: the element was not the null pointer at the end.
-            at = unsafe { at.add(1) };
         }
         Ok(Self::Absent)
     }
 
     /// # Safety
     /// `module` is the stock module.
-    unsafe fn of(module: NonNull<ngx_module_t>) -> Self {
-        // SAFETY: a live module, says the caller; that of an HTTP module is an `ngx_http_module_t`.
-        let ctx: *const ngx_http_module_t = unsafe { (*module.as_ptr()).ctx }.cast();
-        // SAFETY: static data of nginx.
-        match unsafe { (*ctx).init_main_conf } {
+    unsafe fn of(module: Module) -> Self {
+        let context: *const ngx_http_module_t = get_field!(module.ctx).cast();
+        // SAFETY: the stock module is an HTTP module, and the context of each is a static `ngx_http_module_t`.
+        match unsafe { (*context).init_main_conf } {
             None => Self::OptIn,
             Some(_) => Self::ByDefault(module),
         }
@@ -92,25 +101,19 @@ impl Stock {
 
     /// Keeps the stock module out of one upstream.
     ///
+    /// # Errors
+    /// If it does not take `keepalive 0`.
+    ///
     /// # Safety
-    /// `cf` is the configuration being read, and `us` one of its explicit upstreams.
-    pub(crate) unsafe fn silence(
-        self,
-        cf: *mut ngx_conf_t,
-        us: *mut ngx_http_upstream_srv_conf_t,
-    ) -> Result<(), InTheWay> {
+    /// `us` is an explicit upstream.
+    pub(crate) unsafe fn silence(self, cf: Reading, us: UpstreamConf) -> Result<(), InTheWay> {
         let Self::ByDefault(module) = self else { return Ok(()) };
-        // SAFETY: the stock module is an HTTP module of this cycle.
-        let command = unsafe { keepalive_command(module) }.ok_or(InTheWay::NotSilenced)?;
-        // SAFETY: a command of the table.
-        let set = unsafe { (*command.as_ptr()).set }.ok_or(InTheWay::NotSilenced)?;
-        // SAFETY: static data of nginx.
-        let index = unsafe { (*module.as_ptr()).ctx_index };
-        // SAFETY: explicit, hence with an array of configurations.
-        let confs: *mut *mut c_void = unsafe { (*us).srv_conf };
-        // SAFETY: the array has an element for each HTTP module.
-        let conf = unsafe { confs.add(index) };
-        // SAFETY: as above.
+        let command = keepalive_command(module).ok_or(InTheWay::NotSilenced)?;
+        let set = get_field!(command.set).ok_or(InTheWay::NotSilenced)?;
+        let (confs, index) = (get_field!(us.srv_conf), get_field!(module.ctx_index));
+        // SAFETY: an explicit upstream, as the caller says, has such an array, with an element for each HTTP module.
+        let conf: *mut *mut c_void = unsafe { confs.add(index) };
+        // SAFETY: an element of the array, which nginx has filled before it reads the upstream.
         let conf = unsafe { *conf };
 
         let mut words = [ngx_string!("keepalive"), ngx_string!("0")];
@@ -121,14 +124,11 @@ impl Stock {
             nalloc: words.len() as ngx_uint_t,
             pool: std::ptr::null_mut(),
         };
-        // SAFETY: live, says the caller.
-        let own_args = unsafe { (*cf).args };
-        // SAFETY: put back below, before the words go.
-        unsafe { (*cf).args = &raw mut args };
-        // SAFETY: the setter gets what nginx would give it: its command and its configuration.
-        let error = unsafe { set(cf, command.as_ptr(), conf) };
-        // SAFETY: live, says the caller.
-        unsafe { (*cf).args = own_args };
+        let own_args = get_field!(cf.args);
+        set_field!(cf.args = &raw mut args);
+        // SAFETY: the setter gets what nginx would give it: its command and its configuration; the words outlive the call.
+        let error = unsafe { set(cf.as_ptr(), command.as_ptr(), conf) };
+        set_field!(cf.args = own_args);
         if error.is_null() {
             Ok(())
         } else {
@@ -137,19 +137,29 @@ impl Stock {
     }
 }
 
-/// # Safety
-/// `module` is a live module; its commands end with an empty name.
-unsafe fn keepalive_command(module: NonNull<ngx_module_t>) -> Option<NonNull<ngx_command_t>> {
-    // SAFETY: live, says the caller.
-    let mut at = NonNull::new(unsafe { (*module.as_ptr()).commands })?;
+/// The modules of the cycle being configured, in nginx's order.
+fn modules(cf: Reading) -> impl Iterator<Item = Module> {
+    let cycle = get_field!(cf.cycle);
+    // SAFETY: the cycle being configured lives as long as its configuration is read; reads one field.
+    let mut at = unsafe { (*cycle).modules };
+    std::iter::from_fn(move || {
+        // SAFETY: an element of the array of modules. A null pointer ends it, and `at` does not pass that.
+        let module = NonNull::new(unsafe { *at })?;
+        // SAFETY: the element was not the null pointer at the end.
+        at = unsafe { at.add(1) };
+        Some(Module(module))
+    })
+}
+
+/// The directive `keepalive` of a module.
+fn keepalive_command(module: Module) -> Option<Command> {
+    let mut command = Command(NonNull::new(get_field!(module.commands))?);
     loop {
-        // SAFETY: `at` does not pass the empty name at the end.
-        let name = unsafe { (*at.as_ptr()).name };
-        match name.as_bytes() {
+        match get_field!(command.name).as_bytes() {
             b"" => return None,
-            b"keepalive" => return Some(at),
-            // SAFETY: the name was not the empty one at the end.
-            _ => at = unsafe { at.add(1) },
+            b"keepalive" => return Some(command),
+            // SAFETY: an empty name ends the commands of a module, and this was another one.
+            _ => command = Command(unsafe { command.0.add(1) }),
         }
     }
 }
