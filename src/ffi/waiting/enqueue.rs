@@ -176,8 +176,8 @@ pub(crate) fn leave_wait(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uin
                 upstream.counts.unpark(server);
                 upstream.counts.end_request(server);
             }
-            // It was not the server that was too slow.
-            Some(if state == 0 { ServerReturn::State(0) } else { ServerReturn::Untried })
+            // The server has heard nothing of the request: neither is it too slow, nor well again.
+            Some(ServerReturn::Untried)
         }
         Stage::Declined => {
             kp.u.set_request_sent(false);
