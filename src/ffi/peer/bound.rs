@@ -1,7 +1,9 @@
-//! Connections whose server takes them for one user's: who may have them next, and with `ntlm` how they are found again.
+//! Connections that belong to one user, because the server has authenticated them: who may use such a connection next, and
+//! how it is found again with `ntlm`.
 //!
-//! A request goes to its client's connection before the balancer is asked, which does not hear of it at all. Only one of
-//! several requests can have it; what others open meanwhile is closed behind them.
+//! A request takes the connection of its client before the balancer is asked. The balancer does not hear of such an attempt.
+//! Only one request at a time can use the connection. A connection that another request of the client opens meanwhile is
+//! closed after that request.
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -27,13 +29,13 @@ use crate::ffi::peer::warnings::{warn, Warning};
 use crate::ffi::state::peer_data::{Attempt, PeerData};
 use crate::ffi::state::upstream::{Bytes, Idle, Upstream};
 
-/// The client of a request, if connections can be bound to it: over one of HTTP/2 or HTTP/3, requests of several users may
-/// come at a time.
+/// The client of a request, if connections can be bound to it. Over a client's connection of HTTP/2 or HTTP/3, requests of
+/// several users may come at the same time.
 fn client_of(r: Request) -> Option<Client> {
     Client::new(r.client().number()).filter(|_| r.is_http1())
 }
 
-/// Takes the connection of the client from the pool, if it has one that fits. The request has its server then.
+/// Takes the connection of the client from the pool, if there is one that fits. It sets the server of the request.
 #[cold]
 pub(crate) fn reclaim(kp: &PeerData, peer: Peer) -> Option<Idle> {
     let bindings = kp.upstream().bindings.as_ref()?;
@@ -41,11 +43,11 @@ pub(crate) fn reclaim(kp: &PeerData, peer: Peer) -> Option<Idle> {
     let (address, length, name) = peer.server();
     let mut passed = 0;
     while let Some((binding, server)) = bindings.with(|all| all.server(client, passed)).flatten() {
-        let found = show(kp, peer, &server).and_then(|()| find(kp, peer, client));
+        let found = show_server(kp, peer, &server).and_then(|()| find_bound(kp, peer, client));
         if found.is_some() {
             return found;
         }
-        // One that was dead is not there any more.
+        // A closed connection has been removed, and with it its binding.
         if bindings.with(|all| all.server(client, passed)).flatten().is_some_and(|(same, _)| same == binding)
         {
             passed += 1;
@@ -55,12 +57,12 @@ pub(crate) fn reclaim(kp: &PeerData, peer: Peer) -> Option<Idle> {
     None
 }
 
-/// Lets the core have the server of a bound connection, as a balancer would; `None` if there is no memory.
-fn show(kp: &PeerData, peer: Peer, server: &BoundServer) -> Option<()> {
+/// Sets the server of a bound connection in the peer, as a balancer would. `None` if there is no memory.
+fn show_server(kp: &PeerData, peer: Peer, server: &BoundServer) -> Option<()> {
     let copy = |from: &[u8]| {
         // SAFETY: the pool of the live request.
         let memory = unsafe { allocate::<u8>(kp.pool(), from.len().max(1)) }?.cast::<u8>();
-        // SAFETY: new memory, as long.
+        // SAFETY: new memory of the same length, which cannot overlap.
         unsafe { memory.as_ptr().copy_from_nonoverlapping(from.as_ptr(), from.len()) };
         Some(memory.as_ptr())
     };
@@ -68,20 +70,20 @@ fn show(kp: &PeerData, peer: Peer, server: &BoundServer) -> Option<()> {
     let text = ngx_str_t { len: server.name().len(), data: copy(server.name())? };
     // SAFETY: the pool of the live request.
     let name = unsafe { allocate::<ngx_str_t>(kp.pool(), 1) }?.cast::<ngx_str_t>();
-    // SAFETY: allocated above.
+    // SAFETY: allocated above for one string.
     unsafe { name.write(text) };
     peer.set_server(address.cast(), server.address().len() as u32, name.as_ptr());
     Some(())
 }
 
-/// Looks for the client's connection to the server that is shown.
-fn find(kp: &PeerData, peer: Peer, client: Client) -> Option<Idle> {
+/// Looks for the client's connection to the server that is set in the peer.
+fn find_bound(kp: &PeerData, peer: Peer, client: Client) -> Option<Idle> {
     let upstream = kp.upstream();
-    // SAFETY: the request that is asking for a peer.
+    // SAFETY: the request that asks for a peer is live, and a server is set in its peer.
     let identity = unsafe { identity::identity(kp.r, kp.u) }?;
-    // SAFETY: the request's pool, in which the identity was written just now.
+    // SAFETY: the pool of the live request; the identity is in it, or empty.
     let identity = unsafe { bound_identity(kp.pool(), identity, client) }?;
-    // SAFETY: in the pool of the live request.
+    // SAFETY: written into the pool of the live request just now.
     let key = identity::key(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
     let (found, group) = checkout(kp, peer, &key);
     let (idle, reuse) = found?;
@@ -102,20 +104,20 @@ fn find(kp: &PeerData, peer: Peer, client: Client) -> Option<Idle> {
     Some(idle)
 }
 
-/// Whether the connection may have a user by now, as server or request say.
+/// Whether the connection may have a user by now: the server has said so, or the request carries credentials.
 #[inline]
 pub(crate) fn has_user(kp: &PeerData, said: Option<&Said>) -> bool {
     let sent = kp.request().authorization();
-    // Both schemes begin with it.
+    // NTLM and Negotiate begin with the same letter.
     let suspicious = sent.is_some_and(|value| value.first().is_some_and(|byte| byte | 0x20 == b'n'));
     let told = said.is_some_and(|said| said.has_user);
-    (told || suspicious || kp.upstream().is_stateful.get()) && look(kp, told, sent)
+    (told || suspicious || kp.upstream().is_stateful.get()) && confirm_user(kp, told, sent)
 }
 
-/// What counts of the request is what was sent. A header that only the configuration sets is looked for once the server has
-/// shown that it knows such schemes.
+/// Looks into the request as it was sent to the server. A header that only the configuration sets is looked for once the
+/// server has shown that it knows such schemes.
 #[cold]
-fn look(kp: &PeerData, told: bool, sent: Option<&[u8]>) -> bool {
+fn confirm_user(kp: &PeerData, told: bool, sent: Option<&[u8]>) -> bool {
     let has_user = told
         || match kp.u.http1_request(kp.first_buffer.get()) {
             Some(head) => stateful_auth::sends_credentials(head),
@@ -127,10 +129,10 @@ fn look(kp: &PeerData, told: bool, sent: Option<&[u8]>) -> bool {
     has_user
 }
 
-/// Binds a connection that was anybody's to the client of the request. Returns its identity from now on.
+/// Binds an unbound connection to the client of the request. Returns the connection's identity from now on.
 ///
 /// # Errors
-/// If it cannot be kept for it.
+/// Why the connection cannot be kept for the client.
 #[cold]
 pub(crate) fn bind(kp: &PeerData, peer: Peer, conn: Conn, identity: Bytes) -> Result<Bytes, End> {
     let upstream = kp.upstream();
@@ -141,15 +143,15 @@ pub(crate) fn bind(kp: &PeerData, peer: Peer, conn: Conn, identity: Bytes) -> Re
     let Some(client) = client_of(r) else {
         return Err(warn(kp, Warning::NtlmHttp2, End::StatefulAuth));
     };
-    // SAFETY: the open connection's pool; the identity is in it, or empty.
+    // SAFETY: the pool of the open connection; the identity is in that pool, or empty.
     let identity = unsafe { bound_identity(conn.pool(), identity, client) };
     let bind = |identity: Bytes| {
         watch_client(upstream, r, client)?;
-        // SAFETY: in the open connection's pool.
+        // SAFETY: `bound_identity` has written it into the pool of the open connection.
         let shape =
             hash_bytes(mix(kp.u.protocol() as u64, kp.location() as u64), unsafe { identity.as_slice() });
         let (_, _, name) = peer.server();
-        // SAFETY: null, or what the balancer has set; it holds until the server is given back.
+        // SAFETY: not null, so the balancer has set it. It holds until the server is given back.
         let name = NonNull::new(name).map_or(&[][..], |name| bytes(unsafe { name.read() }));
         let server = BoundServer::new(peer.address(), name)?;
         let binding = Binding::new(client, conn.number());
@@ -160,42 +162,42 @@ pub(crate) fn bind(kp: &PeerData, peer: Peer, conn: Conn, identity: Bytes) -> Re
     identity.ok_or(End::StatefulAuth)
 }
 
-/// What is to be known when a client leaves; in the pool of its connection.
-struct Leaving {
+/// The cleanup data for a client that leaves; in the pool of its connection.
+struct ClientCleanup {
     upstream: NonNull<Upstream>,
     client: Client,
 }
 
-/// Sees to it that the connections of the client are closed with its own. `None` if there is no memory.
+/// Has the client's connections to servers closed when the client's own is. `None` if there is no memory.
 fn watch_client(upstream: &Upstream, r: Request, client: Client) -> Option<()> {
     let bindings = upstream.bindings.as_ref()?;
     if bindings.with(|all| all.knows(client))? {
         return Some(());
     }
-    // SAFETY: the pool of the client's connection, which is open while it has requests.
-    let cleanup = unsafe { add_cleanup(r.client().pool(), size_of::<Leaving>()) }?;
-    // SAFETY: a new cleanup record of the pool, which has come with as much memory.
-    let leaving = NonNull::new(unsafe { (*cleanup.as_ptr()).data }.cast::<Leaving>())?;
-    // SAFETY: as above, and aligned as all memory of nginx's pools.
-    unsafe { leaving.write(Leaving { upstream: NonNull::from(upstream), client }) };
-    // SAFETY: a new cleanup record of the pool.
+    // SAFETY: the pool of the client's connection, which is open while the client has requests.
+    let cleanup = unsafe { add_cleanup(r.client().pool(), size_of::<ClientCleanup>()) }?;
+    // SAFETY: a new cleanup record of the pool; reads one field.
+    let data = NonNull::new(unsafe { (*cleanup.as_ptr()).data }.cast::<ClientCleanup>())?;
+    // SAFETY: the record's memory has the size that was asked for, and is aligned as all memory of nginx's pools.
+    unsafe { data.write(ClientCleanup { upstream: NonNull::from(upstream), client }) };
+    // SAFETY: a new cleanup record of the pool; writes one field.
     unsafe { (*cleanup.as_ptr()).handler = Some(client_leaves) };
     bindings.with(|all| all.add_client(client)).flatten()
 }
 
 /// The client has closed its connection, or nginx has.
 unsafe extern "C" fn client_leaves(data: *mut c_void) {
-    // SAFETY: `watch_client` has written it; nginx calls this before it frees the pool in which it lies.
-    let Leaving { upstream, client } = unsafe { data.cast::<Leaving>().read() };
-    // SAFETY: nginx keeps the cycle in which the upstream lies while a connection of it, as the client's was, may be open.
+    // SAFETY: `watch_client` has written it; nginx calls this before it frees the pool that holds it.
+    let ClientCleanup { upstream, client } = unsafe { data.cast::<ClientCleanup>().read() };
+    // SAFETY: it lies in a cycle that nginx keeps while connections of that cycle, as the client's, are open.
     let upstream = unsafe { upstream.as_ref() };
     guard((), || {
         let Some(bindings) = &upstream.bindings else { return };
         while let Some((binding, slot)) = bindings.with(|all| all.remove_next(client)).flatten() {
             let Some(slot) = slot else { continue };
-            // The slot may have got another connection since.
-            let is = |idle: &Idle| idle.binding() == Some(binding);
-            if let Some(idle) = upstream.idle.with(|pool| pool.remove(slot, is)).flatten() {
+            // Another connection may be in the slot by now.
+            let is_bound = |idle: &Idle| idle.binding() == Some(binding);
+            if let Some(idle) = upstream.idle.with(|pool| pool.remove(slot, is_bound)).flatten() {
                 close_idle(upstream, idle, End::ClientClosed);
             }
         }

@@ -1,35 +1,35 @@
-//! A request that has a server looks for an idle connection to it, of the shape that it needs.
+//! A request that has a server looks in the pool for an idle connection to it, with the identity that it needs.
 
 use crate::pool::{GroupRef, Key};
 
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::peer::identity;
-use crate::ffi::peer::retry::{self};
+use crate::ffi::peer::retry;
 use crate::ffi::state::peer_data::{Attempt, PeerData};
 use crate::ffi::state::reuse::Reuse;
 use crate::ffi::state::upstream::Idle;
 
-/// Notes the shape of the new connection that the request gets.
+/// Notes the identity of the new connection that the request gets.
 #[cold]
 pub(crate) fn note_identity(kp: &PeerData, peer: Peer) {
     find(kp, peer, |_, _, _| (None, None));
 }
 
-/// Looks, by `checkout`, for an idle connection of the shape that the request needs, and notes that shape.
+/// Looks, by `checkout`, for an idle connection with the identity that the request needs, and notes that identity.
 #[inline(always)]
 pub(crate) fn find(
     kp: &PeerData,
     peer: Peer,
     checkout: impl FnOnce(&PeerData, Peer, &Key<'_>) -> (Option<(Idle, Reuse)>, Option<GroupRef>),
 ) -> Option<Idle> {
-    // SAFETY: the request that is asking for a peer.
+    // SAFETY: the request that asks for a peer is live, and the balancer has chosen one.
     let identity = unsafe { identity::identity(kp.r, kp.u) }?;
-    // SAFETY: just written into the pool of the live request.
+    // SAFETY: written into the pool of the live request just now, or empty.
     let key = identity::key(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
     let (found, group) = checkout(kp, peer, &key);
     let (found, reuse) = found.unzip();
     #[cfg(ngx_feature = "http_ssl")]
-    // SAFETY: the request that is asking for a peer.
+    // SAFETY: the request that asks for a peer is live, and uses TLS, as checked before.
     if found.is_none() && kp.u.uses_tls() && unsafe { identity::tls::ask_for_handshake(kp.r, kp.u) }.is_some()
     {
         kp.without_sessions.set(true);
@@ -45,7 +45,7 @@ pub(crate) fn find(
     found
 }
 
-/// Takes a connection that fits from the pool, and closes those that turn out to be closed by the server.
+/// Takes a connection that fits from the pool. Connections that turn out to be closed by the server are closed.
 #[inline]
 pub(crate) fn checkout(
     kp: &PeerData,

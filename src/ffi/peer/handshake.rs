@@ -9,28 +9,27 @@ use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::peer::identity;
 use crate::ffi::state::peer_data::{Attempt, PeerData};
 
-/// What the handshake was to be given was evaluated before it. If a variable has changed in between,
-/// it is not known what the connection has got, and nobody gets it again.
+/// Whether the handshake had the identity that was evaluated before it; `None` if not. If a variable has changed in between,
+/// the identity of the connection is unknown, and the connection is not used again.
 pub(crate) fn handshake_agrees(kp: &PeerData, attempt: Attempt, identity: &[u8]) -> Option<()> {
     if attempt.from_handshake || !kp.u.uses_tls() {
         return Some(());
     }
-    // Of the name the core keeps what it used, of the certificate it does not.
+    // The core keeps the name that it used, but not the certificate.
     if identity::tls::certificate_varies(kp.u) {
         return None;
     }
-    // SAFETY: the request that gives the connection back, after its handshake.
-    let really = unsafe { identity::identity_of_handshake(kp.r, kp.u) }?;
-    // SAFETY: just written into the pool of the live request.
-    (unsafe { really.as_slice() } == identity).then_some(())
+    // SAFETY: the request that gives the connection back is live, and its handshake is done.
+    let used = unsafe { identity::identity_of_handshake(kp.r, kp.u) }?;
+    // SAFETY: written into the pool of the live request just now.
+    (unsafe { used.as_slice() } == identity).then_some(())
 }
 
-/// Offers the server a TLS session for resumption: one of the very same identity, or none. The
-/// balancer's own store has one session for each server, whoever it was made for.
+/// Offers the server a TLS session for resumption: one of exactly the same identity, or none. The balancer's own store has
+/// one session per server, for all identities.
 ///
-/// The core calls this right after it has given name and certificate to the handshake, so this is
-/// the moment to tell the identity: only a variable that is different each time it is read can still
-/// differ from what the handshake was given.
+/// The core calls this right after it has given name and certificate to the handshake, so the identity is evaluated now: only
+/// a variable that is different each time it is read can still differ from what the handshake was given.
 pub(crate) unsafe extern "C" fn set_session(pc: *mut ngx_peer_connection_t, data: *mut c_void) -> ngx_int_t {
     // SAFETY: the core passes the peer of a live request.
     let peer = unsafe { Peer::from_ptr(pc) };
@@ -40,13 +39,13 @@ pub(crate) unsafe extern "C" fn set_session(pc: *mut ngx_peer_connection_t, data
         return NGX_OK as ngx_int_t;
     };
     guard(NGX_ERROR as ngx_int_t, || {
-        // SAFETY: the request whose handshake begins.
+        // SAFETY: the request whose handshake begins is live.
         let Some(identity) = (unsafe { identity::identity_of_handshake(kp.r, kp.u) }) else {
             return NGX_OK as ngx_int_t;
         };
-        // SAFETY: in the pool of the live request.
+        // SAFETY: the identity of a new connection is in the pool of the live request.
         let before = unsafe { attempt.identity.as_slice() };
-        // SAFETY: as above.
+        // SAFETY: written into the pool of the live request just now.
         let now = unsafe { identity.as_slice() };
         let group = attempt.group.filter(|_| before == now);
         kp.attempt.set(Some(Attempt { identity, from_handshake: true, group, reuse: None }));
@@ -64,9 +63,9 @@ pub(crate) unsafe extern "C" fn save_session(pc: *mut ngx_peer_connection_t, dat
     // SAFETY: the core passes the `data` that `init_keepalive_peer` has set.
     let kp = unsafe { PeerData::from_ptr(data) };
     let (Some(conn), Some(attempt)) = (peer.connection(), kp.attempt.get()) else { return };
-    // A reused connection has got its identity from a handshake as well.
+    // The identity of a reused connection comes from a handshake as well.
     if !kp.without_sessions.get() && (attempt.from_handshake || attempt.reuse.is_some()) {
-        // SAFETY: in the pool of the live request, or of its connection.
+        // SAFETY: in the pool of the live request, or of its open connection.
         let key = identity::key(&peer, kp.u, 0, unsafe { attempt.identity.as_slice() });
         guard((), || kp.upstream().sessions.keep(&key, conn));
     }

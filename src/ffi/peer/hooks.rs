@@ -61,7 +61,7 @@ pub(crate) unsafe extern "C" fn init_keepalive_peer(
 /// `us` is an explicit upstream whose cycle is alive.
 #[inline(always)]
 unsafe fn upstream_of(us: *mut ngx_http_upstream_srv_conf_t) -> Option<NonNull<Upstream>> {
-    // SAFETY: live, says the caller.
+    // SAFETY: the cycle of `us` is alive, as the caller promises.
     let conf = unsafe { SrvConf::of(us) }?;
     // SAFETY: `SrvConf::create` made it in the same cycle; nobody changes it after the configuration was read.
     NonNull::new(unsafe { conf.as_ref() }.upstream.cast_mut())
@@ -191,7 +191,7 @@ fn choose_server(kp: &PeerData, peer: Peer, stage: Stage) -> Result<bool, ngx_in
 #[inline(always)]
 fn connect(kp: &PeerData, peer: Peer, is_within_limit: bool) -> ngx_int_t {
     let has_waited = !matches!(kp.stage.get(), Stage::Asking);
-    // If the pool fails, a new connection serves as well.
+    // If the pool fails, a new connection is opened.
     if let Some(idle) = guard(None, || find(kp, peer, checkout)) {
         return reuse(kp, peer, idle, has_waited);
     }
@@ -277,7 +277,7 @@ fn open(kp: &PeerData, peer: Peer, status: Status) {
     kp.note(if bypasses && status == Status::Miss { Status::Bypass } else { status }, 1);
 }
 
-/// Keeps the connection if it may be kept, then tells the balancer that the peer is free.
+/// Stores the connection if it may be kept, then gives the server back to the balancer.
 unsafe extern "C" fn free_keepalive_peer(
     pc: *mut ngx_peer_connection_t,
     data: *mut c_void,
@@ -369,7 +369,7 @@ unsafe extern "C" fn notify(pc: *mut ngx_peer_connection_t, data: *mut c_void, e
     let peer = unsafe { Peer::from_ptr(pc) };
     // SAFETY: the core passes the `data` that `init_keepalive_peer` has set.
     let kp = unsafe { PeerData::from_ptr(data) };
-    // It has not given the server of a connection that was found for its client.
+    // The balancer has not given the server of a connection that was found for its client.
     if !kp.is_reclaimed.get() {
         kp.balancer.get().notify(peer, event);
     }
