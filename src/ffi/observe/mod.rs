@@ -1,4 +1,4 @@
-//! What an operator can see: the status page, and variables for the access log.
+//! What an operator sees: the status page, and variables for the access log.
 
 pub(crate) mod status;
 

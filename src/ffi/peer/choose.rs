@@ -13,7 +13,7 @@ use crate::ffi::state::peer_data::{PeerData, Stage};
 use crate::ffi::state::upstream::Upstream;
 #[cfg(nginx_resolve)]
 use crate::ffi::state::watch::Watch;
-use crate::ffi::waiting::enqueue::is_worth_it;
+use crate::ffi::waiting::enqueue::is_worth_waiting;
 
 /// What the balancer said.
 pub(crate) enum Choice {
@@ -46,11 +46,11 @@ pub(crate) fn choose(kp: &PeerData, peer: Peer, stage: Stage) -> Choice {
     if stage != Stage::Asking && start_over(kp, peer).is_none() {
         return Choice::NoServer(NGX_ERROR as ngx_int_t);
     }
-    // Read before the balancer chooses: a change of its servers after this shows in the number.
+    // Read before the balancer chooses. If its servers change after this, the number is out of date, as it should be.
     #[cfg(nginx_resolve)]
     let generation = upstream.watch.as_ref().map_or(0, Watch::generation);
     let rc = kp.balancer.get().get(peer);
-    if rc == NGX_BUSY as ngx_int_t && (stage != Stage::Asking || is_worth_it(kp)) {
+    if rc == NGX_BUSY as ngx_int_t && (stage != Stage::Asking || is_worth_waiting(kp)) {
         return Choice::Busy;
     }
     if rc != NGX_OK as ngx_int_t {

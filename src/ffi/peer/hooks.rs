@@ -228,7 +228,7 @@ fn park_for_slot(kp: &PeerData, peer: Peer, server: Server) -> ngx_int_t {
 /// The request is sent again: to the server that it had, over a new connection.
 #[cold]
 fn repeat(kp: &PeerData, peer: Peer, pinned: NonNull<PinnedServer>) -> ngx_int_t {
-    let was_stale = retry::resume(peer, pinned);
+    let was_stale = retry::take_pinned(peer, pinned);
     kp.stage.set(Stage::Asking);
     guard((), || note_identity(kp, peer));
     guard((), || open(kp, peer, Status::Miss));

@@ -1,5 +1,5 @@
-//! The way of a request: it asks for a connection (`hooks`, `choose`, `checkout`, `bound`, `identity`, `handshake`), and gives it
-//! back (`release`, `not_stored`, `warnings`), or is sent again because the connection was stale (`retry`), or because an HTTP/2
+//! The way of a request. It asks for a connection (`hooks`, `choose`, `checkout`, `bound`, `identity`, `handshake`) and gives
+//! it back (`release`, `not_stored`, `warnings`). It is sent again if the connection was stale (`retry`), or if an HTTP/2
 //! server has refused it (`refusal`).
 
 pub(crate) mod hooks;

@@ -1,5 +1,5 @@
-//! Why a connection that a request gives back is not kept, to be counted; and a warning if it looks as if nobody had
-//! meant that.
+//! The reason for which a connection that a request gives back is not stored, for the metrics. Writes a warning if the
+//! configuration looks wrong.
 
 use nginx_sys::{ngx_uint_t, NGX_HTTP_BAD_REQUEST, NGX_PEER_FAILED};
 
@@ -13,16 +13,16 @@ use crate::ffi::nginx::response::Closes;
 use crate::ffi::peer::warnings::{warn, Warning};
 use crate::ffi::state::peer_data::PeerData;
 
-/// Why, if the request has failed; `reused` says that the connection came from the pool.
+/// The reason, if the request has failed; `reused` says that the connection came from the pool.
 #[cold]
-pub(crate) fn why_failed(kp: &PeerData, state: ngx_uint_t, reused: bool) -> Option<End> {
+pub(crate) fn failure_reason(kp: &PeerData, state: ngx_uint_t, reused: bool) -> Option<End> {
     if !reused && !kp.u.is_connected() {
         return Some(End::Connect);
     }
     (state & NGX_PEER_FAILED as ngx_uint_t != 0).then_some(End::Failed)
 }
 
-/// Why, if `refusal` was the first thing that was found against it; `reused` as above.
+/// The reason, if `refusal` was the first obstacle that was found; `reused` says that the connection came from the pool.
 #[cold]
 pub(crate) fn not_stored_reason(
     kp: &PeerData,
@@ -31,14 +31,14 @@ pub(crate) fn not_stored_reason(
     state: ngx_uint_t,
     reused: bool,
 ) -> End {
-    if let Some(end) = why_failed(kp, state, reused) {
+    if let Some(end) = failure_reason(kp, state, reused) {
         return end;
     }
     match refusal {
         NotKept::Failed => End::Failed,
         NotKept::Broken if conn.read().eof() && kp.u.keepalive() => End::ServerClosed,
-        NotKept::Broken if conn.read().eof() => match not_keepalive(kp, conn) {
-            // It had not said how much would come, or has not sent so much.
+        NotKept::Broken if conn.read().eof() => match not_keepalive_reason(kp, conn) {
+            // The server had not announced a length, or has sent less.
             End::BodyUnread if kp.u.ends_with_connection() => End::ServerClosed,
             End::BodyUnread => End::Failed,
             end => end,
@@ -47,14 +47,14 @@ pub(crate) fn not_stored_reason(
         NotKept::Requests => End::Requests,
         NotKept::Time => End::Time,
         NotKept::Hint | NotKept::ClosesSoon => End::Hint,
-        NotKept::NotKeepalive => not_keepalive(kp, conn),
+        NotKept::NotKeepalive => not_keepalive_reason(kp, conn),
         NotKept::RequestUnsent => End::BodyUnsent,
         NotKept::Exiting => End::Exiting,
     }
 }
 
-/// The protocol module does not allow another request on the connection, or the response is in doubt.
-fn not_keepalive(kp: &PeerData, conn: Conn) -> End {
+/// The reason, if the protocol module does not allow another request on the connection, or the response is in doubt.
+fn not_keepalive_reason(kp: &PeerData, conn: Conn) -> End {
     let (u, r) = (kp.u, kp.request());
     if u.keepalive() {
         return if r.has_cached_response(u) { End::BodyUnread } else { End::UnexpectedData };
@@ -62,8 +62,8 @@ fn not_keepalive(kp: &PeerData, conn: Conn) -> End {
     if u.is_upgraded() {
         return End::Upgraded;
     }
-    let Some(head) = u.http1_request(kp.first_buffer.get()) else { return of_another_protocol(kp) };
-    // A server may close for a reason of its own, as after an error; the first response tells whether it always does.
+    let Some(head) = u.http1_request(kp.first_buffer.get()) else { return other_protocol_reason(kp) };
+    // A server may close for a reason of its own, as after an error. The first response tells whether it always does.
     let is_first = conn.requests() <= 1 && u.response_status() < NGX_HTTP_BAD_REQUEST as usize;
     match (asks_to_close(head), u.closes()) {
         (Some(AsksToClose::Version), _) => warn(kp, Warning::Http10, End::Http10),
@@ -71,13 +71,13 @@ fn not_keepalive(kp: &PeerData, conn: Conn) -> End {
         (None, Some(Closes::Version)) => warn(kp, Warning::ServerHttp10, End::Http10),
         (None, Some(Closes::Header)) if is_first => warn(kp, Warning::ServerCloses, End::ConnectionClose),
         (None, Some(Closes::Header)) => End::ConnectionClose,
-        // Something was behind the response.
+        // Data followed the response.
         (None, None) if u.is_body_read(r) && u.is_body_complete() => End::UnexpectedData,
         (None, None) => End::BodyUnread,
     }
 }
 
-fn of_another_protocol(kp: &PeerData) -> End {
+fn other_protocol_reason(kp: &PeerData) -> End {
     match kp.u.module() {
         b"fastcgi" if fastcgi::asks_to_close(kp.first_buffer.get().bytes()) => {
             warn(kp, Warning::FastcgiClose, End::RequestClose)

@@ -1,7 +1,8 @@
-//! What an HTTP/2 server says of a request before it answers, or instead: that it has not processed it, and will not.
+//! A request that an HTTP/2 server refuses: it says, before a response or instead of one, that it has not processed the
+//! request.
 //!
-//! nginx's protocol modules fail the request for that as for an invalid response, and keep to themselves what they have
-//! read. So what they read is read here, too, but only as long as it is not the header of a response.
+//! nginx's protocol modules fail such a request as for an invalid response, and do not tell which frames they have read. So
+//! the same bytes are read here, too, until they contain the header of a response.
 
 use std::cell::Cell;
 use std::ptr::NonNull;
@@ -18,7 +19,7 @@ use crate::reuse::stale::StaleRetry;
 use crate::ffi::idle::close::close_suspect_idle;
 use crate::ffi::nginx::conn::{Conn, Received};
 use crate::ffi::nginx::guard::guard;
-use crate::ffi::nginx::handle::Handle as _;
+use crate::ffi::nginx::handle::{get_field, set_field};
 use crate::ffi::nginx::memory::allocate;
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::nginx::request::{HttpUpstream, Request};
@@ -30,20 +31,19 @@ use crate::ffi::state::refusal::FrameListener;
 use crate::ffi::state::reuse::Reuse;
 use crate::ffi::waiting::enqueue::ServerReturn;
 
-/// The body of a request up to which the first window of a connection lets it pass (RFC 9113, section 6.9.2).
+/// The largest body, in bytes, that the initial window of a connection lets pass (RFC 9113, section 6.9.2).
 const WINDOW: off_t = 65_535;
 
-/// Listens, if the request is one of HTTP/2; without memory it is as before.
+/// Listens to the server's frames, if the request is one of HTTP/2. `None` if it is not, or there is no memory.
 #[inline]
 pub(crate) fn listen(r: Request, u: HttpUpstream, request: FirstBuffer) -> Option<NonNull<FrameListener>> {
-    is_http2(request.bytes()).then(|| begin(r, u)).flatten()
+    is_http2(request.bytes()).then(|| start_listening(r, u)).flatten()
 }
 
-fn begin(r: Request, u: HttpUpstream) -> Option<NonNull<FrameListener>> {
-    // SAFETY: live by the type invariant; reads one field.
-    let process_header = unsafe { (*u.as_ptr()).process_header }?;
+fn start_listening(r: Request, u: HttpUpstream) -> Option<NonNull<FrameListener>> {
+    let process_header = get_field!(u.process_header)?;
     // SAFETY: the pool of the live request.
-    let ear = unsafe { allocate::<FrameListener>(r.pool(), 1) }?.cast::<FrameListener>();
+    let listener = unsafe { allocate::<FrameListener>(r.pool(), 1) }?.cast::<FrameListener>();
     let new = FrameListener {
         process_header,
         attempt: Cell::new(0),
@@ -51,52 +51,49 @@ fn begin(r: Request, u: HttpUpstream) -> Option<NonNull<FrameListener>> {
         heard: Cell::default(),
         was_refused: Cell::new(false),
     };
-    // SAFETY: allocated just now.
-    unsafe { ear.write(new) };
-    r.set_context_of(module(), ear.as_ptr().cast());
-    // SAFETY: live by the type invariant; writes one field.
-    unsafe { (*u.as_ptr()).process_header = Some(process) };
-    Some(ear)
+    // SAFETY: allocated just now for a `FrameListener`.
+    unsafe { listener.write(new) };
+    r.set_context_of(module(), listener.as_ptr().cast());
+    let hook: unsafe extern "C" fn(*mut ngx_http_request_t) -> ngx_int_t = process_header_hook;
+    set_field!(u.process_header = Some(hook));
+    Some(listener)
 }
 
-/// Lets the protocol module read what has come; reads it as well unless that was the header of a response.
-unsafe extern "C" fn process(r: *mut ngx_http_request_t) -> ngx_int_t {
+/// Lets the protocol module read what the server has sent, and reads the same unless it was the header of a response.
+unsafe extern "C" fn process_header_hook(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: the core passes a live request.
     let Some(request) = (unsafe { Request::from_raw(r) }) else { return NGX_ERROR as ngx_int_t };
     // A redirect, which clears it, ends the upstream part of the request first.
-    let Some(ear) = request.context_of(module()) else { return NGX_ERROR as ngx_int_t };
-    // SAFETY: `begin` has put it there, with this hook; in the pool of the live request.
-    let ear = unsafe { ear.cast::<FrameListener>().as_ref() };
-    // SAFETY: live; reads one field.
-    let u = unsafe { (*r).upstream };
-    // SAFETY: the core calls the hook of the upstream part that the request has.
-    let u = unsafe { HttpUpstream::from_ptr(u) };
+    let Some(listener) = request.context_of(module()) else { return NGX_ERROR as ngx_int_t };
+    // SAFETY: `start_listening` has put it there, with this hook; in the pool of the live request.
+    let listener = unsafe { listener.cast::<FrameListener>().as_ref() };
+    let Some(u) = request.upstream() else { return NGX_ERROR as ngx_int_t };
     let read = u.all_read();
-    // SAFETY: what the core would have called, with what it would have passed.
-    let rc = unsafe { (ear.process_header)(r) };
+    // SAFETY: the protocol module's own function, with the request that the core has passed.
+    let rc = unsafe { (listener.process_header)(r) };
     if rc != NGX_OK as ngx_int_t {
-        guard((), || ear.hear(request, u, read));
+        guard((), || listener.read_new(request, u, read));
     }
     rc
 }
 
 impl FrameListener {
-    /// Reads what has come since the last time: the end of what was read then. The module has moved its marks since, but
-    /// written nothing.
+    /// Reads the bytes that have come since the last call: the end of `read`, which the module has processed, but not written.
     #[cold]
-    fn hear(&self, r: Request, u: HttpUpstream, read: (*const u8, *const u8)) {
-        let mut heard = self.of(r);
+    fn read_new(&self, r: Request, u: HttpUpstream, read: (*const u8, *const u8)) {
+        let mut heard = self.in_attempt(r);
         let bytes = u.bytes_received();
         let length = usize::try_from(bytes - self.bytes.replace(bytes)).unwrap_or(0);
-        // SAFETY: the buffer, in the request's pool, is filled to there, and not written as long as this is read.
+        // SAFETY: both point into the buffer, in the pool of the live request, which is filled to the second; nothing writes
+        // it while it is read.
         let read = unsafe { between(read.0, read.1) };
         // A header from the cache has another length than what a server has sent.
         heard.read(read.get(read.len().saturating_sub(length)..).unwrap_or_default());
         self.heard.set(heard);
     }
 
-    /// What was heard of the present attempt.
-    fn of(&self, r: Request) -> Heard {
+    /// The frames of the present attempt.
+    fn in_attempt(&self, r: Request) -> Heard {
         if self.attempt.replace(r.attempts()) != r.attempts() {
             self.bytes.set(0);
             self.heard.take();
@@ -105,42 +102,43 @@ impl FrameListener {
     }
 }
 
-fn ear(kp: &PeerData) -> Option<&FrameListener> {
+fn listener(kp: &PeerData) -> Option<&FrameListener> {
     // SAFETY: in the pool of the request, which is alive as long as its hooks are called.
-    kp.ear.map(|ear| unsafe { ear.as_ref() })
+    kp.ear.map(|listener| unsafe { listener.as_ref() })
 }
 
-/// Whether a byte of the response has come, or what is in place of one. What is about the connection is not.
+/// Whether a byte of a response has come, or of what stands for one. Frames about the connection do not count.
 pub(crate) fn has_response(kp: &PeerData) -> bool {
-    let is_about_connection = |ear: &FrameListener| ear.of(kp.request()).is_about_connection();
-    // Of a whole header nothing was heard here.
-    kp.u.has_response() && (kp.u.has_response_header() || !ear(kp).is_some_and(is_about_connection))
+    let is_about_connection =
+        |listener: &FrameListener| listener.in_attempt(kp.request()).is_about_connection();
+    // A whole header is not read here.
+    kp.u.has_response() && (kp.u.has_response_header() || !listener(kp).is_some_and(is_about_connection))
 }
 
 /// Whether the server has said that it has not processed the request.
 #[inline]
 pub(crate) fn is_refused(kp: &PeerData, conn: Conn) -> bool {
-    ear(kp).is_some_and(|ear| hears_refusal(kp, ear, conn))
+    listener(kp).is_some_and(|listener| hears_refusal(kp, listener, conn))
 }
 
-/// Whether the protocol module can send the request anew. A body of which it still has a part, as the server's window was
-/// too small, would be sent from there on.
+/// Whether the protocol module can send the request from its beginning. If it still holds a part of the body, because the
+/// server's window was too small, it would send only that part.
 pub(crate) fn can_be_sent_anew(kp: &PeerData, conn: Conn) -> bool {
     let r = kp.request();
     kp.ear.is_none() || kp.u.request_body_sent() || (conn.sent() == 0 && r.has_body_within(WINDOW))
 }
 
-/// How many bytes of the connection were read in the present attempt.
+/// The number of bytes that were read from the connection in the present attempt.
 pub(crate) fn bytes_read(kp: &PeerData) -> u64 {
-    let heard = ear(kp).map(|ear| {
-        ear.of(kp.request());
-        ear.bytes.get()
+    let heard = listener(kp).map(|listener| {
+        listener.in_attempt(kp.request());
+        listener.bytes.get()
     });
     u64::try_from(heard.unwrap_or(0).max(kp.u.bytes_received())).unwrap_or(0)
 }
 
-/// Numbers the request as the first one of a connection, as which it may be sent now. Over one that has carried others, the
-/// protocol module numbers it itself.
+/// Gives the request the number of the first one of a connection, as it may be sent over a new one next. Over a connection
+/// that has carried others, the protocol module numbers the request itself.
 #[cold]
 pub(crate) fn number_anew(kp: &PeerData) {
     if kp.ear.is_some() {
@@ -148,7 +146,7 @@ pub(crate) fn number_anew(kp: &PeerData) {
     }
 }
 
-/// Frames that are ready, as answers to those of the server, belong to this connection, and not to the next one.
+/// Sends the frames that are ready, as answers to frames of the server: they belong to this connection, not to the next one.
 pub(crate) fn send_what_is_ready(kp: &PeerData, conn: Conn) {
     if kp.ear.is_some() && conn.sent() > 0 {
         kp.u.flush();
@@ -156,10 +154,10 @@ pub(crate) fn send_what_is_ready(kp: &PeerData, conn: Conn) {
 }
 
 #[cold]
-fn hears_refusal(kp: &PeerData, ear: &FrameListener, conn: Conn) -> bool {
+fn hears_refusal(kp: &PeerData, listener: &FrameListener, conn: Conn) -> bool {
     let Some(stream) = stream_of(kp.first_buffer.get().bytes()) else { return false };
-    let mut heard = ear.of(kp.request());
-    // If it was the sending that failed, the reason may have come, and nobody has read it.
+    let mut heard = listener.in_attempt(kp.request());
+    // If sending has failed, the server's reason may have come, and nobody has read it.
     let mut rest = [0; 4096];
     let may_be_told = !kp.u.has_response_header()
         && heard.is_about_connection()
@@ -170,17 +168,17 @@ fn hears_refusal(kp: &PeerData, ear: &FrameListener, conn: Conn) -> bool {
     }
     if let Received::Bytes(length) = conn.receive(&mut rest) {
         heard.read(rest.get(..length).unwrap_or_default());
-        ear.heard.set(heard);
-        ear.bytes.set(ear.bytes.get().max(kp.u.bytes_received()) + length as off_t);
+        listener.heard.set(heard);
+        listener.bytes.set(listener.bytes.get().max(kp.u.bytes_received()) + length as off_t);
     }
     heard.refuses(stream)
 }
 
-/// The server has not processed the request. That is no failure of it, and the request is sent again: over a new connection
-/// to the same server, if this one came from the pool, or if it is the first new one that the server has refused; otherwise
-/// to the next server, as far as the core still has tries.
+/// Decides about a request that the server has not processed. That is no failure of the server. The request is sent again:
+/// over a new connection to the same server, if this one came from the pool, or was the first new one on which the server
+/// has refused the request; otherwise to the next server, if the core has tries left.
 #[cold]
-pub(crate) fn judge(
+pub(crate) fn retry_refused(
     kp: &PeerData,
     peer: Peer,
     conn: Conn,
@@ -188,10 +186,10 @@ pub(crate) fn judge(
     state: ngx_uint_t,
 ) -> RetryDecision {
     let upstream = kp.upstream();
-    let Some(ear) = ear(kp) else {
+    let Some(listener) = listener(kp) else {
         return RetryDecision::ReturnServer(ServerReturn::State(state), End::Failed);
     };
-    let is_leaving = ear.of(kp.request()).has_goaway();
+    let is_leaving = listener.in_attempt(kp.request()).has_goaway();
     let end = if is_leaving { End::ServerClosed } else { End::Failed };
     if let Some(reuse) = reuse {
         if let Some(meter) = kp.meter.get() {
@@ -218,8 +216,8 @@ pub(crate) fn judge(
     if upstream.stale_fails && reuse.is_some() {
         return RetryDecision::ReturnServer(ServerReturn::State(state), end);
     }
-    let again = repeats && (reuse.is_some() || !ear.was_refused.replace(true));
-    match again.then(|| pin_server(kp, peer, reuse.is_some())).flatten() {
+    let keeps_server = repeats && (reuse.is_some() || !listener.was_refused.replace(true));
+    match keeps_server.then(|| pin_server(kp, peer, reuse.is_some())).flatten() {
         Some(pinned) => RetryDecision::KeepServer(pinned, end),
         None => RetryDecision::ReturnServer(ServerReturn::without_failure(state), end),
     }

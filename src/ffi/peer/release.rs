@@ -23,7 +23,7 @@ use crate::ffi::peer::bound;
 #[cfg(ngx_feature = "http_ssl")]
 use crate::ffi::peer::handshake::handshake_agrees;
 use crate::ffi::peer::identity;
-use crate::ffi::peer::not_stored::{not_stored_reason, why_failed};
+use crate::ffi::peer::not_stored::{failure_reason, not_stored_reason};
 use crate::ffi::peer::warnings::{warn_of_hint, warn_of_no_time};
 use crate::ffi::state::peer_data::{Attempt, PeerData};
 use crate::ffi::state::upstream::{Bytes, Idle, RoundTrip};
@@ -42,7 +42,7 @@ pub(crate) fn release_to_pool(
 ) -> Result<(), End> {
     let upstream = kp.upstream();
     let Some(limits) = upstream.limits else {
-        return Err(why_failed(kp, state, false).unwrap_or(End::Disabled));
+        return Err(failure_reason(kp, state, false).unwrap_or(End::Disabled));
     };
     let (returned, unread) = look_at(kp, conn, attempt, state);
     let now = now();
@@ -98,7 +98,7 @@ fn look_at(kp: &PeerData, conn: Conn, attempt: Attempt, state: ngx_uint_t) -> (R
         opened: conn.start_time(),
         keepalive: is_read || unread.is_some(),
         request_sent: kp.u.is_request_sent(r, kp.first_buffer.get(), conn),
-        // Those who wait are served to the end, and without a pool each would open a connection.
+        // Requests that wait are served even if the worker exits. Without a pool each would open a connection.
         exiting: upstream.is_ending(),
     };
     (returned, unread)
@@ -135,7 +135,7 @@ fn save(kp: &PeerData, peer: Peer, key: &Key<'_>, offer: Offer<Idle>) -> Result<
     })
 }
 
-/// Reads what is left of a response that came with its header in part, or as a whole.
+/// Reads the rest of a response of which a part, or all, came with its header.
 #[cold]
 fn drain(
     kp: &PeerData,
@@ -160,8 +160,8 @@ fn drain(
     }
 }
 
-/// What is left to a connection that may be kept, when its server has been listened to; and how long a round trip takes, if
-/// that was asked.
+/// How long a connection that may be kept can still be used, after what its server has said; and how long a round trip takes,
+/// if that was measured.
 #[inline(always)]
 fn rest(
     kp: &PeerData,
@@ -191,20 +191,20 @@ fn rest(
     }
 }
 
-/// How long a round trip takes; that is asked once for a connection, and only if its server says how long it keeps it.
+/// How long a round trip takes. The kernel is asked once per connection, and only if the server says how long it keeps it.
 #[cold]
 fn ask_round_trip(conn: Conn) -> RoundTrip {
     let measured = tcp_info::round_trip(conn).unwrap_or(0);
     RoundTrip::new(u16::try_from(measured).unwrap_or(u16::MAX)).unwrap_or(RoundTrip::MIN)
 }
 
-/// The identity under which a connection is stored: that with which it was opened.
+/// The identity under which a connection is stored: the one with which it was opened. `None` if it is unknown.
 #[inline]
 fn identity_to_keep(kp: &PeerData, attempt: Attempt, conn: Conn) -> Option<Bytes> {
     if attempt.reuse.is_some() || attempt.identity.is_empty() {
         return Some(attempt.identity);
     }
-    // SAFETY: in the pool of the live request.
+    // SAFETY: the identity of a new connection is in the pool of the live request.
     let identity = unsafe { attempt.identity.as_slice() };
     #[cfg(ngx_feature = "http_ssl")]
     handshake_agrees(kp, attempt, identity)?;
@@ -235,20 +235,20 @@ pub(crate) fn leave_server(kp: &PeerData, peer: Peer, server: Server, kept: bool
     let upstream = kp.upstream();
     match peer.connection() {
         _ if kept => {}
-        // The core would close it without telling when.
+        // The core would close it at a time that we do not learn.
         Some(conn) => {
             peer.release_connection();
             close_and_release(upstream, conn, Some(server));
         }
         None => release_slot(upstream, server),
     }
-    // Just before the balancer hears of it: of a worker that is killed in between, the balancer counts one for ever.
+    // Just before the balancer hears of it: if a worker is killed in between, the balancer counts its request for ever.
     if !kp.is_reclaimed.get() {
         upstream.counts.end_request(server);
     }
 }
 
-/// The connection of the request has come to its end.
+/// Counts the end of the request's connection.
 #[cold]
 pub(crate) fn count_close(kp: &PeerData, why: End) {
     if let Some(meter) = kp.meter.take() {

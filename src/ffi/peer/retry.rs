@@ -1,12 +1,12 @@
-//! A connection that was used again, and failed before the first byte of the response.
+//! A connection from the pool that failed before the first byte of the response: it was stale.
 //!
-//! That is no failure of its server. If the request can be sent again, it keeps the server and gets a new connection to
-//! it, and the balancer, which has not heard of the end of the first one, has nothing to choose anew:
+//! That is no failure of its server. If the request can be sent again, it keeps its server and gets a new connection to
+//! it. The balancer has not heard of the end of the first connection, and is not asked again:
 //!
 //! ```text
-//!   get: connection from the pool --> failure --> free: judge --> the balancer is told
+//!   get: connection from the pool --> failure --> free: retry_stale --> the balancer gets the server back
 //!                                                         |
-//!                                                         +-----> Stage::Again --> get: resume, with a new connection
+//!                                                         +-----> Stage::Again --> get: take_pinned, a new connection
 //!                                                                     |
 //!                                                                     +--> the request ends instead: unpin_server
 //! ```
@@ -36,7 +36,7 @@ use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::nginx::process::now;
 use crate::ffi::nginx::socket;
 use crate::ffi::nginx::tcp_info::{unacknowledged, TcpState};
-use crate::ffi::peer::not_stored::why_failed;
+use crate::ffi::peer::not_stored::failure_reason;
 use crate::ffi::peer::refusal;
 use crate::ffi::state::peer_data::{Attempt, PeerData, Stage};
 use crate::ffi::state::reuse::{PinnedServer, Reuse};
@@ -52,8 +52,8 @@ pub(crate) enum RetryDecision {
 }
 
 impl Reuse {
-    /// Notes what may be needed if the connection turns out to be stale. What nginx repeats by itself needs no proof. This is to
-    /// be noted *before* [`is_fresh`] looks: what finds the connection open then proves that no FIN was counted here.
+    /// Notes what may be needed if the connection turns out to be stale. A request that nginx repeats by itself needs no proof.
+    /// This is called *before* [`is_fresh`]: if that finds the connection open, no FIN was counted here.
     #[inline]
     pub(crate) fn of(kp: &PeerData, idle: &Idle) -> Self {
         let proves = kp.upstream().stale_retry != StaleRetry::Off
@@ -67,11 +67,11 @@ impl Reuse {
 #[cold]
 fn note_taken(kp: &PeerData, conn: Conn) -> Option<NonNull<Taken>> {
     let counts = TcpState::about(conn)?.counts;
-    // Nobody looks at the connection with `keepalive_check off`, so it is asked for its state now.
+    // With `keepalive_check off` nobody looks at the connection, so its state is asked for now.
     let has_fin = !kp.upstream().check && TcpState::about(conn)?.has_fin;
     // SAFETY: the pool of the live request.
     let mut memory = unsafe { allocate::<Taken>(kp.pool(), 1) }?;
-    // SAFETY: allocated above.
+    // SAFETY: allocated above for a `Taken`.
     Some(NonNull::from(unsafe { memory.as_mut() }.write(Taken { counts, has_fin })))
 }
 
@@ -86,8 +86,8 @@ fn failure_of(kp: &PeerData, sent: bool) -> ngx_uint_t {
     failure
 }
 
-/// The end of an attempt that leaves nothing to keep: its connection came from the pool and has failed, or there is none, or
-/// it is from another pool.
+/// The end of an attempt whose connection cannot be stored: it came from the pool and has failed, there is none, or its
+/// identity is unknown.
 #[cold]
 pub(crate) fn on_connection_failed(
     kp: &PeerData,
@@ -101,17 +101,17 @@ pub(crate) fn on_connection_failed(
     let reuse = attempt.and_then(|attempt| attempt.reuse);
     match (reuse, conn) {
         (reuse, Some(conn)) if attempt.is_some() && refusal::is_refused(kp, conn) => {
-            guard(tell(End::Error), || refusal::judge(kp, peer, conn, reuse, state))
+            guard(tell(End::Error), || refusal::retry_refused(kp, peer, conn, reuse, state))
         }
-        (Some(reuse), Some(conn)) => guard(tell(End::Error), || judge(kp, peer, conn, reuse, state)),
+        (Some(reuse), Some(conn)) => guard(tell(End::Error), || retry_stale(kp, peer, conn, reuse, state)),
         // Its identity is unknown.
-        (None, Some(_)) => tell(why_failed(kp, state, false).unwrap_or(End::Identity)),
+        (None, Some(_)) => tell(failure_reason(kp, state, false).unwrap_or(End::Identity)),
         (_, None) => {
             if state == 0 {
                 yield_after_failure(kp.upstream());
             }
             if unsent {
-                // The server has refused the connection at once, and has not got the request either.
+                // The server has refused the connection at once, and has not received the request either.
                 kp.unsent.set(true);
                 kp.allow_repeating(NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT);
             }
@@ -120,9 +120,9 @@ pub(crate) fn on_connection_failed(
     }
 }
 
-/// The core gives back a connection that came from the pool, and tells of a failure.
+/// Decides about a request whose connection came from the pool and has failed.
 #[cold]
-pub(crate) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: ngx_uint_t) -> RetryDecision {
+fn retry_stale(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: ngx_uint_t) -> RetryDecision {
     if refusal::has_response(kp) {
         return RetryDecision::ReturnServer(ServerReturn::State(state), End::Failed);
     }
@@ -138,27 +138,27 @@ pub(crate) fn judge(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: 
     let end = if is_closed { End::ServerClosed } else { End::Error };
     let upstream = kp.upstream();
     let is_silent = failure.end == FailureKind::TimedOut;
-    // Otherwise each is looked at when it is taken. One that is silent would not tell.
+    // With `keepalive_check` each one is checked when it is taken. A silent one would pass that check.
     if is_silent || !upstream.check {
         close_suspect_idle(upstream, peer.address(), reuse.then, is_silent);
     }
     let proven = upstream.stale_retry.repeats(&failure);
-    let again = !is_silent
+    let keeps_server = !is_silent
         && upstream.stale_retry != StaleRetry::Off
         && will_repeat(kp, proven)
         && refusal::can_be_sent_anew(kp, conn)
         && kp.u.ready_for_new_connection(kp.first_buffer.get());
-    if again {
+    if keeps_server {
         refusal::send_what_is_ready(kp, conn);
     }
-    if again && proven {
+    if keeps_server && proven {
         kp.allow_repeating(NGX_HTTP_UPSTREAM_FT_ERROR | NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT);
         kp.unsent.set(true);
     }
     if upstream.stale_fails {
         return RetryDecision::ReturnServer(ServerReturn::State(state), end);
     }
-    match again.then(|| pin_server(kp, peer, true)).flatten() {
+    match keeps_server.then(|| pin_server(kp, peer, true)).flatten() {
         Some(pinned) => {
             debug_conn(
                 peer.log(),
@@ -188,7 +188,7 @@ fn examine(kp: &PeerData, conn: Conn, reuse: Reuse) -> ConnectionFailure {
         UnreadInput::Nothing => false,
         UnreadInput::Fin => true,
         UnreadInput::OneByte => !socket::has_data(conn),
-        UnreadInput::Bytes => says_goodbye(conn),
+        UnreadInput::Bytes => has_tls_end(conn),
     };
     ConnectionFailure {
         end: if closed { FailureKind::Closed } else { FailureKind::Reset },
@@ -197,23 +197,23 @@ fn examine(kp: &PeerData, conn: Conn, reuse: Reuse) -> ConnectionFailure {
     }
 }
 
-/// Whether what has come besides a FIN is the end of TLS.
-fn says_goodbye(conn: Conn) -> bool {
+/// Whether the bytes before a FIN are the end of TLS (`close_notify`), and no data.
+fn has_tls_end(conn: Conn) -> bool {
     #[cfg(ngx_feature = "http_ssl")]
     if let Some(ssl) = NonNull::new(conn.ssl()) {
-        // A failure to write leaves unread what has come before.
-        let nothing = !matches!(conn.receive(&mut [0]), crate::ffi::nginx::conn::Received::Bytes(_));
+        // After a failed write, the bytes that came before are still unread.
+        let no_data = !matches!(conn.receive(&mut [0]), crate::ffi::nginx::conn::Received::Bytes(_));
         // SAFETY: the TLS state lives as long as its connection; reads one field.
         let connection = unsafe { (*ssl.as_ptr()).connection };
-        // SAFETY: as above.
-        return nothing && unsafe { SSL_get_shutdown(connection) } & SSL_RECEIVED_SHUTDOWN as i32 != 0;
+        // SAFETY: the TLS state of an open connection has its OpenSSL object.
+        return no_data && unsafe { SSL_get_shutdown(connection) } & SSL_RECEIVED_SHUTDOWN as i32 != 0;
     }
     let _ = conn;
     false
 }
 
-/// Whether the core will ask for a connection again, as `ngx_http_upstream_next()` decides it. There it has one more try
-/// for a connection that came from the pool.
+/// Whether the core will ask for a connection again, as `ngx_http_upstream_next()` decides it. That function adds a try for
+/// a connection that came from the pool.
 pub(crate) fn will_repeat(kp: &PeerData, proven: bool) -> bool {
     let (u, r) = (kp.u, kp.request());
     let sent = u.request_sent();
@@ -221,26 +221,26 @@ pub(crate) fn will_repeat(kp: &PeerData, proven: bool) -> bool {
     !is_gone && !r.client().has_failed() && u.has_time_left() && (proven || u.repeats(failure_of(kp, sent)))
 }
 
-/// Keeps the server for the request, if the balancer has given it: that of a connection that was found for its client it has
-/// not.
+/// Keeps the server for the request. `None` if the balancer has not given it, as for a connection that was found for its
+/// client, or if there is no memory.
 pub(crate) fn pin_server(kp: &PeerData, peer: Peer, was_stale: bool) -> Option<NonNull<PinnedServer>> {
     if kp.is_reclaimed.get() {
         return None;
     }
     // SAFETY: the pool of the live request.
     let cleanup = unsafe { add_cleanup(kp.pool(), size_of::<PinnedServer>()) }?;
-    // SAFETY: a new cleanup record of the pool, which has come with as much memory.
-    let held = NonNull::new(unsafe { (*cleanup.as_ptr()).data }.cast::<PinnedServer>())?;
-    // The core has not touched yet what the balancer wrote when it gave the server.
+    // SAFETY: a new cleanup record of the pool; reads one field.
+    let pinned = NonNull::new(unsafe { (*cleanup.as_ptr()).data }.cast::<PinnedServer>())?;
+    // The core has not touched yet the fields that the balancer wrote when it gave the server.
     let (request, peer) = (NonNull::from(kp), peer.save());
-    // SAFETY: as above, and aligned as all memory of nginx's pools.
-    unsafe { held.write(PinnedServer { request, peer, is_held: Cell::new(true), was_stale }) };
-    // SAFETY: a new cleanup record of the pool.
+    // SAFETY: the record's memory has the size that was asked for, and is aligned as all memory of nginx's pools.
+    unsafe { pinned.write(PinnedServer { request, peer, is_held: Cell::new(true), was_stale }) };
+    // SAFETY: a new cleanup record of the pool; writes one field.
     unsafe { (*cleanup.as_ptr()).handler = Some(unpin_server) };
-    Some(held)
+    Some(pinned)
 }
 
-/// The request keeps its server. If connections are counted there, the place of this one is for the next.
+/// The request keeps its server. If connections are counted there, the next connection takes over the slot of this one.
 #[cold]
 pub(crate) fn keep_server(kp: &PeerData, peer: Peer, pinned: NonNull<PinnedServer>) {
     kp.stage.set(Stage::Again(pinned));
@@ -250,30 +250,30 @@ pub(crate) fn keep_server(kp: &PeerData, peer: Peer, pinned: NonNull<PinnedServe
     }
 }
 
-/// The core asks again: the request has the server that it had, and no connection. (It also has the try that the core gives
-/// back for a connection that came from the pool: should the server fail now, the next one is asked as ever.) Whether the
+/// The core asks again: the request has its server again, and no connection. It also has the try that the core gives back
+/// for a connection that came from the pool: if the server fails now, the next one is asked as usual. Returns whether the
 /// connection that has failed was a stale one.
-pub(crate) fn resume(peer: Peer, held: NonNull<PinnedServer>) -> bool {
-    // SAFETY: in the pool of the request that is asking.
-    let held = unsafe { held.as_ref() };
-    held.is_held.set(false);
-    peer.restore(&held.peer);
-    held.was_stale
+pub(crate) fn take_pinned(peer: Peer, pinned: NonNull<PinnedServer>) -> bool {
+    // SAFETY: `pin_server` has put it into the pool of the request that asks.
+    let pinned = unsafe { pinned.as_ref() };
+    pinned.is_held.set(false);
+    peer.restore(&pinned.peer);
+    pinned.was_stale
 }
 
 /// The request has ended without asking again: its server goes back to the balancer.
 unsafe extern "C" fn unpin_server(data: *mut c_void) {
-    // SAFETY: `pin_server` has put it there; nginx calls this before it frees the pool in which it lies.
-    let held = unsafe { &*data.cast::<PinnedServer>() };
-    if !held.is_held.replace(false) {
+    // SAFETY: `pin_server` has put it there; nginx calls this before it frees the pool that holds it.
+    let pinned = unsafe { &*data.cast::<PinnedServer>() };
+    if !pinned.is_held.replace(false) {
         return;
     }
-    // SAFETY: in the same pool.
-    let kp = unsafe { held.request.as_ref() };
+    // SAFETY: it lies in the same pool, which nginx frees later.
+    let kp = unsafe { pinned.request.as_ref() };
     let server = kp.server.take();
     let peer = kp.u.peer();
-    // The balancer may look at what it has written there.
-    peer.restore(&held.peer);
+    // The balancer may read the fields that it has written there.
+    peer.restore(&pinned.peer);
     kp.balancer.get().free_untried(peer);
     peer.set_no_server(std::ptr::null_mut(), std::ptr::null_mut());
     guard((), || {
@@ -288,7 +288,7 @@ unsafe extern "C" fn unpin_server(data: *mut c_void) {
     });
 }
 
-/// Looks whether an idle connection is still one; if not, it is closed.
+/// Whether an idle connection is still open and silent. If not, it is closed.
 #[inline]
 pub(crate) fn is_fresh(kp: &PeerData, peer: Peer, idle: &Idle) -> bool {
     if socket::silent(idle.conn) {

@@ -1,4 +1,4 @@
-//! Warnings about a pool that does not do what it seems to do: each is written once for an upstream and a configuration.
+//! Warnings about a pool that does not work as configured. Each is written once per upstream and configuration.
 
 use std::ffi::CStr;
 
@@ -12,7 +12,7 @@ use crate::ffi::shared::main_conf::MainConf;
 use crate::ffi::state::peer_data::PeerData;
 use crate::ffi::state::upstream::RoundTrip;
 
-/// What there is to be warned of.
+/// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Warning {
     Http10,
@@ -29,7 +29,7 @@ pub(crate) enum Warning {
 }
 
 impl Warning {
-    /// The line, behind the name of the upstream.
+    /// The format of the line in the error log.
     fn text(self) -> &'static CStr {
         match self {
             Self::Http10 => c"keepalive is on for upstream \"%V\", but requests are sent with HTTP/1.0; set proxy_http_version 1.1 and proxy_set_header Connection \"\"",
@@ -55,12 +55,12 @@ impl Warning {
     }
 }
 
-/// Writes the warning if it is the first time. Returns `end`.
+/// Writes the warning the first time. Returns `end`.
 #[cold]
 pub(crate) fn warn(kp: &PeerData, warning: Warning, end: End) -> End {
     if is_first(kp, warning) {
         let name = upstream_name(kp);
-        // SAFETY: a live log; `%V` takes a string of nginx.
+        // SAFETY: the log of a live request; `%V` takes a string of nginx.
         unsafe {
             ngx_log_error_core(NGX_LOG_WARN as usize, kp.request().log(), 0, warning.text().as_ptr(), name);
         }
@@ -74,7 +74,7 @@ pub(crate) fn warn_of_hint(kp: &PeerData, timeout: Msec, announced: Msec) {
     warn_of_times(kp, Warning::HintIsShorter, timeout, announced);
 }
 
-/// Warns that nothing is left of the time, in milliseconds, for which the server keeps idle connections.
+/// Warns that nothing is left of the time for which the server keeps idle connections, in milliseconds.
 #[cold]
 pub(crate) fn warn_of_no_time(
     kp: &PeerData,
@@ -103,7 +103,7 @@ fn warn_of_times(kp: &PeerData, warning: Warning, ours: Msec, announced: Msec) {
     if is_first(kp, warning) {
         let name = upstream_name(kp);
         let ((ours, its_unit), (announced, unit)) = (with_unit(ours), with_unit(announced));
-        // SAFETY: a live log; `%M` takes a time in milliseconds, `%s` a string that ends with a null byte, `%V` a string of nginx.
+        // SAFETY: the log of a live request; `%M` takes a time in milliseconds, `%s` a string that ends with a null byte, `%V` a string of nginx.
         unsafe {
             ngx_log_error_core(
                 NGX_LOG_WARN as usize,
@@ -126,11 +126,11 @@ fn is_first(kp: &PeerData, warning: Warning) -> bool {
 }
 
 fn upstream_name(kp: &PeerData) -> *const ngx_str_t {
-    // SAFETY: the upstream's cycle is alive while it is used; makes no reference.
+    // SAFETY: the live request keeps the cycle of its upstream alive; tells an address, and makes no reference.
     unsafe { &raw const (*kp.upstream().us.as_ptr()).host }
 }
 
-/// A time as the configuration has it.
+/// A time and its unit, as in a configuration.
 fn with_unit(time: Msec) -> (Msec, &'static CStr) {
     match (time / 1000, time % 1000) {
         (seconds, 0) => (seconds, c"s"),

@@ -1,4 +1,4 @@
-//! Whose turn it is: those who wait get their connections, in the order in which they came.
+//! Requests that wait get their connections, in the order in which they came.
 
 use std::ptr::NonNull;
 
@@ -23,28 +23,28 @@ use crate::ffi::state::upstream::Upstream;
 use crate::ffi::state::waiter::Waiter;
 use crate::ffi::state::waits::WaitFailure;
 
-use super::enqueue::{is_worth_it, outlook, wait_for_slot};
-use super::fail::{declined, error, fail};
+use super::enqueue::{is_worth_waiting, outlook, wait_for_slot};
+use super::fail::{fail, fail_declined, fail_internally};
 use super::placeholder::install_placeholder;
 use super::resume::resume_connect;
 
 type Waiting = queue::Entry<NonNull<Waiter>>;
 
-/// What became of a request whose turn it was.
+/// The result of a request's turn.
 enum Turn {
-    /// It does not wait any more.
-    Over,
-    /// No server has room for it yet.
-    NotYet,
-    /// No server will ever have room for it: all are down.
-    Never,
+    /// The request does not wait any more.
+    WaitEnded,
+    /// The request waits on: no server has room for it yet.
+    Busy,
+    /// All servers are down.
+    NoLiveServer,
 }
 
 /// The handler of an upstream's alarm.
 pub(crate) unsafe extern "C" fn dispatch_waiters(event: *mut ngx_event_t) {
-    // SAFETY: the alarm of an upstream, which ends before the upstream does.
+    // SAFETY: nginx passes the event of an upstream's alarm; reads one field.
     let upstream = unsafe { (*event).data }.cast::<Upstream>();
-    // SAFETY: put there when the alarm was prepared.
+    // SAFETY: `prepare_dispatch` has put the upstream there, which lives as long as its cycle, and the alarm with it.
     let upstream = unsafe { &*upstream };
     guard((), || serve_all(upstream));
 }
@@ -63,12 +63,12 @@ fn serve_all(upstream: &Upstream) {
     serve_queue(upstream, in_time);
     upstream.waits_changed();
     if upstream.is_ending() {
-        // What was kept for those who waited is of use to nobody any more.
+        // The connections that were kept for waiting requests are of no more use.
         close_all(upstream);
     }
 }
 
-/// Other workers have requests for servers to which this one has idle connections.
+/// Closes idle connections to servers for which requests wait in other workers.
 fn close_what_others_need(upstream: &Upstream) {
     let Some(ledger) = upstream.counts.shared() else { return };
     let close = |server| {
@@ -81,10 +81,11 @@ fn close_what_others_need(upstream: &Upstream) {
     });
 }
 
+/// Gives each parked request another try to get a slot.
 fn resume_parked(upstream: &Upstream) {
     let parked = &upstream.waits.parked;
     let mut next = parked.with(|parked| parked.first()).flatten();
-    // One that ends may take others with it, of the same main request: then from the beginning.
+    // A request that ends may end others, of the same main request. If the next one is gone, the first one is next.
     for _ in 0..parked.with(|parked| parked.len()).unwrap_or(0) {
         let Some(waiting) = next else { return };
         next = parked.with(|parked| parked.next_after(waiting.ticket)).flatten();
@@ -96,8 +97,9 @@ fn resume_parked(upstream: &Upstream) {
     }
 }
 
-/// Each of these has servers to which it does not go back, so that one of them does not stand for
-/// all; but to ask for many of them is not worth it. Who has room is looked up once, and anew when that may have changed.
+/// Serves requests that have tried servers in vain. Each has its own set of servers to which it does not go back, so the first
+/// one does not stand for all; but not more than [`MAX_IN_VAIN`] are tried in vain. Which servers have room is looked up once,
+/// and again after it may have changed.
 fn serve_retries(upstream: &Upstream) {
     let retries = &upstream.waits.retries;
     let mut in_vain = 0;
@@ -117,13 +119,13 @@ fn serve_retries(upstream: &Upstream) {
     }
 }
 
-/// What the request can expect of the servers as they were when they were last `looked` at.
+/// What the request can expect of the servers, by the last look at them, `looked`.
 fn outlook_of_all(
     upstream: &Upstream,
     kp: &PeerData,
     looked: &mut Option<(Servers, ngx_uint_t)>,
 ) -> Option<Outlook> {
-    // SAFETY: the upstream's cycle is alive while it is used, and its balancer has initialised the request.
+    // SAFETY: the live request keeps the cycle of its upstream alive, and the balancer has initialised the request.
     let servers = unsafe { Servers::of(upstream.us, kp.balancer.get()) }?;
     let set = match *looked {
         Some((of, set)) if of == servers => set,
@@ -141,8 +143,8 @@ fn outlook_of_all(
     upstream.waits.rooms.with(|rooms| rooms.outlook(tried.iter().copied()))
 }
 
-/// Those who have waited longest come first, in whatever worker they are; `in_time` this one's
-/// have their turn in any case, lest they depend on a worker that does not answer.
+/// Serves requests that take any server. The request that has waited longest comes first, in whichever worker it is. If
+/// `in_time`, requests of this worker have their turn in any case, so that they do not depend on a worker that hangs.
 fn serve_queue(upstream: &Upstream, in_time: bool) {
     loop {
         let another = upstream.counts.shared().and_then(|ledger| ledger.another_waits_longest(now()));
@@ -159,19 +161,19 @@ fn serve_queue(upstream: &Upstream, in_time: bool) {
     }
 }
 
-/// It is the turn of a request, which can `expect` that; returns whether it does not wait any more.
+/// The turn of a request; `expect` tells what it can expect of the servers. Returns whether it has stopped waiting.
 fn serve(upstream: &Upstream, waiting: Waiting, expect: impl FnOnce(&PeerData) -> Option<Outlook>) -> bool {
-    // SAFETY: as long as a request is in a line it is alive, and its waiter in its pool.
+    // SAFETY: a request in a line is alive, and its waiter is in its pool.
     let waiter = unsafe { waiting.waiter.as_ref() };
-    // SAFETY: as above.
+    // SAFETY: it lies in the pool of the same request, which is alive.
     let kp = unsafe { waiter.request.as_ref() };
     let failure = if upstream.waits.directive.is_some_and(|queue| elapsed(waiting.since) >= queue.timeout) {
         WaitFailure::TimedOut
     } else {
         match grant(kp, waiter, waiting, expect) {
-            Turn::Over => return true,
-            Turn::NotYet => return false,
-            Turn::Never => WaitFailure::NoLiveServer,
+            Turn::WaitEnded => return true,
+            Turn::Busy => return false,
+            Turn::NoLiveServer => WaitFailure::NoLiveServer,
         }
     };
     remove(upstream, kp, waiting);
@@ -182,26 +184,27 @@ fn serve(upstream: &Upstream, waiting: Waiting, expect: impl FnOnce(&PeerData) -
     true
 }
 
+/// Takes a request out of its line.
 fn remove(upstream: &Upstream, kp: &PeerData, waiting: Waiting) {
     upstream.unqueue(kp, waiting.ticket);
     upstream.waits_changed();
 }
 
-/// So many are asked for in vain, of those who do not take any server.
+/// The largest number of requests that are tried in vain at a time, of those that do not take any server.
 const MAX_IN_VAIN: usize = 255;
 
-/// Asks the balancer again, in the name of the request. All that is between the core and the
-/// balancer takes part, as in the first attempt.
+/// Asks the balancer again, in the name of the request. All hooks between the core and the balancer take part, as in the first
+/// attempt.
 fn grant(
     kp: &PeerData,
     waiter: &Waiter,
     waiting: Waiting,
     expect: impl FnOnce(&PeerData) -> Option<Outlook>,
 ) -> Turn {
-    // The balancer is new to the request each time, at a price: it is not asked for nothing.
+    // Each time the balancer initialises the request again, which costs; so it is not asked in vain.
     match expect(kp) {
-        Some(Outlook::Down) => return Turn::Never,
-        Some(Outlook::Full) => return Turn::NotYet,
+        Some(Outlook::Down) => return Turn::NoLiveServer,
+        Some(Outlook::Full) => return Turn::Busy,
         Some(Outlook::Room) | None => {}
     }
     let peer = kp.u.peer();
@@ -209,34 +212,34 @@ fn grant(
     kp.stage.set(Stage::Granting(waiting.ticket));
     peer.release_connection();
     peer.set_no_server(std::ptr::null_mut(), std::ptr::null_mut());
-    // SAFETY: the peer of a live request that has no connection and no server.
+    // SAFETY: the peer of a live request, without a connection and without a server.
     let rc = unsafe { ngx_event_connect_peer(peer.as_ptr()) };
     if rc == NGX_BUSY as ngx_int_t {
         install_placeholder(kp, peer, waiter);
         kp.stage.set(Stage::Queued(waiting.ticket));
-        return if is_worth_it(kp) { Turn::NotYet } else { Turn::Never };
+        return if is_worth_waiting(kp) { Turn::Busy } else { Turn::NoLiveServer };
     }
     remove(kp.upstream(), kp, waiting);
     if matches!(kp.stage.get(), Stage::Parked(_)) {
         wait_for_slot(kp, waiter);
-        return Turn::Over;
+        return Turn::WaitEnded;
     }
     finish_wait(kp, waiter, rc);
-    Turn::Over
+    Turn::WaitEnded
 }
 
-/// Tries again to get room for the connection of a request that has a server.
+/// Tries again to get a slot for the connection of a request that has a server.
 fn resume(waiting: Waiting) {
-    // SAFETY: as long as a request is parked it is alive, and its waiter in its pool.
+    // SAFETY: a parked request is alive, and its waiter is in its pool.
     let waiter = unsafe { waiting.waiter.as_ref() };
-    // SAFETY: as above.
+    // SAFETY: it lies in the pool of the same request, which is alive.
     let kp = unsafe { waiter.request.as_ref() };
     let (upstream, peer) = (kp.upstream(), kp.u.peer());
     let Some(server) = kp.server.get() else { return };
     upstream.counts.unpark(server);
     kp.stage.set(Stage::Resuming(waiting.ticket));
     peer.release_connection();
-    // SAFETY: the peer of a live request that has a server and no connection.
+    // SAFETY: the peer of a live request, with a server and without a connection.
     let rc = unsafe { ngx_event_connect_peer(peer.as_ptr()) };
     if !matches!(kp.stage.get(), Stage::Parked(_)) {
         upstream.waits.parked.with(|parked| parked.remove(waiting.ticket));
@@ -254,7 +257,7 @@ fn finish_wait(kp: &PeerData, waiter: &Waiter, rc: ngx_int_t) {
     kp.u.end_of_wait(elapsed(waiter.since.get()));
     match rc {
         OK | DONE | AGAIN => resume_connect(kp, waiter, rc == AGAIN),
-        DECLINED => declined(kp, waiter),
-        _ => error(kp, waiter),
+        DECLINED => fail_declined(kp, waiter),
+        _ => fail_internally(kp, waiter),
     }
 }

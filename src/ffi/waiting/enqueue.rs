@@ -1,7 +1,7 @@
-//! How a request comes to wait, and how it stops waiting before its turn.
+//! A request begins to wait, or stops waiting before its turn.
 //!
-//! It waits in the *queue* until the balancer has a server for it, if the upstream has `queue`. Once
-//! it has a server, it is *parked* if connections of other workers take all the room there is.
+//! It waits in the *queue* until the balancer has a server for it, if the upstream has `queue`. A request that has a server
+//! is *parked* if all slots of the server are taken.
 
 use nginx_sys::{ngx_event_t, ngx_int_t, ngx_uint_t, NGX_AGAIN, NGX_ERROR, NGX_PEER_FAILED};
 
@@ -23,9 +23,10 @@ use crate::ffi::state::waits::{WaitFailure, INTERVAL};
 use super::fail::fail;
 use super::placeholder::{install_placeholder, start_wait};
 
-/// What the request can expect; `None` if it is not known, as the balancer has servers of its own.
+/// What the request can expect of the servers; `None` if it is unknown, because the balancer keeps its servers in a way of
+/// its own.
 pub(crate) fn outlook(kp: &PeerData) -> Option<Outlook> {
-    // SAFETY: the upstream's cycle is alive while it is used, and its balancer has initialised the request.
+    // SAFETY: the live request keeps the cycle of its upstream alive, and the balancer has initialised the request.
     let servers = unsafe { Servers::of(kp.upstream().us, kp.balancer.get()) };
     servers.map(|servers| {
         let tried = kp.tried().filter(|tried| tried.is_of(servers, servers.set()));
@@ -33,9 +34,9 @@ pub(crate) fn outlook(kp: &PeerData) -> Option<Outlook> {
     })
 }
 
-/// Whether it makes sense to wait when the balancer has no server: one that is up is busy, or was a
-/// moment ago. If all are down, the request fails at once, as ever.
-pub(crate) fn is_worth_it(kp: &PeerData) -> bool {
+/// Whether it makes sense to wait when the balancer has no server: a server that is up is busy, or was a moment ago. If all
+/// are down, the request fails at once, as without a queue.
+pub(crate) fn is_worth_waiting(kp: &PeerData) -> bool {
     let upstream = kp.upstream();
     let busy = || upstream.counts.ledger.get().is_some_and(|ledger| ledger.any_is_busy());
     upstream.waits.directive.is_some() && outlook(kp).map_or_else(busy, |outlook| outlook != Outlook::Down)
@@ -44,7 +45,7 @@ pub(crate) fn is_worth_it(kp: &PeerData) -> bool {
 /// Queues the request; if the queue is full, it fails when the core has returned.
 pub(crate) fn enqueue(kp: &PeerData, peer: Peer) -> ngx_int_t {
     let Some(waiter) = start_wait(kp, peer) else { return NGX_ERROR as ngx_int_t };
-    // SAFETY: in the pool of the live request.
+    // SAFETY: `start_wait` has put it into the pool of the live request.
     let this = unsafe { waiter.as_ref() };
     let upstream = kp.upstream();
     install_placeholder(kp, peer, this);
@@ -61,14 +62,14 @@ pub(crate) fn enqueue(kp: &PeerData, peer: Peer) -> ngx_int_t {
     upstream.waits_changed();
     this.turn.prepare(core_has_returned, waiter.as_ptr().cast(), false);
     match kp.u.connect_timeout() {
-        // It would be over before other events of ours.
+        // The core's timer would expire before our other events.
         0 => this.turn.post_first(),
         _ => this.turn.post(),
     }
     NGX_AGAIN as ngx_int_t
 }
 
-/// The request has a server, but there is no room for its connection yet.
+/// Parks the request: it has a server, but there is no slot for its connection yet.
 pub(crate) fn park(kp: &PeerData, peer: Peer, server: Server) -> ngx_int_t {
     let waits = &kp.upstream().waits;
     let waiter = match kp.stage.get() {
@@ -76,7 +77,7 @@ pub(crate) fn park(kp: &PeerData, peer: Peer, server: Server) -> ngx_int_t {
         _ => kp.waiter.get(),
     };
     let Some(waiter) = waiter else { return NGX_ERROR as ngx_int_t };
-    // SAFETY: in the pool of the live request.
+    // SAFETY: `start_wait` has put it into the pool of the live request.
     let this = unsafe { waiter.as_ref() };
     let ticket = match kp.stage.get() {
         Stage::Resuming(ticket) => Some(ticket),
@@ -94,7 +95,7 @@ pub(crate) fn park(kp: &PeerData, peer: Peer, server: Server) -> ngx_int_t {
         if let Some(worker) = ledger.park(server, now()) {
             upstream.counts.ring(worker);
         }
-        // What was closed before others could know of this one is for it to find.
+        // A connection that was closed before others knew of this request has woken nobody.
         if !ledger.is_full(server) {
             upstream.post_dispatch();
         }
@@ -103,21 +104,21 @@ pub(crate) fn park(kp: &PeerData, peer: Peer, server: Server) -> ngx_int_t {
     NGX_AGAIN as ngx_int_t
 }
 
-/// The core has set up the connection that stands in. What it has begun does not count: the wait is
-/// not for `proxy_connect_timeout` to end.
+/// The core has set up the placeholder as a connection that is being opened, with a timer. The timer is removed, as
+/// `proxy_connect_timeout` must not end the wait.
 unsafe extern "C" fn core_has_returned(event: *mut ngx_event_t) {
-    // SAFETY: the event of a waiter, which nginx knows only as long as it waits.
+    // SAFETY: nginx passes the event of a waiter, and knows it only while the request waits; reads one field.
     let waiter = unsafe { (*event).data }.cast::<Waiter>();
-    // SAFETY: `enqueue` has put it there; it is in the pool of the live request.
+    // SAFETY: `enqueue` or `park` has put the waiter there, which is in the pool of the live request.
     let waiter = unsafe { &*waiter };
-    // SAFETY: as above.
+    // SAFETY: it lies in the pool of the same request, which is alive.
     let kp = unsafe { waiter.request.as_ref() };
     guard((), || match kp.stage.get() {
         Stage::Failing(failure) => fail(kp, waiter, failure),
         Stage::Parked(_) => wait_for_slot(kp, waiter),
         Stage::Queued(ticket) => {
             waiter.write().clear_timer();
-            // What was free before other workers could know of the first one is for it to find.
+            // A server that became free before other workers knew of the first request has woken nobody.
             let upstream = kp.upstream();
             let first = upstream.waits.line(kp).with(|line| line.first()).flatten();
             if upstream.counts.shared().is_some() && first.is_some_and(|first| first.ticket == ticket) {
@@ -128,8 +129,8 @@ unsafe extern "C" fn core_has_returned(event: *mut ngx_event_t) {
     });
 }
 
-/// Room comes soon, or never, as when another worker is stopped: the wait for it ends in the way of a
-/// connection that is not established in time, but not sooner than room can come.
+/// Sets the timer of a parked request. A slot becomes free soon, or never, as when another worker is stopped. So the wait ends
+/// like a connection that is not established in time, but not before a slot can have become free.
 pub(crate) fn wait_for_slot(kp: &PeerData, waiter: &Waiter) {
     let drained = kp.upstream().drain.timeout.saturating_add(linger::TIMEOUT);
     waiter.write().set_timer(kp.u.connect_timeout().max(INTERVAL).max(drained));

@@ -1,4 +1,4 @@
-//! A request whose wait has failed: how the core is made to end it, with the status that is due.
+//! A request whose wait has failed: the core is made to end it, with the right status.
 
 use std::ffi::CStr;
 
@@ -24,25 +24,25 @@ pub(crate) fn fail(kp: &PeerData, waiter: &Waiter, failure: WaitFailure) {
         WaitFailure::NoLiveServer => (BAD_GATEWAY, c"no live upstreams"),
     };
     kp.request().set_logged();
-    // Of a timeout with 504 the core writes its own line.
+    // The core writes its own line about a timeout with 504.
     if failure != WaitFailure::TimedOut || status != GATEWAY_TIMEOUT {
         kp.request().log_error(line);
     }
     kp.u.end_of_wait(elapsed(waiter.since.get()));
     kp.stage.set(Stage::Failing(failure));
-    end(kp, waiter, status);
+    end_attempt(kp, waiter, status);
 }
 
-/// The server refused the connection at once. The core has to hear of it, to try the next server.
-pub(crate) fn declined(kp: &PeerData, waiter: &Waiter) {
+/// Ends the attempt of a request whose server refused the connection at once: the core tries the next server.
+pub(crate) fn fail_declined(kp: &PeerData, waiter: &Waiter) {
     kp.u.show_peer(kp.request().pool());
     kp.u.peer().set_connection(waiter.conn());
     kp.stage.set(Stage::Declined);
-    end(kp, waiter, BAD_GATEWAY);
+    end_attempt(kp, waiter, BAD_GATEWAY);
 }
 
-/// No memory, or no socket.
-pub(crate) fn error(kp: &PeerData, waiter: &Waiter) {
+/// Ends a request for which there is no memory, or no socket.
+pub(crate) fn fail_internally(kp: &PeerData, waiter: &Waiter) {
     waiter.leave();
     if !kp.u.peer().has_server() {
         kp.stage.set(Stage::Failing(WaitFailure::NoLiveServer));
@@ -51,21 +51,20 @@ pub(crate) fn error(kp: &PeerData, waiter: &Waiter) {
     kp.request().finalize(kp.u, NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t);
 }
 
-/// Where it can, the core ends the request in the way of a server that failed or was too slow: it
-/// knows whether there is something in the cache to serve instead. The request may be gone when this
-/// returns.
-fn end(kp: &PeerData, waiter: &Waiter, status: u16) {
+/// Makes the core end the attempt as if a server had failed or was too slow, where that is possible: the core knows whether
+/// it can serve a stale response from the cache instead. The request may be gone when this returns.
+fn end_attempt(kp: &PeerData, waiter: &Waiter, status: u16) {
     match (waiter.handler(), status) {
         (Some(handler), GATEWAY_TIMEOUT) => {
             waiter.write().set_timed_out();
-            // SAFETY: the core's handler, with the event of the connection that it holds.
+            // SAFETY: the handler that the core has set for this event, of the placeholder that it holds.
             unsafe { handler(waiter.write().as_ptr()) };
         }
-        // What is read without being looked at, a tunnel, cannot fail in this way.
+        // A tunnel is read without being interpreted, and cannot fail in this way.
         (Some(handler), BAD_GATEWAY) if !kp.u.is_tunnel() => {
             // As if the server had closed; `leave_wait` takes it back.
             kp.u.set_request_sent(true);
-            // SAFETY: as above.
+            // SAFETY: the handler that the core has set for both events of the placeholder that it holds.
             unsafe { handler(waiter.read().as_ptr()) };
         }
         _ => kp.request().finalize(kp.u, status as ngx_int_t),

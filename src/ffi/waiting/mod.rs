@@ -1,6 +1,5 @@
-//! A request waits for its connection: it is queued or parked (`enqueue`), while the core holds a
-//! connection without a socket (`placeholder`); gets its turn (`dispatch`); takes up its connection (`resume`), or fails
-//! (`fail`).
+//! A request waits for its connection. It is queued or parked (`enqueue`), while the core holds a connection without a socket
+//! (`placeholder`). It gets its turn (`dispatch`), and goes on with its connection (`resume`), or fails (`fail`).
 
 pub(crate) mod enqueue;
 
