@@ -1,10 +1,10 @@
 //! `keepalive_status`: the handler of a location that shows the numbers of all pools.
 //!
 //! ```text
-//!   keepalive_status_handler --> header --> go_on: fill the buffer, pass it to the filters --+--> finalize
+//!   keepalive_status_handler --> header --> send_some: fill the buffer, pass it to filters --+--> finalize
 //!                                             ^                                              |
 //!                                             +--- the client takes its time: write event ---+
-//!                                             +--- others want the worker too: alarm --------+
+//!                                             +--- other events have their turn: alarm ------+
 //! ```
 
 use std::cell::RefCell;
@@ -15,10 +15,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nginx_sys::{
     ngx_buf_t, ngx_chain_t, ngx_command_t, ngx_conf_t, ngx_cycle, ngx_event_t, ngx_handle_write_event,
-    ngx_http_arg, ngx_http_core_loc_conf_t, ngx_http_discard_request_body, ngx_http_finalize_request,
-    ngx_http_output_filter, ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_send_header,
-    ngx_http_test_reading, ngx_int_t, ngx_str_t, ngx_table_elt_t, NGX_DONE, NGX_ERROR, NGX_HTTP_GET,
-    NGX_HTTP_HEAD, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_NOT_ALLOWED, NGX_HTTP_OK,
+    ngx_http_arg, ngx_http_core_loc_conf_t, ngx_http_discard_request_body, ngx_http_event_handler_pt,
+    ngx_http_finalize_request, ngx_http_output_filter, ngx_http_request_t, ngx_http_run_posted_requests,
+    ngx_http_send_header, ngx_http_test_reading, ngx_int_t, ngx_str_t, ngx_table_elt_t, NGX_DONE, NGX_ERROR,
+    NGX_HTTP_GET, NGX_HTTP_HEAD, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_NOT_ALLOWED, NGX_HTTP_OK,
     NGX_HTTP_REQUEST_TIME_OUT, NGX_HTTP_SERVICE_UNAVAILABLE, NGX_OK,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
@@ -31,7 +31,7 @@ use crate::status::{choose, Format, Writer};
 
 use crate::ffi::nginx::bits;
 use crate::ffi::nginx::guard::guard;
-use crate::ffi::nginx::handle::Handle as _;
+use crate::ffi::nginx::handle::{field_ptr, get_bit, get_field, handle, set_field, Handle as _};
 use crate::ffi::nginx::headers::{bytes, Headers};
 use crate::ffi::nginx::memory::{allocate, or_fail, place_in_pool, push_to_list};
 use crate::ffi::nginx::request::Request;
@@ -39,30 +39,39 @@ use crate::ffi::nginx::this_module::module;
 use crate::ffi::nginx::timer::Alarm;
 use crate::ffi::shared::main_conf::MainConf;
 
-/// About as much is given to the filters at a time, in bytes.
+/// The size of a piece that is passed to the filters, in bytes, approximately.
 const PIECE: usize = 32 * 1024;
 
-/// After so many pieces others have their turn.
+/// The number of pieces after which other events have their turn.
 const PIECES: usize = 4;
 
 const NOT_ACCEPTABLE: ngx_int_t = 406;
 
-/// There is nothing to show: the master had no memory to count in.
+/// Nothing is counted, because the master had no memory for it.
 const UNAVAILABLE: ngx_int_t = NGX_HTTP_SERVICE_UNAVAILABLE as ngx_int_t;
 
-/// Where nginx has not been asked for it, the log would not tell.
+/// A line for the error log: memory that was not asked of nginx leaves no line there.
 const NO_MEMORY: &CStr = c"keepalive_status: no memory to show the numbers";
 
 /// A response that is being sent; in the request's pool.
 struct Page {
     r: Request,
     writer: RefCell<Writer>,
-    /// What the buffer points at; not touched until that is empty.
+    /// The bytes that the buffer points at; not changed until the filters have taken them.
     text: RefCell<Text>,
-    buffer: NonNull<ngx_buf_t>,
-    /// Calls `go_on`, unless the last piece was sent before.
+    buffer: Buffer,
+    /// Calls `send_some`, unless the last piece was sent before.
     alarm: Alarm,
 }
+
+/// The buffer of a page.
+///
+/// # Invariants
+/// Points at an `ngx_buf_t` in the pool of the page's request, which is alive.
+#[derive(Clone, Copy)]
+struct Buffer(NonNull<ngx_buf_t>);
+
+handle!(Buffer, ngx_buf_t);
 
 /// Sets `keepalive_status`.
 pub(crate) unsafe extern "C" fn keepalive_status(
@@ -86,7 +95,7 @@ unsafe extern "C" fn keepalive_status_handler(r: *mut ngx_http_request_t) -> ngx
         if r.method() & (NGX_HTTP_GET | NGX_HTTP_HEAD) as usize == 0 {
             return NGX_HTTP_NOT_ALLOWED as ngx_int_t;
         }
-        // SAFETY: as above.
+        // SAFETY: the live request, whose body nobody reads.
         let rc = unsafe { ngx_http_discard_request_body(r.as_ptr()) };
         if rc != NGX_OK as ngx_int_t {
             return rc;
@@ -105,8 +114,7 @@ fn format(r: Request) -> Option<Format> {
     // SAFETY: a live request; the name is only read.
     let rc = unsafe { ngx_http_arg(r.as_ptr(), name.as_mut_ptr(), name.len(), &raw mut value) };
     let argument = (rc == NGX_OK as ngx_int_t).then(|| bytes(value));
-    // SAFETY: live by the type invariant; makes no reference.
-    let list = unsafe { &raw const (*r.as_ptr()).headers_in.headers };
+    let list = field_ptr!(r.headers_in.headers);
     // SAFETY: the list of a live request.
     let headers = unsafe { Headers::of(list) };
     let accept = headers.filter(|header| header.name().eq_ignore_ascii_case(b"accept"));
@@ -130,34 +138,28 @@ fn answer(r: Request, format: Format) -> ngx_int_t {
     if rc == NGX_ERROR as ngx_int_t || rc > NGX_OK as ngx_int_t || header_only {
         return rc;
     }
-    // SAFETY: live by the type invariant; writes one field.
-    unsafe { (*r.as_ptr()).write_event_handler = Some(write_event_handler) };
-    // What is left of a body is read by its own handler, which notices as well when the client has gone.
-    // SAFETY: live by the type invariant; reads one bit.
-    if unsafe { ngx_http_request_t::discard_body_raw(r.as_ptr()) } == 0 {
-        // SAFETY: live by the type invariant; writes one field.
-        unsafe { (*r.as_ptr()).read_event_handler = Some(ngx_http_test_reading) };
+    let (write, read): (ngx_http_event_handler_pt, ngx_http_event_handler_pt) =
+        (Some(write_event_handler), Some(ngx_http_test_reading));
+    set_field!(r.write_event_handler = write);
+    // The rest of a body is read by its own handler, which also notices that the client has left.
+    if !get_bit!(r: ngx_http_request_t::discard_body_raw) {
+        set_field!(r.read_event_handler = read);
     }
     r.set_context_of(module(), page.as_ptr().cast());
     r.main().retain();
-    // SAFETY: in the pool of the live request.
-    go_on(unsafe { page.as_ref() });
+    // SAFETY: placed in the pool of the live request.
+    send_some(unsafe { page.as_ref() });
     NGX_DONE as ngx_int_t
 }
 
 /// Sets the header of the response; `None` if there is no memory.
 fn set_header(r: Request, format: Format) -> Option<()> {
     let content_type = text(format.content_type());
-    // SAFETY: live by the type invariant; makes no reference.
-    let out = unsafe { &raw mut (*r.as_ptr()).headers_out };
-    // SAFETY: as above; writes one field, as do the next ones.
-    unsafe { (*out).status = NGX_HTTP_OK as usize };
-    // SAFETY: as above.
-    unsafe { (*out).content_length_n = -1 };
-    // SAFETY: as above.
-    unsafe { (*out).content_type = content_type };
-    // SAFETY: as above; what is compared with `gzip_types` has no parameters.
-    unsafe { (*out).content_type_len = format.content_type().split(';').next()?.len() };
+    set_field!(r.headers_out.status = NGX_HTTP_OK as usize);
+    set_field!(r.headers_out.content_length_n = -1);
+    set_field!(r.headers_out.content_type = content_type);
+    // `gzip_types` is compared with the type without its parameters.
+    set_field!(r.headers_out.content_type_len = format.content_type().split(';').next()?.len());
     add_header(r, ngx_string!("Cache-Control"), ngx_string!("no-store"))?;
     add_header(r, ngx_string!("X-Content-Type-Options"), ngx_string!("nosniff"))?;
     if format == Format::Html {
@@ -166,13 +168,12 @@ fn set_header(r: Request, format: Format) -> Option<()> {
     Some(())
 }
 
-/// The page gets its numbers from where it came from, and nothing else from anywhere.
+/// The page may load its numbers from its own origin, and nothing else.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
                       connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'";
 
 fn add_header(r: Request, name: ngx_str_t, value: ngx_str_t) -> Option<()> {
-    // SAFETY: live by the type invariant; makes no reference.
-    let list = unsafe { &raw mut (*r.as_ptr()).headers_out.headers };
+    let list = field_ptr!(r.headers_out.headers);
     // SAFETY: the list of a live request.
     let header = unsafe { push_to_list::<ngx_table_elt_t>(list) }?;
     // SAFETY: for a C structure of numbers and pointers zero is a valid value.
@@ -189,9 +190,9 @@ fn text(text: &'static str) -> ngx_str_t {
     ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() }
 }
 
-/// Tells of a server of the present configuration: of which upstream it is, and its address.
+/// Describes a server of the present configuration, by the number of its upstream and its address.
 fn describe(upstream: usize, address: &[u8]) -> Option<ServerInfo> {
-    // SAFETY: set before any request; what it has not is not found.
+    // SAFETY: nginx sets it before any request, and only its one thread reads it here.
     let cycle = unsafe { ngx_cycle };
     // SAFETY: the worker's cycle, whose configuration has been read.
     let main = unsafe { MainConf::of_cycle(cycle) }?;
@@ -207,25 +208,23 @@ impl Page {
         let buffer = unsafe { allocate::<ngx_buf_t>(r.pool(), 1) }?.cast::<ngx_buf_t>();
         // SAFETY: for a C structure of numbers, bit-fields and pointers zero is a valid value.
         let empty: ngx_buf_t = unsafe { zeroed() };
-        // SAFETY: allocated above.
+        // SAFETY: allocated above for a buffer.
         unsafe { buffer.write(empty) };
         let page = Self {
             r,
             writer: RefCell::new(writer),
             text: RefCell::new(Text::new(PIECE + PIECE / 2)?),
-            buffer,
+            buffer: Buffer(buffer),
             alarm: Alarm::new(),
         };
-        // SAFETY: as above.
+        // SAFETY: the pool of a live request.
         unsafe { place_in_pool(r.pool(), page) }
     }
 
     /// Whether the filters have taken all of the last piece.
     fn is_taken(&self) -> bool {
-        // SAFETY: in the pool of the live request; reads one field.
-        let pos = unsafe { (*self.buffer.as_ptr()).pos };
-        // SAFETY: as above.
-        pos == unsafe { (*self.buffer.as_ptr()).last }
+        let buffer = self.buffer;
+        get_field!(buffer.pos) == get_field!(buffer.last)
     }
 
     /// Gives the next piece to the filters. Returns what they say, and whether it was the last one.
@@ -252,10 +251,10 @@ impl Page {
         fresh.set_last_buf(u32::from(is_last && is_main));
         fresh.set_last_in_chain(u32::from(is_last));
         fresh.set_sync(u32::from(bytes.start == bytes.end && !is_main));
-        // SAFETY: in the pool of the live request, and the filters have done with what was there.
-        unsafe { self.buffer.write(fresh) };
+        // SAFETY: alive by the type invariant; the filters have taken all that it held.
+        unsafe { self.buffer.as_ptr().write(fresh) };
         let mut link = ngx_chain_t { buf: self.buffer.as_ptr(), next: ptr::null_mut() };
-        // SAFETY: a live request whose header was sent; filters keep the buffer, but not the link.
+        // SAFETY: a live request whose header was sent. Filters may keep the buffer, but not the link.
         let rc = or_fail(NGX_ERROR as ngx_int_t, || unsafe {
             ngx_http_output_filter(self.r.as_ptr(), &raw mut link)
         });
@@ -263,25 +262,25 @@ impl Page {
     }
 }
 
-/// Sends as much as the client takes, but not so much at a time that others wait for it.
-fn go_on(page: &Page) {
+/// Sends as much as the client takes, but at most [`PIECES`] pieces before other events have their turn.
+fn send_some(page: &Page) {
     for _ in 0..PIECES {
         if !page.is_taken() {
-            return wait(page);
+            return wait_for_client(page);
         }
         let (rc, is_last) = page.send();
         if is_last || rc == NGX_ERROR as ngx_int_t {
             return finalize(page, rc);
         }
     }
-    // A worker that exits goes as soon as no timer is set, whatever is posted.
+    // A worker that exits ends as soon as no timer is set, even if events are posted.
     set_timer(page);
     page.alarm.prepare(alarm_handler, ptr::from_ref(page).cast_mut().cast(), false);
     page.alarm.post_next();
 }
 
-/// Waits until the client takes more, as `ngx_http_writer()`.
-fn wait(page: &Page) {
+/// Waits until the client takes more, as `ngx_http_writer()` does.
+fn wait_for_client(page: &Page) {
     let write = page.r.client().write();
     set_timer(page);
     // SAFETY: the write event of an open connection.
@@ -291,7 +290,7 @@ fn wait(page: &Page) {
     }
 }
 
-/// From now on the client has `send_timeout`, unless `limit_rate` has set the timer.
+/// Starts `send_timeout`, unless `limit_rate` has set the timer.
 fn set_timer(page: &Page) {
     let write = page.r.client().write();
     if !write.delayed() {
@@ -300,12 +299,12 @@ fn set_timer(page: &Page) {
 }
 
 fn core_conf<'a>(r: Request) -> &'a ngx_http_core_loc_conf_t {
-    // SAFETY: a live request.
+    // SAFETY: live by the type invariant; only its configuration is read.
     let r = unsafe { &*r.as_ptr() };
     NgxHttpCoreModule::location_conf(r).expect("nginx has one of the core module for each location")
 }
 
-/// The client has taken something, or has not for too long.
+/// The client has taken data, or `send_timeout` is over.
 unsafe extern "C" fn write_event_handler(r: *mut ngx_http_request_t) {
     guard((), || {
         // SAFETY: nginx passes a live request.
@@ -319,39 +318,40 @@ unsafe extern "C" fn write_event_handler(r: *mut ngx_http_request_t) {
             return finalize(page, NGX_HTTP_REQUEST_TIME_OUT as ngx_int_t);
         }
         if write.delayed() {
-            // `limit_rate`.
-            return wait(page);
+            // `limit_rate` delays the next piece.
+            return wait_for_client(page);
         }
         write.clear_timer();
-        // SAFETY: a live request.
+        // SAFETY: a live request whose header was sent; no chain means what is buffered.
         if unsafe { ngx_http_output_filter(r.as_ptr(), ptr::null_mut()) } == NGX_ERROR as ngx_int_t {
             return finalize(page, NGX_ERROR as ngx_int_t);
         }
-        go_on(page);
+        send_some(page);
     });
 }
 
-/// Others have had their turn.
+/// Other events have had their turn.
 unsafe extern "C" fn alarm_handler(event: *mut ngx_event_t) {
-    // SAFETY: the alarm of a page, which ends before the page does.
+    // SAFETY: nginx passes the event of a page's alarm; reads one field.
     let page = unsafe { (*event).data }.cast::<Page>();
     guard((), || {
-        // SAFETY: put there when the alarm was prepared.
+        // SAFETY: `send_some` has put the page there, and `finalize` cancels the alarm before the page goes.
         let page = unsafe { &*page };
         let client = page.r.client();
-        go_on(page);
-        // SAFETY: as nginx's own handlers, which end with this whatever has become of the request.
+        send_some(page);
+        // SAFETY: the connection outlives this handler. nginx's own handlers end with this call, too, even if the request is
+        // gone.
         unsafe { ngx_http_run_posted_requests(client.as_ptr()) };
     });
 }
 
-/// The end of our part: the request may live on for what is buffered, or for a body that is not read yet.
+/// Ends our part. The request may live on to send buffered data, or to discard a body.
 fn finalize(page: &Page, rc: ngx_int_t) {
     page.alarm.cancel();
     let write = page.r.client().write();
     if !write.delayed() {
         write.clear_timer();
     }
-    // SAFETY: alive, as `answer` has counted it once more.
+    // SAFETY: alive, as `answer` has retained the main request.
     unsafe { ngx_http_finalize_request(page.r.as_ptr(), rc) };
 }

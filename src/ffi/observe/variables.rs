@@ -1,4 +1,4 @@
-//! What can be logged of the attempts of a request: `$upstream_connection_reused`, `$upstream_connection_requests`,
+//! Variables about the attempts of a request: `$upstream_connection_reused`, `$upstream_connection_requests`,
 //! `$upstream_keepalive_status`, `$upstream_queue_time`.
 
 use std::fmt::{self, Write};
@@ -12,6 +12,7 @@ use ngx::ngx_string;
 use crate::base::times::{self, LoggedAttempt};
 
 use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::handle::get_field;
 use crate::ffi::nginx::request::Request;
 use crate::ffi::nginx::variable::{add_one, VariableText};
 use crate::ffi::peer::hooks::get_keepalive_peer;
@@ -36,8 +37,8 @@ unsafe extern "C" fn upstream_connection_reused(
         0 => None,
         requests => Some(u32::from(requests > 1)),
     };
-    // SAFETY: as nginx passed them.
-    unsafe { list(r, value, |to, _, note| write_or_none(to, note.and_then(reused))) }
+    // SAFETY: nginx passes a live request, and the value to set.
+    unsafe { write_attempts(r, value, |to, _, note| write_or_none(to, note.and_then(reused))) }
 }
 
 /// The number of the request on its connection.
@@ -47,8 +48,8 @@ unsafe extern "C" fn upstream_connection_requests(
     _: usize,
 ) -> ngx_int_t {
     let requests = |note: Note| Some(note.requests).filter(|requests| *requests > 0);
-    // SAFETY: as nginx passed them.
-    unsafe { list(r, value, |to, _, note| write_or_none(to, note.and_then(requests))) }
+    // SAFETY: nginx passes a live request, and the value to set.
+    unsafe { write_attempts(r, value, |to, _, note| write_or_none(to, note.and_then(requests))) }
 }
 
 /// How the request got its connection.
@@ -59,8 +60,8 @@ unsafe extern "C" fn upstream_keepalive_status(
 ) -> ngx_int_t {
     // Without a note there is no pool.
     let status = |note: Option<Note>| note.map_or(Status::Bypass, |note| note.status);
-    // SAFETY: as nginx passed them.
-    unsafe { list(r, value, |to, _, note| to.write_str(status(note).name())) }
+    // SAFETY: nginx passes a live request, and the value to set.
+    unsafe { write_attempts(r, value, |to, _, note| to.write_str(status(note).name())) }
 }
 
 /// How long the request has waited for its connection, in seconds with milliseconds.
@@ -69,8 +70,8 @@ unsafe extern "C" fn upstream_queue_time(
     value: *mut ngx_http_variable_value_t,
     _: usize,
 ) -> ngx_int_t {
-    // SAFETY: as nginx passed them.
-    unsafe { list(r, value, |to, state, _| times::write_time(to, state.queue_time)) }
+    // SAFETY: nginx passes a live request, and the value to set.
+    unsafe { write_attempts(r, value, |to, state, _| times::write_time(to, state.queue_time)) }
 }
 
 fn write_or_none(to: &mut VariableText, what: Option<impl fmt::Display>) -> fmt::Result {
@@ -80,31 +81,30 @@ fn write_or_none(to: &mut VariableText, what: Option<impl fmt::Display>) -> fmt:
     }
 }
 
-/// Writes what `one` has to say about each attempt.
+/// Sets the value to what `one` writes about each attempt, with nginx's separators.
 ///
 /// # Safety
 /// `r` is a live request, and `value` to be set.
-unsafe fn list(
+unsafe fn write_attempts(
     r: *mut ngx_http_request_t,
     value: *mut ngx_http_variable_value_t,
     one: impl Fn(&mut VariableText, &ngx_http_upstream_state_t, Option<Note>) -> fmt::Result,
 ) -> ngx_int_t {
     guard(NGX_ERROR as ngx_int_t, || {
-        // SAFETY: live, says the caller.
+        // SAFETY: the request is live, as the caller promises.
         let Some(request) = (unsafe { Request::from_raw(r) }) else { return NGX_ERROR as ngx_int_t };
-        // SAFETY: live, says the caller.
-        let states = unsafe { (*r).upstream_states };
+        let states = get_field!(request.upstream_states);
         // SAFETY: null, or an array in the request's pool.
         let states: &[ngx_http_upstream_state_t] = unsafe { states.as_ref() }.map_or(&[], |states| {
-            // SAFETY: what the array holds.
+            // SAFETY: nginx makes it as an array of such elements.
             unsafe { states.as_slice() }
         });
-        // SAFETY: to be set, says the caller, and nobody else has it now.
+        // SAFETY: the caller has it set here, and nobody else uses it meanwhile.
         let value = unsafe { &mut *value };
         let attempts = states.iter().enumerate();
         let attempts =
             attempts.map(|(at, state)| LoggedAttempt { peer: !state.peer.is_null(), what: (at, state) });
-        // As nginx reserves it for such a value: the longest, and a separator.
+        // For each attempt, as nginx does: the longest text, and a separator.
         // SAFETY: the pool of a live request.
         let text = unsafe { VariableText::new(request.pool(), states.len() * (times::MAX_TIME + 3)) };
         let Some(mut text) = text else { return NGX_ERROR as ngx_int_t };
@@ -119,16 +119,16 @@ unsafe fn list(
     })
 }
 
-/// What was noted about an attempt of a request, by its place in `r->upstream_states`.
+/// The note about an attempt of a request, by its place in `r->upstream_states`.
 fn note_of(r: Request, attempt: usize) -> Option<Note> {
     let attempt = u16::try_from(attempt).ok()?;
     peer_data(r).and_then(|kp| kp.notes.of(attempt)).or_else(|| kept_note_of(r, attempt))
 }
 
-/// That of the present upstream part of a request, if its hooks are ours.
+/// The data of the request's present upstream part, if its hooks are ours.
 fn peer_data<'a>(r: Request) -> Option<&'a PeerData> {
     let hooks = r.upstream()?.peer().hooks();
     let is_ours = hooks.get.map(|get| get as usize) == Some(get_keepalive_peer as *const () as usize);
-    // SAFETY: `init_keepalive_peer` has set it with this hook, and it lies in the request's pool.
+    // SAFETY: `init_keepalive_peer` has set it with this hook; it is in the pool of the live request.
     is_ours.then(|| unsafe { PeerData::from_ptr(hooks.data) })
 }

@@ -107,7 +107,7 @@ unsafe extern "C" fn keepalive(
     conf: *mut c_void,
 ) -> *mut c_char {
     guard(NGX_CONF_ERROR, || {
-        // SAFETY: nginx passes what `SrvConf::create` made for this upstream, and nobody else has it now.
+        // SAFETY: nginx passes what `SrvConf::create` made for this upstream; nobody else has a reference to it.
         let conf = unsafe { &mut *conf.cast::<SrvConf>() };
         if conf.keepalive().is_some() {
             return IS_DUPLICATE.as_ptr().cast_mut();
@@ -121,13 +121,13 @@ unsafe extern "C" fn keepalive(
 
 /// Sets `queue`.
 unsafe extern "C" fn queue(cf: *mut ngx_conf_t, _cmd: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char {
-    // SAFETY: as nginx passed them.
+    // SAFETY: nginx passes both for a directive of `upstream {}`.
     unsafe { set(cf, conf, |conf| &mut conf.queue, |first, others| Queue::parse(first, others, time)) }
 }
 
 /// Sets `ntlm`.
 unsafe extern "C" fn ntlm(_cf: *mut ngx_conf_t, _cmd: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char {
-    // SAFETY: what `SrvConf::create` made for this upstream, and nobody else has it now.
+    // SAFETY: nginx passes what `SrvConf::create` made for this upstream; nobody else has a reference to it.
     let place = unsafe { &mut (*conf.cast::<SrvConf>()).ntlm };
     if std::mem::replace(place, true) {
         IS_DUPLICATE.as_ptr().cast_mut()
@@ -143,7 +143,7 @@ unsafe extern "C" fn keepalive_drain(
     conf: *mut c_void,
 ) -> *mut c_char {
     let parse = |first, others: Others| KeepaliveDrain::parse(first, others, size, time);
-    // SAFETY: as nginx passed them.
+    // SAFETY: nginx passes both for a directive of `upstream {}`.
     unsafe { set(cf, conf, |conf| &mut conf.drain, parse) }
 }
 
@@ -154,7 +154,7 @@ unsafe extern "C" fn keepalive_hint(
     conf: *mut c_void,
 ) -> *mut c_char {
     let parse = |first, others: Others| KeepaliveHint::parse(first, others, time);
-    // SAFETY: as nginx passed them.
+    // SAFETY: nginx passes both for a directive of `upstream {}`.
     unsafe { set(cf, conf, |conf| &mut conf.hint, parse) }
 }
 
@@ -166,14 +166,14 @@ unsafe extern "C" fn keepalive_stale_retry(
 ) -> *mut c_char {
     let parse =
         |word, _: Others| StaleRetry::parse(word).ok_or(Invalid::Argument("keepalive_stale_retry", word));
-    // SAFETY: as nginx passed them.
+    // SAFETY: nginx passes both for a directive of `upstream {}`.
     unsafe { set(cf, conf, |conf| &mut conf.stale_retry, parse) }
 }
 
-/// The words of a directive behind the first one.
+/// The words of a directive after the first argument.
 type Others = std::iter::Map<std::slice::Iter<'static, ngx_str_t>, fn(&'static ngx_str_t) -> &'static [u8]>;
 
-/// Sets a value that can be written once; `parse` reads it from the first word behind the name, and the others.
+/// Sets a value that may be set once. `parse` reads it from the first word after the name, and the other words.
 ///
 /// # Safety
 /// `cf` and `conf` are what nginx passes to the setter of a directive of `upstream {}`.
@@ -184,12 +184,12 @@ unsafe fn set<T>(
     parse: impl FnOnce(&'static [u8], Others) -> Result<T, Invalid<'static>>,
 ) -> *mut c_char {
     guard(NGX_CONF_ERROR, || {
-        // SAFETY: what `SrvConf::create` made for this upstream, and nobody else has it now.
+        // SAFETY: what `SrvConf::create` made for this upstream, as the caller promises; nobody else has a reference to it.
         let place = place(unsafe { &mut *conf.cast::<SrvConf>() });
         if place.is_some() {
             return IS_DUPLICATE.as_ptr().cast_mut();
         }
-        // SAFETY: the configuration being read.
+        // SAFETY: the configuration being read, as the caller promises.
         let words = unsafe { words(cf) };
         let others: Others = words[2..].iter().map(ngx_str_t::as_bytes);
         report(cf, parse(words[1].as_bytes(), others).map(|value| *place = Some(value)))
@@ -203,23 +203,23 @@ unsafe extern "C" fn keepalive_zone(
     conf: *mut c_void,
 ) -> *mut c_char {
     guard(NGX_CONF_ERROR, || {
-        // SAFETY: what `MainConf::create` has made; only ever shared.
+        // SAFETY: nginx passes what `MainConf::create` made; there are only shared references to it.
         let zone = unsafe { &(*conf.cast::<MainConf>()).zone };
         if zone.directive.get().is_some() {
             return IS_DUPLICATE.as_ptr().cast_mut();
         }
         // SAFETY: nginx passes the configuration being read.
         let mut word = unsafe { words(cf) }[1];
-        // SAFETY: only read.
+        // SAFETY: nginx only reads the word.
         let size = unsafe { ngx_parse_size(&raw mut word) };
         let Some(size) = usize::try_from(size).ok().filter(|_| word.len > 0) else {
             return report(cf, Err(Invalid::Argument("keepalive_zone", word.as_bytes())));
         };
-        // SAFETY: the configuration being read; reads one field.
+        // SAFETY: nginx passes the configuration being read; reads one field.
         let conf_file = unsafe { (*cf).conf_file };
-        // SAFETY: nginx reads the directive from it, or from the command line as from a file; makes no reference.
+        // SAFETY: nginx reads every directive from a file, also the command line as if from one; reads one field.
         let file = unsafe { (*conf_file).file.name };
-        // SAFETY: the file that is being read.
+        // SAFETY: the file that nginx reads the directive from; reads one field.
         let line = unsafe { (*conf_file).line };
         zone.directive.set(Some(Directive { size, file, line }));
         NGX_CONF_OK

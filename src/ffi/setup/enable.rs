@@ -1,4 +1,4 @@
-//! Once the configuration is read: gives each explicit upstream its pool and its hook.
+//! Runs when the configuration has been read: gives each explicit upstream its pool and its hook.
 
 use std::cell::{Cell, OnceCell};
 use std::ffi::{c_char, c_void};
@@ -44,7 +44,7 @@ use super::abi;
 use super::stock::{InTheWay, Stock};
 use super::{Reading, UpstreamConf};
 
-/// Before anything is read: refuses an nginx that this module was not built for.
+/// Runs before anything is read. Refuses an nginx that this module was not built for.
 pub(crate) unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
     guard(NGX_ERROR as ngx_int_t, || {
         log_panics();
@@ -142,7 +142,7 @@ fn complete_zone(cf: Reading) -> Option<Result<(), Told>> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SetupError {
     NoMemory,
-    /// The log tells of it already.
+    /// It has been logged.
     Told,
 }
 

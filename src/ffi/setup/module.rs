@@ -21,7 +21,7 @@ static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     merge_loc_conf: None,
 };
 
-/// nginx writes its index and its name.
+/// The module. nginx writes its index and its name.
 #[no_mangle]
 pub(crate) static mut ngx_http_upstream_keepalive_rs_module: ngx_module_t = ngx_module_t {
     ctx: (&raw const CONTEXT).cast_mut().cast(),
@@ -32,9 +32,8 @@ pub(crate) static mut ngx_http_upstream_keepalive_rs_module: ngx_module_t = ngx_
     ..ngx_module_t::default()
 };
 
-/// What nginx's own build generates for a dynamic module. `ngx_modules!` of the crate `ngx` is no
-/// use here, as it leaves the order empty: we must come before the stock module to be given its
-/// directives.
+/// The tables that nginx's own build generates for a dynamic module. `ngx_modules!` of the crate `ngx` cannot be used, as it
+/// leaves the order empty: this module must come before the stock module to be given its directives.
 #[cfg(feature = "export-modules")]
 mod exports {
     use std::ffi::c_char;
@@ -56,8 +55,8 @@ mod exports {
         ptr::null(),
     ];
 
-    /// Each is placed before all that are named behind it. Phase handlers run from the last module to the
-    /// first, so that a subrequest is sent only if nginx's own access modules leave that open.
+    /// nginx places each module before all that are named after it. Phase handlers run from the last module to the first, so a
+    /// subrequest is sent only if nginx's own access modules have not decided.
     #[no_mangle]
     static mut ngx_module_order: [*const c_char; 7] = [
         c"ngx_http_auth_subrequest_module".as_ptr(),

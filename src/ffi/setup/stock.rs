@@ -1,8 +1,8 @@
-//! nginx's own keepalive module: which dialect of the directives it speaks, and how to keep it quiet.
+//! nginx's own keepalive module: what it does by default, and how it is switched off.
 //!
-//! Up to 1.29.6 it acts only in an upstream whose `keepalive` it was given, and we are given all of
-//! them. From 1.29.7 on it acts in every explicit upstream unless that says `keepalive 0`, and so we
-//! tell it `keepalive 0`, in its own language: by its own directive.
+//! Up to 1.29.6 it acts only in an upstream whose `keepalive` it was given, and this module takes all of them. From 1.29.7
+//! on it acts in every explicit upstream without `keepalive 0`. So it is given `keepalive 0` there, through the setter of
+//! its own directive.
 
 use std::ffi::{c_void, CStr};
 use std::ptr::NonNull;
@@ -17,7 +17,7 @@ use crate::ffi::nginx::handle::{get_field, handle, set_field, Handle as _};
 use super::module::ngx_http_upstream_keepalive_rs_module;
 use super::{Reading, UpstreamConf};
 
-/// What this nginx has in place of the module that we replace.
+/// Which stock module this nginx has.
 #[derive(Clone, Copy)]
 pub(crate) enum Stock {
     /// Nothing: configured with `--without-http_upstream_keepalive_module`.
@@ -30,7 +30,7 @@ pub(crate) enum Stock {
 
 /// Why the stock module cannot be replaced.
 pub(crate) enum InTheWay {
-    /// It is met first by nginx, and gets the directives.
+    /// It comes before this module, and nginx gives it the directives.
     ComesFirst,
     /// It did not take `keepalive 0`.
     NotSilenced,
@@ -90,7 +90,7 @@ impl Stock {
         }
     }
 
-    /// What holds in an upstream without `keepalive`.
+    /// The default in an upstream without `keepalive`.
     pub(crate) fn default_keepalive(self) -> Option<Keepalive> {
         match self {
             Self::OptIn => None,
