@@ -43,4 +43,32 @@ ok $served{$_}, "$_: the server that has come back is used, although there are n
 diag join ', ', map { sprintf '%s after %.1f s', $_, $served{$_} // 0 } @names;
 $_->abort for @held, @waiting;
 $nginx->stop;
+
+# A server on trial after a failure, with two of its three slots taken by connections that are being drained. A request that
+# waits for a slot there, and whose client leaves, says nothing of the server: it is not taken for well again.
+$backend = Keepalive::Backend->start(listen => [('127.0.0.1:0') x 2]);
+$port = free_port();
+$nginx = queue_nginx($port, { trial => 'server ' . $backend->address(0) . ' max_conns=3 max_fails=1 fail_timeout=1s; '
+        . 'server ' . $backend->address(1) . ' backup; keepalive 8; keepalive_drain 64k timeout=60s;' },
+    locations => <<'END')->start;
+    location = /unread { auth_request /long; try_files /none =204; }
+    location = /long { proxy_pass http://trial/?len=1000&drip=3000; }
+END
+is get($port, '/unread')->{status}, 204, 'on trial: an answer stays unread' for 1, 2;
+is get($port, '/trial?fault=close&at=start&only=0')->{status}, 200, 'on trial: the server fails, the backup server answers';
+sleep 2.1;
+my $trial = begin($port, '/trial?fault=hang&at=start');
+ok wait_for { $backend->requests(0) == 4 }, 'on trial: a request tries the server, and takes its last slot';
+sleep 2.1;
+my $leaves = begin($port, '/trial?leaves');
+settle($port);
+is $backend->requests, 5, 'on trial: another one waits for a slot';
+$leaves->abort;
+settle($port);
+my $next = begin($port, '/trial?next');
+settle($port);
+is get($port, '/trial?newcomer', timeout => 2)->{status} // 'none', 200, 'on trial: the next one waits, a newcomer does not';
+is $backend->requests(1), 2, 'on trial: the backup server has answered it';
+$_->abort for $trial, $next;
+$nginx->stop;
 done_testing;
