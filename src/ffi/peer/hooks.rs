@@ -20,7 +20,7 @@ use crate::ffi::max_conns::shortage::yield_to_request;
 use crate::ffi::max_conns::slots::{reserve_slot, Reservation};
 use crate::ffi::nginx::balancer::Balancer;
 use crate::ffi::nginx::guard::guard;
-use crate::ffi::nginx::handle::Handle as _;
+use crate::ffi::nginx::handle::{get_field, Handle as _};
 use crate::ffi::nginx::log::{debug, debug_conn};
 use crate::ffi::nginx::memory::allocate;
 use crate::ffi::nginx::peer_connection::{Hooks, Peer};
@@ -45,8 +45,9 @@ pub(crate) unsafe extern "C" fn init_keepalive_peer(
     r: *mut ngx_http_request_t,
     us: *mut ngx_http_upstream_srv_conf_t,
 ) -> ngx_int_t {
+    let Some(r) = NonNull::new(r) else { return NGX_ERROR as ngx_int_t };
     // SAFETY: the core initialises the peer of a live request.
-    let Some(r) = (unsafe { Request::from_raw(r) }) else { return NGX_ERROR as ngx_int_t };
+    let r = unsafe { Request::from_ptr(r) };
     debug(r.log(), c"init keepalive peer");
     // SAFETY: `setup` has set this hook in the upstream, whose cycle the request keeps alive.
     match unsafe { upstream_of(us) }.and_then(|upstream| put_hooks(r, upstream)) {
@@ -73,9 +74,11 @@ fn put_hooks(r: Request, upstream: NonNull<Upstream>) -> Option<()> {
     let memory = unsafe { allocate::<PeerData>(r.pool(), 1) }?.cast::<PeerData>();
     // SAFETY: it lies in the cycle of the live request.
     init_balancer(unsafe { upstream.as_ref() }, r)?;
-    let u = r.upstream()?;
+    let u = get_field!(r.upstream);
+    // SAFETY: the core sets `r->upstream` before it initialises the peer.
+    let u = unsafe { HttpUpstream::from_ptr(u) };
     let balancer = Balancer::new(u.peer().hooks());
-    let data = new_peer_data(r, u, upstream, balancer)?;
+    let data = new_peer_data(r, u, upstream, balancer);
     // SAFETY: allocated above for a `PeerData`.
     unsafe { memory.write(data) };
     u.peer().set_hooks(Hooks {
@@ -93,16 +96,12 @@ fn put_hooks(r: Request, upstream: NonNull<Upstream>) -> Option<()> {
 
 /// What a request carries along before its first attempt.
 #[inline(always)]
-fn new_peer_data(
-    r: Request,
-    u: HttpUpstream,
-    upstream: NonNull<Upstream>,
-    balancer: Balancer,
-) -> Option<PeerData> {
+fn new_peer_data(r: Request, u: HttpUpstream, upstream: NonNull<Upstream>, balancer: Balancer) -> PeerData {
     let first_buffer = u.first_buffer();
-    Some(PeerData {
+    PeerData {
         upstream,
-        r: NonNull::new(r.as_ptr())?,
+        // SAFETY: a handle is not null.
+        r: unsafe { NonNull::new_unchecked(r.as_ptr()) },
         u,
         conf: u.conf(),
         own_conf: Cell::new(None),
@@ -123,7 +122,7 @@ fn new_peer_data(
         waiter: Cell::new(None),
         #[cfg(nginx_resolve)]
         generation: Cell::new(0),
-    })
+    }
 }
 
 /// Asks the balancer for a peer, then the pool for a connection to it: `NGX_DONE` with one,
