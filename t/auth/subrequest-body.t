@@ -10,7 +10,7 @@ use Keepalive::Auth;
 use Keepalive::Backend;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $http2_port = free_port();
 my $http2 = http2_listen($http2_port);

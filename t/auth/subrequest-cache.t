@@ -10,7 +10,7 @@ use lib 't/lib';
 use Keepalive::Auth;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $cache = work_dir() . '/cache';
 my $site = Keepalive::Auth->new(http => <<"END", locations => <<'END2')->start;

@@ -11,7 +11,7 @@ use Keepalive::Auth;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $nginx = Keepalive::Nginx->new(http => '');
 

@@ -10,7 +10,7 @@ use lib 't/lib';
 use Keepalive::Auth;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my %outcome = (500 => 500, 503 => 503, allow => 200);
 my @modes = sort keys %outcome;

@@ -13,7 +13,7 @@ use Keepalive::Client;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $socket = work_dir() . '/auth.sock';
 my $app  = Keepalive::Backend->start;

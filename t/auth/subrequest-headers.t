@@ -10,7 +10,7 @@ use Keepalive::Auth;
 use Keepalive::Backend;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my ($inner, $http2_port) = map { free_port() } 1 .. 2;
 my $http2 = http2_listen($http2_port);

@@ -11,7 +11,7 @@ use lib 't/lib';
 use Keepalive::Auth;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 my @lua = has_module_file('ndk_http_module.so', 'ngx_http_lua_module.so');
 my @echo = has_module_file('ngx_http_echo_module.so');
 plan skip_all => 'nginx has neither the Lua module nor the echo module' unless @lua || @echo;

@@ -9,7 +9,7 @@ use lib 't/lib';
 use Keepalive::Auth;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $www = work_dir() . '/www';
 mkdir $_ for $www, "$www/dir", "$www/listed", "$www/files";

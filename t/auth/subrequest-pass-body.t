@@ -9,7 +9,7 @@ use lib 't/lib';
 use Keepalive::Auth;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $http2_port = free_port();
 my $http2 = http2_listen($http2_port);

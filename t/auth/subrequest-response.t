@@ -11,7 +11,7 @@ use lib 't/lib';
 use Keepalive::Auth;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $www = work_dir() . '/www';
 mkdir $www;

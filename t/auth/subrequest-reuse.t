@@ -11,7 +11,7 @@ use Keepalive::Backend;
 use Keepalive::Load;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 # What the authorisation server says, and how a client takes it.
 my $json = '{"error":"not today"}';

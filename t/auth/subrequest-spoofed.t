@@ -12,7 +12,7 @@ use Keepalive::Certificates;
 use Keepalive::Client;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my ($http2_port, $tls_port, $own_port) = map { free_port() } 1 .. 3;
 my $http2 = http2_listen($http2_port);

@@ -13,7 +13,7 @@ use Keepalive::Backend;
 use Keepalive::Deaf;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $cache = work_dir() . '/cache';
 my $silent = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Proto => 'udp') or die $!;

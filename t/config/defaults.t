@@ -15,11 +15,10 @@ use Keepalive::Setup;
 my $backend = Keepalive::Backend->start;
 my $port = free_port();
 my $server = 'server ' . $backend->address . ';';
-my $proxy = 'proxy_http_version 1.1; proxy_set_header Connection "";';
 
 # keepalive_requests: request 1001 needs a second connection.
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-$proxy
+$proxy_keepalive
 upstream backend { $server keepalive 4; }
 server { listen 127.0.0.1:$port; location / { proxy_pass http://backend; } }
 END
@@ -34,7 +33,7 @@ $nginx->stop;
 SKIP: {
     skip 'nginx was built without --with-debug', 1 unless has_feature('with-debug');
     $nginx = Keepalive::Nginx->new(log_level => 'debug', http => <<"END")->start;
-$proxy
+$proxy_keepalive
 proxy_connect_timeout 59s;
 proxy_send_timeout 59s;
 proxy_read_timeout 59s;
@@ -54,7 +53,7 @@ END
 # keepalive: none before 1.29.7, then 32.
 $backend->reset;
 $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-$proxy
+$proxy_keepalive
 upstream backend { $server }
 server { listen 127.0.0.1:$port; location / { proxy_pass http://backend; } }
 END

@@ -28,7 +28,7 @@ for my $balancer (@balancers) {
 upstream backend { $order }
 server {
     listen 127.0.0.1:$port;
-    location / { proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection ""; }
+    location / { proxy_pass http://backend; $proxy_keepalive }
 }
 END
         my $title = $order =~ s/\Q$server\E/server;/r;

@@ -26,7 +26,7 @@ upstream backend {
 upstream huge { server 127.0.0.1:1; keepalive 100000; keepalive_requests 2147483648; }
 server {
     listen 127.0.0.1:$port backlog=1024;
-    location / { proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection ""; }
+    location / { proxy_pass http://backend; $proxy_keepalive }
     location /huge { proxy_pass http://huge; }
 }
 END

@@ -21,8 +21,7 @@ keepalive_requests 2;
 keepalive_timeout 60s 20s;
 keepalive_time 1h;
 keepalive_disable none;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream backend {
     server @{[ $backend->address ]};
     keepalive 4;

@@ -14,7 +14,7 @@ use Keepalive::Nginx;
 use Keepalive::Readme;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 binmode Test::More->builder->$_, ':encoding(UTF-8)' for qw(output failure_output);
 

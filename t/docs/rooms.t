@@ -9,7 +9,7 @@ use Test::More;
 use lib 't/lib';
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 # From the top. What stands beside each other in a row does not know the others.
 my @shell = qw(setup observe peer waiting idle max_conns shared state nginx);

@@ -15,7 +15,7 @@ use Keepalive::Nginx;
 use Keepalive::Setup;
 use Keepalive::Unread;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 plan skip_all => 'nginx has no auth_request' unless has_feature('with-http_auth_request_module');
 
 my $has_ipv6 = eval { require IO::Socket::IP; IO::Socket::IP->new(LocalHost => '::1', Listen => 1) };

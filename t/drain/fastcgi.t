@@ -13,7 +13,7 @@ use Keepalive::Load;
 use Keepalive::Setup;
 use Keepalive::Unread;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 plan skip_all => 'nginx has no auth_request' unless has_feature('with-http_auth_request_module');
 
 my $backend = Keepalive::Backend->start(protocol => 'fastcgi', listen => [('127.0.0.1:0') x 2]);

@@ -15,7 +15,7 @@ use Keepalive::Queue qw(statuses);
 use Keepalive::Setup;
 use Keepalive::Unread;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 plan skip_all => 'nginx has no auth_request' unless has_feature('with-http_auth_request_module');
 
 my $clients = 100;

@@ -20,8 +20,7 @@ my $addition = has_feature('with-http_addition_module')
     ? 'location /addition { add_before_body /part; proxy_pass http://backend; }' : '';
 
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream backend { server @{[ $backend->address(0) ]}; keepalive 32; }
 upstream helper  { server @{[ $backend->address(1) ]}; keepalive 32; }
 server {

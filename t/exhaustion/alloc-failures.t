@@ -47,8 +47,7 @@ my ($certificate, $key) = self_signed('localhost');
 my ($one, $two, $three) = map { $backend->address($_) } 0 .. 2;
 
 my $http = <<"END";
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 proxy_ssl_server_name on;
 proxy_connect_timeout 500ms;
 log_format all '\$upstream_connection_reused|\$upstream_connection_requests|\$upstream_keepalive_status|\$upstream_queue_time'

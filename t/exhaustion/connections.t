@@ -14,15 +14,14 @@ use Keepalive::Queue;
 use Keepalive::Setup;
 use Keepalive::Status;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $backend = Keepalive::Backend->start;
 my $port = free_port();
 my $server = $backend->address;
 
 my $nginx = Keepalive::Nginx->new(connections => 64, http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 keepalive_timeout 0;
 upstream a { server $server; keepalive 64; keepalive_timeout 1h; }
 upstream b { server $server; keepalive 64; keepalive_timeout 1h; }

@@ -20,7 +20,7 @@ my $limit = 48;
 my @pools = map { "p$_" } 1 .. $limit;
 
 my $nginx = Keepalive::Nginx->new(log_level => 'warn', main => "worker_rlimit_nofile $limit;", http => join "\n",
-    'proxy_http_version 1.1; proxy_set_header Connection ""; keepalive_timeout 0;',
+    "$proxy_keepalive keepalive_timeout 0;",
     (map { "upstream $_ { server $server; keepalive 64; keepalive_timeout 1h; }" } @pools),
     "server { listen 127.0.0.1:$port;",
     (map { "location /$_ { proxy_pass http://$_; }" } @pools),

@@ -30,8 +30,7 @@ my $backend = Keepalive::Backend->start(listen => ['127.0.0.1:40000'], within =>
 my $socket = work_dir() . '/s';
 my $times = is_ours() ? 'queue 10 timeout=5s;' : '';
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream pool { server 127.0.0.1:40000 max_fails=0; keepalive 8; keepalive_timeout 1h; }
 upstream limited { zone limited 128k; server 127.0.0.1:40000 max_fails=0 max_conns=3; keepalive 8; $times }
 server {

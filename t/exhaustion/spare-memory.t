@@ -13,7 +13,7 @@ use Keepalive::Nginx;
 use Keepalive::Queue;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $library = work_dir() . '/no-spare.so';
 plan skip_all => 'no C compiler' if system("cc -Wall -shared -fPIC -o $library t/lib/no-spare.c -ldl >$library.log 2>&1") != 0;
@@ -27,7 +27,7 @@ my $nginx = Keepalive::Nginx->new(within => \@within, http => <<"END")->start;
 upstream backend { server @{[ $backend->address ]}; keepalive 8; }
 server {
     listen 127.0.0.1:$port;
-    location / { proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection ""; }
+    location / { proxy_pass http://backend; $proxy_keepalive }
     location = /status { keepalive_status; }
 }
 END

@@ -18,7 +18,7 @@ my $nginx = Keepalive::Nginx->new(connections => 32, http => <<"END")->start;
 upstream backend { server @{[ $backend->address ]}; keepalive 64; keepalive_timeout 500ms; }
 server {
     listen 127.0.0.1:$port;
-    location / { proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection ""; }
+    location / { proxy_pass http://backend; $proxy_keepalive }
 }
 END
 $nginx->allow(qr/worker_connections are not enough/);

@@ -17,7 +17,7 @@ use Keepalive::Queue;
 use Keepalive::Setup;
 use Keepalive::Status;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 plan skip_all => 'this nginx has no "resolve"' unless version_at_least('1.27.3');
 
 my $backend = Keepalive::Backend->start(host => '0.0.0.0');
@@ -30,8 +30,7 @@ sub http {
     my ($zone) = @_;
     return <<"END";
 resolver 127.0.0.1:@{[ $names->port ]} valid=1h ipv6=off;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 $zone
 upstream roomy { zone roomy 1m; $server; keepalive 300; }
 upstream tight { zone tight 40k; $server max_conns=1; keepalive 300; queue 10; }

@@ -36,8 +36,7 @@ write_file('page.html', '<!--# include virtual="/a" --><!--# include virtual="/b
 
 for my $sessions ('on', 'off') {
     my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 proxy_ssl_session_reuse $sessions;
 upstream shared  { server 127.0.0.1:$secure; keepalive 16; }
 upstream refuses { server 127.0.0.1:$dead max_fails=0; server 127.0.0.1:$secure max_fails=0; keepalive 16; }

@@ -11,7 +11,7 @@ use Keepalive::Client;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 plan skip_all => 'nginx has no TLS' unless has_feature('with-http_ssl_module');
 
 my ($certificate, $key) = self_signed('localhost');
@@ -35,8 +35,7 @@ sub locations {
 }
 
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 proxy_ssl_session_reuse off;
 proxy_ssl_name localhost;
 

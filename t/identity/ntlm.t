@@ -16,7 +16,7 @@ use Keepalive::Nginx;
 use Keepalive::Setup;
 use Keepalive::Status;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my ($port, $h2_port) = (free_port(), free_port());
 my $backend = Keepalive::Backend->start(listen => [('127.0.0.1:0') x 2]);
@@ -54,8 +54,7 @@ mkdir work_dir() . '/pages' or die $!;
     close $out or die $!;
 }
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 $blocks
 server {
     listen 127.0.0.1:$port;

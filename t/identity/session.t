@@ -11,7 +11,7 @@ use Keepalive::Client;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 plan skip_all => 'nginx has no TLS' unless has_feature('with-http_ssl_module');
 
 my ($certificate, $key) = self_signed('localhost');
@@ -23,8 +23,7 @@ for my $protocol ('TLSv1.2', 'TLSv1.3') {
         my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
 ssl_protocols $protocol;
 proxy_ssl_protocols $protocol;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 # Each request shakes hands anew.
 upstream secure { server 127.0.0.1:$secure; $zone keepalive 4; keepalive_requests 1; }
 server {
@@ -58,8 +57,7 @@ END
 {
     my ($port, $secure) = map { free_port() } 1 .. 2;
     my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream secure { server 127.0.0.1:$secure; keepalive 4 local; }
 server {
     listen 127.0.0.1:$secure ssl;

@@ -15,7 +15,7 @@ use Keepalive::Nginx;
 use Keepalive::Setup;
 use Keepalive::Status;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my ($port, $h2_port) = (free_port(), free_port());
 my $backend = Keepalive::Backend->start;
@@ -43,8 +43,7 @@ my $upstreams = join '', map { "upstream $_ { server @{[ ($_ eq 'fast' ? $fastcg
 my $locations = join '', map { "location /$_ { $locations{$_} }\n" } sort keys %locations;
 my $asked = $auth ? 'location /asked { auth_request /drained; proxy_pass http://others/; }' : '';
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 $upstreams
 proxy_cache_path @{[ work_dir() ]}/cache keys_zone=cache:1m;
 server {

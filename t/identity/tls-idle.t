@@ -46,8 +46,7 @@ for my $name (sort keys %servers) {
     $locations .= "location /unchecked/$name { proxy_pass https://unchecked_$name; }\n";
 }
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 proxy_ssl_protocols TLSv1.3;
 proxy_buffer_size 4k;
 $upstreams

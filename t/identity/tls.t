@@ -28,8 +28,7 @@ for my $protocol ('TLSv1.2', 'TLSv1.3') {
     my $nginx = Keepalive::Nginx->new(log_level => 'info', http => <<"END")->start;
 ssl_protocols $protocol;
 proxy_ssl_protocols $protocol;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream plain_pool { server 127.0.0.1:$secure; keepalive 4; }
 upstream single_use { server 127.0.0.1:$secure; keepalive 4; keepalive_requests 1; }
 upstream one_place  { server 127.0.0.1:$secure; server 127.0.0.2:$secure; keepalive 1; }

@@ -12,7 +12,7 @@ use Keepalive::Load;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $backend = Keepalive::Backend->start;
 my $port = free_port();
@@ -21,7 +21,7 @@ my $nginx = Keepalive::Nginx->new(module => 0, workers => 2, http => <<"END")->s
 upstream backend { server @{[ $backend->address ]}; keepalive 8; }
 server {
     listen 127.0.0.1:$port;
-    location / { proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection ""; }
+    location / { proxy_pass http://backend; $proxy_keepalive }
 }
 END
 

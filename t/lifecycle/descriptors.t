@@ -21,8 +21,7 @@ my ($certificate, $key) = self_signed('localhost');
 my $servers = join ' ', map { 'server ' . $backend->address($_) . ' max_fails=0;' } 0 .. 2;
 
 my $nginx = Keepalive::Nginx->new(log_level => 'warn', http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 proxy_read_timeout 300ms;
 upstream roomy { $servers keepalive 32; keepalive_timeout 300ms; }
 upstream tight { $servers keepalive 2; keepalive_timeout 300ms; keepalive_requests 7; }

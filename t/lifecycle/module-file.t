@@ -14,7 +14,7 @@ use Keepalive::Load;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $file = work_dir() . '/module.so';
 
@@ -40,7 +40,7 @@ my $http = <<"END";
 upstream backend { server @{[ $backend->address ]}; keepalive 8; }
 server {
     listen 127.0.0.1:$port;
-    location / { proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection ""; }
+    location / { proxy_pass http://backend; $proxy_keepalive }
 }
 END
 my $line = "load_module $file;\n";

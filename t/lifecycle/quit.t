@@ -22,7 +22,7 @@ sub nginx {
 upstream backend { server @{[ $backend->address ]}; keepalive 16; keepalive_timeout 1h; }
 server {
     listen 127.0.0.1:$port;
-    location / { proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection ""; }
+    location / { proxy_pass http://backend; $proxy_keepalive }
 }
 END
 }

@@ -13,7 +13,7 @@ use Keepalive::Nginx;
 use Keepalive::Queue;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $backend = Keepalive::Backend->start;
 my $port = free_port();
@@ -24,8 +24,7 @@ sub master_memory {
     my ($title, $module, $upstreams, $inside) = @_;
     my $blocks = join '', map { sprintf "upstream u$_ { %s }\n", $inside =~ s/%s/u$_/r } 1 .. $upstreams;
     my $nginx = Keepalive::Nginx->new(module => $module, http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 $blocks
 server { listen 127.0.0.1:$port; location / { proxy_pass http://u7; } }
 END

@@ -21,7 +21,7 @@ sub http {
 upstream backend { server @{[ $backend->address ]}; $keepalive keepalive_timeout 1h; }
 server {
     listen 127.0.0.1:$port;
-    location / { proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection ""; }
+    location / { proxy_pass http://backend; $proxy_keepalive }
 }
 END
 }

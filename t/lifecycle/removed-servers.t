@@ -12,7 +12,7 @@ use Keepalive::Names;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 plan skip_all => 'nginx has no resolve in upstreams before 1.27.3' unless version_at_least('1.27.3');
 
 my $names = Keepalive::Names->start('127.0.0.1', '127.0.0.2');
@@ -25,8 +25,7 @@ my @spares = map { Keepalive::Backend->start(listen => ["127.0.0.$_:$spare_port"
 
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
 resolver 127.0.0.1:@{[ $names->port ]} valid=1s ipv6=off;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream u {
     zone u 64k;
     server servers.test:$backend_port resolve;

@@ -27,8 +27,7 @@ my $blocks = join "\n", map { "upstream u$_ { server $addresses[$_]; keepalive 1
 my $locations = join "\n", map { "location /u$_ { proxy_pass http://u$_; }" } 0 .. $#addresses;
 
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream mixed { $servers keepalive 16; }
 $blocks
 server {

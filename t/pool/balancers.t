@@ -20,8 +20,7 @@ sub balanced_nginx {
     my $blocks = join '', map { "upstream $_ {\n$upstreams{$_}\n}\n" } sort keys %upstreams;
     my $locations = join '', map { "location /$_ { proxy_pass http://$_; }\n" } sort keys %upstreams;
     return Keepalive::Nginx->new(main => $main, http => <<"END");
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 $blocks
 server { listen 127.0.0.1:$closing; keepalive_timeout 0; location / { return 200 closing; } }
 server { listen 127.0.0.1:$port; $locations }

@@ -22,7 +22,7 @@ upstream backend { server @{[ $backend->address ]}; keepalive 4; }
 server {
     listen 127.0.0.1:$port;
     access_log $access_log upstream;
-    location / { proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection ""; }
+    location / { proxy_pass http://backend; $proxy_keepalive }
 }
 END
 

@@ -16,8 +16,7 @@ my $port = free_port();
 my $ended = work_dir() . '/ended';
 
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream backend { server @{[ $backend->address ]}; keepalive 4; }
 server {
     listen 127.0.0.1:$port;

@@ -17,8 +17,7 @@ my $port = free_port();
 # Nothing else finds out what has become of a stored connection, or makes up for it.
 my $alone = is_ours() ? 'keepalive_check off; keepalive_stale_retry off;' : '';
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream backend { server @{[ $backend->address ]}; keepalive 4; $alone }
 server {
     listen 127.0.0.1:$port;

@@ -17,8 +17,7 @@ my $backend = Keepalive::Backend->start(listen => [('127.0.0.1:0') x 2]);
 my $port = free_port();
 my $servers = join ' ', 'hash $arg_key;', map { 'server ' . $backend->address($_) . ' max_fails=0;' } 0, 1;
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream pool  { $servers keepalive 4; }
 upstream brief { $servers keepalive 4; keepalive_timeout 2s; }
 upstream tight { $servers keepalive 1; }

@@ -15,8 +15,7 @@ my $backend = Keepalive::Backend->start;
 my $port = free_port();
 
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream large { server @{[ $backend->address ]}; keepalive 8; }
 upstream small { server @{[ $backend->address ]}; keepalive 2; }
 server {

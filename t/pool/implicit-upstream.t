@@ -18,8 +18,7 @@ upstream other {
 --- config
 location / {
     proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
+    $TEST_NGINX_PROXY_KEEPALIVE
 }
 --- request eval
 ["GET /", "GET /"]
@@ -37,8 +36,7 @@ upstream other {
 location / {
     set $address 127.0.0.1:$TEST_NGINX_BACKEND_PORT;
     proxy_pass http://$address;
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
+    $TEST_NGINX_PROXY_KEEPALIVE
 }
 --- request eval
 ["GET /", "GET /"]
@@ -54,8 +52,7 @@ keepalive 4;
 location / {
     set $name backend;
     proxy_pass http://$name;
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
+    $TEST_NGINX_PROXY_KEEPALIVE
 }
 --- request eval
 ["GET /", "GET /", "GET /"]
@@ -68,8 +65,7 @@ main::answered_by('1:1', '1:2', '1:3')
 server 127.0.0.1:$TEST_NGINX_BACKEND_PORT;
 keepalive 4;
 --- http_config
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$TEST_NGINX_PROXY_KEEPALIVE
 --- config
 location /block { proxy_pass http://backend; }
 location /address { proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT; }
@@ -83,8 +79,7 @@ main::answered_by('1:1', '2:1', '1:2')
 --- config
 location / {
     proxy_pass http://127.0.0.1:$TEST_NGINX_BACKEND_PORT;
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
+    $TEST_NGINX_PROXY_KEEPALIVE
 }
 --- request eval
 ["GET /", "GET /"]

@@ -66,8 +66,7 @@ upstream two {
     server 127.0.0.1:$TEST_NGINX_BACKEND_PORT;
     keepalive 4;
 }
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$TEST_NGINX_PROXY_KEEPALIVE
 --- config
 location /one { proxy_pass http://one; }
 location /two { proxy_pass http://two; }
@@ -82,8 +81,7 @@ main::answered_by('1:1', '2:1', '1:2', '2:2')
 server 127.0.0.1:$TEST_NGINX_BACKEND_PORT;
 keepalive 4;
 --- http_config
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$TEST_NGINX_PROXY_KEEPALIVE
 --- config
 location /one { proxy_pass http://backend; }
 location /two { proxy_pass http://backend; }
@@ -100,8 +98,7 @@ main::answered_by('1:1', '1:2', '1:3')
 server 127.0.0.1:$TEST_NGINX_BACKEND_PORT;
 keepalive 4 local;
 --- http_config
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$TEST_NGINX_PROXY_KEEPALIVE
 --- config
 location /one { proxy_pass http://backend; }
 location /two { proxy_pass http://backend; }
@@ -118,8 +115,7 @@ main::answered_by('1:1', '2:1', '1:2', '2:2')
 server 127.0.0.1:$TEST_NGINX_BACKEND_PORT;
 keepalive 1 local;
 --- http_config
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$TEST_NGINX_PROXY_KEEPALIVE
 --- config
 location /one { proxy_pass http://backend; }
 location /two { proxy_pass http://backend; }

@@ -66,8 +66,7 @@ upstream two {
     keepalive 4;
     keepalive_requests 3;
 }
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$TEST_NGINX_PROXY_KEEPALIVE
 --- config
 location /one { proxy_pass http://one; }
 location /two { proxy_pass http://two; }

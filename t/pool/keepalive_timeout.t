@@ -52,8 +52,7 @@ keepalive 4;
 --- config
 location / {
     proxy_pass http://backend;
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
+    $TEST_NGINX_PROXY_KEEPALIVE
     proxy_read_timeout 500ms;
 }
 --- request eval
@@ -80,8 +79,7 @@ keepalive_timeout 0;
 server 127.0.0.1:$TEST_NGINX_BACKEND_PORT;
 keepalive 4;
 --- http_config
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$TEST_NGINX_PROXY_KEEPALIVE
 --- config
 location /short { proxy_pass http://backend; proxy_read_timeout 300ms; proxy_send_timeout 300ms; }
 location /long { proxy_pass http://backend; }
@@ -101,8 +99,7 @@ keepalive 4;
 --- config
 location / {
     proxy_pass http://backend;
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
+    $TEST_NGINX_PROXY_KEEPALIVE
     proxy_send_timeout 400ms;
     client_body_buffer_size 16m;
     client_max_body_size 20m;

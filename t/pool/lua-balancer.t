@@ -45,8 +45,7 @@ my $straight = <<"END";
         balancer.set_current_peer('127.0.0.1', $two)
 END
 my $nginx = Keepalive::Nginx->new(main => join('', map { "load_module $_;" } @modules), http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 proxy_connect_timeout 5s;
 upstream refused { server 0.0.0.1; balancer_by_lua_block {
 $refused    } keepalive 4; }

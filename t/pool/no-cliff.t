@@ -10,7 +10,7 @@ use Keepalive::Client;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my ($port, $backend) = map { free_port() } 1 .. 2;
 
@@ -20,8 +20,7 @@ sub servers {
 }
 
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream room_for_32  { @{[ servers(32) ]} keepalive 32; }
 upstream one_more     { @{[ servers(33) ]} keepalive 32; }
 upstream eight_more   { @{[ servers(40) ]} keepalive 32; }

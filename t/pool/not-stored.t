@@ -58,8 +58,7 @@ keepalive 4;
 --- config
 location / {
     proxy_pass http://backend;
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
+    $TEST_NGINX_PROXY_KEEPALIVE
     proxy_read_timeout 400ms;
 }
 --- request eval
@@ -77,8 +76,7 @@ keepalive 4;
 --- config
 location / {
     proxy_pass http://backend;
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
+    $TEST_NGINX_PROXY_KEEPALIVE
     proxy_read_timeout 400ms;
     proxy_buffering off;
 }
@@ -96,8 +94,7 @@ keepalive 4;
 --- config
 location / {
     proxy_pass http://backend;
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
+    $TEST_NGINX_PROXY_KEEPALIVE
     proxy_read_timeout 400ms;
 }
 --- request eval
@@ -117,8 +114,7 @@ keepalive 4;
 --- config
 location / {
     proxy_pass http://backend;
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
+    $TEST_NGINX_PROXY_KEEPALIVE
     proxy_next_upstream http_500;
 }
 --- request eval
@@ -136,8 +132,7 @@ keepalive 4;
 --- config
 location / {
     proxy_pass http://backend;
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
+    $TEST_NGINX_PROXY_KEEPALIVE
     proxy_next_upstream http_500;
 }
 --- request eval
@@ -176,8 +171,7 @@ keepalive 4;
 --- config
 location / {
     proxy_pass http://backend;
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
+    $TEST_NGINX_PROXY_KEEPALIVE
     proxy_buffer_size 4k;
 }
 --- request eval
@@ -197,8 +191,7 @@ keepalive 4;
 --- config
 location / {
     proxy_pass http://backend;
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
+    $TEST_NGINX_PROXY_KEEPALIVE
     proxy_buffer_size 4k;
 }
 --- request eval
@@ -220,8 +213,7 @@ keepalive 4;
 --- config
 location / {
     proxy_pass http://backend;
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
+    $TEST_NGINX_PROXY_KEEPALIVE
     client_body_buffer_size 16m;
 }
 --- request eval

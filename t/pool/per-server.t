@@ -11,13 +11,12 @@ use Keepalive::Client;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my @backends = map { Keepalive::Backend->start } 1 .. 2;
 my $port = free_port();
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream two_each { @{[ map { 'server ' . $_->address . ';' } @backends ]} keepalive 2 per_server; }
 server {
     listen 127.0.0.1:$port;

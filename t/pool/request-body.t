@@ -15,8 +15,7 @@ my $backend = Keepalive::Backend->start;
 my $port = free_port();
 
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 client_max_body_size 20m;
 upstream backend { server @{[ $backend->address ]}; keepalive 4; keepalive_timeout 700ms; }
 server {

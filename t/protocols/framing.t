@@ -13,11 +13,7 @@ use Keepalive::Setup;
 
 my $backend = Keepalive::Backend->start;
 my $port = free_port();
-my $proxy = <<'END';
-proxy_pass http://backend;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
-END
+my $proxy = "proxy_pass http://backend; $proxy_keepalive";
 
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
 upstream backend {

@@ -41,7 +41,7 @@ my @requests = ('/', ['/', method => 'POST', body => 'x' x 100000], '/?delay=20'
 
     $backend->reset;
     $nginx = nginx_for($backend->address,
-        'proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection "";')->start;
+        "proxy_pass http://backend; $proxy_keepalive")->start;
     expect_connections('proxy, HTTP/1.1', '1 1 1 1', @requests);
     $nginx->stop;
 }

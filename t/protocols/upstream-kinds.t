@@ -38,8 +38,7 @@ for my $zone ('', 'zone %s 64k;') {
     my $blocks = join '', map { "upstream $_ { $upstreams{$_} @{[ $at->($_) ]} }\n" } sort keys %upstreams;
     my $locations = join '', map { "location /$_ { proxy_pass http://$_; }\n" } sort keys %upstreams;
     my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 resolver 127.0.0.1:@{[ $names->port ]} valid=1s ipv6=off;
 $blocks
 server {

@@ -12,7 +12,7 @@ use Keepalive::Nginx;
 use Keepalive::Queue;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $nginx = Keepalive::Nginx->new(http => '');
 

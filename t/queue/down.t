@@ -13,7 +13,7 @@ use Keepalive::Nginx;
 use Keepalive::Queue;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $backend = Keepalive::Backend->start(listen => [('127.0.0.1:0') x 2]);
 my ($port, $closed) = map { free_port() } 1 .. 2;

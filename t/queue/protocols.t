@@ -15,7 +15,7 @@ use Keepalive::Nginx;
 use Keepalive::Queue;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my ($port, $inner, $client_port) = map { free_port() } 1 .. 3;
 my $queue = 'max_conns=1; keepalive 1; queue 10 timeout=20s;';

@@ -14,7 +14,7 @@ use Keepalive::Nginx;
 use Keepalive::Queue;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 plan skip_all => 'nginx has no resolve in upstreams before 1.27.3' unless version_at_least('1.27.3');
 
 my ($port, $backend_port) = map { free_port() } 1 .. 2;

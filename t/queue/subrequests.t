@@ -14,7 +14,7 @@ use Keepalive::Nginx;
 use Keepalive::Queue;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 plan skip_all => 'nginx has no auth_request' unless has_feature('with-http_auth_request_module');
 
 my ($main, $auth) = map { Keepalive::Backend->start } 1, 2;

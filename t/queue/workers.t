@@ -16,7 +16,7 @@ use Keepalive::Queue;
 use Keepalive::Setup;
 use Keepalive::Status;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $backend = Keepalive::Backend->start;
 my $port = free_port();

@@ -12,7 +12,7 @@ use Keepalive::Client;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $backend = Keepalive::Backend->start(listen => ['127.0.0.1:0', '127.0.0.1:0']);
 my $port = free_port();
@@ -40,8 +40,7 @@ $blocks .= "upstream revived { server @{[ $backend->address(0) ]} max_fails=1 fa
 $locations .= "location /refusing { proxy_pass http://refusing/; }\nlocation /revived { proxy_pass http://revived/; }\n";
 $locations =~ s{(location /tries \{)}{$1 proxy_next_upstream_tries 1;};
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 proxy_read_timeout 400ms;
 $blocks
 log_format tries '\$upstream_addr';

@@ -13,7 +13,7 @@ use Keepalive::Client;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 plan skip_all => 'the sanitizers do not go together with it' if $ENV{TEST_NGINX_SANITIZED};
 my $library = work_dir() . '/count-calls.so';
 plan skip_all => 'no C compiler' if system("cc -Wall -shared -fPIC -o $library t/lib/count-calls.c -ldl >$library.log 2>&1") != 0;
@@ -53,8 +53,7 @@ print $file "\0" x 256;
 close $file;
 my @within = ('env', "LD_PRELOAD=$library", "COUNT_CALLS=$counts", 'COUNT_PORTS=' . join ',', @ports{@names});
 my $nginx = Keepalive::Nginx->new(within => \@within, http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 $upstreams
 server { listen 127.0.0.1:$port; keepalive_requests 10000; $locations }
 END

@@ -21,7 +21,7 @@ use Keepalive::Client;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 plan skip_all => $missing if $missing;
 system('ip', 'link', 'set', 'lo', 'up') == 0 or die 'there is no loopback';
 plan skip_all => 'the kernel does not count what it resets' unless defined aborted();
@@ -38,8 +38,7 @@ for my $name (sort keys %upstreams) {
     }
 }
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 keepalive_requests 1000000;
 $blocks
 server {

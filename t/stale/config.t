@@ -10,7 +10,7 @@ use lib 't/lib';
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $nginx = Keepalive::Nginx->new(http => '');
 my $dir = $nginx->dir;

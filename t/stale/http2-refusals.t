@@ -13,7 +13,7 @@ use Keepalive::Http2;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 plan skip_all => 'nginx has no gRPC' unless has_feature('with-http_v2_module');
 
 # What each of two servers does from the second request of a connection on, or (`new`) from the first one on.

@@ -37,8 +37,7 @@ for my $name (sort keys %milliseconds) {
 }
 my $port = free_port();
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 $upstreams
 server { listen 127.0.0.1:$port; keepalive_requests 10000; $locations }
 END

@@ -13,15 +13,14 @@ use Keepalive::Client;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $tls = has_feature('with-http_ssl_module');
 my $backend = Keepalive::Backend->start;
 my $unix = Keepalive::Backend->start(listen => ['unix:' . work_dir() . '/backend.sock']);
 my $port = free_port();
 my $nginx = Keepalive::Nginx->new(connections => 4096, http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream on   { server @{[ $backend->address ]}; keepalive 1000; keepalive_stale_retry off; }
 upstream off  { server @{[ $backend->address ]}; keepalive 1000; keepalive_stale_retry off; keepalive_check off; }
 upstream safe { server @{[ $backend->address ]}; keepalive 1000; keepalive_check off; }
@@ -144,8 +143,7 @@ server {
 }
 END
     my $client = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream secure { server 127.0.0.1:$there; keepalive 50; keepalive_stale_retry off; }
 server { listen 127.0.0.1:$here; location / { proxy_pass https://secure; } }
 END

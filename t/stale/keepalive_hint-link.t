@@ -18,7 +18,7 @@ use Keepalive::Client;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 plan skip_all => $missing if $missing;
 
 my $far = $Keepalive::Link::FAR;
@@ -30,8 +30,7 @@ for my $round_trip (300, 1000) {
         my $backend = Keepalive::Backend->start(host => $far, within => [$link->within]);
         my $port = free_port();
         my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream far  { server @{[ $backend->address ]}; keepalive 4; }
 upstream read { server @{[ $backend->address ]}; keepalive 4; keepalive_hint on margin=100ms; }
 server {

@@ -13,7 +13,7 @@ use Keepalive::Client;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $backend = Keepalive::Backend->start;
 my $fastcgi = Keepalive::Backend->start(protocol => 'fastcgi');
@@ -30,8 +30,7 @@ my $blocks = join '', map { "upstream $_ { server @{[ $backend->address ]}; keep
 my $locations = join '', map { "location /$_ { proxy_pass http://$_/; }\n" } sort keys %upstreams;
 my $auth = has_feature('with-http_auth_request_module');
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 $blocks
 proxy_cache_path @{[ work_dir() ]}/cache keys_zone=hints:1m;
 upstream fast { server @{[ $fastcgi->address ]}; keepalive 4; }

@@ -19,7 +19,7 @@ use Keepalive::Load;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 plan skip_all => $missing if $missing;
 
 my $far = $Keepalive::Link::FAR;
@@ -41,8 +41,7 @@ sub begin_at {
         }
     }
     my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 $upstreams
 upstream shared { server @{[ $backend->address ]}; keepalive 32; }
 server {

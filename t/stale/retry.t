@@ -19,7 +19,7 @@ use Keepalive::Client;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 plan skip_all => $missing if $missing;
 my $link = Keepalive::Link->start(delay => 50) or plan skip_all => 'TUN devices are not permitted';
 
@@ -42,8 +42,7 @@ for my $name (sort keys %upstreams) {
 }
 my $locations = join '', map { "location /$_ { proxy_pass http://$_/; }\n" } sort keys %upstreams;
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 proxy_read_timeout 3s;
 client_body_buffer_size 16k;
 client_max_body_size 10m;
@@ -184,8 +183,7 @@ END
     for my $protocol ('TLSv1.2', 'TLSv1.3') {
         my $server = $config->($protocol);
         my $client = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 proxy_ssl_protocols $protocol;
 upstream secure { server $far:$secure; keepalive 4; keepalive_hint off; }
 server { listen 127.0.0.1:$front; location / { proxy_pass https://secure; } }

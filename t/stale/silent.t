@@ -19,7 +19,7 @@ use Keepalive::Client;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 plan skip_all => $missing if $missing;
 my $link = Keepalive::Link->start(delay => 1) or plan skip_all => 'TUN devices are not permitted';
 
@@ -28,8 +28,7 @@ my $backend = Keepalive::Backend->start(host => $far, within => [$link->within],
 my $port = free_port();
 my @servers = map { 'server ' . $backend->address($_) . ';' } 0 .. 2;
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 proxy_read_timeout 600ms;
 upstream one { $servers[2] keepalive 16; }
 upstream two { $servers[0] $servers[1] keepalive 16; }

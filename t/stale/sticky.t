@@ -12,7 +12,7 @@ use Keepalive::Client;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $backend = Keepalive::Backend->start(listen => [('127.0.0.1:0') x 3]);
 my $port = free_port();
@@ -28,8 +28,7 @@ my %sticky = (
 my $upstreams = join '', map { "upstream $_ { $servers $sticky{$_} keepalive 8; }\n" } sort keys %sticky;
 my $locations = join '', map { "location /$_ { proxy_pass http://$_/; }\n" } sort keys %sticky;
 my $nginx = Keepalive::Nginx->new(http => <<"END");
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 $upstreams
 server {
     listen 127.0.0.1:$port;

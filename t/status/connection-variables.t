@@ -16,7 +16,7 @@ use Keepalive::Nginx;
 use Keepalive::Queue;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my ($port, $closed, $h2_port) = map { free_port() } 1 .. 3;
 my $backend = Keepalive::Backend->start(listen => [('127.0.0.1:0') x 2]);
@@ -55,8 +55,7 @@ my $log = work_dir() . '/requests.log';
 my $params = sub { my ($name) = @_; "${name}_param REQUEST_METHOD \$request_method; ${name}_param REQUEST_URI \$request_uri;"
     . " ${name}_param CONTENT_LENGTH \$content_length; ${name}_param QUERY_STRING \$query_string;" };
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 proxy_cache_path @{[ work_dir() ]}/cache keys_zone=cache:1m;
 log_format told '\$http_x_id \$uri $variables';
 log_format again '\$http_x_id \$uri $variables $variables \$is_hit \$is_known';

@@ -17,7 +17,7 @@ use Keepalive::Queue qw(queue_nginx connections_to established);
 use Keepalive::Setup;
 use Keepalive::Status;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 # Each upstream has a listener of the server to itself; `two` has the spare one as well.
 my %inside = (

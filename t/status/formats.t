@@ -23,7 +23,7 @@ use Keepalive::Http2 ();
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my @counters = qw(requests opened reused stale repeats);
 my %reasons = (
@@ -134,8 +134,7 @@ for my $case (
 my $port = free_port();
 my $backend = Keepalive::Backend->start(listen => [('127.0.0.1:0') x 2]);
 my $nginx = Keepalive::Nginx->new(workers => 2, http => <<"END")->start;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream plain { server @{[ $backend->address ]}; server @{[ $backend->address(1) ]} backup; keepalive 4; }
 upstream each { server @{[ $backend->address ]} max_conns=7; keepalive 4 per_server; }
 upstream waits { server @{[ $backend->address ]} max_conns=1; queue 10 timeout=5s; keepalive 1; }

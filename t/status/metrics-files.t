@@ -14,7 +14,7 @@ use Keepalive::Client;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $folder = abs_path('nginx-conf');
 my $dashboard_file = "$folder/grafana-dashboard.json";
@@ -36,8 +36,7 @@ upstream backend {
     keepalive_requests 5;
     queue 10;
 }
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 server {
     listen 127.0.0.1:$port;
     location = /status { keepalive_status; }

@@ -15,7 +15,7 @@ use Keepalive::Load;
 use Keepalive::Nginx;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 my $missing = Keepalive::Browser::missing();
 plan skip_all => "needs $missing" if $missing;
 
@@ -31,8 +31,7 @@ sub quoted { my ($text) = @_; return '"' . $text =~ s/"/\\"/gr . '"' }
 sub http {
     my ($more) = @_;
     return <<"END";
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream backend { zone backend 64k; server @{[ $backend->address ]} max_conns=2; keepalive 8; queue 100; }
 upstream @{[ quoted($nasty) ]} { server @{[ quoted($socket) ]}; server 127.0.0.1:1 backup; keepalive 2 per_server; }
 upstream auth { server @{[ $backend->address ]}; keepalive 4; }

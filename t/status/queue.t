@@ -14,7 +14,7 @@ use Keepalive::Queue qw(queue_nginx connections_to settle statuses);
 use Keepalive::Setup;
 use Keepalive::Status;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my @names = qw(queued timed refused parked shared app auth);
 my %listener = map { $names[$_] => $_ } 0 .. $#names;

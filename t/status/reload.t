@@ -16,7 +16,7 @@ use Keepalive::Queue qw(established);
 use Keepalive::Setup;
 use Keepalive::Status;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 # The servers: of upstream `one`, three of `pair`, of `queued`, and of those that come and go with the configuration.
 my $backend = Keepalive::Backend->start(listen => [('127.0.0.1:0') x 7]);
@@ -29,8 +29,7 @@ sub http {
     my ($pair, $more) = @_;
     my $locations = join '', map { "location /$_ { proxy_pass http://$_; }\n" } $more =~ /upstream (\w+)/g;
     return <<"END";
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream one { zone one 128k; $one; $pool }
 upstream pair { zone pair 128k; $pair $pool }
 upstream queued { zone queued 128k; $queued max_conns=1; queue 4 timeout=20s; $pool }
@@ -325,8 +324,7 @@ SKIP: {
         $port = free_port();
         $nginx = Keepalive::Nginx->new(workers => $workers, http => <<"END")->start;
 resolver 127.0.0.1:@{[ $names->port ]} valid=1s ipv6=off;
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream u {
     zone u 128k;
     server servers.test:$common resolve max_conns=90;

@@ -13,7 +13,7 @@ use Keepalive::Nginx;
 use Keepalive::Queue;
 use Keepalive::Setup;
 
-plan skip_all => 'needs the module' unless is_ours();
+needs_module();
 
 my $workers = 4;
 my $port = free_port();
@@ -44,7 +44,6 @@ sub hint { return 'header=Keep-Alive:' . $_[0] =~ s/=/%3D/gr }
 # Each case has an upstream and a location of its own: `upstream` is what stands beside the server, `location` is what
 # the location has instead of what makes nginx keep connections, and `paths` are the scripts of the requests that each worker
 # gets, one after the other. `says` are the warnings, of an upstream called X.
-my $kept = 'proxy_http_version 1.1; proxy_set_header Connection "";';
 my $close = 'proxy_http_version 1.1; proxy_set_header Connection close;';
 my $closing = 'header=Connection:close';
 my @cases = (
@@ -58,7 +57,7 @@ my @cases = (
     { name => 'asks_answered', location => $close, paths => [$closing], says => [on($asks)] },
     { name => 'asks_fails', location => $close, paths => ['fault=close&at=start'], answer => qr/50[24]/ },
     { name => 'asks_nearly', location => $close =~ s/close/closed/r },
-    { name => 'asks_elsewhere', location => "$kept proxy_set_header X-Connection close;" },
+    { name => 'asks_elsewhere', location => "$proxy_keepalive proxy_set_header X-Connection close;" },
     { name => 'server_1_0', paths => ['version=1.0'], says => [on($server_1_0)] },
     { name => 'server_1_0_alive', paths => ['version=1.0&header=Connection:keep-alive&stay=1'], says => [on($server_1_0)] },
     { name => 'server_closes', paths => [$closing], says => [on($server_says)] },
@@ -69,7 +68,7 @@ my @cases = (
     # Without a word.
     { name => 'silent', paths => ['fault=close', 'fault=reset'] },
     { name => 'broken', paths => ['fault=close&at=start', 'fault=reset&at=header', 'fault=hang&at=header'],
-      location => "$kept proxy_read_timeout 200ms;", answer => qr/50[24]/ },
+      location => "$proxy_keepalive proxy_read_timeout 200ms;", answer => qr/50[24]/ },
     { name => 'no_length', paths => ['framing=eof'] },
     { name => 'no_body', paths => ['status=204', 'status=304', 'status=404'], answer => qr/204|304|404/ },
     { name => 'refused', paths => ['', ''], server => "server 127.0.0.1:$closed_port;", answer => qr/502/ },
@@ -126,7 +125,7 @@ for my $case (@cases) {
     my $server = $case->{server} // "server $server{$module} max_fails=0;";
     $blocks .= "upstream $name { $server @{[ $case->{upstream} // 'keepalive 4;' ]} }\n" unless $case->{pass};
     my $pass = $case->{pass} // ($module eq 'proxy' ? "proxy_pass http://$name/" : "${module}_pass $name");
-    my $location = $case->{location} // ($module eq 'proxy' ? $kept : '');
+    my $location = $case->{location} // ($module eq 'proxy' ? $proxy_keepalive : '');
     $location .= ' set $memcached_key $request_uri;' if $module eq 'memcached';
     $location .= join '', map { " ${module}_param $_;" } 'REQUEST_METHOD $request_method', 'REQUEST_URI $request_uri',
         'CONTENT_LENGTH $content_length', 'QUERY_STRING $query_string' if $module =~ /gi$/;

@@ -28,8 +28,7 @@ sub new {
     my $server = $upstream =~ /\bserver\b/ ? '' : 'server ' . $self->{auth}->address . ';';
     $upstream .= ' keepalive 16;' unless $upstream =~ /\bkeepalive\b/;
     $self->{nginx} = Keepalive::Nginx->new(connections => 2048, %options, http => <<"END");
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 upstream app { server @{[ $self->{app}->address ]}; keepalive 16; }
 upstream auth { $server $upstream }
 $http

@@ -7,7 +7,8 @@ package Keepalive::Blocks;
 # - /pause?delay=N takes N ms; /control/COMMAND goes to the backend's control listener (e.g. /control/stats).
 # - Each block starts with fresh counters: its first connection to each listener of the backend is number 1.
 # - No block may log anything of level crit, alert or emerg, unless it has its own `--- no_error_log`.
-# - In configurations, $TEST_NGINX_BACKEND_PORT, .._PORT2 and .._PORT3 are listeners of the backend.
+# - In configurations, $TEST_NGINX_BACKEND_PORT, .._PORT2 and .._PORT3 are listeners of the backend, and
+#   $TEST_NGINX_PROXY_KEEPALIVE is `$proxy_keepalive` of Keepalive::Setup.
 
 use strict;
 use warnings;
@@ -27,12 +28,12 @@ $ENV{TEST_NGINX_BACKEND_PORT2} = $backend->port(1);
 $ENV{TEST_NGINX_BACKEND_PORT3} = $backend->port(2);
 $ENV{TEST_NGINX_PAUSE_PORT}    = $backend->port(3);
 $ENV{TEST_NGINX_CONTROL_PORT}  = $backend->control_port;
+$ENV{TEST_NGINX_PROXY_KEEPALIVE} = $proxy_keepalive;
 
 my $proxy_all = <<'END';
 location / {
     proxy_pass http://backend;
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
+    $TEST_NGINX_PROXY_KEEPALIVE
 }
 END
 

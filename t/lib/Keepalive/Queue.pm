@@ -28,8 +28,7 @@ sub queue_nginx {
     # Without the module the variable does not exist.
     my $queue_time = is_ours() ? '$upstream_queue_time' : '-';
     my $nginx = Keepalive::Nginx->new(connections => 4096, %options, http => <<"END");
-proxy_http_version 1.1;
-proxy_set_header Connection "";
+$proxy_keepalive
 log_format times '\$request_uri|\$status|\$upstream_status|$queue_time|\$upstream_connect_time|\$upstream_header_time'
     '|\$upstream_response_time|\$request_time|\$upstream_addr';
 $http

@@ -17,8 +17,11 @@ use IO::Socket::INET;
 use Test::More ();
 use Time::HiRes qw(sleep time);
 
-our @EXPORT = qw(nginx_binary module_path is_ours version_at_least default_is_on
-    has_feature has_module_file free_port work_dir wait_for is_sanitized memory_of memory_is_below);
+our @EXPORT = qw(nginx_binary module_path is_ours needs_module version_at_least default_is_on
+    has_feature has_module_file free_port work_dir wait_for is_sanitized memory_of memory_is_below $proxy_keepalive);
+
+# The directives with which nginx keeps a connection to an HTTP server open, for http, server or location.
+our $proxy_keepalive = 'proxy_http_version 1.1; proxy_set_header Connection "";';
 
 my $binary  = find_program($ENV{TEST_NGINX_BINARY} || 'nginx');
 my $modules = $ENV{TEST_NGINX_LOAD_MODULES} || '';
@@ -56,6 +59,9 @@ sub module_path { (split ' ', $modules)[0] || '' }
 
 # Whether our module is loaded.
 sub is_ours { $modules =~ /\S/ ? 1 : 0 }
+
+# Skips the whole file when the run is on the stock module.
+sub needs_module { Test::More::plan(skip_all => 'needs the module') unless is_ours() }
 
 # Whether nginx is of this version or a newer one.
 sub version_at_least {
