@@ -1,4 +1,6 @@
-# `satisfy`: auth_request and auth_subrequest beside allow, deny and auth_basic, with the same outcome for both.
+# `satisfy`: auth_request and auth_subrequest beside allow, deny and auth_basic. Both have the same outcome.
+#
+# faults: F20.9 "satisfy $satisfy, $condition"
 
 use strict;
 use warnings;

@@ -1,4 +1,8 @@
-# What auth_request does, auth_subrequest does as well: the same requests to a site that uses the one and then the other.
+# auth_subrequest does what auth_request does: a site that uses either of them gets the same requests.
+#
+# faults: F20.1 "lets the request pass, variables are set"
+# faults: F20.2 "all of several"
+# faults: F20.9 "a variable that was set before"
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# What the authorisation server gets to see of a request: its header by default, its body with auth_subrequest_body.
+# What the authorisation server sees of a request: its header by default, and its body with auth_subrequest_body.
+#
+# faults: F20.4 "the site has all" "by its body"
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# Decisions that are remembered: proxy_cache and proxy_cache_lock in the location that auth_subrequest asks.
+# Cached decisions: proxy_cache and proxy_cache_lock in the location that auth_subrequest asks.
+#
+# faults: F20.9 "a hundred at once have the same answer"
 
 use strict;
 use warnings;

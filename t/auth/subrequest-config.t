@@ -1,5 +1,7 @@
-# The directives of auth_subrequest: what is refused, with file and line, what is accepted and where, and how a list of
-# values is inherited.
+# The directives of auth_subrequest: what is rejected, with file and line; what is accepted and where; how a list of values
+# is inherited.
+#
+# about: configuration
 
 use strict;
 use warnings;

@@ -1,5 +1,8 @@
-# A denial reaches the client as the authorisation server said it: auth_subrequest_pass_status and _pass_header; what
-# does not pass becomes a 500.
+# A denial reaches the client as the authorisation server sent it (auth_subrequest_pass_status, auth_subrequest_pass_header). A
+# status that is not passed becomes a 500.
+#
+# faults: F20.2 "WWW-Authenticate:Negotiate" "a denial, also where errors are allowed" "Retry-After:30" "an error, allowed"
+# faults: F20.5 "HTTP/2, with a body"
 
 use strict;
 use warnings;

@@ -1,4 +1,7 @@
-# auth_subrequest_error: what an authorisation server that cannot be reached, or talks nonsense, means for the request.
+# auth_subrequest_error: what happens to the request when the authorisation server is unreachable or its answer is invalid.
+#
+# faults: F20.1 "a body larger than any buffer" "a slow body"
+# faults: F20.3 "expect_error('refused'"
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# nginx-conf/auth-*.conf: nginx takes them as they are, but for addresses and folders, and they do what they are for.
+# nginx-conf/auth-*.conf: nginx accepts these files, with only addresses and folders replaced, and they do what they promise.
+#
+# about: configuration
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# auth_subrequest_copy_header: headers of the request that only the authorisation server can set, never the client.
+# auth_subrequest_copy_header: only the authorisation server can set these request headers, never the client.
+#
+# faults: F20.9 "auth_subrequest_copy_header" "is removed, others are not"
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
-# auth_subrequest_timeout, when the location that is asked has asked others in its turn: a question that is given up while a part
-# of it is under way keeps nobody waiting, neither now nor later.
+# auth_subrequest_timeout when the authorisation location has subrequests of its own: giving up while one of them is running
+# blocks nobody, neither then nor later.
+#
+# faults: F20.3 "the connection goes on" "nothing that a part has said"
 
 use strict;
 use warnings;

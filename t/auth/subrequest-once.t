@@ -1,4 +1,6 @@
-# auth_subrequest asks once per request: the decision holds over internal redirects, and subrequests do not ask at all.
+# auth_subrequest asks once per request: the decision holds across internal redirects, and subrequests do not ask at all.
+#
+# faults: F20.9 "X-Accel-Redirect to a named location"
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# auth_subrequest_pass_body: the client sees the page of a denial as the authorisation server wrote it.
+# auth_subrequest_pass_body: the client gets the body of a denial as the authorisation server sent it.
+#
+# faults: F20.2 "the site was never asked"
 
 use strict;
 use warnings;

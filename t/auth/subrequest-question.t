@@ -1,5 +1,8 @@
-# A decision holds for the question that was asked: a location to which a request is redirected, and which wants the
-# authorisation server to see the body, asks again; and it never asks the same twice.
+# A decision holds for the question that was asked. A location that sends the body to the authorisation server asks again after
+# a redirect to it, and the same question is never asked twice.
+#
+# faults: F20.7 "$name, index" "nothing is asked twice" "a smaller limit" "discarded, $length bytes, $path"
+# faults: F20.7 "sent on already, $body: never allowed"
 
 use strict;
 use warnings;

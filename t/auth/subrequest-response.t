@@ -1,5 +1,8 @@
-# What the client gets of a denial besides its status: no header twice, none of a denial that is not the response, each status
-# that can be listed, and never before `auth_delay` is over.
+# What the client gets with a denial besides its status: no header twice, no header of a denial that is not the response, every
+# status that can be listed, and nothing before `auth_delay` is over.
+#
+# faults: F20.8 "'/own/proxied'" "denied twice: told once" "a static page: one $_" "msie_refresh: @$location"
+# faults: F20.8 "HTTP/2, $_: $status" "$path: with its body"
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# Authorisation over few connections, whatever the answers look like: thousands of questions, with and without a queue.
+# Authorisation needs few connections, whatever the answers look like: thousands of questions, with and without a queue.
+#
+# faults: F20.1 "200 chunked"
 
 use strict;
 use warnings;

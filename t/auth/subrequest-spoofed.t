@@ -1,5 +1,7 @@
-# auth_subrequest_copy_header: a request that is refused, or led elsewhere, before its location serves it. The location that
-# serves it then copies nothing, and still must not get what the client has made up.
+# auth_subrequest_copy_header when a request is denied or redirected before its location serves it. The location that then
+# serves it copies nothing, and still must not get headers that the client has invented.
+#
+# faults: F20.9 "the server gets none of the client's" "the second question has what the client sent"
 
 use strict;
 use warnings;

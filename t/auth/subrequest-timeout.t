@@ -1,4 +1,8 @@
-# auth_subrequest_timeout: the budget of a decision, whatever it waits for; and clients, reloads and exits meanwhile.
+# auth_subrequest_timeout: the time limit of a decision, for every phase that can be slow. Clients that leave, reloads and exits
+# during a decision.
+#
+# faults: F9.1 "the client leaves, the connections are closed"
+# faults: F20.3 "not before the budget is spent" "a connection that does not come about"
 
 use strict;
 use warnings;

@@ -1,5 +1,8 @@
-# The first verdict decides: what an authorisation server has refused, or could not answer, no error page and no redirect of
-# the location that was asked makes a permission of. With nginx's own auth_request the last status counts.
+# The first verdict decides: no error page and no redirect of the authorisation location turns a denial, or a missing answer,
+# into a permission. With nginx's own auth_request the last status counts.
+#
+# faults: F20.6 "an error page lets in who was denied" "nobody is let in without a word" "$name, $mode: 401" "401 by $to, $mode"
+# faults: F20.6 "no page in time, $_" "a stale answer of the cache: it decides"
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# The values that hold where a directive is missing: 1000 requests, 60 seconds idle, and from 1.29.7 on 32 connections.
+# The defaults of missing directives: 1000 requests, 60 seconds idle, and since nginx 1.29.7 32 connections.
+#
+# faults: F11.2 "an idle connection gets 60 seconds"
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# `keepalive` before or after the balancer: with our module, and from 1.29.7 on, it makes no difference.
+# `keepalive` before or after the balancer: no difference with our module, nor since nginx 1.29.7.
+#
+# about: configuration
 
 use strict;
 use warnings;

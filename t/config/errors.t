@@ -1,4 +1,6 @@
-# Bad input: `nginx -t` fails and names directive, value, file and line, in the words of the stock module.
+# Invalid input: `nginx -t` fails and names directive, value, file and line, in the words of the stock module.
+#
+# about: configuration
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# Values from real life: a large pool whose connections live for a day and for millions of requests.
+# Realistic values: a large pool whose connections live for a day and for millions of requests.
+#
+# faults: F11.3 "of 600 connections 512 are kept"
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
-# keepalive_requests, keepalive_time and keepalive_timeout in http, server and location still belong to nginx's core:
-# they rule the connections of clients, and have nothing to do with the directives of the same name in an upstream.
+# keepalive_requests, keepalive_time and keepalive_timeout in http, server and location still belong to nginx's core: they apply
+# to connections of clients, independently of the directives of the same name in an upstream.
+#
+# about: configuration
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
-# The documents: their links lead somewhere, the files that they name exist, nginx takes the configurations that they show,
-# each alert says what to do, and each source file has its place in the architecture.
+# The documents: their links lead somewhere, the files that they name exist, nginx accepts the configurations that they show,
+# each alert is explained, and each source file is named in the architecture.
+#
+# about: documents
 
 use strict;
 use warnings;

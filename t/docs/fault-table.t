@@ -1,33 +1,33 @@
-# The tables of t/README.md: each file that they name is there, with the title that they tell, and each file of t/ is named.
+# Every file of t/ says which faults it shows, by titles that it has, and t/README.md has the tables made of these lines.
+#
+# about: documents
 
 use strict;
 use warnings;
 
 use Test::More;
 
-sub text_of {
-    my ($file) = @_;
-    open my $in, '<', $file or die "$file: $!";
-    local $/;
-    return <$in>;
-}
+use lib 't/lib';
+use Keepalive::Faults;
 
-my @rows = map { s{`t/}{`}gr } grep { /^\|/ } split /\n/, text_of('t/README.md');
-my (%named, %groups, $titles);
-for my $row (@rows) {
-    $groups{$1} = $row if $row =~ /^\| (F\d+) \|/;
-    $named{$_} = 1 for $row =~ m{`([\w./-]+\.t)`}g;
-    while ($row =~ m{`([\w./-]+\.t)`((?: \*[^*]+\*)+)}g) {
-        my ($file, $told) = ($1, $2);
-        my $text = -e "t/$file" ? text_of("t/$file") : '';
-        for my $title ($told =~ /\*([^*]+)\*/g) {
-            $titles++;
-            ok index($text, $title) >= 0, "$file: $title";
-        }
-    }
-}
-cmp_ok $titles, '>', 100, 'titles are told';
-is join(' ', grep { !-e "t/$_" } sort keys %named), '', 'all files that are named are there';
-is join(' ', grep { !$named{$_} } map { m{^t/(.*)} } sort glob 't/*/*.t'), '', 'all files that are there are named';
-is join(' ', grep { !$groups{"F$_"} } 1 .. 20), '', 'no group of faults is left out';
+binmode Test::More->builder->$_, ':encoding(UTF-8)' for qw(output failure_output);
+
+sub wrong { return headings($_[0])->{wrong} }
+
+is_deeply wrong(qq(# A test.\n# faults: F1.2 "closed" "other"\n\nok 1, 'closed';\n)), ['no test is called: other'],
+    'a title that no test has is found';
+is_deeply wrong(qq(# faults: F1 "a"\n# faults: F21.1 "a"\n# about: a\n\na)),
+    ['there is no fault F1', 'there is no fault F21.1', 'not understood: about: a'], 'so is a fault that the list does not have';
+is_deeply wrong("# A test.\n\nok 1;\n"), ['no line "# faults: .." or "# about: .."'], 'so is a file that says nothing';
+
+my $files = fault_files();
+is_deeply $files->{$_}{wrong}, [], $_ for sort keys %$files;
+
+is_deeply [missing({})]->[0], 'F1.1', 'a fault without a file is found';
+is join(' ', missing($files)), '', 'each fault has a file';
+my $tables = tables($files);
+is join(' ', grep { $tables !~ /^\| F$_\.\d+ \|.*`[\w\/-]+\.t`/m } 1 .. 20), '', 'no group of faults is left out';
+is join(' ', grep { index($tables, shown($_)) < 0 } sort keys %$files), '', 'each file is named';
+is table_in(read_file('t/README.md')), $tables, 't/README.md has these tables; if not: perl t/lib/fault-table.pl';
+
 done_testing;

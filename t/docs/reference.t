@@ -1,5 +1,7 @@
-# docs/ documents what the module offers, and nothing else: directives with their syntax, context and default,
-# variables, metrics, and the fields of the JSON.
+# docs/ documents what the module offers, and nothing else: directives with syntax, context and default, variables, metrics, and
+# the fields of the JSON.
+#
+# about: documents
 
 use strict;
 use warnings;

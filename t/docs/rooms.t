@@ -1,4 +1,6 @@
-# The rooms of src/: a folder imports only from those below it, and mod.rs lists its files.
+# The folders of src/: each imports only from those below it, and mod.rs lists its files.
+#
+# about: documents
 
 use strict;
 use warnings;

@@ -1,5 +1,11 @@
-# `keepalive_drain`: each reason to close a connection rather than to read the rest of an answer. The next request gets its
-# own answer over another connection, and nothing is left behind.
+# `keepalive_drain`: each reason to close a connection instead of reading the rest of an answer. The next request gets its own
+# answer over another connection, and nothing is left behind.
+#
+# faults: F1.5 "The connection ends in the middle of the body, or right behind it."
+# faults: F2.5 "The connection ends in the middle of the body, or right behind it."
+# faults: F6.1 "Bytes behind the body, with it or later."
+# faults: F7.1 "version=1.0&len=10&stay=1"
+# faults: F7.4 "interim=$interim&len=10"
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# The directive `keepalive_drain`: what is refused, with file and line, and what is accepted, at any place in the block.
+# The directive `keepalive_drain`: what is rejected, with file and line, and what is accepted, anywhere in the block.
+#
+# about: configuration
 
 use strict;
 use warnings;

@@ -1,5 +1,8 @@
-# `keepalive_drain`: an answer of which nginx reads the header only is read to its end, and its connection used again; in
-# every framing, for all that leaves answers unread, and over every kind of socket.
+# `keepalive_drain`: when nginx reads only the header of an answer, the module reads the rest, and the connection is used again.
+# For every framing, everything that leaves answers unread, and every kind of socket.
+#
+# faults: F7.6 "byte by byte"
+# faults: F20.1 "many at once: each with its own"
 
 use strict;
 use warnings;

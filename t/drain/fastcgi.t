@@ -1,5 +1,7 @@
-# `keepalive_drain` with FastCGI: an answer that nobody reads is read up to the record that ends its request, and nothing else
-# is taken for that end.
+# `keepalive_drain` with FastCGI: an unread answer is read up to the record that ends its request, and nothing else is taken for
+# that end.
+#
+# faults: F7.5 "Records in all their forms" "not served, status" "errors before the header, alone"
 
 use strict;
 use warnings;

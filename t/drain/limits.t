@@ -1,5 +1,8 @@
-# `keepalive_drain` and the other limits: those of the pool hold for drained connections, a connection that is being drained
-# counts for `max_conns`, and none of them holds up a worker that is to go.
+# `keepalive_drain` and the other limits: the limits of the pool apply to drained connections, a connection that is being
+# drained counts for `max_conns`, and none delays the exit of a worker.
+#
+# faults: F12.2 "never two at a time"
+# faults: F14.2 "the worker exits"
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
 # Thousands of requests, each with a subrequest whose answer has a body: no more connections than clients need, whatever the
 # answer looks like, and exactly as many as `max_conns` allows.
+#
+# faults: F20.1 "requests are answered"
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
-# Connections that are being drained take nobody's place: not among `worker_connections`, not that of a server that has left,
-# and no memory that stays.
+# Connections that are being drained take no resources from others: they give way when `worker_connections` run out and when
+# their server is removed, and they leave no memory behind.
+#
+# faults: F15.1 "a hundred are served"
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# Subrequests: auth_request, mirror, SSI and add_before_body take connections from the pool and give them back.
+# Subrequests: auth_request, mirror, SSI and add_before_body take connections from the pool and return them.
+#
+# faults: F20.9 "over one connection to each server"
 
 use strict;
 use warnings;

@@ -1,5 +1,8 @@
-# A lack of memory, at each step of each hook: the worker lives, the request ends with a status, and the next one is served.
-# Needs the module built for it (feature fail-allocations), in TEST_NGINX_FAILING_MODULE.
+# Memory runs out at each allocation of each hook: the worker lives on, the request ends with a status, and the next request is
+# served. Needs a module built with the feature fail-allocations, in TEST_NGINX_FAILING_MODULE.
+#
+# faults: F19.1 "allocations, each may fail" "the worker is the one that was started"
+# faults: F19.2 "nginx -t: $number allocations, each may fail" "reload: some of $number allocations fail"
 
 use strict;
 use warnings;

@@ -1,5 +1,8 @@
-# worker_connections used up by what is idle or nobody's: it is given up, here and in other pools, before a request fails or
-# a client is turned away.
+# worker_connections are used up: idle connections and those that are being drained are closed, in this pool and in others,
+# before a request fails or a client is rejected.
+#
+# faults: F15.1 "as many at another upstream get their connections, as those of the first are given up"
+# faults: F15.1 "requests that wait get theirs"
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
-# The limit of descriptors is reached (worker_rlimit_nofile): requests fail with 500 and a line of nginx's, and what is idle in
-# the pools is given up, so that the next ones are served.
+# The limit of descriptors is reached (worker_rlimit_nofile): requests fail with 500 and nginx's own log line, and idle
+# connections of the pools are closed, so that the next requests are served.
+#
+# faults: F15.2 "the next one gets that of a pool that has given up its own"
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
-# No port is left for a connection to the server: nginx says so, and the request fails as with a server that cannot be reached.
-# In a network namespace in which there are four ports.
+# No local port is left for a connection to the server: nginx logs it, and the request fails as with an unreachable server. Runs
+# in a network namespace with four ports.
+#
+# faults: F15.2 "others wait for them"
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
-# What the master makes at its start in ways that cannot fail, it makes only if there is memory to spare: without, nothing is
-# counted, and requests are served.
+# The master makes some structures with calls that cannot report a failure, so it makes them only if there is spare memory.
+# Without it nothing is counted, and requests are served.
+#
+# faults: F15.3 "the log tells" "requests are served"
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# A worker runs out of connections: requests fail then, but the pool survives and works again afterwards.
+# A worker runs out of connections: requests fail meanwhile, but the pool survives and works afterwards.
+#
+# faults: F15.1 "afterwards all is well"
 
 use strict;
 use warnings;

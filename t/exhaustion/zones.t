@@ -1,5 +1,7 @@
-# Shared memory is full: that of the upstream's servers (zone), and that in which the module counts (keepalive_zone). With 200
-# servers that a name stands for, from nginx 1.27.3 on.
+# Shared memory is full: the upstream's own (zone), and the module's counters (keepalive_zone). With 200 servers behind one
+# name, since nginx 1.27.3.
+#
+# faults: F15.4 "the others are counted together" "a zone that is too small has some of the servers"
 
 use strict;
 use warnings;

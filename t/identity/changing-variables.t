@@ -1,5 +1,7 @@
-# TLS names and certificates from variables that change while a request is under way: every handshake is given what stock
-# nginx would give it, and nobody gets a connection that was made for somebody else.
+# TLS names and certificates from variables that change during a request: every handshake gets what stock nginx would use, and
+# no request gets a connection that was made for another identity.
+#
+# faults: F10.1 "Alice is Alice"
 
 use strict;
 use warnings;

@@ -1,4 +1,9 @@
-# Connections never cross identities: all that shaped a connection must be equal for it to be used again.
+# Connections never cross identities: a connection is used again only if everything that shaped it is equal.
+#
+# faults: F10.1 "separate('SNI'" "separate('client certificate'" "with verification it will not, though a connection is idle"
+# faults: F10.1 "a wrong one still will not" "separate('proxy_bind'"
+# faults: F10.2 "HTTP/2 by proxy_pass" "a plain request does not go over a TLS connection"
+# faults: F10.2 "local: the second one does not get it"
 
 use strict;
 use warnings;

@@ -1,5 +1,8 @@
-# ntlm: a connection that its server takes for one user's is kept for the client that has authenticated on it, and for
-# nobody else, as long as that client stays.
+# ntlm: a connection that its server authenticates as a whole is kept for the client that has authenticated on it, and for no
+# other, as long as that client stays connected.
+#
+# faults: F10.3 "each has a connection of its own" "each request goes where its client has logged in" "another client is nobody"
+# faults: F10.3 "it is closed with the connection of its client"
 
 use strict;
 use warnings;

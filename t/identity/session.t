@@ -1,4 +1,6 @@
-# TLS sessions are resumed only by the identity that made them; the server takes whoever resumes one for its maker.
+# A TLS session is resumed only by the identity that created it, since the server takes whoever resumes it for that identity.
+#
+# faults: F18.1 "Bob is Bob"
 
 use strict;
 use warnings;

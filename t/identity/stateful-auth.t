@@ -1,5 +1,7 @@
-# Servers that take a whole connection for authenticated by one request on it (NTLM, Negotiate): such a connection is for
-# nobody else, and is closed behind the request, whoever has said what it is.
+# Servers that authenticate a whole connection by one request on it (NTLM, Negotiate): no other request uses such a connection,
+# and it is closed after its request, also when the header that shows it is hidden or set by nginx.
+#
+# faults: F10.3 "Bob is not Alice" "a header that is hidden" "credentials of an authorisation server"
 
 use strict;
 use warnings;

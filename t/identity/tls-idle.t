@@ -1,6 +1,10 @@
-# An idle TLS connection becomes readable although the server has sent no data: a session ticket of TLS 1.3 that comes late, or
-# new keys. It is read, and the connection stays; the stock module closes it, as both do after a goodbye. In no case a request fails.
-# The tickets that OpenSSL sends by itself come before the first answer, and end no connection with either.
+# An idle TLS connection becomes readable although the server has sent no data: a late session ticket of TLS 1.3, or new keys.
+# The module reads it and keeps the connection; the stock module closes it. Both close it after close_notify. No request fails
+# in any case. The tickets that OpenSSL sends by itself arrive before the first answer: neither module closes because of them.
+#
+# faults: F18.2 "goodbye, at checkout: a new connection is used" "goodbye_along"
+# faults: F18.3 "OpenSSL as it is: one connection carries all" "a ticket right behind the answer: all are answered"
+# faults: F18.3 "the connection stays" "at checkout: the connection is used"
 
 use strict;
 use warnings;

@@ -1,4 +1,7 @@
-# TLS to the upstream: connections are used again, sessions too, and a server that ends an idle connection harms nobody.
+# TLS to the upstream: connections and sessions are used again, and a server that closes an idle connection causes no failure.
+#
+# faults: F18.1 "a new connection resumes the session"
+# faults: F18.2 "the server closes, and so do we"
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
 # Reloads that add, remove and add again the load_module line, under load: no request fails, and the right module works.
+#
+# faults: F14.1 "requests failed"
 
 use strict;
 use warnings;

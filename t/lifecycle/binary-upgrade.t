@@ -1,4 +1,6 @@
 # Binary upgrade (USR2, WINCH, QUIT) and the way back (HUP, QUIT), under load: no request fails.
+#
+# faults: F14.4 "requests failed"
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
-# The file of the module is replaced while nginx runs: a reload goes on with the old one. A binary upgrade takes up the new
-# one, and so do two reloads of which the first has no load_module line.
+# The module's file is replaced while nginx runs: a reload keeps the old one. A binary upgrade loads the new one, and so do two
+# reloads of which the first has no load_module line.
+#
+# faults: F14.1 "the file was replaced"
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# Graceful QUIT: idle connections are closed at once, busy ones finish their request, and the workers are gone soon after.
+# Graceful QUIT: idle connections are closed at once, busy ones finish their request, and the workers exit soon after.
+#
+# faults: F14.2 "idle connections do not hold up the exit" "TERM is quick"
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# Reload under load: no request fails, old workers go and take their idle connections with them, new ones have their own.
+# Reload under load: no request fails, old workers exit and close their idle connections, new workers have pools of their own.
+#
+# faults: F14.1 "requests failed"
 
 use strict;
 use warnings;

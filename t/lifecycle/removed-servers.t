@@ -1,4 +1,6 @@
-# `server NAME resolve`: when an address leaves the upstream, the idle connections to it are closed at once.
+# `server NAME resolve`: when an address is removed from the upstream, the idle connections to it are closed at once.
+#
+# faults: F17.3 "the connection to the backup server that left is closed"
 
 use strict;
 use warnings;

@@ -1,4 +1,7 @@
-# A worker that dies without a goodbye: its connections are closed by the kernel, and its successor starts afresh.
+# A worker is killed: the kernel closes its connections, and its successor starts with an empty pool.
+#
+# faults: F12.3 "four requests at once are still allowed"
+# faults: F14.3 "a new worker is there"
 
 use strict;
 use warnings;

@@ -1,5 +1,9 @@
-# A worker that is told to go, alone, or crashes: its successor has all places of max_conns, and the numbers that all workers share
-# say that what it held has ended.
+# A single worker is told to exit, or crashes: its successor has all slots of max_conns, and the shared counters show that what
+# the old worker held has ended.
+#
+# faults: F12.3 "four places can be used at once"
+# faults: F14.3 "SEGV"
+# faults: F14.5 "nothing is idle, active or waits"
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
 # The count behind `max_conns` does not drift: after thousands of requests of all kinds, successful, failed, refused, aborted,
-# exactly max_conns can be under way.
+# exactly max_conns requests can run at once.
+#
+# faults: F12.2 "three at once are allowed"
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# A worker is killed and none comes in its place, as after a reload: the others take back what it had, within two seconds or so.
+# A worker is killed and none replaces it, as after a reload: the others take its slots back within about two seconds.
+#
+# faults: F12.3 "the request that waits in the other one is served"
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
-# `max_conns` in one worker is the limit of open connections, idle ones included: an idle connection that nobody else
-# can use makes room. Needs no `queue`.
+# `max_conns` in one worker limits the open connections, idle ones included: an idle connection of another identity is closed to
+# make room. Needs no `queue`.
+#
+# faults: F12.2 "never more than max_conns were open"
 
 use strict;
 use warnings;

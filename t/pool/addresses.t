@@ -1,4 +1,6 @@
-# Servers by IPv4, IPv6 and unix sockets: a connection is only used again for the address it was made to.
+# Servers by IPv4, IPv6 and unix sockets: a connection is used again only for the address that it was made to.
+#
+# faults: F10.2 "among others: one connection, two requests"
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# Every balancer: its connections are used again, and its own counts stay right, whoever closes a connection.
+# Every balancer: its connections are used again, and its own counts stay right, whichever side closes a connection.
+#
+# faults: F17.3 "over one connection per server" "the backup server answers for a dead one"
 
 use strict;
 use warnings;

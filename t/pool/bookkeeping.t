@@ -1,4 +1,6 @@
-# What a connection carries from one request to the next is wiped out: counters and the log it writes to.
+# State that a connection carries from one request to the next is reset: its counters and its log.
+#
+# faults: F10.5 "a warning names its request"
 
 use strict;
 use warnings;

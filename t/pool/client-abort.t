@@ -1,4 +1,8 @@
-# The client goes away: a connection whose answer was not read to its end is closed and never used again.
+# The client leaves: a connection whose answer was not read to its end is closed and never used again.
+#
+# faults: F9.3 "in the request body: the connection is closed" "an early answer: the next request has a new connection"
+# faults: F9.4 "before the answer: the connection is closed" "in the answer: the connection is closed"
+# faults: F9.4 "ignored: afterwards it is in the pool"
 
 use strict;
 use warnings;

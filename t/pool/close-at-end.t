@@ -1,5 +1,9 @@
-# A server that ends the connection right behind its answer, or says more: nginx reads both at the same moment, so the connection
-# has ended before it is stored. It is not stored, the answer is whole, and nobody hears of it.
+# A server closes the connection right after its answer, or sends more bytes: nginx reads both in one event, so the connection
+# has ended before it is stored. It is not stored, the answer is whole, and no request meets it.
+#
+# faults: F1.1 "the answer is whole"
+# faults: F2.1 "the answer is whole"
+# faults: F6.1 "the next request has its own answer, over a new connection"
 
 use strict;
 use warnings;

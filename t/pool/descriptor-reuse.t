@@ -1,5 +1,7 @@
-# An idle connection that ends leaves its descriptor, and nginx's own structure, to the next one, which may be to another server:
-# nobody is ever given that one instead.
+# When an idle connection ends, the next connection gets its descriptor and its `ngx_connection_t`, and may go to another
+# server. No request is given that one by mistake.
+#
+# faults: F10.5 "the other server's connection has it now" "the other server has got its own"
 
 use strict;
 use warnings;

@@ -1,5 +1,9 @@
-# However a request ends, the place that it had at its server is free again: with max_conns=1 the next one is served, and one
-# more at the same time is not. What never came about does not count either.
+# However a request ends, its slot at the server is free again: with max_conns=1 the next request is served, and not two at
+# once. A connection that was never established does not count either.
+#
+# faults: F9.1 "the client leaves while nginx connects" "the client leaves in the handshake"
+# faults: F12.1 "no place was lost to a failure" "another one gets there"
+# faults: F12.2 "the place is free" "and there is only one" "no connection is counted as active"
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# Which connection is taken, and which one has to go: last in first out, and the least recently used is evicted.
+# Which connection is taken, and which one is evicted: last in, first out; the least recently used is evicted.
+#
+# faults: F11.3 "the connection stored first was evicted"
 
 use strict;
 use warnings;

@@ -1,4 +1,10 @@
-# A server that closes, resets or speaks on an idle connection: the connection leaves the pool at once and in silence.
+# A server closes, resets or sends bytes on an idle connection: the connection leaves the pool at once, without a log message.
+#
+# faults: F1.1 "closed right after the answer, with every framing"
+# faults: F1.2 "closed while idle" "the place of a closed connection is free again"
+# faults: F2.2 "reset while idle"
+# faults: F6.2 "unsolicited bytes while idle"
+# faults: F6.5 "a 408 while idle, then the end of the connection" "a 408 while idle, and the connection stays open"
 
 use lib 't/lib';
 use Keepalive::Setup;

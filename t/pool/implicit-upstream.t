@@ -1,4 +1,6 @@
-# proxy_pass to an address, literally or by a variable, has no pool; a variable that names an upstream block has its pool.
+# proxy_pass to an address, literal or from a variable, has no pool. A variable that names an upstream block uses its pool.
+#
+# faults: F17.1 "an address from a variable"
 
 use lib 't/lib';
 use Keepalive::Setup;

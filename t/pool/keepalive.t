@@ -1,4 +1,6 @@
-# `keepalive connections [local]`: the pool keeps so many idle connections, and not one more.
+# `keepalive connections [local]`: the pool keeps this many idle connections, and not one more.
+#
+# faults: F11.4 "is off" "a pool of one holds the connection of one server at a time"
 
 use lib 't/lib';
 use Keepalive::Setup;

@@ -1,4 +1,6 @@
-# `keepalive_requests number`: after so many requests a connection is closed.
+# `keepalive_requests number`: a connection is closed after this many requests.
+#
+# faults: F11.1 "no request per connection means none is kept" "one request per connection" "two requests per connection"
 
 use lib 't/lib';
 use Keepalive::Setup;

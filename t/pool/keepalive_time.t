@@ -1,4 +1,6 @@
 # `keepalive_time time`: a connection older than this is not stored again.
+#
+# faults: F11.2 "the time counts from the connection, not from its last use"
 
 use lib 't/lib';
 use Keepalive::Setup;

@@ -1,4 +1,10 @@
-# `keepalive_timeout timeout`: so long may a connection stay idle.
+# `keepalive_timeout timeout`: how long a connection may stay idle.
+#
+# faults: F11.2 "an idle connection is closed after the timeout, and not before"
+# faults: F16.1 "proxy_read_timeout rules again on a connection from the pool"
+# faults: F16.1 "proxy_send_timeout rules on a connection from the pool"
+# faults: F16.1 "the timeout of the request before it does not end one that may take longer"
+# faults: F16.1 "it does not run while the connection is in use"
 
 use lib 't/lib';
 use Keepalive::Setup;

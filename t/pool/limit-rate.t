@@ -1,4 +1,6 @@
-# proxy_limit_rate delays reading: neither the delay nor its timer may follow the connection into the pool.
+# proxy_limit_rate delays reading: neither the delay nor its timer follows the connection into the pool.
+#
+# faults: F16.2 "without a delay" "it stays in the pool"
 
 use strict;
 use warnings;

@@ -1,5 +1,8 @@
-# Settings that another module has for one request: Lua's balancer gives it its own timeouts, tries and head. They hold for that
-# request, on a stale connection too, and never for the next one.
+# Another module has settings for one request: Lua's balancer sets its timeouts, tries and header. They hold for that request,
+# also on a stale connection, and never for the next one.
+#
+# faults: F3.4 "timeouts of the second try hold for that" "and not for another request of the location"
+# faults: F3.4 "a stale connection: the timeouts hold for the new one"
 
 use strict;
 use warnings;

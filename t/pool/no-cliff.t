@@ -1,4 +1,6 @@
-# More servers than there is room for: a full pool goes on reusing what it can, and `per_server` needs no arithmetic.
+# More servers than connections in the pool: a full pool still reuses what it can, and `per_server` needs no arithmetic.
+#
+# faults: F11.3 "33 servers in a pool of 32"
 
 use strict;
 use warnings;

@@ -1,4 +1,12 @@
-# What must never enter the pool: each of these connections is still open on the server's side, so reuse would show.
+# Connections that must never be stored. Each is still open on the server's side, so reuse would show.
+#
+# faults: F1.1 "a close, still unread when the connection is stored"
+# faults: F6.1 "more bytes than announced, in one piece with the answer"
+# faults: F6.1 "more bytes, still unread when the connection is stored"
+# faults: F7.1 "an HTTP/1.0 answer, even with"
+# faults: F7.2 "an answer without a body, closed by its header" "the request said"
+# faults: F7.3 "an answer whose end is the end of the connection"
+# faults: F8.1 "the server answers before it has read the request body"
 
 use lib 't/lib';
 use Keepalive::Setup;

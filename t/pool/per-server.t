@@ -1,4 +1,6 @@
-# `keepalive N per_server`: the limit counts for each server address.
+# `keepalive N per_server`: the limit applies to each server address.
+#
+# faults: F11.3 "two of four connections stay"
 
 use strict;
 use warnings;

@@ -1,5 +1,8 @@
-# A server that was told of a request body takes what follows for it. So a connection on which something else was sent than
-# announced, as for a POST through auth_request, is never used again; all others are, as with the stock module.
+# A server that was promised a request body takes the next bytes for it. So a connection on which the announced body was not
+# sent, as for a POST through auth_request, is never used again. All others are, as with the stock module.
+#
+# faults: F8.1 "closed: answered while the client is still sending"
+# faults: F20.4 "closed: authorised, HTTP/2"
 
 use strict;
 use warnings;

@@ -1,4 +1,7 @@
-# Request bodies on connections from the pool: buffered, unbuffered, chunked, slow, and not wanted by the server.
+# Request bodies on connections from the pool: buffered, unbuffered, chunked, slow, and rejected by the server.
+#
+# faults: F3.1 "a chunked body"
+# faults: F8.1 "refused in the middle of the body"
 
 use strict;
 use warnings;

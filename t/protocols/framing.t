@@ -1,4 +1,13 @@
-# Every way to frame an answer, buffered and unbuffered: its client gets it whole, and the connection is used again or not.
+# Every framing of an answer, buffered and unbuffered: the client gets the whole answer, and the connection is used again or not,
+# as it should.
+#
+# faults: F6.1 "its connection is not used again"
+# faults: F7.1 "version=1.0&header=Connection:keep-alive"
+# faults: F7.2 "header=Connection:Close&stay=1" "header=Proxy-Connection:close"
+# faults: F7.3 "framing=eof&len=100000"
+# faults: F7.4 "the next request gets its own answer" "the protocol is switched" "status=204" "status=304&len=10"
+# faults: F7.4 "'HEAD', 'framing=chunked'"
+# faults: F7.6 "framing=trailers&len=1000&drip=2"
 
 use strict;
 use warnings;

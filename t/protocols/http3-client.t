@@ -1,5 +1,8 @@
-# Clients that speak HTTP/3: their requests use the pool, wait in the queue and are authorised as those of any other client, with and
-# without a body, and so are those of a client that leaves.
+# Clients that speak HTTP/3: their requests use the pool, wait in the queue and are authorised like those of other clients, with
+# and without a body, also when the client leaves.
+#
+# faults: F9.4 "the client leaves $title: the connection is closed"
+# faults: F20.5 "a denial, with all challenges" "auth_subrequest_body: and so has the question"
 
 use strict;
 use warnings;

@@ -1,6 +1,9 @@
-# An idle HTTP/2 connection (gRPC, and the proxy module from nginx 1.29.4 on) on which the server sends anything, were it only
-# a PING, is closed, as by the stock module: its flow control and its last stream are known to nginx's protocol module alone. No
-# answer that comes meanwhile is ever given to the next request. A request that meets a closed connection is sent again.
+# An idle HTTP/2 connection (gRPC, and the proxy module since nginx 1.29.4) on which the server sends anything, even a PING, is
+# closed, as by the stock module: only nginx's protocol module knows its flow control and its last stream. A late answer is never
+# given to the next request. A request that meets a closed connection is sent again.
+#
+# faults: F1.4 "on a stale connection"
+# faults: F6.3 "by three" "no answer is mixed up with another one"
 
 use strict;
 use warnings;

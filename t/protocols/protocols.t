@@ -1,4 +1,7 @@
-# Every protocol module that uses upstream pools: where the protocol allows it, connections are used again.
+# Every protocol module that uses upstream pools: connections are used again where the protocol allows it.
+#
+# faults: F7.5 "fastcgi, many records"
+# about: protocols
 
 use strict;
 use warnings;

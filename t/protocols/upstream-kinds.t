@@ -1,5 +1,9 @@
-# Upstreams without a pool beside those that have one: made for one request out of a name that is resolved then; and upstreams of
-# which no server is up, or none for a while: idle connections do not make up for that, and are there afterwards.
+# Upstreams made for one request from a resolved name have no pool; those beside them do. And upstreams whose servers are all
+# down, or unavailable for a while: idle connections do not change that, and they are still there afterwards.
+#
+# faults: F17.1 "a name that is resolved for each request has none"
+# faults: F17.3 "the single server of an upstream stays in service"
+# faults: F17.4 "it is out of service, though a connection is idle" "as the log says"
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
-# The queue with every balancer: all servers are used up to their max_conns and never beyond, and whoever waits is served by
-# whichever server is free first, the backup included.
+# The queue with every balancer: all servers are used up to their max_conns and never beyond, and a waiting request is served by
+# the first server that is free, backups included.
+#
+# faults: F13.7 "one free server serves all"
 
 use strict;
 use warnings;

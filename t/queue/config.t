@@ -1,4 +1,6 @@
-# The directive `queue`: what is refused, with file and line, what is warned of, and what is accepted, in any order.
+# The directive `queue`: what is rejected, with file and line; what causes a warning; what is accepted, in any order.
+#
+# about: configuration
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# What nginx does around a request works with one that waits: request bodies, error pages, stale answers, ignored aborts.
+# Features of nginx work for a request that waits: request bodies, error pages, stale cached answers, ignored client aborts.
+#
+# faults: F13.7 "the bodies arrive whole"
 
 use strict;
 use warnings;

@@ -1,4 +1,7 @@
-# Servers that fail while requests wait: "all servers down" is not "busy", for newcomers and for those who wait already.
+# Servers fail while requests wait: "all servers down" differs from "busy", for new requests and for those that wait already.
+#
+# faults: F13.2 "those who wait fail when the last server does" "those who wait are served after a failure"
+# faults: F17.4 "all servers are marked down"
 
 use strict;
 use warnings;

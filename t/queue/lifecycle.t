@@ -1,4 +1,8 @@
-# Requests that wait while nginx is told to reload, to go, or to make way for another binary: whoever may stay is served.
+# Requests wait while nginx reloads, exits or upgrades its binary: every request that may stay is served.
+#
+# faults: F13.3 "reload: all are served" "reload without queue: those who waited are served"
+# faults: F14.2 "QUIT: all that wait are served" "TERM: nobody is answered"
+# faults: F14.4 "upgrade: all are served"
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
-# The queue is the same for every protocol, on both sides: TLS, gRPC, FastCGI and the others, upgraded connections, and
-# clients that speak HTTP/2.
+# The queue works the same for every protocol, on both sides: TLS, gRPC, FastCGI and the others, upgraded connections, and clients
+# that speak HTTP/2.
+#
+# faults: F13.7 "those who stay are served"
 
 use strict;
 use warnings;

@@ -1,4 +1,8 @@
-# The wait queue: who waits, in which order, and what becomes of those for whom there is no room or no time.
+# The wait queue: which requests wait, in which order, and what happens when the queue is full or the time is over.
+#
+# faults: F9.2 "those who stay are answered" "the server never hears of those who left"
+# faults: F13.1 "a full queue refuses with 502" "timed out is $expected" "first come, first served; nobody passes the others"
+# faults: F13.1 "they are logged with 499"
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# `server NAME resolve` while requests wait: new addresses serve them, and they do not wait for those that have gone.
+# `server NAME resolve` while requests wait: new addresses serve them, and they do not wait for removed ones.
+#
+# faults: F13.4 "they are served by a server that appears" "a server that takes its place serves those who wait"
 
 use strict;
 use warnings;

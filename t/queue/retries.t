@@ -1,5 +1,7 @@
-# Requests that have failed at one server and wait for another: nobody who takes any server waits for them, and they do
-# not go back to where they have been.
+# Requests that have failed at one server and wait for another: they do not block requests that can use any server, and they do
+# not return to a server that they have tried.
+#
+# faults: F12.1 "refused: the other server serves all that wait"
 
 use strict;
 use warnings;

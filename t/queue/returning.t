@@ -1,5 +1,7 @@
-# A server that comes back after fail_timeout says so to nobody: it is looked after once a second, however many newcomers
-# there are.
+# A server becomes available again after fail_timeout, without an event: the module checks once a second, however many new
+# requests arrive.
+#
+# faults: F13.2 "the server that has come back is used"
 
 use strict;
 use warnings;

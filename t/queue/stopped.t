@@ -1,4 +1,6 @@
-# A worker that is stopped, and answers nobody: the others do not wait for it, neither for its turn nor for what it has.
+# A stopped worker (SIGSTOP) answers nothing: the others wait neither for its turn nor for the slots that it holds.
+#
+# faults: F13.7 "those of the other worker are served meanwhile"
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
-# Subrequests in the queue: a thousand authorised over four connections, and what happens when a main request and its
-# own subrequest need the same full server.
+# Subrequests in the queue: a thousand authorised over four connections, and what happens when a main request and its own
+# subrequest need the same full server.
+#
+# faults: F13.6 "a thousand at once: all are answered" "twenty at once, over one connection"
 
 use strict;
 use warnings;

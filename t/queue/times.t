@@ -1,4 +1,6 @@
-# Times of the queue: $upstream_queue_time beside the other times, and the timeouts that must not count the wait.
+# Times of the queue: $upstream_queue_time beside the other times, and the timeouts that must not include the wait.
+#
+# faults: F13.5 "a wait longer than proxy_connect_timeout"
 
 use strict;
 use warnings;

@@ -1,5 +1,8 @@
-# Several workers and a `zone`: max_conns is the limit of them all together, whoever has waited longest comes next in
-# whichever worker, and what a killed worker held comes back.
+# Several workers and a `zone`: max_conns limits all of them together, the request that has waited longest is served next in
+# whichever worker, and the slots of a killed worker return.
+#
+# faults: F12.3 "places can be used at once"
+# faults: F13.1 "first come, first served"
 
 use strict;
 use warnings;

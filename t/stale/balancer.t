@@ -1,5 +1,8 @@
-# A stale connection is not a failing server: the balancer does not hear of it, unless keepalive_stale_fails is on. What
-# fails on a new connection counts as ever.
+# A stale connection is not a failed server: the balancer is not told, unless keepalive_stale_fails is on. Failures on a new
+# connection count as always.
+#
+# faults: F4.2 "both servers go on taking turns" "no server is taken for failed"
+# faults: F17.3 "a single server: by one more connection"
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
-# What it costs in calls of the system that idle connections are looked at, and that a server's Keep-Alive is believed: one for
-# each request that gets an idle connection, with TLS too; and one more for a connection whose server says how long it keeps it.
+# What the check of idle connections and the Keep-Alive hint cost in system calls: one for each request that takes an idle
+# connection, with TLS too, and one more for a connection whose server says how long it keeps it.
+#
+# about: cost
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
-# The directives `keepalive_check`, `keepalive_hint`, `keepalive_stale_retry` and `keepalive_stale_fails`: what is refused, with file and
-# line, and what is accepted, at any place in the block.
+# The directives `keepalive_check`, `keepalive_hint`, `keepalive_stale_retry` and `keepalive_stale_fails`: what is rejected, with
+# file and line, and what is accepted, anywhere in the block.
+#
+# about: configuration
 
 use strict;
 use warnings;

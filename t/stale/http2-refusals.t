@@ -1,5 +1,8 @@
-# HTTP/2: a server that closes a connection (GOAWAY) or is too busy (REFUSED_STREAM) says which requests it has not processed,
-# and will not. They are sent again, whatever their method, and that is no failure of the server.
+# HTTP/2: a server that closes a connection (GOAWAY) or is too busy (REFUSED_STREAM) says which requests it has not processed.
+# These are sent again, whatever their method, and it is no failure of the server.
+#
+# faults: F6.4 "some over another connection" "refused on a new connection, then answered"
+# faults: F6.4 "by the one server twice, and by the other one once" "no server is taken for failed"
 
 use strict;
 use warnings;

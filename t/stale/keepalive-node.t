@@ -1,5 +1,7 @@
-# keepalive_hint with Node.js, which says in seconds, rounded down, how long it keeps idle connections: they are used again, and
-# no request is lost around the moment at which it closes them.
+# keepalive_hint with Node.js, which announces its idle timeout in whole seconds, rounded down: connections are used again, and
+# no request is lost around the moment at which Node.js closes them.
+#
+# faults: F11.5 "no POST is lost"
 
 use strict;
 use warnings;

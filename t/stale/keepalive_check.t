@@ -1,5 +1,13 @@
-# keepalive_check: an idle connection is looked at when it is taken. The worker is stopped while a request and then the end
-# of the idle connection come, so that nginx reads the request first.
+# keepalive_check: an idle connection is checked when it is taken from the pool. The worker is stopped while a request and then
+# the end of the idle connection arrive, so that nginx reads the request first.
+#
+# faults: F1.3 "closed: a new connection is used" "GET: a new connection is used"
+# faults: F2.3 "reset: a new connection is used"
+# faults: F2.6 "three had their first write refused" "keepalive_check off, reset, @$_: nginx itself sends it again"
+# faults: F4.1 "two hundred, closed: one new connection is used" "after a restart of the server all requests are answered"
+# faults: F6.2 "the foreign answer is not taken for one"
+# faults: F6.5 "Keepalive::Backend::timed_out(300)"
+# faults: F18.2 "TLS: the server has said goodbye meanwhile: a new connection is used"
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
-# keepalive_hint: a server that is far away hears of the next request later, so its idle connections are closed sooner; if no
+# keepalive_hint: the next request takes longer to reach a distant server, so its idle connections are closed earlier. If no
 # request can reach it in time, they are not kept, and the log says so.
+#
+# faults: F11.5 "closed sooner by that"
 
 use strict;
 use warnings;

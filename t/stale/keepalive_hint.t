@@ -1,5 +1,7 @@
-# keepalive_hint: how long a connection is idle, and how many requests it serves, is also for the server to say, in its
-# Keep-Alive header.
+# keepalive_hint: the server's Keep-Alive header also limits how long a connection is idle and how many requests it serves.
+#
+# faults: F11.5 "closed at once" "fifty requests, one connection" "max=1: one more request" "it is not closed" ": ignored"
+# faults: F11.5 "in two headers"
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
-# No request is lost to a server that closes idle connections, or any connection without saying so: over a link on which
-# packets take their time, requests are sent around the moment at which the server closes.
+# No request is lost to a server that closes idle connections, with or without notice: over a link with a delay, requests are
+# sent around the moment at which the server closes.
+#
+# faults: F1.4 "is answered"
 
 use strict;
 use warnings;

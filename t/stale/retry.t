@@ -1,5 +1,12 @@
-# keepalive_stale_retry: a request whose connection the server closes while it is on its way is sent again, whatever its
-# method, if it cannot have arrived, and only then. Over a link on which a packet takes 50 ms.
+# keepalive_stale_retry: when the server closes the connection while a request is on its way, the request is sent again, whatever
+# its method, but only if it cannot have arrived. Over a link with a delay of 50 ms.
+#
+# faults: F1.4 "with a body" "the server takes a POST of"
+# faults: F2.4 "POST, a reset: not sent again" "POST, a reset, always: sent again"
+# faults: F3.1 "without a body" "with a body" "POST with a large body, from a file" "POST in chunks"
+# faults: F3.2 "POST, its body was not kept"
+# faults: F3.3 "POST, proxy_next_upstream off: that is about servers"
+# faults: F18.2 "no POST is lost"
 
 use strict;
 use warnings;

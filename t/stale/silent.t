@@ -1,6 +1,8 @@
-# Connections that a gateway on the way has forgotten: nothing comes back, not even an error. Only a timeout tells, and one
-# is enough: the others are not used any more, and the servers are not taken for failed. A server that takes a request and
-# does not answer is another matter.
+# Connections that a gateway on the way has forgotten: nothing comes back, not even an error. Only a timeout shows it, and one is
+# enough: the other connections are not used any more, and the servers are not marked as failed. A server that accepts a request
+# and does not answer is treated differently.
+#
+# faults: F5.1 "all others are answered" "both lost a request by a connection that was forgotten, and take turns"
 
 use strict;
 use warnings;

@@ -1,5 +1,15 @@
-# A connection that the server ends just when nginx uses it again, when it has taken the request: as with the stock module,
-# nginx repeats what may be repeated, in the end on a new connection, and answers 502 to the rest.
+# The server closes a connection just when nginx uses it again, after it has received the request: as with the stock module,
+# nginx repeats what may be repeated, at last on a new connection, and answers 502 to the rest.
+#
+# faults: F1.3 "just before a POST: it goes by a new connection"
+# faults: F1.4 "POST $path"
+# faults: F1.5 "in the body: the client sees that the answer is not complete"
+# faults: F2.3 "just before a POST: it goes by a new connection"
+# faults: F2.4 "POST $path"
+# faults: F2.5 "in the body: the connection is not used again"
+# faults: F3.2 "/unbuffered?$script"
+# faults: F3.3 "/forced?$script" "/never?$script"
+# faults: F4.1 "all of them are stale, the request is answered"
 
 use strict;
 use warnings;

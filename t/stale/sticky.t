@@ -1,5 +1,7 @@
-# A request whose connection was stale keeps its server with all that the balancer has said of it: sessions of "sticky" stay
-# where they are, and those that begin with such a request are learned.
+# A request whose connection was stale keeps its server and what the balancer has set for it: existing sessions of "sticky" stay
+# at their server, and new ones that begin with such a request are learned.
+#
+# faults: F3.4 "the session stays with its server"
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
-# $upstream_connection_reused, $upstream_connection_requests, $upstream_keepalive_status and $upstream_queue_time: what they
-# tell of each attempt, in access logs and elsewhere, however a request has come to its upstreams.
+# $upstream_connection_reused, $upstream_connection_requests, $upstream_keepalive_status and $upstream_queue_time: their values
+# for each attempt, in access logs and elsewhere, however a request reaches its upstreams.
+#
+# about: status
 
 use strict;
 use warnings;

@@ -1,5 +1,9 @@
-# The numbers of keepalive_status, with one worker and with four, against those of the servers: connections and requests, and
-# each reason for which a connection ends or is not kept.
+# The counters of keepalive_status, with one worker and with four, compared with those of the servers: connections, requests, and
+# each reason for which a connection is closed or not stored.
+#
+# faults: F1.2 "'while it was idle'"
+# faults: F2.2 "drop('reset', 'reset')"
+# faults: F9.1 "one more is on its way"
 
 use strict;
 use warnings;

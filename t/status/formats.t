@@ -1,5 +1,8 @@
-# keepalive_status: who gets which format, and that each is what it claims to be, to every client: an odd one, a slow one, one
-# that leaves, one that speaks HTTP/1.0, HTTP/2 or TLS, and with all that nginx may do to a response. And keepalive_zone.
+# keepalive_status: which client gets which format, and that each format is valid for every client: an unusual one, a slow one,
+# one that leaves, one that speaks HTTP/1.0, HTTP/2 or TLS, and with every filter that nginx may apply. And keepalive_zone.
+#
+# faults: F15.4 "keepalive_zone"
+# about: status
 
 use strict;
 use warnings;

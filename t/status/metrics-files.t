@@ -1,4 +1,6 @@
-# nginx-conf/: the dashboard, the alert rules and the log format name only what there is, and Prometheus and nginx take them.
+# nginx-conf/: the dashboard, the alert rules and the log format use only existing names, and Prometheus and nginx accept them.
+#
+# about: status
 
 use strict;
 use warnings;

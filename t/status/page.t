@@ -1,5 +1,7 @@
-# The page of keepalive_status in a browser: it shows the numbers as they change, loads nothing but them, takes names for
-# text, fits a phone, and says when there is no answer.
+# The page of keepalive_status in a browser: it updates its numbers, loads nothing else, shows names as text, fits a phone, and
+# says when there is no answer.
+#
+# about: status
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
-# The numbers of keepalive_status about those who wait and those who are authorised, with one worker and with four.
+# The counters of keepalive_status for waiting requests and for authorisation, with one worker and with four.
+#
+# about: status
 
 use strict;
 use warnings;

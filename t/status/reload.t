@@ -1,5 +1,7 @@
-# The numbers of keepalive_status over reloads, killed workers, a binary upgrade and servers that come and go, with one worker
-# and with four: what was counted stays, and what is no longer there is not told.
+# The counters of keepalive_status across reloads, killed workers, a binary upgrade and servers that come and go, with one worker
+# and with four: counts are kept, and servers that no longer exist are not shown.
+#
+# faults: F14.5 "a reload ends them" "all agrees after a worker was killed" "upgrade: they count"
 
 use strict;
 use warnings;

@@ -1,5 +1,7 @@
-# Warnings about a pool that does nothing: each comes once for an upstream, a cause and a configuration, whatever the number
-# of workers and requests, and does not come where it would be wrong.
+# Warnings about a pool without effect: one for each upstream, cause and configuration, whatever the number of workers and
+# requests, and none where it would be wrong.
+#
+# about: status
 
 use strict;
 use warnings;
