@@ -1,4 +1,4 @@
-# The ways to build the module that the suite does not go, and the one that must fail. Sourced, not run.
+# Checks the ways to build the module that the suite does not use, and one that must fail. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
 check_builds() {
@@ -9,7 +9,7 @@ check_builds() {
     return 0
 }
 
-# A bit more in ngx_connection_t, as Debian's 1.22.1 has: nginx's own check of version and signature does not see it.
+# One more bit in ngx_connection_t, as in Debian's 1.22.1: nginx's own check of version and signature does not notice it.
 other_headers_are_refused() (
     local tree=$TEMP/other-headers said
     copy_with_one_bit_more "$tree" || return 1
@@ -32,12 +32,12 @@ copy_with_one_bit_more() {
         cp -rL "$BUILD_DIR/." "$tree/objs" &&
         sed -i 's/^\( *unsigned *\)idle:1;/\1one_bit_more:1;\n&/' "$header" &&
         grep -q one_bit_more "$header" &&
-        # The makefile may name the folder that the headers are in.
+        # The makefile may name the folder of the headers.
         sed -i "s|$SOURCE_DIR|$tree/source|g" "$tree/objs/Makefile"
 }
 
-# ./configure --add-dynamic-module; and --add-module, which must ask for an nginx without the stock module. (`set -e` would
-# do nothing here: who calls this asks for its status.)
+# ./configure --add-dynamic-module; and --add-module, which must ask for an nginx without the stock module. (`set -e` has no
+# effect here, since the caller checks the status.)
 own_build_works() (
     local source tree=$TEMP/own
     source=$(crate_source) &&
@@ -68,7 +68,7 @@ own_build_serves() (
         env TEST_NGINX_LOAD_MODULES="$1" prove t/config/high-values.t t/pool/eviction.t t/identity/tls.t
 )
 
-# The stock module of this version knows no `keepalive 0`.
+# The stock module of this version does not accept `keepalive 0`.
 own_build_is_ours() {
     printf '%s\n' "pid $tree/pid;" 'events {}' 'http {' "client_body_temp_path $tree/temp;" \
         "proxy_temp_path $tree/temp;" "fastcgi_temp_path $tree/temp;" "uwsgi_temp_path $tree/temp;" \

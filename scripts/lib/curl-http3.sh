@@ -1,8 +1,7 @@
 # A curl that speaks HTTP/3, for t/protocols/http3-client.t. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
-# provide_curl_http3: the one in PATH, or that of Debian 13 with its own libraries and nothing else of it. Without it the test
-# is skipped.
+# provide_curl_http3: the curl in PATH, or Debian 13's with only its libraries. Without one the test is skipped.
 provide_curl_http3() {
     local folder=$CACHE/curl-http3
     speaks_http3 curl && return

@@ -1,4 +1,4 @@
-# The fuzzers of t/fuzz: their seeds alone, with the other checks, and `scripts/test --fuzz`. Sourced, not run.
+# The fuzzers of t/fuzz: their seeds, with the other checks, and `scripts/test --fuzz`. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
 FUZZ=$ROOT/t/fuzz
@@ -6,7 +6,7 @@ FUZZ_BUILD=$ROOT/target/fuzz
 FUZZ_CORPUS=$ROOT/target/fuzz-corpus
 FUZZ_FINDINGS=$ROOT/target/fuzz-findings
 
-# What a fuzzer knows, and what a person can repeat: no compiler options, so any toolchain will do.
+# Runs known inputs without special compiler options, so any toolchain works and anyone can repeat it.
 check_fuzz_seeds() {
     check_once "fuzz targets, format and lints" check_fuzz_targets
     unit_tests_of "seeds of the fuzz targets" 's/^\([0-9]*\) passed, \([0-9]*\) failed$/\1 \2 0/p' \
@@ -24,7 +24,7 @@ note_fuzz_needs() {
     need "pgrep" procps have pgrep
 }
 
-# Each target for its part of the time, as many at once as there are cores.
+# Runs each target for its share of the time, as many at once as there are cores.
 fuzz() {
     local target targets host
     host=$(rustc -vV | sed -n 's/^host: //p')
@@ -44,8 +44,8 @@ fuzz() {
     done
 }
 
-# The coverage that libFuzzer goes by, as cargo-fuzz asks for it. AddressSanitizer is for the crates that the core uses: it
-# has no unsafe code itself. Only nightly toolchains sell that option openly.
+# The coverage that libFuzzer needs, with the options of cargo-fuzz. AddressSanitizer is for the crates that the core uses: the
+# core itself has no unsafe code. Only nightly toolchains accept this option without RUSTC_BOOTSTRAP.
 build_fuzzers() {
     local flags=(-Cpasses=sancov-module -Ccodegen-units=1 -Zsanitizer=address) option
     for option in level=4 inline-8bit-counters pc-table trace-compares; do
@@ -66,7 +66,7 @@ run_fuzzers() {
     wait
 }
 
-# What it has learnt is kept for the next run; what it finds has a name that begins with crash, timeout, oom or leak.
+# Its corpus is kept for the next run. The names of its findings begin with crash, timeout, oom or leak.
 run_fuzzer() {
     local target=$1 status=0
     mkdir -p "$FUZZ_CORPUS/$target" "$FUZZ_FINDINGS/$target"

@@ -1,19 +1,19 @@
 # Prometheus' own checker of metrics and alert rules, for t/status/metrics-files.t. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
-# provide_promtool: the one in PATH, or the program alone out of Debian's package, which would bring a service and eleven
-# other packages along. Without it the test skips what it is for.
+# provide_promtool: the promtool in PATH, or only the program from Debian's package, since the package itself would install a
+# service and eleven other packages. Without it the test skips the parts that need it.
 provide_promtool() {
     local promtool=$CACHE/promtool
     have promtool && return
     if [[ ! -x $promtool ]] && have apt-get && have dpkg-deb; then
         step "fetching promtool, out of Debian's package prometheus"
-        fetch_promtool "$promtool" || step "there is no promtool: t/status/metrics-files.t skips what it is for"
+        fetch_promtool "$promtool" || step "there is no promtool: t/status/metrics-files.t skips the parts that need it"
     fi
     [[ ! -x $promtool ]] || export TEST_NGINX_PROMTOOL=$promtool
 }
 
-# In a folder where the user that apt uses for downloads may write, if it is root that asks.
+# In a folder that apt's download user can write to, if root runs this.
 fetch_promtool() {
     local folder=$TEMP/promtool
     mkdir -p "$folder"

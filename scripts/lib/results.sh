@@ -1,4 +1,4 @@
-# What scripts/test found out, and its table at the end. Sourced, not run.
+# The results of scripts/test, and the table at its end. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
 # One line each: WHAT|MODULE|PASSED|FAILED|SKIPPED|NOTE

@@ -10,8 +10,8 @@ check_rust() {
             break
         fi
     done
-    # Lints of the nginx half need headers; the release profile shares what bindgen made with the build.
-    # The backend is among those without nginx.
+    # Lints of the nginx half need headers; the release profile shares the output of bindgen with the build.
+    # The backend is one of the packages without nginx.
     if [[ $found == yes ]]; then
         check_once "cargo clippy" cargo_for "$VERSION" clippy --release -- -D warnings
     else
@@ -20,7 +20,7 @@ check_rust() {
     check_once "cargo clippy, core only" cargo clippy --workspace --all-targets --no-default-features -- -D warnings
     unit_tests "unit tests of the core" --no-default-features
     unit_tests "tests of backend and soak" -p backend -p soak
-    # They are built anew for that.
+    # This needs a separate build.
     [[ $QUICK == yes ]] || check_fuzz_seeds
 }
 
@@ -45,8 +45,8 @@ unit_tests() {
         cargo test --no-fail-fast "$@"
 }
 
-# unit_tests_of NAME SED COMMAND..: the command's tests, of which the lines that sed makes of its output tell how many passed,
-# failed and were skipped.
+# unit_tests_of NAME SED COMMAND..: runs the command's tests. SED turns its output into lines with the numbers of passed, failed
+# and skipped tests.
 unit_tests_of() {
     local name=$1 lines=$2 log status=0 passed failed skipped
     shift 2
@@ -55,7 +55,7 @@ unit_tests_of() {
     quietly "$log" "$@" || status=1
     read -r passed failed skipped < <(sed -n "$lines" "$log" |
         awk '{p += $1; f += $2; s += $3} END {print p + 0, f + 0, s + 0}')
-    # A compiler error fails without any test having run.
+    # With a compiler error no test has run, and this fails.
     ((status == 0 || failed > 0)) || failed=1
     add_result "$name" "" "$passed" "$failed" "$skipped" "$( ((failed)) && echo "$log")"
 }

@@ -2,7 +2,7 @@
 # versions.sh, for `scripts/test --asan` only. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
-# Our module alone, and nothing else: the Rust code is checked by the other runs, and a page is the same here.
+# Our module alone: the other runs check the Rust code, and the page is the same here.
 choose_sanitized() {
     VERSIONS+=("sanitized - the nginx-src crate, compiled here with sanitizers")
     KEYS=(sanitized) CHOSEN=yes QUICK=yes SANITIZED=yes
@@ -18,20 +18,20 @@ has_sanitizers() {
     cc -fsanitize=address,undefined -static-libasan -static-libubsan -x c -o /dev/null - <<<'int main(void) { return 0; }'
 }
 
-# NGX_DEBUG_PALLOC: each allocation from a pool is one of malloc's, so that its end is seen, and its use after the pool is
-# gone. Both runtimes are linked statically, because as shared libraries each has options and a log of its own.
+# NGX_DEBUG_PALLOC: each allocation from a pool is a malloc() of its own, so that the sanitizer sees its bounds, and its use
+# after the pool is destroyed. Both runtimes are linked statically, because shared libraries have separate options and logs.
 provide_sanitized() {
     compile_crate -sanitized \
         --with-cc-opt='-O1 -fno-omit-frame-pointer -fsanitize=address,undefined -DNGX_DEBUG_PALLOC=1' \
         --with-ld-opt='-fsanitize=address,undefined -static-libasan -static-libubsan'
 }
 
-# Rust has AddressSanitizer as an option that a stable compiler takes only with RUSTC_BOOTSTRAP; no other build of this
-# project sets it, and on a nightly it is not needed. The module calls the runtime that is in nginx (external-clangrt).
-# There is no UndefinedBehaviorSanitizer for Rust: with debug assertions the code that the compiler makes from this crate looks
-# itself at arithmetic, at the alignment of pointers, and at what the standard library's unsafe functions ask for. The standard
-# library as it was compiled by others has neither. nginx unloads its modules before it exits, and then leaks could not be
-# told by function: hence nodelete. `--target` keeps all this away from build scripts.
+# A stable Rust compiler accepts AddressSanitizer only with RUSTC_BOOTSTRAP; no other build of this project sets it, and a
+# nightly compiler does not need it. The module calls the runtime in nginx (external-clangrt). Rust has no
+# UndefinedBehaviorSanitizer: with debug assertions the compiled code of this crate checks arithmetic, the alignment of pointers
+# and the preconditions of the standard library's unsafe functions. The precompiled standard library has neither. nginx unloads
+# its modules before it exits, and then reports of leaks would not name functions: hence nodelete. `--target` keeps these
+# options away from build scripts.
 build_sanitized_module() {
     local version=$1 host
     host=$(rustc -vV | sed -n 's/^host: //p')
@@ -42,13 +42,13 @@ build_sanitized_module() {
     copy_module "$(target_dir "$version")/$host/release/lib$MODULE.so" "$(built_module "$version")"
 }
 
-# sanitized_nginx FOLDER: a script that starts nginx with the options of the sanitizers, and its reports in FOLDER/reports.
-# nginx does not pass such variables on to the binary that it upgrades to, and Test::Nginx changes them; a script that nginx knows
-# as its own name keeps them. What dies of an error does so by a signal, which the tests notice. A leak is found when a
-# process ends, and does not change its status: `nginx -t` leaks by itself.
+# sanitized_nginx FOLDER: makes a script that starts nginx with the options of the sanitizers, and with reports in FOLDER/reports.
+# nginx does not pass these variables to the binary that it upgrades to, and Test::Nginx changes them; a script that is nginx's
+# argv[0] sets them each time. An error ends the process by a signal, which the tests notice. A leak is found when a process
+# exits, and does not change its status, because `nginx -t` itself leaks.
 sanitized_nginx() {
     local common="log_path=$1/reports/\$file:exitcode=0:abort_on_error=1:handle_abort=1:allocator_may_return_null=1"
-    # The workers may run as somebody else.
+    # The workers may run as another user.
     mkdir "$1/reports"
     chmod 777 "$1/reports"
     cat >"$1/nginx" <<WRAPPER
@@ -62,8 +62,8 @@ WRAPPER
     echo "$1/nginx"
 }
 
-# One line of the table: whatever was reported and is not nginx's own is a failure. That nginx's own is there shows that
-# anything else would have been.
+# One line of the table: a report that is not a known one of nginx itself is a failure. The known reports must be there: they
+# show that reports work.
 count_reports() {
     local folder=$TEMP/sanitized-ours/reports log=$LOGS/sanitizer-reports
     rm -rf "$log"
@@ -76,7 +76,7 @@ count_reports() {
         add_result "reports of the sanitizers" ours 0 "$unknown" 0 "$log.log"
         say
         say "the sanitizers have reported:"
-        # To its end, as a pipe that is closed early would end this script.
+        # Reads all input, because a pipe that is closed early would end this script.
         sed '$d' "$log.log" | awk 'NR <= 40 {print "    " $0}'
     else
         add_result "reports of the sanitizers" ours 1 0 0 "$known, all of them nginx's own"

@@ -1,7 +1,7 @@
-# Runs t/*/*.t: each version of nginx once on the stock module and once on ours, several files at a time. Sourced, not run.
+# Runs t/*/*.t on each version of nginx, with the stock module and with ours, several files at a time. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
-# Without it no t/*/*.t can run.
+# No t/*/*.t runs without the backend.
 build_backend() {
     local log=$LOGS/build-backend.log
     step "building the test backend"
@@ -11,7 +11,7 @@ build_backend() {
     fi
 }
 
-# One after the other: cargo uses all cores by itself.
+# One build after the other: cargo uses all cores by itself.
 build_modules() {
     local key
     for key in "${KEYS[@]}"; do
@@ -24,15 +24,15 @@ build_modules() {
     done
 }
 
-# What each version runs on, what builds ours, and whether that is with sanitizers.
+# The modules that each version runs with, the function that builds ours, and whether it is built with sanitizers.
 MODULES=(stock ours)
 BUILD_MODULE=build_module
 SANITIZED=no
 
-# The process that runs them, while it does.
+# The process id of run_suites while it runs.
 SUITES=
 
-# In the background: tests mostly wait, and leave time for other checks.
+# In the background: tests mostly wait, so other checks can run meanwhile.
 start_suites() {
     run_suites &
     SUITES=$!
@@ -46,7 +46,7 @@ run_suites() {
             ! can_run "$key" "$module" || run_suite "$key" "$module"
         done
     done
-    # Chosen files are for somebody who looks at them.
+    # With files chosen by name, the first result counts.
     [[ $CHOSEN_FILES == no ]] || return 0
     for key in "${KEYS[@]}"; do
         for module in "${MODULES[@]}"; do
@@ -83,19 +83,19 @@ suite_log() { echo "$LOGS/nginx-$VERSION-$1.log"; }
 run_suite() {
     local key=$1 module=$2 log folder started=$SECONDS
     log=$(suite_log "$module")
-    # Short names: the path of a unix socket has room for 107 characters.
+    # Short names: the path of a unix socket has at most 107 characters.
     folder=$TEMP/$key-$module
     mkdir -p "$folder/tmp"
     : >"$log"
     local files=("${FILES[@]}")
     is_for_browser "$key" || mapfile -t files < <(printf '%s\n' "${FILES[@]}" | grep -vx "$PAGE_TEST")
     step "nginx $VERSION on $(module_label "$module"): ${#files[@]} files"
-    # Two files at a time for each core. Each finds ports of its own.
+    # Two files at a time for each core. Each file finds its own ports.
     prove_files "$module" "$folder" "$log" $((2 * $(nproc))) "${files[@]}"
     echo $((SECONDS - started)) >"$folder.seconds"
 }
 
-# prove_files MODULE FOLDER LOG JOBS FILE..: leaves what was counted in FOLDER.totals.
+# prove_files MODULE FOLDER LOG JOBS FILE..: leaves the counts in FOLDER.totals.
 prove_files() {
     local module=$1 folder=$2 log=$3 jobs=$4 pid
     shift 4
@@ -107,9 +107,9 @@ prove_files() {
     stop_leftovers "$folder"
 }
 
-# Many tests are about time, and a machine that does other things at that moment can make one fail that is right. One or
-# two failed files have a second try, alone, when nothing else runs; the table names them. A fault of ours that shows now
-# and then is to be found in the first try's log, which stays.
+# Many tests measure time, and a busy machine can make a correct one fail. If only one or two files fail, they run a second
+# time, alone, when nothing else runs; the table names them. The log of the first run is kept, so that an intermittent fault
+# of ours can be found there.
 try_again() {
     local key=$1 module=$2 folder=$TEMP/$1-$2 log files
     mapfile -t files < <(awk '$2 {print $4}' "$folder.totals" 2>/dev/null)
@@ -120,7 +120,7 @@ try_again() {
     prove_files "$module" "$folder" "$log" 1 "${files[@]}"
     [[ -s $folder.totals ]] || { mv "$folder.first" "$folder.totals" && return; }
     mv "$folder.totals" "$folder.again"
-    # What was counted first counts unless all of a file passed now.
+    # The first counts stand, except for files that have passed completely now.
     awk 'NR == FNR {if (!$2) again[$4] = $0; next} {print $4 in again ? again[$4] : $0}' \
         "$folder.again" "$folder.first" >"$folder.totals"
     awk '!$2 {print $4}' "$folder.again" >"$folder.helped"
@@ -128,12 +128,12 @@ try_again() {
 
 PAGE_TEST=t/status/page.t
 
-# A page is the same on each nginx: a browser looks at it once, and not in a hurry; or if nothing else is asked for.
+# The page is the same on each nginx: the browser test runs on the first version only, without --quick, or if it is chosen alone.
 is_for_browser() { [[ ${FILES[*]} == "$PAGE_TEST" || ($1 == "${KEYS[0]}" && $QUICK == no) ]]; }
 
 FAILURES_TEST=t/exhaustion/alloc-failures.t
 
-# It takes another build of the module, which one version is enough for.
+# This file needs its own build of the module; one version of nginx is enough.
 is_for_failures() { [[ $1 == crate && $QUICK == no && " ${FILES[*]} " == *" $FAILURES_TEST "* ]]; }
 
 module_label() { [[ $1 == stock ]] && echo "the stock module" || echo "our module"; }
@@ -163,14 +163,14 @@ follow_log() {
     local line
     tail -n +1 -f -s 0.2 --pid="$1" "$2" |
         sed -un 's/^\[[0-9:]*\] *\([^ ]*\.t\) \.* *\(.*\)$/\1 \2/p' | while IFS= read -r line; do
-        # prove puts the outcome of a failed file on the lines that follow.
+        # prove writes the outcome of a failed file on the lines after it.
         [[ $line != *' ' ]] || line+=failed
         step "$3: ${line%%(*}"
     done || true
 }
 
-# A test that died may leave processes behind, without a parent. They still have the environment of their run; nginx
-# overwrites that, but has a pid file below our folder and that folder in its command line.
+# A test that dies may leave processes without a parent. They still have the environment of their run. nginx overwrites its
+# environment, but it has a pid file below our folder, and that folder in its command line.
 stop_leftovers() {
     local file pid
     for file in /proc/[0-9]*/environ; do
@@ -190,7 +190,7 @@ stop_leftovers() {
 count_suite() {
     local key=$1 module=$2 passed failed=0 skipped files note helped
     if ! load_version "$key"; then
-        # A version that was asked for by name has to be there.
+        # A version that was chosen by name must be available.
         [[ $CHOSEN == no ]] || failed=1
         [[ $module != "${MODULES[0]}" ]] || add_result "$(version_label "$key")" "" 0 "$failed" $((1 - failed)) "$REASON"
         return

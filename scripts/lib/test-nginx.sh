@@ -1,4 +1,4 @@
-# Test::Nginx, the library that t/*/*.t are written with. Sourced, not run.
+# Test::Nginx, the library that t/*/*.t use. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
 note_test_needs() {
@@ -16,8 +16,8 @@ note_test_needs() {
     need "flock" util-linux have flock
 }
 
-# Sets PERL5LIB so that Test::Nginx is found. Debian has it in sid only, so that one package is fetched with an apt
-# configuration of our own and unpacked into the cache; the machine's sources and packages stay as they are.
+# Sets PERL5LIB so that Test::Nginx is found. Debian has it in sid only, so this one package is fetched with a separate apt
+# configuration and unpacked into the cache. The sources and packages of the machine do not change.
 provide_test_nginx() {
     perl -MTest::Nginx::Socket -e 1 2>/dev/null && return
     local folder=$CACHE/perl
@@ -40,7 +40,7 @@ fetch_from_sid() {
         -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$apt/sources"
         -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null
         -o Dir::State::Lists="$apt/lists" -o Dir::Cache="$apt/cache"
-        # The folder may be closed to apt's own user; and nothing but package names is wanted.
+        # apt's own user may have no access to the folder; and only package names are needed.
         -o APT::Sandbox::User=root -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false -o Acquire::Languages=none
     )
     apt-get "${options[@]}" update

@@ -1,8 +1,8 @@
 # The versions of nginx that the tests run on. Each is provided by one function, which sets VERSION, BINARY, SOURCE_DIR
-# and BUILD_DIR, or stops with the reason why it cannot be had. Sourced, not run.
+# and BUILD_DIR, or stops with the reason why it is not available. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
-# key, the version it stands for, what it is
+# key, its version, description
 VERSIONS=(
     "installed - the nginx of this machine"
     "trixie    1.26 Debian 13's binary"
@@ -14,7 +14,7 @@ version_keys() { printf '%s\n' "${VERSIONS[@]}" | awk '{print $1}'; }
 
 version_label() { printf '%s\n' "${VERSIONS[@]}" | sed -n "s/^$1 *[^ ]* //p"; }
 
-# The keys that a word of the command line means: a key itself, or the beginning of a version.
+# The keys that a word of the command line selects: a key, or the beginning of a version.
 version_key() {
     local key number _
     for entry in "${VERSIONS[@]}"; do
@@ -30,19 +30,19 @@ version_key() {
     return 1
 }
 
-# The nginx of this machine, with the headers that scripts/build would use.
+# The installed nginx, with the headers that scripts/build would use.
 provide_installed() {
     BINARY=$(find_nginx) || die "no nginx is installed"
     VERSION=$(nginx_version "$BINARY")
     find_headers "$BINARY" "$(target_dir "$VERSION")/tree"
 }
 
-# nginx from the source that comes with the nginx-src crate, with the modules that the tests use.
+# nginx from the source in the nginx-src crate, with the modules that the tests use.
 provide_crate() {
     compile_crate ""
 }
 
-# compile_crate SUFFIX ARGUMENT..: the suffix is for the version, and so for the names of folders.
+# compile_crate SUFFIX ARGUMENT..: the suffix is added to the version, and so to the names of folders.
 compile_crate() {
     local suffix=$1 source arguments
     shift
@@ -57,7 +57,7 @@ compile_crate() {
         "$@"
     )
     configure_tree "$source" "$tree" "${arguments[@]}" || die "nginx $VERSION cannot be configured"
-    # make itself knows what is done already, as configure_tree starts from nothing when anything has changed.
+    # make knows what is up to date, and configure_tree starts from nothing when anything has changed.
     quietly "$tree/make.log" make -C "$tree" -f "$tree/objs/Makefile" -j "$(nproc)" binary ||
         die "nginx $VERSION does not compile"
     BINARY=$tree/objs/nginx SOURCE_DIR=$tree BUILD_DIR=$tree/objs
@@ -73,7 +73,7 @@ crate_source() {
 provide_trixie() { provide_suite trixie; }
 provide_sid() { provide_suite sid; }
 
-# Another suite's own nginx, in a folder of that suite's files. It runs without chroot, by that folder's own loader.
+# The nginx of another Debian suite, unpacked into a folder. It runs without chroot, by the loader of that folder.
 provide_suite() {
     local folder=$CACHE/$1
     BINARY=$CACHE/nginx-$1
@@ -92,7 +92,7 @@ provide_suite() {
 
 suite_complete() { [[ -x $1/usr/sbin/nginx && -f $1/usr/share/nginx/src/conf_flags ]]; }
 
-# The second stage of debootstrap, which sets packages up in a chroot, is not wanted: unpacked files are all we use.
+# The second stage of debootstrap, which sets packages up in a chroot, is not needed: unpacked files are enough.
 fetch_suite() {
     local suite=$1 folder=$2 archive deb
     is_root || die "debootstrap needs root"
@@ -110,7 +110,7 @@ fetch_suite() {
     mv "$folder.new" "$folder"
 }
 
-# A binary upgrade (USR2) runs argv[0] again, so that must be the wrapper and not the loader.
+# A binary upgrade (USR2) runs argv[0] again, so argv[0] must be the wrapper and not the loader.
 write_wrapper() {
     local folder=$1 libraries loader
     loader=$(compgen -G "$folder/lib64/ld-linux*" || compgen -G "$folder/lib/ld-linux*") || return 1
