@@ -1,8 +1,8 @@
 /*
- * For LD_PRELOAD: counts what a program asks the kernel about its connections to some ports of the same host.
+ * For LD_PRELOAD: counts the system calls of a program on its connections to some ports of the same host.
  *
- * The variable COUNT_CALLS names a file of two numbers for each port, of eight bytes each: how often the program has tried to
- * read, and how often it has asked for TCP_INFO. COUNT_PORTS has the ports, with commas between them.
+ * The variable COUNT_CALLS names a file of two numbers for each port, of eight bytes each: the number of its reads,
+ * and of its calls for TCP_INFO. COUNT_PORTS lists the ports, separated by commas.
  */
 
 #define _GNU_SOURCE

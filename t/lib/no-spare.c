@@ -1,4 +1,4 @@
-/* For LD_PRELOAD: there is no memory of the size that the module asks for before it makes what may not fail (src/base/memory.rs). */
+/* For LD_PRELOAD: malloc() refuses the size with which the module tests for spare memory (src/base/memory.rs). */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>

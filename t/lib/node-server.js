@@ -2,9 +2,9 @@
 //
 //   node node-server.js MILLISECONDS
 //
-// prints the port on 127.0.0.1 that it listens at. It closes a connection that is idle for so long; its newer versions leave
-// the client a second more, unless they are told not to. "GET /connections" tells how many connections there were; it exits
-// with its standard input.
+// prints the port on 127.0.0.1 that it listens on. It closes a connection that is idle for this time; newer versions of Node.js
+// add a second for the client, unless configured otherwise. "GET /connections" returns the number of connections so far. The server
+// exits when its standard input is closed.
 
 const http = require('http');
 

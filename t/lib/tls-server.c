@@ -1,10 +1,10 @@
 /*
- * A TLS server on top of OpenSSL for t/identity/tls-idle.t, which says what no ordinary server says on an idle connection.
+ * A TLS server on top of OpenSSL for t/identity/tls-idle.t, which sends unusual records on an idle connection.
  *
  *   tls-server CERTIFICATE KEY WHAT MILLISECONDS
  *
- * prints the port on 127.0.0.1 that it listens at. Each answer names its connection, the number of the request on it, and
- * whether the session was resumed ("r"). So many milliseconds after each answer comes WHAT: nothing, ticket (a TLS 1.3 session
+ * prints the port on 127.0.0.1 that it listens on. Each answer names its connection, the number of the request on it, and
+ * whether the session was resumed ("r"). MILLISECONDS after each answer it sends WHAT: nothing, ticket (a TLS 1.3 session
  * ticket), update (new keys), or goodbye (a close_notify, while the connection stays open). It exits with its parent.
  */
 
@@ -41,7 +41,7 @@ cork(SSL *ssl, int on)
     setsockopt(SSL_get_fd(ssl), IPPROTO_TCP, TCP_CORK, &on, sizeof(on));
 }
 
-/* Requests have no body, and come one after the other. */
+/* Requests have no body, and arrive one after the other. */
 static void
 serve(SSL *ssl, int connection, const char *what, int milliseconds)
 {

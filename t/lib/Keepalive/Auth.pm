@@ -1,7 +1,7 @@
 package Keepalive::Auth;
 
-# What the files about auth_request and auth_subrequest share: a site whose requests are authorised by another server
-# first. What that server does is chosen by each request, in its header X-Auth.
+# For the files about auth_request and auth_subrequest: a site whose requests are authorised by another server first. Each
+# request chooses what that server does, in its header X-Auth.
 
 use strict;
 use warnings;
@@ -18,7 +18,7 @@ our @EXPORT = qw(script values_of curl http2_listen);
 
 # Keepalive::Auth->new(locations => '...', server => '...', http => '...', auth => '...', queue => '...')
 #
-# The upstreams are `app` and `auth`; location /auth passes to the latter. `locations` is the inside of the server block,
+# The upstreams are `app` and `auth`; location /auth passes to `auth`. `locations` is the inside of the server block,
 # `http` is added to the http block, `auth` to location /auth, `upstream_auth` to the upstream; all other options are
 # those of Keepalive::Nginx.
 sub new {
@@ -49,7 +49,7 @@ END
 sub start { $_[0]{nginx}->start; return $_[0] }
 sub stop { $_[0]{nginx}->stop }
 
-# A request, and what the authorisation server is to do with its question: $site->begin('/path', 'status=401', ...).
+# Begins a request, with a script for the authorisation server: $site->begin('/path', 'status=401', ...).
 # Further options are those of Keepalive::Client.
 sub begin {
     my ($self, $path, $script, %options) = @_;
@@ -62,7 +62,7 @@ sub get { my $self = shift; return $self->begin(@_)->finish }
 
 sub status { my $self = shift; return $self->get(@_)->{status} }
 
-# How many requests the two servers have had since this was asked last: 'auth 1, app 1'.
+# How many requests each server has got since the last call: 'auth 1, app 1'.
 sub asked {
     my ($self) = @_;
     my @told;
@@ -74,7 +74,7 @@ sub asked {
     return join ', ', @told;
 }
 
-# What the error log has got since this was asked last.
+# What was added to the error log since the last call.
 sub log_since {
     my ($self) = @_;
     my $log = $self->{nginx}->error_log;
@@ -83,7 +83,7 @@ sub log_since {
     return $new;
 }
 
-# Ends the idle connections to both servers, and tests that no others are open.
+# Closes the idle connections to both servers, and tests that no others are open.
 sub expect_no_connection {
     my ($self, $title) = @_;
     for my $name (qw(auth app)) {
@@ -114,14 +114,14 @@ sub script {
     return join '&', @words;
 }
 
-# All values of a header, in order: of an answer, or of a request that a backend has told.
+# All values of a header, in order: of an answer, or of a request that the backend has reported.
 sub values_of {
     my ($name, $message) = @_;
     return map { /^\Q$name\E:\s*(.*)$/i ? $1 : () } @{ $message->{lines} || $message->{headers} };
 }
 
-# An answer over HTTP/2. nginx resets a stream whose body it does not want; when that comes while curl is still sending,
-# curl forgets the answer, and is told to try again.
+# An answer over HTTP/2. nginx resets a stream whose body it does not want. If curl is still sending then, it loses the answer,
+# so this tries again.
 sub curl {
     my ($port, $path, @options) = @_;
     my @command = ('curl', '-s', '-i', '--max-time', 10, '--http2-prior-knowledge', @options, "http://127.0.0.1:$port$path");
@@ -131,7 +131,7 @@ sub curl {
         local $/;
         $text = <$output> // '';
         close $output;
-        # 28: it took longer than it may.
+        # 28: timeout.
         last if $text ne '' || $? >> 8 == 28;
     }
     $text =~ s{^HTTP/2 (\d+)}{HTTP/1.1 $1};

@@ -1,6 +1,6 @@
 package Keepalive::Backend;
 
-# Starts and stops the scripted backend (see t/backend), and speaks with its control listener.
+# Starts and stops the scripted backend (see t/backend), and talks to its control listener.
 
 use strict;
 use warnings;
@@ -15,8 +15,8 @@ my $count = 0;
 
 # Keepalive::Backend->start(protocol => 'fastcgi', listen => ['127.0.0.1:0', 'unix:/path'])
 #
-# With `host` it listens there instead of at 127.0.0.1; `within` is a command that runs it elsewhere, from where a unix
-# socket leads back.
+# With `host` it listens on that address instead of 127.0.0.1. `within` is a command that runs it elsewhere, for example in a
+# network namespace; the control listener is a unix socket then.
 sub start {
     my ($class, %options) = @_;
     my $program = $ENV{TEST_NGINX_BACKEND} or die "TEST_NGINX_BACKEND must name the backend program\n";
@@ -43,7 +43,7 @@ sub start {
 
 sub port_of { $_[0] =~ /:(\d+)$/ ? $1 : undef }
 
-# The address of a listener, as nginx's `server` directive takes it.
+# The address of a listener, for nginx's `server` directive.
 sub address { $_[0]{addresses}[$_[1] || 0] }
 
 # The port of a listener.
@@ -59,13 +59,13 @@ sub stats {
     return JSON::PP::decode_json($lines[$listener || 0]);
 }
 
-# Starts counting anew; the next connection is number 1 again.
+# Resets the counters; the next connection is number 1 again.
 sub reset { $_[0]->control('/reset') }
 
-# Ends all connections that wait for a request, by 'close' or 'reset'.
+# Closes or resets all connections that wait for a request: 'close' or 'reset'.
 sub drop { $_[0]->control('/drop?how=' . ($_[1] || 'close')) }
 
-# The last request that has come to a listener, as { line, headers (lines), body }; a chunked body as it came.
+# The last request of a listener, as { line, headers (lines), body }; a chunked body stays chunked.
 sub last_request {
     my ($self, $listener) = @_;
     my ($head, $body) = split /\r\n\r\n/, $self->control('/last?listener=' . ($listener || 0)), 2;
@@ -73,10 +73,10 @@ sub last_request {
     return { line => $line // '', headers => \@headers, body => $body // '' };
 }
 
-# Refuses connections for some milliseconds, at one listener if one is given.
+# Refuses connections for some milliseconds, on one listener if one is given.
 sub refuse { $_[0]->control("/refuse?ms=$_[1]" . (defined $_[2] ? "&listener=$_[2]" : '')) }
 
-# How many requests have come, to one listener or to all.
+# The number of requests that have arrived, on one listener or on all.
 sub requests {
     my ($self, $listener) = @_;
     my $number = 0;
@@ -84,8 +84,8 @@ sub requests {
     return $number;
 }
 
-# A script (see t/backend/src/script.rs): an answer after so many milliseconds, and after as many again a 408 that nobody has
-# asked for. The two are equally long.
+# A script (see t/backend/src/script.rs): an answer after this many milliseconds, and an unsolicited 408 after as many more.
+# Both have the same length.
 sub timed_out {
     my ($milliseconds) = @_;
     my $late = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
@@ -107,7 +107,7 @@ sub control {
 sub stop {
     my ($self) = @_;
     my $pid = delete $self->{pid} or return;
-    # Only the process that started the backend may stop it, not a copy forked from it.
+    # Only the process that started the backend may stop it, not its forked children.
     return if $self->{owner} != $$;
     local ($?, $!);
     kill TERM => $pid;

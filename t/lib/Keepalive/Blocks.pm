@@ -1,11 +1,11 @@
 package Keepalive::Blocks;
 
-# What all files written in blocks (Test::Nginx) share: the scripted backend, and sections that save repetition.
+# For files written in blocks (Test::Nginx): the scripted backend, and sections that save repetition.
 #
-# - `--- upstream`: the inside of `upstream backend {}`; an own `--- http_config` may stand beside it.
-# - Without `--- config`, everything is proxied to that upstream by HTTP/1.1.
+# - `--- upstream`: the inside of `upstream backend {}`; the block may have an `--- http_config` too.
+# - Without `--- config`, all requests are proxied to that upstream by HTTP/1.1.
 # - /pause?delay=N takes N ms; /control/COMMAND goes to the backend's control listener (e.g. /control/stats).
-# - Each block starts with fresh counters: its first connection to each listener of the backend is number 1.
+# - The counters start at zero in each block: its first connection to each listener of the backend is number 1.
 # - No block may log anything of level crit, alert or emerg, unless it has its own `--- no_error_log`.
 # - In configurations, $TEST_NGINX_BACKEND_PORT, .._PORT2 and .._PORT3 are listeners of the backend, and
 #   $TEST_NGINX_PROXY_KEEPALIVE is `$proxy_keepalive` of Keepalive::Setup.
@@ -67,7 +67,7 @@ Test::Nginx::Socket::add_cleanup_handler(sub { $backend->stop });
 # The backend, for blocks that command it in Perl.
 sub backend { $backend }
 
-# The bodies of answers by these "connection:request" pairs: answered_by('1:1', '1:2').
+# The bodies of the answers with these "connection:request" numbers: answered_by('1:1', '1:2').
 sub answered_by {
     return [map { my ($connection, $request) = split /:/; "connection $connection request $request\n" } @_];
 }

@@ -1,7 +1,7 @@
 package Keepalive::Browser;
 
-# A headless Chromium, driven by chromedriver's HTTP protocol (https://www.w3.org/TR/webdriver2/), with what it writes to
-# its console and what it asks the network for.
+# A headless Chromium, driven by chromedriver's HTTP protocol (https://www.w3.org/TR/webdriver2/), with its
+# console messages and its network requests.
 
 use strict;
 use warnings;
@@ -17,7 +17,7 @@ my $json = JSON::PP->new->utf8->allow_nonref;
 my $count = 0;
 my @running;
 
-# The path of the first of these programs that there is.
+# The path of the first of these programs that exists.
 sub program {
     my ($path) = grep { -x } map { my $name = $_; map { "$_/$name" } split /:/, $ENV{PATH} } @_;
     return $path;
@@ -26,10 +26,10 @@ sub program {
 my $browser = program(qw(chromium chromium-browser google-chrome));
 my $driver = program('chromedriver');
 
-# What is missing for a browser; empty if nothing is.
+# What is missing for a browser; empty if nothing is missing.
 sub missing { join ' and ', $browser ? () : 'chromium', $driver ? () : 'chromedriver' }
 
-# Starts chromedriver, and a browser that has never been used.
+# Starts chromedriver, and a browser with an empty profile.
 sub start {
     my ($class) = @_;
     my $profile = work_dir() . '/browser' . ++$count;
@@ -42,7 +42,7 @@ sub start {
     return $self;
 }
 
-# chromedriver and the browser are a process group of their own. Should the test be killed, `timeout` ends them.
+# chromedriver and the browser have their own process group. If the test is killed, `timeout` ends them.
 sub start_driver {
     my ($self) = @_;
     my $log = "$self->{profile}.log";
@@ -73,7 +73,7 @@ sub new_session {
     } } });
 }
 
-# A command; dies if it is not successful.
+# Sends a command; dies if it fails.
 sub call {
     my ($self, $method, $path, $arguments) = @_;
     my %request;
@@ -85,7 +85,7 @@ sub call {
     return $told;
 }
 
-# A command of the session.
+# Sends a command of the session.
 sub command {
     my ($self, $path, $arguments) = @_;
     return $self->call(POST => $self->{session} . $path, $arguments);
@@ -93,13 +93,13 @@ sub command {
 
 sub visit { $_[0]->command('/url', { url => $_[1] }) }
 
-# Runs JavaScript in the page: a function body with `arguments`. Returns what it returns.
+# Runs JavaScript in the page: a function body with `arguments`. Returns its result.
 sub run {
     my ($self, $script, @arguments) = @_;
     return $self->command('/execute/sync', { script => $script, args => \@arguments });
 }
 
-# A command of Chromium's own protocol (https://chromedevtools.github.io/devtools-protocol/).
+# Sends a command of Chromium's own protocol (https://chromedevtools.github.io/devtools-protocol/).
 sub devtools {
     my ($self, $name, $parameters) = @_;
     return $self->command('/goog/cdp/execute', { cmd => $name, params => $parameters || {} });
@@ -113,21 +113,20 @@ sub resize {
         { width => $width, height => $height, deviceScaleFactor => 1, mobile => $false });
 }
 
-# What the user prefers: prefer('color-scheme' => 'dark').
+# Sets a preference of the user: prefer('color-scheme' => 'dark').
 sub prefer {
     my ($self, %features) = @_;
     my @features = map { { name => "prefers-$_", value => $features{$_} } } sort keys %features;
     $self->devtools('Emulation.setEmulatedMedia', { features => \@features });
 }
 
-# The messages in the console since this was asked last, as 'LEVEL text'.
+# The messages in the console since the last call, as 'LEVEL text'.
 sub console {
     my ($self) = @_;
     return map { "$_->{level} $_->{message}" } @{ $self->command('/se/log', { type => 'browser' }) };
 }
 
-# What was asked for since this was asked last, in order, as 'METHOD url'. Left out are URLs that hold their data
-# themselves, and the browser's own first page.
+# The requests since the last call, in order, as 'METHOD url', without data: URLs and the browser's own first page.
 sub requests {
     my ($self) = @_;
     my @events = map { $json->decode(_bytes($_->{message}))->{message} } @{ $self->command('/se/log', { type => 'performance' }) };
@@ -145,7 +144,7 @@ sub screenshot {
     close $out or die "$file: $!";
 }
 
-# Ends the browser, and chromedriver.
+# Stops the browser and chromedriver.
 sub stop {
     my ($self) = @_;
     my $pid = delete $self->{driver} or return;
@@ -156,7 +155,7 @@ sub stop {
     waitpid $pid, 0;
 }
 
-# A test that dies half-way must not leave a browser behind.
+# A test that dies must not leave a browser running.
 END {
     $_->stop for grep { $_->{owner} == $$ } @running;
 }

@@ -1,6 +1,6 @@
 package Keepalive::Certificates;
 
-# TLS certificates for the tests, made on the spot.
+# Makes TLS certificates for the tests.
 
 use strict;
 use warnings;
@@ -11,7 +11,7 @@ use Keepalive::Setup;
 
 our @EXPORT = qw(self_signed);
 
-# Makes a certificate that signs itself; returns the paths of the certificate and of its key.
+# Makes a self-signed certificate; returns the paths of the certificate and of its key.
 sub self_signed {
     my ($name) = @_;
     my $base = work_dir() . "/$name";

@@ -1,6 +1,6 @@
 package Keepalive::Client;
 
-# A small HTTP client: one connection per request, and requests that can be under way at the same time.
+# A small HTTP client: one connection per request, and several requests at the same time.
 
 use strict;
 use warnings;
@@ -49,7 +49,7 @@ sub begin {
 }
 
 # The answer as { status, headers (names in lower case), lines (all headers, as they came), body }; status 0 means that
-# there was none.
+# there was no answer.
 sub finish {
     my ($self) = @_;
     my $socket = delete $self->{socket} or return { status => 0, headers => {}, lines => [], body => '' };
@@ -70,7 +70,7 @@ sub more {
     syswrite $self->{socket}, $bytes;
 }
 
-# The bytes that come next, as soon as there are any.
+# Waits for more bytes, and returns them.
 sub receive {
     my ($self) = @_;
     my $bytes = '';

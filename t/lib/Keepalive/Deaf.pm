@@ -1,7 +1,7 @@
 package Keepalive::Deaf;
 
-# A server to which no connection comes about: its queue of connections is full, so the kernel drops what would open
-# another one.
+# A server on which no connection is ever established: its accept queue is full, so the kernel drops the packets that would
+# open another one.
 
 use strict;
 use warnings;
@@ -10,7 +10,7 @@ use IO::Socket::INET;
 
 sub start {
     my ($class) = @_;
-    # (Perl takes a backlog of 0 for one of 5.)
+    # (Perl turns a backlog of 0 into 5.)
     my $listener = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1) or die "listen: $!";
     my $self = bless { listener => $listener, port => $listener->sockport, waiting => [] }, $class;
     for (1 .. 20) {
@@ -23,7 +23,7 @@ sub port { $_[0]{port} }
 
 sub address { "127.0.0.1:$_[0]{port}" }
 
-# Whether one more connection comes about. It stays.
+# Whether one more connection is established. It stays open.
 sub takes_one {
     my ($self) = @_;
     my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $self->{port}, Blocking => 0) or die "connect: $!";

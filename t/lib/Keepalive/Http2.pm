@@ -1,7 +1,7 @@
 package Keepalive::Http2;
 
-# A small HTTP/2 server for gRPC and the like, which speaks when it is not asked. Every answer names the connection that
-# carried it, and the number of the request on it.
+# A small HTTP/2 server, also for gRPC, which sends frames without a request. Every answer names its connection and the number
+# of the request on it.
 
 use strict;
 use warnings;
@@ -34,13 +34,13 @@ sub answer {
         . frame(HEADERS, END_HEADERS | END_STREAM, $stream, field('grpc-status', '0'));
 }
 
-# Keepalive::Http2->start($bytes): sends them 100 ms after each answer; undef stands for closing the connection.
+# Keepalive::Http2->start($bytes): sends these bytes 100 ms after each answer; undef closes the connection instead.
 #
-# With `refuse`, it does not process what comes from the request `from` of a connection on (of every second connection, with
-# `every => 2`), and says so in one of these ways (`how`): refused, goaway (which ends the connection, too), settings (before
-# that), twice (GOAWAY, the first one without a limit); or it resets the stream for another reason (cancel), or answers behind a
-# GOAWAY (answered), or with status 500 (broken). It does so `early`, when the header has come; or in single bytes (`pieces`). What it has done is in the
-# file `record`, a line each.
+# With `refuse`, it does not process requests from number `from` of a connection on (of every second connection, with
+# `every => 2`), and says so in one of these ways (`how`): refused, goaway (which also closes the connection), settings (before
+# that), twice (GOAWAY, the first one without a limit). Or it resets the stream for another reason (cancel), answers after a
+# GOAWAY (answered), or answers with status 500 (broken). It does so `early`, when the header has arrived; or in single bytes
+# (`pieces`). The file `record` gets a line for each action.
 sub start {
     my ($class, $bytes, %options) = @_;
     my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => free_port(), Listen => 50, ReuseAddr => 1)
@@ -88,7 +88,7 @@ sub serve {
     }
 }
 
-# Answers what is complete; returns whether there was a request.
+# Answers all complete requests; returns whether there was one.
 sub read_frames {
     my ($socket, $state) = @_;
     my $answered = 0;
@@ -133,7 +133,7 @@ sub note_down {
     close $out;
 }
 
-# Does not process a stream, and says so; returns whether the connection goes on.
+# Refuses a stream in the chosen way; returns whether the connection stays open.
 sub refuse {
     my ($socket, $state, $stream) = @_;
     my $how = $state->{refuse}{how};

@@ -1,7 +1,7 @@
 package Keepalive::Link;
 
-# A link whose packets take their time, between two network namespaces of the test's own: the near one, in which the test
-# and its nginx run, and the far one, for the server. Neither has another way out.
+# A link with a delay between two network namespaces: the near one, in which the test and its nginx run, and the far one, for
+# the server. Neither has another connection.
 #
 #   near: 198.18.7.1 -- tun -- a process that forwards each packet later -- tun -- far: 198.18.7.2
 #
@@ -20,8 +20,8 @@ our $FAR = '198.18.7.2';
 # From linux/if_tun.h.
 use constant { TUNSETIFF => 0x400454ca, IFF_TUN => 1, IFF_NO_PI => 0x1000 };
 
-# Begins the test anew in a network namespace of its own. Returns the reason if that cannot be. To be called first, before
-# the test has anything to leave behind.
+# Restarts the test in a new network namespace. Returns the reason if that is not possible. To be called first, before the test
+# has started or written anything.
 sub enter {
     return if $ENV{KEEPALIVE_LINK};
     return 'not run by root' if $> != 0;
@@ -35,8 +35,8 @@ sub enter {
     exec 'unshare', '--net', $^X, (map { "-I$_" } @INC), $0, @ARGV or die "unshare: $!\n";
 }
 
-# Keepalive::Link->start(delay => 5): each packet takes so many milliseconds; a round trip takes twice that. Returns
-# nothing if the kernel does not permit it.
+# Keepalive::Link->start(delay => 5): each packet takes this many milliseconds, a round trip twice as long. Returns nothing if the
+# kernel does not permit it.
 sub start {
     my ($class, %options) = @_;
     my $self = bless { owner => $$ }, $class;
@@ -61,14 +61,14 @@ sub start {
     return $self;
 }
 
-# What runs a command at the far end.
+# The words that run a command at the far end.
 sub within { ('nsenter', '-t', $_[0]{far}, '-n') }
 
-# From now on nothing gets through of the connections that there are, as behind a gateway that has forgotten them.
+# From now on all packets of the present connections are dropped, as by a gateway that has forgotten them.
 sub forget { kill USR1 => $_[0]{forwarder}; select undef, undef, undef, 0.05 }
 
-# How many connections the kernel at the far end has reset because their owner closed them with something unread: a request
-# had come just before, and nobody will ever know of it.
+# How many connections the kernel at the far end has reset because they were closed with unread bytes: a request had arrived
+# just before, and the server never sees it.
 sub closed_unread {
     my ($self) = @_;
     open my $in, '<', "/proc/$self->{far}/net/netstat" or die "$!";
@@ -78,7 +78,7 @@ sub closed_unread {
     return $counters{TCPAbortOnClose} // 0;
 }
 
-# How many packets the kernel has dropped at both ends, in both directions, as it does when the machine is overloaded.
+# The number of packets that the kernel has dropped at both ends, in both directions, as it does on an overloaded machine.
 sub lost {
     my ($self) = @_;
     my $lost = 0;
@@ -108,7 +108,7 @@ sub child {
     POSIX::_exit(0);
 }
 
-# Forwards packets in both directions, each when its time has come, for as long as the test runs.
+# Forwards packets in both directions, each after its delay, as long as the test runs.
 sub forward {
     my ($near, $far, $delay) = @_;
     my ($parent, %known, %forgotten) = getppid;
@@ -136,7 +136,7 @@ sub forward {
     }
 }
 
-# The two ports of a TCP packet over IPv4, that of the near end first.
+# The two ports of a TCP packet over IPv4, the near end's first.
 sub connection {
     my ($packet, $back) = @_;
     return '' if length $packet < 24 || ord(substr $packet, 9, 1) != 6;

@@ -35,7 +35,7 @@ sub start {
     return $self;
 }
 
-# One line per answer: its status, 200 only if its body was complete and carried by no foreign answer.
+# One line per answer: its status, 200 only if the body is complete and not from another answer.
 sub run {
     my ($port, $client, $request, $log, $stop, %load) = @_;
     my ($limit, $connection) = $load{requests};
@@ -64,10 +64,10 @@ sub lines {
     return @lines;
 }
 
-# How many answers have come so far.
+# The number of answers so far.
 sub answers { my @lines = $_[0]->lines; return scalar @lines }
 
-# Waits until so many more answers have come.
+# Waits for this many more answers.
 sub wait_for_more {
     my ($self, $more) = @_;
     my $wanted = $self->answers + $more;
@@ -84,7 +84,7 @@ sub finish {
 # Stops the clients after their current request; returns the number of answers and those that are not 2xx.
 sub stop {
     my ($self) = @_;
-    # A file, not a signal: that would break a request that is under way.
+    # A file, because a signal would interrupt a running request.
     open my $out, '>', $self->{stop} or die "$self->{stop}: $!";
     return $self->finish;
 }

@@ -1,6 +1,7 @@
 package Keepalive::Names;
 
-# A name server that knows one address list, for one second; the answer to any name. It runs until the object goes.
+# A name server with one list of addresses, which is its answer to every name, valid for one second. It runs until the object
+# is destroyed.
 
 use strict;
 use warnings;
@@ -22,7 +23,7 @@ sub start {
     $self->{pid} = fork // die "fork: $!";
     if (!$self->{pid}) {
         $SIG{$_} = 'DEFAULT' for qw(HUP INT PIPE TERM);
-        # A parent that dies without a word leaves no name server behind.
+        # The name server ends when its parent dies.
         while (getppid == $parent) {
             my $readable = '';
             vec($readable, fileno $socket, 1) = 1;
@@ -37,7 +38,7 @@ sub start {
 
 sub port { $_[0]{socket}->sockport }
 
-# From now on the answer is these addresses.
+# From now on these addresses are the answer.
 sub now_at {
     my ($self, @addresses) = @_;
     open my $out, '>', "$self->{file}.new" or die "$self->{file}: $!";

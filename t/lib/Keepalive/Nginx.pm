@@ -1,6 +1,6 @@
 package Keepalive::Nginx;
 
-# A whole nginx of one's own, with master and workers: for concurrency, signals and the error log over a life time.
+# A whole nginx with master and workers: for concurrency, signals, and the error log from start to exit.
 
 use strict;
 use warnings;
@@ -15,9 +15,9 @@ my @running;
 
 # Keepalive::Nginx->new(http => '...', main => '...', workers => 1, log_level => 'info', module => 1, within => [])
 #
-# `http` is the inside of the http block, or `text` a whole configuration, in which only what belongs to a machine is
-# replaced: user, number of workers, module, and the paths of logs, pid and temporary files. `module` says whether our
-# module is loaded (default: as the run says); `within` is a command that runs it elsewhere.
+# `http` is the inside of the http block. `text` is a whole configuration instead, in which only the settings of the machine are
+# replaced: user, number of workers, module, and the paths of logs, pid and temporary files. `module` says whether our module is
+# loaded (by default, if the run is with our module); `within` is a command that runs nginx elsewhere.
 sub new {
     my ($class, %options) = @_;
     my $dir = work_dir() . '/nginx' . ++$count;
@@ -36,7 +36,7 @@ sub configure {
     my $dir = $self->{dir};
     my $load = $self->{module}
         ? join '', map { "load_module $_;\n" } split ' ', $ENV{TEST_NGINX_LOAD_MODULES} : '';
-    # The workers must reach unix sockets and folders of whoever runs the tests.
+    # The workers need access to unix sockets and folders of the user who runs the tests.
     my $user = $> == 0 ? 'user root;' : '';
     my $temp_paths = join '', map { "    ${_}_temp_path $dir/temp/$_;\n" }
         qw(client_body proxy fastcgi uwsgi scgi);
@@ -71,15 +71,15 @@ END
 
 sub dir { $_[0]{dir} }
 
-# `nginx -t`: whether it succeeds, and all that it says.
+# Runs `nginx -t`: returns whether it succeeds, and its output.
 sub test {
     my ($self) = @_;
     my $output = `@{[ $self->command('test.log') ]} -t 2>&1`;
     return ($? == 0, $output);
 }
 
-# What `nginx -t` says about an http block: whether it accepts it, and its messages of these levels, the folder left out and
-# the number of a line told as its text.
+# Runs `nginx -t` on an http block: returns whether it accepts the block, and its messages of these levels, without the folder
+# and with the text of a line instead of its number.
 sub verdict {
     my ($self, $http, $levels) = @_;
     my $dir = $self->dir;
@@ -91,7 +91,7 @@ sub verdict {
     return ($accepted, join "\n", @messages);
 }
 
-# A line of the configuration file, without the blanks around it.
+# A line of the configuration file, without blanks around it.
 sub line {
     my ($self, $number) = @_;
     open my $in, '<', "$self->{dir}/nginx.conf" or die "$self->{dir}/nginx.conf: $!";
@@ -156,7 +156,7 @@ sub reload {
 sub is_alive {
     my ($pid) = @_;
     open my $in, '<', '/proc/' . ($pid // 'none') . '/stat' or return 0;
-    # It can end between the two.
+    # The process can end between open and read.
     return (<$in> // ') Z ') !~ /\) Z /;
 }
 
@@ -181,10 +181,10 @@ sub allow {
     push @{ $self->{allowed} }, $pattern;
 }
 
-# Stops nginx gracefully (or by another signal), and tests that it exits and has nothing to be ashamed of in its log.
+# Stops nginx gracefully (or by another signal), and tests that it exits and that its log has no undeclared alert.
 sub stop {
     my ($self, $signal) = @_;
-    # Without a pid file nginx has been told to stop already, and has done so.
+    # Without a pid file nginx has exited already.
     my $pid = $self->pid;
     $self->signal($signal || 'QUIT', $pid) if $pid;
     my $gone = wait_for { !is_alive($pid) };
@@ -204,7 +204,7 @@ sub check_error_log {
     is join("\n", @bad), '', 'no undeclared alert in the error log';
 }
 
-# Kills what is left of this nginx: masters of all generations, and their workers.
+# Kills the remaining processes of this nginx: masters of all generations, and their workers.
 sub kill_all {
     my ($self) = @_;
     for my $pid (grep { $_ } $self->pid, $self->pid('.oldbin')) {
@@ -212,7 +212,7 @@ sub kill_all {
     }
 }
 
-# A test that dies half-way must not leave an nginx behind.
+# A test that dies must not leave an nginx running.
 END {
     local ($?, $!);
     $_->kill_all for grep { $_->{owner} == $$ } @running;

@@ -1,6 +1,6 @@
 package Keepalive::Queue;
 
-# What the files about the wait queue share: an nginx with upstreams to wait for, and its view of times and sockets.
+# For the files about the wait queue: an nginx with upstreams to wait for, and its times and sockets.
 
 use strict;
 use warnings;
@@ -46,15 +46,15 @@ END
     return $nginx;
 }
 
-# Returns when a single worker has read all requests that were sent before: it takes clients in the order they come.
-# Of several workers, the one is meant to which these two connections go.
+# Returns when a single worker has read all requests that were sent before, since it accepts clients in the order of their
+# arrival. With several workers, this holds for the worker of these two connections.
 sub settle {
     my ($port, @connections) = @_;
     begin($port, '/settled', over => shift @connections)->finish for 1, 2;
 }
 
-# So many connections to one worker of several (with reuseport): begin($port, $path, over => $connection) sends it a
-# request.
+# This many connections to one of several workers (with reuseport): begin($port, $path, over => $connection) sends that worker
+# a request.
 sub connections_to {
     my ($port, $pid, $number) = @_;
     my @connections;
@@ -66,7 +66,7 @@ sub connections_to {
     die "there are no connections to worker $pid\n";
 }
 
-# Ends the idle connections to these backends, and starts counting anew: connections from before would not count.
+# Closes the idle connections to these backends, and resets the counters, which would not count older connections.
 sub afresh {
     my ($port, @backends) = @_;
     for my $backend (@backends) {
@@ -77,7 +77,7 @@ sub afresh {
     $_->reset for @backends;
 }
 
-# A request that occupies this listener of the backend, by a script in its URI. If another one gets it, which answers at
+# A request that occupies this listener of the backend, by a script in its URI. If another listener gets it, which answers at
 # once, it is sent again.
 sub hold_listener {
     my ($backend, $listener, $port, $uri) = @_;
@@ -98,8 +98,8 @@ sub statuses {
     return join ', ', map { "$_ x $seen{$_}" } sort keys %seen;
 }
 
-# Which connection carried an answer, and as which of its requests, as one number to compare: that is the order in
-# which a server has got them, if it never has two connections at a time.
+# The number of the connection of an answer and of the request on it, as one number to compare: this is the order in which the
+# server got the requests, if it never has two connections at a time.
 sub carried_by {
     my ($answer) = @_;
     return ($answer->{headers}{'x-connection'} // 0) * 100000 + ($answer->{headers}{'x-request'} // 0);
@@ -119,14 +119,13 @@ sub log_of {
     } @lines;
 }
 
-# How many established connections to a port on 127.x.x.x there are, on the client's side; with a pid only those of
-# that process.
+# The number of established connections to a port on 127.x.x.x, on the client's side; with a pid only that process's.
 sub established {
     my ($port, $pid) = @_;
     my %own = $pid ? map { $_ => 1 } socket_inodes($pid) : ();
     my $remote = sprintf ':%04X', $port;
     open my $in, '<', '/proc/net/tcp' or die "/proc/net/tcp: $!";
-    # The kernel may tell of one twice while others come and go.
+    # The kernel may list a connection twice while others come and go.
     my %found;
     while (my $line = <$in>) {
         my (undef, $from, $to, $state, undef, undef, undef, undef, undef, $inode) = split ' ', $line;

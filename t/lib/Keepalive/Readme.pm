@@ -1,6 +1,6 @@
 package Keepalive::Readme;
 
-# What the reference in docs/ says, as data.
+# The reference in docs/, as data.
 
 use strict;
 use warnings;
@@ -19,7 +19,7 @@ sub content_of {
 
 my $readme = join "\n", map { content_of("docs/$_.md") } qw(reference status internals);
 
-# What stands below a heading, up to the next one of the same level or of a higher one.
+# The text below a heading, up to the next heading of the same level or a higher one.
 sub section {
     my ($title) = @_;
     my ($level, $text) = $readme =~ /^(#+) \Q$title\E\n(.*)/ms or die "docs/ has no \"$title\"\n";
@@ -43,14 +43,14 @@ sub directives {
 # The texts in back quotes.
 sub words_of { return $_[0] =~ /`([^`]+)`/g }
 
-# What each word that stands for something may be; if it is repeated, the second one.
+# A sample for each placeholder; the second one if it is repeated.
 my %sample = (
     connections => ['10'], number => ['10'], size => ['10m'], time => ['5s'], timeout => ['5s'], uri => ['/a'],
     code => ['503', '504'], name => ['X-A', 'X-B'], '$variable' => ['$a'], value => ['b'],
 );
 
-# What a syntax allows: `lines`, with samples for what is variable, without anything optional, with each option alone, and with
-# all of them; `endless`, whether there can be more words; `values`, what is meant literally; `options`, as they are written.
+# What a syntax allows: `lines`, with samples for placeholders, without options, with each option alone, and with all of them;
+# `endless`, whether more words can follow; `values`, the literal words; `options`, as they are written.
 sub syntaxes {
     my ($syntax) = @_;
     my (@lines, @values, @options_of_all);
@@ -74,7 +74,7 @@ sub syntaxes {
     return { lines => \@lines, endless => $endless, values => \@values, options => \@options_of_all };
 }
 
-# A word or an option with a sample for what is variable; the second one if it is repeated.
+# A word or an option with a sample for its placeholder; the second one if it is repeated.
 sub filled {
     my ($word, $number) = @_;
     return $word =~ s/=(\w+)$/'=' . $sample{$1}[$number]/er if $word =~ /=/;

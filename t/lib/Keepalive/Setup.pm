@@ -1,9 +1,8 @@
 package Keepalive::Setup;
 
-# What every test file needs to know: which nginx, whether our module is loaded into it, and which ports and which
-# folder are its own.
+# For every test file: which nginx runs, whether our module is loaded, and the file's own ports and folder.
 #
-# It must be used before Test::Nginx::Socket, which reads its environment while it is loaded.
+# Use it before Test::Nginx::Socket, which reads its environment while it is loaded.
 
 use strict;
 use warnings;
@@ -37,10 +36,10 @@ my $dir   = make_work_dir();
 $ENV{TEST_NGINX_SERVROOT} = "$dir/servroot";
 $ENV{TEST_NGINX_SERVER_PORT} = free_port();
 
-# A busy machine is no failure: this is how long Test::Nginx waits for an answer, or for nginx to exit.
+# How long Test::Nginx waits for an answer, or for nginx to exit. A busy machine must not cause a failure.
 $ENV{TEST_NGINX_TIMEOUT} ||= 5;
 
-# A path, since an nginx that is told to upgrade does not look for its binary in PATH.
+# Returns a path, since an nginx that upgrades its binary does not search PATH.
 sub find_program {
     my ($name) = @_;
     return $name if $name =~ m{/};
@@ -48,19 +47,19 @@ sub find_program {
     return $path || die "there is no $name in PATH\n";
 }
 
-# A test that is told to stop, or whose `prove` has gone, cleans up first: the END blocks stop what was started.
+# A test that gets a signal to stop, or whose `prove` has exited, cleans up first: the END blocks stop all its processes.
 $SIG{$_} = sub { exit 1 } for qw(HUP INT PIPE TERM);
 
 # The nginx that the tests run on.
 sub nginx_binary { $binary }
 
-# The path of our module; empty when the run is on the stock module.
+# The path of our module; empty in a run with the stock module.
 sub module_path { (split ' ', $modules)[0] || '' }
 
 # Whether our module is loaded.
 sub is_ours { $modules =~ /\S/ ? 1 : 0 }
 
-# Skips the whole file when the run is on the stock module.
+# Skips the whole file in a run with the stock module.
 sub needs_module { Test::More::plan(skip_all => 'needs the module') unless is_ours() }
 
 # Whether nginx is of this version or a newer one.
@@ -78,8 +77,8 @@ sub has_feature {
     return $features =~ /--\Q$name\E(?![\w-])/;
 }
 
-# Whether these files of nginx's modules folder exist and nginx accepts them, in this order; returns their paths, or that of
-# the only one.
+# The paths of these files in nginx's modules folder, or the first path in scalar context; nothing if one does not exist, or if
+# nginx does not load them in this order.
 sub has_module_file {
     my (@names) = @_;
     my ($folder) = $features =~ /--modules-path=(\S+)/ or return;
@@ -96,14 +95,14 @@ sub has_module_file {
 # Whether nginx and the module were compiled with sanitizers (scripts/test --asan).
 sub is_sanitized { $ENV{TEST_NGINX_SANITIZED} ? 1 : 0 }
 
-# What a process has in memory, in kB.
+# The resident memory of a process, in kB.
 sub memory_of {
     my ($pid) = @_;
     open my $in, '<', "/proc/$pid/status" or die "/proc/$pid/status: $!";
     return join('', <$in>) =~ /^VmRSS:\s*(\d+)/m ? $1 : die 'no VmRSS';
 }
 
-# Tests that so much memory is less than a limit. The sanitizers keep memory that was freed, to see who uses it still.
+# Tests that an amount of memory is below a limit. The sanitizers keep freed memory, to detect its use.
 sub memory_is_below {
     my ($memory, $limit, $name) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
@@ -113,7 +112,7 @@ sub memory_is_below {
     }
 }
 
-# A folder of this file's own; it is removed at the end unless TEST_NGINX_NO_CLEAN is set.
+# The folder of this test file; it is removed at the end unless TEST_NGINX_NO_CLEAN is set.
 sub work_dir { $dir }
 
 sub make_work_dir {
@@ -124,8 +123,8 @@ sub make_work_dir {
     return tempdir("nginx-$file-XXXX", TMPDIR => 1, CLEANUP => !$ENV{TEST_NGINX_NO_CLEAN});
 }
 
-# A port that nobody listens on, below the range from which the kernel takes ports for outgoing connections. Each file
-# has twenty ports to itself: who holds the UDP port of the first one's number has them all.
+# Reserves twenty ports for this file, below the range from which the kernel takes ports for outgoing connections. A UDP socket
+# on the first number holds all of them.
 sub reserve_ports {
     for my $slot (0 .. 1099) {
         $next_port = 10000 + ($$ + $slot) % 1100 * 20;

@@ -1,6 +1,6 @@
 package Keepalive::Status;
 
-# What keepalive_status tells, as data: to be compared with what is expected, and with itself.
+# The counters of keepalive_status, as data: compared with expected values, and with each other.
 
 use strict;
 use warnings;
@@ -29,7 +29,7 @@ sub text {
     return $answer->{body};
 }
 
-# The numbers as JSON has them, decoded.
+# The decoded JSON.
 sub json { return JSON::PP::decode_json($_[0]->text('json')) }
 
 # The samples of Prometheus' format: { 'name{a="x",b="y"}' => number }, labels in alphabetical order.
@@ -55,7 +55,7 @@ sub sample {
     return $name . (%labels ? '{' . join(',', map { qq($_="$labels{$_}") } sort keys %labels) . '}' : '');
 }
 
-# What Prometheus' format has to say if JSON says this.
+# The samples that Prometheus' format must have for this JSON.
 sub as_metrics {
     my ($json) = @_;
     my %samples = (nginx_upstream_keepalive_workers => $json->{workers});
@@ -65,13 +65,13 @@ sub as_metrics {
         my @of = (upstream => escaped($name));
         my $configured = grep { $_->{name} ne '' } @{ $upstream->{peers} };
         $add->($upstream->{limit} * ($upstream->{per_server} ? max(1, $configured) : 1), 'upstream_keepalive_limit', @of);
-        # Of servers that have left it is not told.
+        # Not shown for removed servers.
         for my $peer (grep { $_->{server} ne 'gone' } @{ $upstream->{peers} }) {
             my @server = (@of, server => escaped($peer->{server}));
             $add->($peer->{$_}, 'upstream_keepalive_connections', @server, state => $_) for qw(idle active draining);
             $add->($peer->{$_}, "upstream_keepalive_${_}_total", @server) for 'requests', @COUNTS;
             for my $kind (qw(closed not_stored)) {
-                # A reason appears once it has occurred.
+                # A reason is listed once it has occurred.
                 $add->($peer->{$kind}{$_}, "upstream_keepalive_${kind}_total", @server, reason => $_)
                     for grep { $peer->{$kind}{$_} } keys %{ $peer->{$kind} };
             }
@@ -99,8 +99,8 @@ sub add_histogram {
 
 sub escaped { my ($value) = @_; $value =~ s/([\\"])/\\$1/g; $value =~ s/\n/\\n/g; return $value }
 
-# The numbers of an upstream, or of one of its servers, that are not zero: 'opened 2, reused 5, idle 1, closed timeout 1'.
-# The order is this one, and reasons are in alphabetical order.
+# The counters of an upstream, or of one of its servers, that are not zero: 'opened 2, reused 5, idle 1, closed timeout 1'.
+# They have this order; reasons are in alphabetical order.
 sub told {
     my ($numbers) = @_;
     return 'nothing' unless $numbers;
@@ -112,7 +112,7 @@ sub told {
     return join ', ', @told;
 }
 
-# The numbers of an upstream, or of its server at an address, as text.
+# The counters of an upstream, or of its server at an address, as text.
 sub numbers {
     my ($self, $upstream, $server) = @_;
     my $found = $self->json->{upstreams}{$upstream};
@@ -120,8 +120,8 @@ sub numbers {
     return told($found);
 }
 
-# Tests that the numbers are these, sooner or later: workers have them a moment after the client has its answer. They are
-# remembered, see `still`.
+# Tests that the counters become these: workers update them a moment after the client has its answer. They are remembered for
+# `still`.
 sub expect {
     my ($self, $upstream, $expected, $title, $server) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
@@ -131,7 +131,7 @@ sub expect {
     return is $numbers, $expected, $title;
 }
 
-# Tests that all numbers are as they were when they were tested last, so that nothing was counted late or twice.
+# Tests that all counters are the same as in the last test, so that nothing was counted late or twice.
 sub still {
     my ($self, $title) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
@@ -139,8 +139,7 @@ sub still {
     return is_deeply \%now, $self->{last}, $title;
 }
 
-# What contradicts itself in numbers that JSON has told at rest, a line each: connections that have got lost, and sums that
-# are none.
+# The contradictions in the JSON of an idle nginx, a line each: connections that are missing, and wrong sums.
 sub contradictions {
     my ($json) = @_;
     my @found;
@@ -194,12 +193,12 @@ sub impossible {
 
 sub bound { return $_[0] eq '+Inf' ? 9**9**9 : $_[0] }
 
-# Tests that nothing contradicts itself, and that both formats say the same. Nothing may be going on.
+# Tests that there are no contradictions, and that both formats agree. No request may be running.
 sub consistent {
     my ($self, $title) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     my ($json, $metrics, @found);
-    # A worker may be at it still.
+    # A worker may still be updating them.
     wait_for {
         ($json, $metrics) = ($self->json, $self->metrics);
         my $expected = as_metrics($json);

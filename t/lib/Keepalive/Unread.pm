@@ -1,7 +1,7 @@
 package Keepalive::Unread;
 
-# What the files about keepalive_drain share: requests in all the ways in which nginx reads no more of an answer than its
-# header, and a look at what becomes of the connection.
+# For the files about keepalive_drain: requests in all the ways in which nginx reads only the header of an answer, and checks of
+# the connection afterwards.
 
 use strict;
 use warnings;
@@ -20,8 +20,8 @@ our @EXPORT = qw(chunked);
 # Keepalive::Unread->new($backend, { name => 'inside of upstream name' }, options of queue_nginx)
 #
 # The answers of upstream `name` are read when /name/ask is asked for, and left unread for /name/auth, /name/mirror,
-# /name/accel (X-Accel-Redirect), /name/intercept (error_page) and /name/next (the next server). What the client gets
-# there comes from another server, the pages. An upstream named tls.. is spoken to by TLS, and one named fastcgi.. by FastCGI.
+# /name/accel (X-Accel-Redirect), /name/intercept (error_page) and /name/next (the next server). There the client's answer comes
+# from another server, the pages. An upstream named tls.. uses TLS, and one named fastcgi.. FastCGI.
 sub new {
     my ($class, $backend, $upstreams, %options) = @_;
     my $pages = Keepalive::Backend->start;
@@ -33,7 +33,7 @@ sub new {
     $locations
 END
         http => "upstream pages { server @{[ $pages->address ]}; keepalive 128; }\n" . ($options{http} // ''))->start;
-    # From now on there is always one connection to the pages.
+    # From now on there is always one open connection to the pages.
     Keepalive::Client::get($self->{port}, '/instead');
     return $self;
 }
@@ -63,7 +63,7 @@ sub ways {
 END
 }
 
-# As they are with FastCGI. Scripts of /$name/.. are, as above, in X-Script.
+# The same for FastCGI. Scripts of /$name/.. are in the request header X-Script too.
 sub fastcgi_ways {
     my ($name) = @_;
     my $method = 'fastcgi_param REQUEST_METHOD $request_method;';
@@ -101,7 +101,7 @@ sub fastcgi_ways {
 END
 }
 
-# A request whose upstream's answer, by this script, is left unread.
+# Begins a request whose upstream's answer, by this script, is left unread.
 sub begin {
     my ($self, $name, $way, $script, %options) = @_;
     return Keepalive::Client::begin($self->{port}, "/$name/$way", %options, headers => { 'X-Script' => $script });
@@ -110,8 +110,8 @@ sub begin {
 # The status that the client gets.
 sub status { my $self = shift; return $self->begin(@_)->finish->{status} }
 
-# Asks for an answer that is read, and returns the numbers of its connection and of the request on it. It is an ordinary
-# answer, unless bytes of an older one are in it.
+# Requests an answer that is read, and returns the numbers of its connection and of the request on it. It has the usual form
+# unless it contains bytes of an older answer.
 sub who {
     my ($self, $name) = @_;
     my $answer = Keepalive::Client::get($self->{port}, "/$name/ask");
@@ -123,10 +123,10 @@ sub who {
     return (0, 0);
 }
 
-# How many descriptors nginx has open; between requests that tells whether a connection was closed, and costs little.
+# The number of nginx's open descriptors; between requests it shows cheaply whether a connection was closed.
 sub open_now { $_[0]{nginx}->descriptors }
 
-# Returns when the backend has no more to send, and nginx has read it, unless it is more than a socket buffer takes.
+# Returns when the backend has sent everything, and nginx has read it, unless it is more than a socket buffer holds.
 sub settle {
     my ($self) = @_;
     my $backend = $self->{backend};
@@ -147,7 +147,7 @@ sub kept {
     return is "$got, $fate", "$status, kept", $title // "$name, $way: $script";
 }
 
-# Tests that it does not, and that nginx has closed the connection: at once, or within so many seconds.
+# Tests that the next request uses another connection, and that nginx has closed this one: at once, or within this many seconds.
 sub closed {
     my ($self, $name, $way, $script, $status, $title, $seconds) = @_;
     my ($connection) = $self->who($name);
@@ -162,7 +162,7 @@ sub closed {
     return is "$got, $fate", "$status, closed", $title // "$name, $way: $script";
 }
 
-# Tests that nothing is left behind, no more descriptors than these if a number is given, and stops nginx.
+# Tests that nothing is left open (if a number is given, no more descriptors than this), and stops nginx.
 sub stop {
     my ($self, $descriptors) = @_;
     my ($backend, $nginx) = @$self{qw(backend nginx)};
@@ -175,7 +175,7 @@ sub stop {
     $nginx->stop;
 }
 
-# The script of an answer whose body is framed like this, right or wrong.
+# The script of an answer whose body has this framing, valid or invalid.
 sub chunked {
     my ($bytes) = @_;
     $bytes =~ s/([^\w.:-])/sprintf '%%%02X', ord $1/ge;
