@@ -240,7 +240,7 @@ for my $case (['at once', "\r\n\r\nno size"], ['later', '']) {
     is $request->finish->{status}, 400, "a body that cannot be read, $when: refused";
 }
 
-# FastCGI: the same in other words. ($request_method is always that of the client.)
+# FastCGI: the same with its own directives. ($request_method is always the client's.)
 for my $case (['/fastcgi', qr/CONTENT_LENGTH(?!6)/, qr/a body/], ['/body/fastcgi', qr/CONTENT_LENGTH6.*a body/s,
     qr/GET/]) {
     my ($path, $has, $lacks) = @$case;

@@ -126,14 +126,14 @@ for my $script ('status=302&header=Location:/login', 'status=401&header=Set-Cook
     is $site->get('/', $script, who($script))->{headers}{'x-cached'}, 'MISS', "$script: time $_" for 1, 2;
 }
 
-# Without a key of its own nobody is somebody else.
+# The key is the Authorization header alone: requests of all methods share the decision of their user.
 is told($site->get('/', 'status=200&header=X-User:dora', who('dora'), method => 'POST', body => 'x')),
     '200 dora dora 200 MISS', 'POST';
 is told($site->get('/', 'status=403', who('dora'), method => 'HEAD')), '200 dora dora 200 HIT',
     'HEAD: the decision of the POST';
 is told($site->get('/', 'status=403', who('dora'), method => 'POST', body => 'x')), '200 dora dora 200 HIT', 'POST again';
 
-# A server that is down: what it said last is good enough, if the recipe says so.
+# A server that is down: its last answer is used, if the recipe says so.
 for my $script ('fault=close&at=start', 'status=500', 'fault=close&at=header') {
     my $answer = $site->get('/stale', $script, who('eve'));
     is "$answer->{status} $answer->{headers}{'x-cached'}", '200 STALE', "stale: $script";

@@ -21,7 +21,7 @@ sub verdict { $nginx->verdict(@_) }
 
 sub location { "server {\nlocation / {\n" . join('', map { "$_\n" } @_) . "}\n}\n" }
 
-# Each case: what is said, and the bad line; lines that stand before it come first.
+# Each case: the expected message, and the invalid line after the lines before it.
 sub value { my ($name, $word) = @_; return qq(invalid value "$word" in "$name" directive) }
 sub header { my ($name, $word) = @_; return qq(invalid header name "$word" in "$name" directive) }
 sub repeated { my ($name, $word) = @_; return qq(duplicate value "$word" in "$name" directive) }

@@ -67,7 +67,7 @@ for my $case (
 }
 is $site->{app}->stats->{requests}, 0, 'the site was never asked';
 
-# More headers by name, all of their values; only those of the location.
+# More headers by name, with all values; only the headers that the location names.
 my $more = script(status => 403, header => 'X-Reason:first', header => 'x-reason:second',
     header => 'Cache-Control:no-store',
     header => 'X-Other:o', header => 'Set-Cookie:c=3');

@@ -137,7 +137,7 @@ expect_error('half a header', 'script', 'status=204&fault=hang&at=header');
 expect_error('a slow header', 'script', script(raw => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", drip => 100));
 still_well('timeouts');
 
-# The header is the decision: what is wrong behind it is the connection's matter, not that of the request.
+# The header is the decision: an error in the body concerns the connection, not the request.
 expect_allowed('a slow body', 'len=1000&drip=100');
 expect_allowed('a body that does not come', 'len=1000&fault=hang&at=body');
 expect_allowed('a body that is cut', "len=1000&fault=$_&at=body") for qw(close reset);

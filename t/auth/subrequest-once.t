@@ -103,7 +103,7 @@ expect_once('HEAD', '/dir/', 200, '', method => 'HEAD');
 expect_once('another URI', '/elsewhere?status=404', 404, 'the fallback', questions => 2);
 expect_once('off, then on', '/unasked?status=404', 404, 'not found', questions => 1);
 
-# A denial is remembered as well, and so is that nobody could be asked.
+# A denial is remembered too, and so is a failure to ask.
 expect_once('a remembered denial', '/denied', 403, 'nginx', script => 'status=403');
 expect_once('a denial with a page for all', '/denied-open', 403, 'for all, bob',
     script => 'status=403&header=X-User:bob');

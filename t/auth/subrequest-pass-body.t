@@ -94,7 +94,7 @@ is told($site->get('/large', 'status=403&len=30000&framing=chunked&drip=5&header
 is told($site->get('/large', "status=403&len=1048577&header=Content-Type:a/b")), '403, text/html, -, page',
     'a megabyte and one';
 
-# The type and the encoding are those of the auth server; a body without a type stays without its guess.
+# Type and encoding come from the auth server; a body without a type gets none.
 is told($site->get('/', 'status=403&len=3&header=Content-Type:a/b&header=Content-Encoding:gzip')),
     '403, a/b, gzip, xxx', 'encoded';
 is told($site->get('/', script(status => 403, header => 'Content-Type:text/html; charset=utf-8', body => '<p>'))),
@@ -118,7 +118,7 @@ is $site->status('/again', script(status => 403, @json)), 403, 'an error page th
 is told($site->get('/satisfy', script(status => $_, @json))), "$_, application/json, -, $json",
     "satisfy any: $_" for 302, 401, 403;
 
-# A denial at the end of an internal redirect has its own status, not that of the redirect.
+# A denial after an internal redirect has its own status, not the redirect's.
 for my $path (qw(/from-error /from-status /from-site)) {
     is told($site->get($path, script(status => $_, @json))), "$_, application/json, -, $json", "$path: $_" for 401, 403;
 }

@@ -91,7 +91,7 @@ my %bodies = (
 );
 for my $name (sort keys %bodies) {
     my $body = $bodies{$name};
-    # The bare question is allowed, the one with the body is denied where it is asked (and never reaches the server).
+    # The question without the body is allowed; with the body it is denied where it is asked (and never reaches the server).
     expect("$name, directly", '/index.php', 403, 0, 0, $body->('evil'));
     expect("$name, index", '/', 403, 1, 0, $body->('evil'));
     expect("$name, try_files", '/t/x', 403, 1, 0, $body->('evil'));

@@ -77,7 +77,7 @@ my @relevant = qw(WWW-Authenticate Location Retry-After Set-Cookie X-Reason);
 my @denial = (header => 'Location:/theirs', header => 'Retry-After:30', header => 'Set-Cookie:theirs=1',
     header => 'WWW-Authenticate:Theirs', header => 'X-Reason:theirs');
 
-# Whose headers: those of a denial go with it, those of another response stay alone, but for cookies.
+# The headers of a denial go with the denial only. Another response keeps its own, except for cookies.
 my $theirs = 'WWW-Authenticate: Theirs; Location: /theirs; Retry-After: 30; Set-Cookie: theirs=1; X-Reason: theirs';
 my $both = 'WWW-Authenticate: Own; WWW-Authenticate: Theirs; Location: /own; Retry-After: 7; Set-Cookie: own=1;'
     . ' Set-Cookie: theirs=1; X-Reason: own';

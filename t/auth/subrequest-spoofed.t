@@ -212,7 +212,7 @@ SKIP: {
     }
 }
 
-# A question that comes later has what the client has sent, not what an answer said.
+# A later question has the client's headers, not those from an answer.
 my @client = ('Authorization: Bearer client', 'X-User: root', 'X-Forwarded-For: 1.1.1.1', 'x-forwarded-for: 2.2.2.2');
 for my $path (qw(/two /denied-first)) {
     my $script = script(header => 'Authorization:Bearer internal', header => 'X-User:alice');

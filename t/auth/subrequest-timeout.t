@@ -51,7 +51,7 @@ for my $name (sort keys %auth) {
 # A server that takes connections and says nothing.
 my $mute = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 20) or die $!;
 
-# One to which no connection comes about.
+# A server on which no connection is ever established.
 my $deaf = Keepalive::Deaf->start;
 
 my $site = Keepalive::Auth->new(workers => 1, http => <<"END", locations => <<"END2")->start;

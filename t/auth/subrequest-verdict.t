@@ -115,7 +115,7 @@ expect('down', '/down/500', '', 500, 0);
 expect('down', '/down/allow', '', 200, 1);
 like $site->log_since, qr/unexpected status: 502, request is allowed/, 'down: nobody is let in without a word';
 
-# A denial stays one; what is no denial that can be told does not become a permission either.
+# A denial stays a denial. A status that cannot be passed does not become a permission either.
 for my $name (qw(plain page changed named proxied recursive lost-page fastcgi cached)) {
     for my $mode (qw(500 allow body)) {
         expect("$name, $mode: 401", "/$name/$mode", 'status=401', 401) for 1, 2;
@@ -135,7 +135,7 @@ for my $agent ('MSIE', 'other') {
 
 expect('a redirect whose page is not asked for', '/old', 'status=302', 500, 0, headers => { 'User-Agent' => 'MSIE 6.0' });
 
-# A denial whose page does not come is none that can be told, but never a permission.
+# A denial whose page does not arrive cannot be passed, but never becomes a permission.
 expect("no page in time, $_", "/slow-page/$_", 'status=401', 500) for 500, 'allow', 'body';
 like $site->log_since, qr/auth subrequest timed out/, 'no page in time: logged';
 is $site->status('/slow-page/allow', 'status=204'), 200, 'no page in time: not asked for without a denial';

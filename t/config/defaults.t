@@ -31,7 +31,7 @@ get($port, '/');
 is $backend->stats->{accepted}, 2, 'the next one does not';
 $nginx->stop;
 
-# keepalive_timeout: a debug log tells when nginx would wake up next.
+# keepalive_timeout: the debug log shows when nginx would wake up next.
 SKIP: {
     skip 'nginx was built without --with-debug', 1 unless has_feature('with-debug');
     $nginx = Keepalive::Nginx->new(log_level => 'debug', http => <<"END")->start;
@@ -46,7 +46,7 @@ upstream backend { $server keepalive 4; }
 server { listen 127.0.0.1:$port; location / { proxy_pass http://backend; } }
 END
     get($port, '/');
-    # The only timer left is that of the idle connection; all others are set to 59 seconds above.
+    # The only timer left is the idle connection's; all other timeouts are set to 59 seconds before.
     ok wait_for { $nginx->error_log =~ /saving connection.*epoll timer: (?:60000|599\d\d)\n/s },
         'an idle connection gets 60 seconds';
     $nginx->stop;

@@ -24,7 +24,7 @@ sub verdict {
     my ($message) = $output =~ /^nginx: \[emerg\] (.*)$/m or return "no message: $output";
     my $dir = $nginx->dir;
     $message =~ s{\Q$dir\E/}{};
-    # The number of the line is told as the text of that line.
+    # The text of the line stands for its number.
     $message =~ s/(nginx\.conf):(\d+)/"$1: " . line($2)/e;
     return $message;
 }

@@ -61,7 +61,7 @@ my $descriptors = $process->descriptors;
 my $log_read = 0;
 sub new_log { my $new = substr $process->error_log, $log_read; $log_read += length $new; return $new }
 
-# A case whose end is told by a line of level info.
+# A case whose end is logged at level info.
 sub closed_for {
     my ($reason, $name, $way, $script, $status, @more) = @_;
     new_log();
@@ -83,7 +83,7 @@ for my $way (qw(mirror accel intercept)) {
         for 'len=65537', 'framing=chunked&len=70000';
 }
 
-# Too slow, however it goes on: the time is that of it all.
+# Too slow, whether it makes progress or not: the timeout is for the whole rest.
 for my $script ('len=1000&fault=hang&at=body', 'framing=chunked&len=1000&fault=hang&at=body', 'len=1000&drip=150',
     'framing=trailers&len=1000&drip=150', chunked("5\r\nhello\r\n0\r\n"), chunked(''), 'len=50000&drip=2&pieces=1000') {
     my $begun = time;
@@ -102,7 +102,7 @@ closed_for(qr/larger than "keepalive_drain"/, 'small', 'auth', chunked("1;aaaaaa
 closed_for(qr/larger than|invalid/, 'default', $_, 'framing=chunked&len=100&fault=endless&at=body', 200, "$_: chunks without end")
     for qw(auth mirror);
 
-# Framed by the end of the connection, of an old version, or closed by its own word: nobody has to wait for that.
+# Framed by the end of the connection, HTTP/1.0, or closed by its own header: there is no reason to wait for the rest.
 $nginx->closed('default', 'auth', $_, 200) for 'framing=eof&len=10&stay=1', 'framing=eof&len=10&fault=hang&at=body',
     'version=1.0&len=10&stay=1', 'version=1.0&header=Connection:keep-alive&len=10&stay=1',
     'len=10&header=Connection:close&stay=1', 'len=10&header=Connection:Close&stay=1', 'framing=chunked&len=10&header=Connection:close&stay=1';

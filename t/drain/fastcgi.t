@@ -108,7 +108,7 @@ for my $title (sort keys %answers) {
     $nginx->kept('fastcgi', 'mirror', "$script&drip=2", 200, "$title, in ten pieces");
     $nginx->kept('fastcgi', 'auth', "$script&drip=1&pieces=400", 200, "$title, byte by byte");
 }
-# Errors before the header: nginx throws them away if they come alone, and then nobody knows where in a record it is.
+# Errors before the header: nginx discards them if they arrive alone, and then the position in the record is unknown.
 $nginx->kept('fastcgi', 'auth', raw(errors("PHP Notice:  early\n", 3), $whole), 200, 'errors before the header, along with it');
 $nginx->closed('fastcgi', 'auth', raw(errors('early' x 10), output("Status: 200\r\n\r\n"), done()) . '&drip=30&pieces=2', 200,
     'errors before the header, alone', 5);

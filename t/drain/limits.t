@@ -83,7 +83,7 @@ sub connections { my $stats = $backend->stats; return "$stats->{accepted}, $stat
     cmp_ok time - $begun, '<', 1.8, 'keepalive_timeout: and is not forgotten';
 }
 
-# `keepalive 1`: those being drained are not idle, the one that was drained last is.
+# `keepalive 1`: connections being drained are not idle; the last drained one is.
 {
     anew();
     my @requests = map { $nginx->begin('one', 'auth', $slow) } 1, 2;

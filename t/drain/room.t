@@ -22,7 +22,7 @@ plan skip_all => 'nginx has no auth_request' unless has_feature('with-http_auth_
 my $backend = Keepalive::Backend->start;
 my $server = 'server ' . $backend->address;
 
-# A server that never ends its answers, and a worker with few connections: nginx closes those first that serve nobody.
+# A server that never ends its answers, and a worker with few connections: nginx first closes connections without a request.
 {
     my $nginx = Keepalive::Unread->new($backend, { u => "$server; keepalive 4; keepalive_drain 64k timeout=3s;" }, connections => 40);
     my $begun = time;

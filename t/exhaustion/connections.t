@@ -56,7 +56,7 @@ sub at_once {
 get($port, '/status?format=json') for 1, 2;
 my $descriptors = $nginx->descriptors;
 
-# Just enough for all: as nobody lacks anything, nothing is given up.
+# Just enough connections for all requests: none is closed.
 is at_once('/a', 27), '200 x 27', 'more than seven eighths of all connections are in use' for 1 .. 10;
 cmp_ok $backend->stats->{accepted}, '<=', 30, 'and used again';
 
@@ -75,7 +75,7 @@ is at_once('/a', 25), '200 x 25', 'and given up by it';
 is at_once('/queued', 25), '200 x 25', 'requests that wait get theirs';
 unlike $nginx->error_log, qr/worker_connections are not enough$/m, 'there were enough all the time';
 
-# Connections whose response nobody reads, and which would stay for an hour.
+# Connections with an unread response, which would stay for an hour.
 $backend->drop;
 ok wait_for { $backend->stats->{open} == 0 }, 'the pools are empty';
 my $unread = 0;

@@ -140,7 +140,7 @@ like get($port, '/sni/var?v=c.test:443')->{body}, qr/request=3 sni=c.test /, 'a 
 # The name may depend on what the balancer has chosen, also if nginx evaluates it only once.
 separate('name by the chosen server', 'sni', ['/chosen', 'right.test'], ['/address', 'x127.0.0.1']);
 
-# A value that changes while a request runs: nobody gets a connection of which it is not known what it has got.
+# A value that changes during a request: a connection whose value is unknown is not used again.
 for my $path ('/moving', '/moving/cert') {
     my $field = $path eq '/moving' ? 'sni' : 'dn';
     my ($seen) = get($port, "$path?m=x")->{body} =~ /$field=(\S*)/;

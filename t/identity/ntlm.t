@@ -110,7 +110,7 @@ sub log_in {
     return $client;
 }
 
-# Two clients of one server, mixed, and one that is nobody.
+# Two clients of one server, mixed, and one that has not authenticated.
 {
     afresh();
     my ($alice, $bob, $nobody) = map { client() } 1 .. 3;
@@ -181,7 +181,7 @@ for my $how ($auth ? '/asked' : (), '/subrequest') {
     is $status->json->{upstreams}{drained}{keepalive}, 0, 'none is left';
 }
 
-# Two requests of one client at a time: one has its connection, the other gets a new one, which is nobody's.
+# Two requests of one client at a time: one has its connection, the other gets a new, unauthenticated one.
 {
     afresh();
     my $alice = log_in('alice', '/pages');
@@ -213,12 +213,12 @@ SKIP: {
     is scalar @warnings, 1, 'HTTP/2: a warning, once';
 }
 
-# The server closes what is a client's: the request gets a new connection, and is nobody's.
+# The server closes a client's connection: the request gets a new one, which is not authenticated.
 for my $name (qw(stale blind blind2)) {
     for my $how ('close', 'reset') {
         afresh();
         my ($alice, $bob) = (log_in('alice', "/$name"), log_in('bob', "/$name"));
-        # nginx hears of it only with the next request, if it is kept from reading.
+        # If nginx is kept from reading, it notices only with the next request.
         $nginx->signal('STOP', ($nginx->workers)[0]) if $name ne 'stale';
         $backend->drop($how);
         wait_for { !$backend->stats(0)->{open} && !$backend->stats(1)->{open} };

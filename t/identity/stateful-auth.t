@@ -149,7 +149,7 @@ if ($auth) {
     tells('drained', '/asked', 1, 'auth_request, allowed', 'Negotiate user:a', 'X-Script' => 'len=20&drip=20');
 }
 
-# What the cache remembers was said on another connection.
+# A cached answer came over another connection.
 ask(client(), "/cached?$ntlm") for 1 .. 3;
 $status->expect('cached', 'opened 1, not_stored stateful_auth 1', 'a response from the cache takes no connection');
 

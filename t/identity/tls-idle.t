@@ -82,7 +82,7 @@ for my $name (qw(late update goodbye)) {
         . ($stays ? 'the connection stays' : 'each request has a new connection, and resumes the session');
 }
 
-# What TLS has taken from the socket along with the answer, and nobody has read: no socket tells of it any more.
+# Data that TLS has read from the socket together with the answer, and that is still unread: the socket does not report it.
 SKIP: {
     skip 'needs the module', 1 unless is_ours();
     is carried("/$_", 3, method => 'HEAD'), '1:1. 1:2. 1:3.', "$_, HEAD: the connection stays" for 'update_along';

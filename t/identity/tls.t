@@ -19,7 +19,7 @@ plan skip_all => 'nginx has no TLS' unless has_feature('with-http_ssl_module');
 my ($certificate, $key) = self_signed('localhost');
 my ($port, $secure, $impatient) = map { free_port() } 1 .. 3;
 
-# The answers tell the number of the request on its connection, and whether the TLS session was resumed ("r").
+# The answers contain the number of the request on its connection, and whether the TLS session was resumed ("r").
 my $server = <<"END";
 ssl_certificate $certificate;
 ssl_certificate_key $key;

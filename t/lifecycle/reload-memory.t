@@ -21,7 +21,7 @@ my $backend = Keepalive::Backend->start;
 my $port = free_port();
 my $RELOADS = 6;
 
-# The memory of the master in kB, at first and after each reload, with so many upstreams that have this inside.
+# The memory of the master in kB, first and after each reload, with this many upstreams that contain these lines.
 sub master_memory {
     my ($title, $module, $upstreams, $inside) = @_;
     my $blocks = join '', map { sprintf "upstream u$_ { %s }\n", $inside =~ s/%s/u$_/r } 1 .. $upstreams;

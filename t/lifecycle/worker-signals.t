@@ -52,7 +52,7 @@ for my $signal (qw(QUIT TERM), @crashes, 'KILL') {
     is join(' ', @$now{qw(keepalive active draining)}, $now->{queue}{size}), '0 0 0 0', "$signal: nothing is idle, active or waits";
     is $now->{opened}, $backend->stats->{accepted}, "$signal: what it has opened is counted";
     is $status->json->{workers}, 1, "$signal: one worker";
-    # Of a wait that was lost nobody knows when it has ended.
+    # The end of a wait that was lost is unknown.
     $lost += 2 if $signal ne 'QUIT';
     is $now->{queue}{requests} - $now->{queue}{wait}{count}, $lost, "$signal: all other waits were timed";
     is join(' ', grep { !/waits that have ended/ } Keepalive::Status::contradictions($status->json)), '', "$signal: all agrees";

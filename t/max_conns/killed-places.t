@@ -54,7 +54,7 @@ sub is_served_soon {
     $nginx->stop;
 }
 
-# As long as nobody has asked how it ended, there still is a process of its number.
+# Until its exit status is read, a process with its number exists.
 {
     my $title = 'the master is stopped';
     my ($nginx, $killed, $waiting, $held) = held_and_waiting($title);

@@ -24,7 +24,7 @@ my ($port, $secure) = map { free_port() } 1 .. 2;
 my ($certificate, $key) = self_signed('localhost');
 my ($one, $two) = map { 'server ' . $backend->address($_) } 0, 1;
 
-# Each upstream has three locations, with different local addresses; those of `shared` differ by the location only.
+# Each upstream has three locations, with different local addresses; for `shared` only the location differs.
 my @binds = map { "127.0.0.$_" } 11 .. 13;
 my %upstreams = (
     two      => "$one max_conns=2; keepalive 8;",
@@ -108,7 +108,7 @@ for my $zone ('', 'zone %s 64k;') {
     is statuses(at_once("/each/$_", 2)), '200 x 2', "$title: one at each server, identity $_" for 1 .. 3, 1 .. 3;
     is max_open(), '1 1', "$title: one connection to each server, never more";
 
-    # However many servers there are, none of them is forgotten.
+    # All servers are considered, however many there are.
     afresh($port, $crowd);
     is statuses(map { get($port, "/many/$_") } map { ($_) x 24 } 1 .. 3, 1), '200 x 96', "$title: many servers";
     is join(' ', map { $crowd->stats($_)->{max_open} } 0 .. 23), join(' ', (1) x 24), "$title: one connection to each of them";

@@ -46,7 +46,7 @@ is join(' ', @sent{1 .. 4, 6}), join(' ', ($length) x 5), '$upstream_bytes_sent 
 my $post = length("POST /?n=5&len=100&fill=500 HTTP/1.1\r\nHost: backend\r\nContent-Length: 1000\r\n\r\n") + 1000;
 is $sent{5}, $post, 'also for a POST';
 
-# What goes wrong is told of the request it happened to, not of an earlier one on the same connection.
+# An error is logged for its own request, not for an earlier one on the same connection.
 get($port, '/first');
 get($port, '/second?fault=extra');
 get($port, '/third');
@@ -56,7 +56,7 @@ like $warning, qr/request: "GET \/second/, 'a warning names its request';
 my ($error) = $nginx->error_log =~ /(.*prematurely closed.*)/;
 like $error, qr/request: "GET \/fourth/, 'an error names its request';
 
-# The debug messages that people (and other test suites) look for; those of an idle connection name no client.
+# The debug messages that people (and other test suites) look for; for an idle connection they name no client.
 SKIP: {
     skip 'nginx was built without --with-debug', 1 unless $has_debug;
     like $nginx->error_log, qr/\*\d+ free keepalive peer: saving connection/, 'a connection is saved';

@@ -77,7 +77,7 @@ for my $case (['GET', 'fill=4096', 200], ['GET', 'fill=4096&status=204', 204], [
     wait_for { !$backend->stats->{open} };
 }
 
-# (When nginx has read a buffered answer to its end it goes on reading, and tells of a reset.)
+# (When nginx has read a buffered answer to its end, it goes on reading, and logs a reset.)
 my @errors = grep { /\[error\]/ && !m{reset by peer\) while reading upstream.* /buffered\?.*fault=reset} } split /\n/, $nginx->error_log;
 is "@errors", '', 'nothing has failed';
 

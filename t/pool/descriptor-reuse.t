@@ -31,7 +31,7 @@ server {
 END
 my ($worker) = $nginx->workers;
 
-# The keys by which requests come to the one server and to the other one.
+# The keys that lead requests to each of the two servers.
 my @key;
 for my $key ('a' .. 'z') {
     my @before = map { $backend->requests($_) } 0, 1;
@@ -101,7 +101,7 @@ for my $end (@ends) {
     }
     is $held->finish->{status}, 200, "$title: the other server answers";
     is ask($upstream, 0, '', @post), '2:1', "$title: the one server is asked over a new connection";
-    # Only where connections are kept they are used again; on a busy machine those of `brief` may be over.
+    # Connections are used again only if they are kept; on a busy machine those of `brief` may have timed out.
     my @expected = $upstream eq 'pool' ? ('1:2', '2:2') : $upstream eq 'brief' ? (qr/1:2|2:1/, qr/2:2|3:1/) : ('2:1', '3:1');
     like ask($upstream, 1 - $_, '', @post), qr/^(?:$expected[$_])$/, "$title: and each server once more" for 0, 1;
 }

@@ -81,7 +81,7 @@ my ($title, $nginx, $status);
 
 sub status_of { return begin($port, @_)->finish->{status} }
 
-# A client that leaves after so many seconds, or as soon as some of the answer is there.
+# A client that leaves after this many seconds, or as soon as a part of the answer has arrived.
 sub leaves {
     my ($when, $path, @options) = @_;
     my $before = $backend->requests;

@@ -46,7 +46,7 @@ is one('/large'), $second, 'the order is that of storing, not of connecting';
 is_deeply [together('/large', 3)], [$second, $third, $first], 'the one that waited longest is taken last';
 is $backend->stats->{accepted}, 3, 'three connections were enough for all of this';
 
-# Eviction: a third connection pushes out the one that was stored first.
+# Eviction: a third connection evicts the first stored one.
 $backend->reset;
 ($first, $second, $third) = together('/small', 3);
 ok wait_for { $backend->stats->{open} == 2 }, 'a pool of two keeps two of three';

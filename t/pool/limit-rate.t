@@ -27,7 +27,7 @@ server {
 }
 END
 
-# The whole answer is read at once, and nginx wants to pause for a second after it: the pause is for nobody.
+# The whole answer is read at once, and nginx wants to pause for a second after it: no request must wait for that.
 # (The body comes apart from the header, so that it is read by the rate-limited way.)
 for my $round (1 .. 2) {
     my $slow = get($port, '/slow?len=499&drip=1');

@@ -188,7 +188,7 @@ SKIP: {
     like fate('pool', sub { curl($second, '/authorised', '-d', 'x' x 1000)->{status} }), qr/^200, closed/, 'closed: authorised, HTTP/2' if is_ours();
 }
 
-# The server answers before it has the whole body: nobody knows what it will take for the next request.
+# The server answers before it has the whole body: which bytes it takes for the next request is unknown.
 my $refused = 'early=1&status=413&len=1&fault=hang&after=400';
 closed($_, $refused, body => 'x' x 15_000_000) for qw(plain unbuffered intercept);
 {
@@ -219,7 +219,7 @@ SKIP: {
         is fate('pool', sub { get($port, "/$name", method => 'GET', @text, headers => { 'X-Script' => 'early=1&status=204' })->{status} }),
             '200, closed', "closed: $name, GET with a body";
     }
-    # A body that nobody has sent to nginx either.
+    # A body that nginx has not received either.
     closed('length_alone', 'early=1');
 
     # Bodies sent and not announced, or announced in another way.

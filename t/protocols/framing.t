@@ -101,7 +101,7 @@ my @cases = (
     ['GET',  'len=0&fault=extra',                  200, 0,      0],
     ['GET',  'status=204&fault=extra',             204, 0,      0],
     ['GET',  'status=304&fault=extra',             304, 0,      0],
-    # What comes with the header of a HEAD answer is thrown away with the buffer, but nobody knows what else is on its way.
+    # Bytes that arrive with the header of a HEAD answer are discarded with the buffer, but more may be on their way.
     ['HEAD', 'len=10&fault=extra',                 200, 0,      is_ours() ? 0 : 1],
 );
 

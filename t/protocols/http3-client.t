@@ -173,6 +173,6 @@ for my $case (['before the answer', '/app?fault=hang&at=start'], ['in the answer
 }
 $site->expect_no_connection('at the end');
 unlike $nginx->error_log, qr/\[(?:alert|crit|emerg)\]/, 'nothing worse than an error is in the log';
-# A client that has left without a word holds up a worker that is told to quit, with the stock module too.
+# A client that has left without closing delays the exit of a worker, with the stock module too.
 $nginx->stop('TERM');
 done_testing;

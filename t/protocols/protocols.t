@@ -91,7 +91,7 @@ for my $protocol (qw(uwsgi scgi)) {
     $nginx->stop;
 }
 
-# The HTTP/2 protocols speak with an nginx; its variables tell the number of the request on its connection.
+# For the HTTP/2 protocols the server is an nginx; its variables give the number of the request on its connection.
 my $h2_port = free_port();
 my $h2_listen = version_at_least('1.25.1') ? "listen 127.0.0.1:$h2_port; http2 on;" : "listen 127.0.0.1:$h2_port http2;";
 my $h2_server = <<"END";

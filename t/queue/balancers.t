@@ -90,7 +90,7 @@ for my $name (sort keys %balancers) {
     }
 }
 
-# A backup server without max_conns takes whatever the others cannot: nobody waits.
+# A backup server without max_conns takes all requests that the others cannot: none waits.
 {
     my $nginx = queue_nginx($port, { u => "$one max_conns=1; $two backup; keepalive 4; queue 10;" })->start;
     $backend->reset;
@@ -110,7 +110,7 @@ SKIP: {
     my $fair = has_module_file('ngx_http_upstream_fair_module.so') or skip 'no third-party balancer here', 1;
     my $nginx = queue_nginx($port, { u => "$one max_conns=1; $two max_conns=1; fair; queue 10; keepalive 4;" },
         main => "load_module $fair;")->start;
-    # It knows no max_conns, so nobody has to wait.
+    # It ignores max_conns, so no request has to wait.
     is statuses(map { begin($port, '/u?delay=50') } 1 .. 6), '200 x 6', 'fair: all are answered';
     $nginx->stop;
 }

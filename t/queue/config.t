@@ -22,7 +22,7 @@ sub verdict { $nginx->verdict(@_) }
 
 sub upstream { "upstream u {\n    server 127.0.0.1:1 max_conns=1;\n" . join('', map { "    $_\n" } @_) . "}\n" }
 
-# Each case: what is said, and the bad line; lines that stand before it come first.
+# Each case: the expected message, and the invalid line after the lines before it.
 my $value     = 'invalid value "%s" in "queue" directive';
 my $arguments = 'invalid number of arguments in "queue" directive';
 my @refused = (

@@ -100,7 +100,7 @@ for my $location ('/long', '/unbuffered') {
 }
 ok wait_for { $backend->stats->{open} <= 1 }, 'no connection of those who left stays open';
 
-# A body that nobody will read: the answer is the same, and the connection to the client is closed in order.
+# A body that is not read: the answer is the same, and the connection to the client is closed properly.
 {
     my $held = hold('q502');
     is get($port, '/q502', method => 'POST', body => 'x' x 500000)->{status}, 502, 'a long body that times out in the queue';

@@ -104,7 +104,7 @@ END
     $_->finish for @held;
     $at_once->('both fail');
 
-    # Refusing: every connection opened for one that waits fails, and so does the one after it, each in its turn.
+    # Refusing: each connection for a waiting request fails, one after the other.
     $begin_anew->();
     my ($held, @crowd) = crowd('forgiven', 'delay=200&header=Connection:close', 3);
     $backend->refuse(800);
@@ -121,7 +121,7 @@ END
     ($held, @crowd) = crowd('returns', 'delay=200', 3);
     is statuses($held, @crowd), '200 x 4', "$title: with a queue as before";
 
-    # Hanging: proxy_read_timeout ends the one under way, and those who wait go on or fail, as the server's max_fails says.
+    # Hanging: proxy_read_timeout ends the running request, and waiting ones go on or fail, depending on the server's max_fails.
     for my $case ([hanging => '502 x 2, 504 x 1'], [patient => '200 x 2, 504 x 1']) {
         my ($name, $expected) = @$case;
         $begin_anew->();

@@ -118,7 +118,7 @@ for my $zone ('', 'zone %s 64k;') {
         is_deeply \@order, [sort { $a <=> $b } @order], "$title: in their order";
         is $backend->stats->{requests}, 11, "$title: the server never hears of those who left";
 
-        # Everybody leaves, the one who holds the server last.
+        # All clients leave, last the one whose request holds the server.
         $held = hold('small');
         @waiting = map { begin($port, "/small?n=$_") } 1 .. 10;
         settle($port);

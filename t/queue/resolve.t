@@ -63,7 +63,7 @@ for my $name (qw(pool hash)) {
     cmp_ok time - $begun, '<', 6, "$name: soon";
     is served(), '1 10 0', "$name: all by the new one";
 
-    # The server that is held leaves, with requests waiting: the one that stays serves them.
+    # The occupied server is removed while requests wait: the remaining one serves them.
     my $other = begin($port, "/$name?delay=500");
     ok wait_for { served() eq '1 11 0' }, "$name: both are held";
     @waiting = map { begin($port, "/$name?n=$_") } 1 .. 5;

@@ -46,7 +46,7 @@ for my $case (['no zone', '', 1], ['zone', 'zone %s 64k;', 1], ['two workers', '
     my ($title, $zone, $workers) = @$case;
     my $nginx = nginx($zone, workers => $workers, listen => $workers > 1 ? 'reuseport' : '');
 
-    # The first server is idle, the second one is held: those who were told 500 by the first wait, others do not.
+    # The first server is idle, the second one is occupied: requests that got 500 from the first wait, others do not.
     for my $name (qw(pool no_pool)) {
         afresh($port, $backend);
         my $held = hold_listener($backend, 1, $port, "/$name?fault=hang&at=start");

@@ -55,7 +55,7 @@ for my $keepalive ('', 'keepalive 4;') {
     ok wait_for { !$backend->stats->{open} }, "$title: no connection is left";
 }
 
-# The longest wait first. With one connection at a time, the order is told by the connections and their requests.
+# The longest wait first. With one connection at a time, the connections and their requests show the order.
 for my $keepalive ('', 'keepalive 1;') {
     my $title = $keepalive ? 'order' : 'order, no pool';
     my $nginx = workers_nginx(4, { u => "zone u 64k; $limited max_conns=1; $keepalive queue 100 timeout=20s;" },

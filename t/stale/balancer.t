@@ -60,7 +60,7 @@ sub afresh {
     $backend->reset;
 }
 
-# The statuses of so many requests to a location, in short.
+# The statuses of this many requests to a location, in short.
 sub outcome {
     my ($number, $path, %options) = @_;
     my %seen;
@@ -68,7 +68,7 @@ sub outcome {
     return join ' ', map { "$seen{$_} x $_" } sort keys %seen;
 }
 
-# How many of so many requests come to each server.
+# How many of this many requests each server gets.
 sub shares {
     my ($number, $path) = @_;
     my @before = map { $backend->stats($_)->{requests} } 0, 1;
@@ -103,7 +103,7 @@ get($port, '/told') for 1, 2;
 outcome(2, "/told?$stale");
 like outcome(8, '/told'), qr/x 502/, 'keepalive_stale_fails on: no server is left';
 
-# Without retries of ours the balancer does not hear of stale connections either.
+# Without retries by the module, the balancer is not told of stale connections either.
 afresh();
 get($port, '/off') for 1, 2;
 is outcome(1, "/off?$stale", method => 'POST', body => 'x'), '1 x 502', 'keepalive_stale_retry off: a POST fails';

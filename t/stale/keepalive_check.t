@@ -125,7 +125,7 @@ for my $case (['fault=extra&after=300', qr/connection \d+ request/, qr/foreign/]
     }
 }
 
-# The server is started anew, with a full pool: nobody notices.
+# The server restarts while the pool is full: no request fails.
 $backend->drop;
 wait_for { !$backend->stats->{open} };
 $_->finish for map { begin($port, '/on?delay=300') } 1 .. 100;

@@ -118,7 +118,7 @@ for my $timeout (1, 2, 5) {
     is $backend->stats->{accepted}, 1, "timeout=$timeout: fifty requests, one connection";
 }
 
-# So many more requests, from the first word on, whatever is said later.
+# This many more requests, counted from the first header, whatever later headers say.
 sub connections { join ' ', map { get($port, $_)->{headers}{'x-connection'} } @_ }
 
 afresh($backend);
@@ -141,7 +141,7 @@ SKIP: {
     skip 'nginx has no auth_request', 3 unless $auth;
     afresh($backend);
     get($port, '/asked', headers => { 'X-Script' => 'len=1000&' . hint('timeout=1') });
-    # The other one is that of the request itself.
+    # The other connection is the request's own.
     ok wait_for { $backend->stats->{open} == 2 }, 'a drained answer: its connection is kept';
     my $begun = time;
     ok wait_for { $backend->stats->{open} == 1 }, 'and closed';

@@ -150,7 +150,7 @@ END
 
 my $id = 0;
 
-# A request that can be told from all others, whatever it is redirected to.
+# A request that can be identified, whatever it is redirected to.
 sub ask {
     my ($path, %options) = @_;
     $id++;
@@ -210,7 +210,7 @@ sub empty {
     %carried = ();
 }
 
-# The same, but how long a request has waited, up to a second more than is said, is left out.
+# The same, but without the time that a request has waited, if it is up to a second longer than expected.
 sub without_time {
     my ($told, $from) = @_;
     $told =~ s/\b(\d+\.\d{3})\z/$1 > $from && $1 < $from + 1 ? 'waited' : $1/e;

@@ -50,7 +50,7 @@ my $socket = work_dir() . '/socket';
 my %others = (unix => Keepalive::Backend->start(listen => ["unix:$socket"]),
     map { $_ => Keepalive::Backend->start(protocol => $_) } qw(fastcgi uwsgi scgi));
 
-# A server that refuses connections, and one to which none comes about.
+# A server that refuses connections, and one on which none is ever established.
 my $refuses = '127.0.0.1:' . free_port();
 my $deaf = Keepalive::Deaf->start;
 
@@ -244,7 +244,7 @@ for my $workers (1, 4) {
     is surprise('check', 2), 200, "$title, check: answered over a new connection";
     $expect->('check', 'opened 3, idle 1, closed check 2', 'both idle ones were found dead');
 
-    # The rest of answers that nobody wants.
+    # The rest of unread answers.
     is ask(client(), '/accel/draining?len=1000&drip=50')->{status}, 204, "$title, draining: answered before";
     $expect->('draining', 'opened 1, draining 1');
     $expect->('draining', 'opened 1, idle 1', 'and is kept');

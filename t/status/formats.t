@@ -372,7 +372,7 @@ $nginx->stop;
     is $says->("$_->[0] {\nkeepalive_status;\n}\n$site"), 'refused: "keepalive_status" directive is not allowed here in "keepalive_status;"',
         "status: in $_->[0]" for ['server'], ['upstream v'];
 
-    # Too small: what is said is enough, and not too much.
+    # Too small: the size in the message is enough, and not too much.
     for my $size (0, 1, '1k', 4095) {
         my $bytes = $size eq '1k' ? 1024 : $size;
         like $says->("keepalive_zone $size;\n$site"),
@@ -408,7 +408,7 @@ $nginx->stop;
     $nginx->allow(qr/"keepalive_zone" of 1024 bytes/);
     $nginx->stop;
 
-    # The number of workers is said last: nginx says so, and takes what it needs.
+    # worker_processes comes after http: nginx warns if the zone is too small, and allocates what it needs.
     my $text = sub { my ($size) = @_; my $dir = $nginx->dir;
         return "load_module x;\nuser x;\npid /run/nginx.pid;\nerror_log /var/log/nginx/error.log info;\nevents {}\nhttp {\naccess_log off;\n"
             . "keepalive_zone $size;\n$site\n}\nworker_processes 3;\n" };
@@ -505,7 +505,7 @@ sub connect_slowly {
     return $socket;
 }
 
-# Reads a response to its end, so many bytes at a time.
+# Reads a response to its end, this many bytes at a time.
 sub read_all {
     my ($socket, $piece, $pause) = @_;
     my $bytes = '';

@@ -202,7 +202,7 @@ is join('', grep { /"once"/ } keys %{ warnings_so_far() }), '', 'a server that c
     expect_warnings(1, 'it does not say again what was said');
 }
 
-# After a reload it is said again, once.
+# After a reload the warning is logged again, once.
 my @old = $nginx->reload;
 ok wait_for { !grep { Keepalive::Nginx::is_alive($_) } @old }, 'the old workers are gone';
 expect_warnings(1, 'a reload alone says nothing');
@@ -213,7 +213,7 @@ expect_warnings(2, 'and not again');
 
 $nginx->stop;
 
-# A pool that is too small is told by `nginx -t`.
+# `nginx -t` warns of a pool that is too small.
 my $tested = Keepalive::Nginx->new(http => '');
 
 sub too_small {
