@@ -224,7 +224,7 @@ SKIP: {
     };
     is $upload->('/body', 30_000)->{status}, 200, 'HTTP/2, no length: authorised';
     is seen('auth'), 'PUT /?status=204 HTTP/1.1, Content-Length: 30000, ' . 'y' x 30_000, 'HTTP/2, no length: whole';
-    # nginx resets the stream behind such an answer, which some curls then forget.
+    # nginx resets the stream after such an answer, and some versions of curl then lose it.
     curl($http2_port, '/ten/announced', @auth, '-d', 'x' x 11);
     $upload->('/ten/piped', 11);
     my $logged = sub { open my $in, '<', $log or return ''; join '', <$in> };

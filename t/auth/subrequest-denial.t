@@ -123,7 +123,7 @@ $answer = $site->get('/pass/changed', script(status => 401, header => 'Set-Cooki
 is "$answer->{status} " . headers_of($answer, 'Location', 'Set-Cookie'),
     '302 Location: https://login.example.com/; Set-Cookie: a=1', 'error_page changes the status';
 
-# satisfy any: who is let in by another condition is not asked for, and who is not gets the denial.
+# satisfy any: a request that another condition allows is not asked for; any other request gets the denial.
 $site->asked;
 is $site->status('/pass/satisfied', $login), 200, 'satisfy any, allowed';
 is $site->asked, 'auth 0, app 1', 'nobody was asked';

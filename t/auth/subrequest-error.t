@@ -151,7 +151,7 @@ expect_allowed('HTTP/1.0', 'version=1.0&status=204');
 expect_allowed('an answer that ends with its connection', 'framing=eof');
 still_well('bad bodies');
 
-# Where nginx's own reading decides what is an answer, auth_subrequest goes by it as auth_request does.
+# Where nginx's own parser decides what is an answer, auth_subrequest follows it as auth_request does.
 my %answer_of = (
     '100 first' => 'status=204&interim=100', '102 first' => 'status=204&interim=102',
     '103 first' => 'status=204&interim=103', '103 twice' => 'status=204&interim=103,103',
@@ -202,7 +202,7 @@ still_well('bad pages');
 
 # Requests with a body, and clients that go on with the same connection.
 expect_error('POST', 'script', 'fault=close&at=start', method => 'POST', body => 'x' x 100_000);
-# (nginx itself closes the client's connection behind a 500.)
+# (nginx itself closes the client's connection after a 500.)
 for my $mode (503, 'allow') {
     my $request = $site->begin("/script/$mode", 'fault=hang&at=start', keep_alive => 1, method => 'POST',
         body => 'x' x 1000);

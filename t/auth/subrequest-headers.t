@@ -131,7 +131,7 @@ is got($site->get('/own-list', "$alice&header=X-Other:o", headers => [@spoofed[0
     qw(X-User X-Groups X-Other)),
     '200; root; wheel; o', 'a list of the location replaces the one above';
 
-# Headers that nginx knows itself: what is sent and what its variables say is the same.
+# Headers that nginx parses itself: the sent header and the variable agree.
 my @client = ('Authorization: Basic Y2xpZW50Om93bg==', 'Cookie: name=client', 'Cookie: second=1', 'User-Agent: client',
     'X-Forwarded-For: 1.1.1.1', 'Accept: client', 'Referer: client');
 my $known = script(header => 'Authorization:Bearer new', header => 'Cookie:name=new', header => 'User-Agent:new',
@@ -149,7 +149,7 @@ like logged(), qr{^/known\|[^|]*\|[^|]*\|-?\|-?\|-?\|[^|]*\|-?\|-?$}, 'known hea
 is got($site->get('/known', $known), @names), '200; Bearer new; name=new; new; 2.2.2.2; new',
     'known headers: set where there were none';
 
-# All others, untouched and in order; also when there are many, before and behind those that go.
+# All other headers, unchanged and in order; also when there are many, before and after the removed ones.
 my @many = map { "X-Header-$_: value $_" } 1 .. 60;
 for my $at (0, 1, 15, 19, 20, 21, 39, 40, 59, 60) {
     my @sent = @many;
@@ -204,7 +204,7 @@ $lax->get('/', 'header=X_User:alice', headers => ['X_User: root']);
 unlike join('; ', grep { /^X.User/i } @{ $lax->{app}->last_request->{headers} }), qr/root/, 'underscores in the answer';
 $lax->stop;
 
-# Other protocols behind, and in front.
+# Other protocols to the server, and from the client.
 for my $name (sort keys %other) {
     is $site->status("/to-$name", $alice, headers => \@spoofed), 200, "$name: allowed";
     my $record = $other{$name}->control('/last');

@@ -70,7 +70,7 @@ END
 $site->descriptors;
 my $descriptors = $site->descriptors;
 
-# An answer, and what comes then over the same connection.
+# An answer, and the next one over the same connection.
 sub expect {
     my ($title, $path, $script, $expected, $most) = @_;
     my $begun = time;

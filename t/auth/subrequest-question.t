@@ -152,7 +152,7 @@ SKIP: {
         is curl($http2_port, $_, '-H', 'X-Auth: status=204', '-d', "a $body body")->{status}, $status, "HTTP/2: $body, $_"
             for '/', '/t/x';
     }
-    # nginx resets the stream behind such an answer, which some curls then forget.
+    # nginx resets the stream after such an answer, and some versions of curl then lose it.
     curl($http2_port, '/limited/x', '-H', 'X-Auth: status=204', '-d', 'x' x 100);
     my $logged = sub { open my $in, '<', $log or return ''; join '', <$in> };
     ok wait_for { $logged->() =~ m{^/limited/x 500 HTTP/2}m }, 'HTTP/2: discarded' or diag $logged->();

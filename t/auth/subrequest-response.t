@@ -146,7 +146,7 @@ for my $status (300, 304, 305, 407, 408, 418, 444, 494 .. 498, 500, 599) {
         like $text, qr/\r\n\r\ntheirs\z/, "$path: $status: its body" if $path eq '/body' && $status != 304;
         $answer = $site->get($path, $script, method => 'POST', body => 'x' x 50_000);
         is $answer->{status}, $status, "$path: $status, POST";
-        # nginx closes the connection behind some of its own.
+        # nginx closes the connection after some of its own responses.
         next if $text =~ /^Connection: close/mi;
         my $next = $site->begin('/plain', 'status=204', keep_alive => 1, over => $request->{socket});
         like $next->receive, qr{^HTTP/1.1 200 }, "$path: $status: the next request of this connection is served";

@@ -140,7 +140,7 @@ expect("no page in time, $_", "/slow-page/$_", 'status=401', 500) for 500, 'allo
 like $site->log_since, qr/auth subrequest timed out/, 'no page in time: logged';
 is $site->status('/slow-page/allow', 'status=204'), 200, 'no page in time: not asked for without a denial';
 
-# X-Accel-Redirect hands over the answer, but not the decision: everybody on the way has to permit.
+# X-Accel-Redirect hands over the answer, but not the decision: every location on the way has to permit.
 for my $to ('/page.html', '/to-app', '@backup') {
     my @to = (header => "X-Accel-Redirect:$to");
     for my $mode (qw(500 allow body)) {

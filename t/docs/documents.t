@@ -122,7 +122,7 @@ is_deeply \@explained, [map { $_->{alert} } @rules], 'operations.md explains eac
 is_deeply [map { $_->{annotations}{runbook} // '' } @rules], [map { 'docs/operations.md#' . lc $_->{alert} } @rules],
     'each alert leads to its paragraph';
 
-# Architecture: each source file is named, and no other. Those of the same folder follow behind the first one, without it.
+# Architecture: each source file is named, and no other. Files after the first one of a folder are named without the folder.
 my @sources;
 File::Find::find({ no_chdir => 1, wanted => sub { push @sources, $_ if /\.(?:rs|html)$/ } }, 'src');
 my ($tables) = $text{'docs/architecture.md'} =~ /^### The core\n(.*)^### Around it$/ms;

@@ -1,9 +1,9 @@
 # `keepalive_drain`: each reason to close a connection instead of reading the rest of an answer. The next request gets its own
 # answer over another connection, and nothing is left behind.
 #
-# faults: F1.5 "The connection ends in the middle of the body, or right behind it."
-# faults: F2.5 "The connection ends in the middle of the body, or right behind it."
-# faults: F6.1 "Bytes behind the body, with it or later."
+# faults: F1.5 "The connection ends in the middle of the body, or right after it."
+# faults: F2.5 "The connection ends in the middle of the body, or right after it."
+# faults: F6.1 "Bytes after the body, together with it or later."
 # faults: F7.1 "version=1.0&len=10&stay=1"
 # faults: F7.4 "interim=$interim&len=10"
 
@@ -123,14 +123,14 @@ for my $interim ('100 Continue', '102 Processing') {
 }
 $nginx->closed('default', 'upgrade', 'upgrade=1', 500, 'upgraded');
 
-# Bytes behind the body, with it or later.
+# Bytes after the body, together with it or later.
 closed_for(qr/something follows/, 'default', 'auth', $_, 200)
     for 'len=10&fault=extra', 'framing=chunked&len=10&fault=extra', 'framing=trailers&len=10&fault=extra', 'len=10&drip=1&fault=extra&pieces=1';
 $nginx->closed('default', 'mirror', "$_&fault=extra", 200) for 'status=204', 'status=304', 'len=0';
 $nginx->closed('default', 'auth', "$_&fault=extra&after=20", 200)
     for 'len=10', 'len=0', 'framing=chunked&len=10', 'status=204', 'len=1000&drip=1';
 
-# The connection ends in the middle of the body, or right behind it.
+# The connection ends in the middle of the body, or right after it.
 for my $fault (qw(close reset)) {
     closed_for(qr/server has closed/, 'default', 'auth', "$_&fault=$fault&at=body&after=30", 200)
         for 'len=1000', 'framing=chunked&len=1000', 'framing=trailers&len=1000';

@@ -144,7 +144,7 @@ for my $title (sort keys %wrong) {
     closed_for(qr/FastCGI response is invalid/, 'fastcgi', 'mirror', raw($wrong{$title}) . '&drip=1&pieces=400', "$title, byte by byte", 20);
 }
 
-# Something follows: at once, or behind the padding, or when the connection is stored.
+# More bytes follow: at once, after the padding, or when the connection is stored.
 my %surplus = ('another answer' => $whole . $whole, 'a byte' => "$whole\1", 'a byte behind padding' => $body . done(0, 3) . "\0",
     'errors behind the end' => $whole . errors('too late'));
 closed_for(qr/something follows the response/, 'fastcgi', 'auth', raw($surplus{$_}), $_) for sort keys %surplus;

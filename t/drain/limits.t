@@ -54,7 +54,7 @@ sub anew {
     $backend->reset;
 }
 
-# Sends a request that leaves a draining connection behind, and returns when its answer has come.
+# Sends a request that leaves a draining connection, and returns when its answer has arrived.
 sub leave { my ($name, $script, $way) = @_; return $nginx->status($name, $way // 'auth', $script) }
 
 # How many connections there were, and how many at a time.
@@ -104,7 +104,7 @@ for my $name (qw(queued parked zone)) {
     is "@order", '1 2', "$name: the next request has the same connection";
     cmp_ok time - $begun, '>', 0.25, "$name: and waits until it is drained";
 
-    # Without a queue there is one place only for those who wait.
+    # Without a queue, only one request can wait.
     next if $name eq 'parked';
     anew();
     leave($name, $slow);
@@ -185,7 +185,7 @@ for my $signal (qw(QUIT HUP TERM)) {
     $going->{nginx}->stop;
 }
 
-# But it serves those who wait for the connection, by another one.
+# But it serves the requests that wait for the connection, by another one.
 for my $queue ('', 'queue 100 timeout=20s;') {
     for my $signal (qw(QUIT HUP)) {
         my $title = $signal . ($queue ? '' : ', no queue');
@@ -227,7 +227,7 @@ for my $queue ('', 'queue 100 timeout=20s;') {
     for my $number (1 .. 20) {
         push @mixed, begin($port, $number % 3 ? '/shared/auth' : '/shared/ask', over => shift @{ $number % 2 ? $here : $there },
             headers => { 'X-Script' => 'body=OK&drip=2' });
-        # Without a queue there is one place only for those who wait, in both workers together.
+        # Without a queue, only one request can wait, in both workers together.
         $mixed[-1] = $mixed[-1]->finish unless $queue;
     }
     is statuses(@mixed), '200 x 20', "$title: twenty requests of both";

@@ -154,7 +154,7 @@ my @scenarios = (
         '200', [500, 0]] } qw(html json prometheus)),
 );
 
-# The gauges of all upstreams that are not zero, but for what is idle.
+# The gauges of all upstreams that are not zero, except for idle connections.
 sub busy {
     my $upstreams = $status->json->{upstreams};
     return map { my $upstream = $_; map { $upstreams->{$upstream}{$_} ? "$upstream $_" : () } qw(active draining) } sort keys %$upstreams;
@@ -175,7 +175,7 @@ sub log_since {
     return $new;
 }
 
-# One failure, or all from the first on: what is wrong with what came of it.
+# One failure, or all from the first on: the unexpected outcomes.
 sub consequences {
     my ($before, $run, $expected, $others, $first, $last) = @_;
     my @wrong;

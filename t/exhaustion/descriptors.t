@@ -47,7 +47,7 @@ for my $round (1 .. 2) {
 }
 like $nginx->error_log, qr/(?:socket|accept4?)\(\) failed \(24: Too many open files\)/, 'nginx has said so';
 
-# Idle connections of many pools, one each, take what is left but the last descriptor, which a client gets.
+# Idle connections of many pools, one each, take all descriptors but the last one, which a client gets.
 my ($pool, $status);
 for (@pools) {
     ($pool, $status) = ($_, get($port, "/$_")->{status});

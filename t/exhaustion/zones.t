@@ -75,7 +75,7 @@ for my $zone ('', 'keepalive_zone 4m;') {
     $nginx->stop;
 }
 
-# The upstream's zone is too small for what is known at once.
+# The upstream's zone is too small for the servers of the configuration.
 my $nginx = Keepalive::Nginx->new(http => '');
 my $many = join '', map { "server $_:1;" } @addresses;
 my ($accepted, $said) = $nginx->verdict("upstream many { zone many 40k; $many keepalive 300; }", 'crit|emerg');

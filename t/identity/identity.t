@@ -153,7 +153,7 @@ for my $path ('/moving', '/moving/cert') {
 separate('client certificate', 'dn', ['/cert/alice', 'CN=alice'], ['/cert/bob', 'CN=bob'],
     ['/cert/var?v=alice', 'CN=alice'], ['/cert/var?v=bob', 'CN=bob'], ['/https', '']);
 
-# Each of these would be answered with 200 by a connection that another location has left behind.
+# A connection stored by another location would answer each of these with 200.
 is get($port, '/https')->{status}, 200, 'a TLS connection is idle';
 is get($port, '/http')->{status}, 400, 'a plain request does not go over a TLS connection';
 is get($port, '/verify/off')->{status}, 200, 'without verification any certificate will do';

@@ -72,7 +72,7 @@ sub carried {
 
 # The tickets that come by themselves.
 is carried('/none', 4), '1:1. 1:2. 1:3. 1:4.', 'OpenSSL as it is: one connection carries all';
-# One right behind the answer is read along with it, or not.
+# A ticket right after the answer may be read together with it.
 my @at_once = split ' ', carried('/at_once', 10);
 is scalar(grep { /^\d+:\d+[.r]$/ } @at_once), 10, "a ticket right behind the answer: all are answered (@at_once)";
 # What comes while the connection is idle.

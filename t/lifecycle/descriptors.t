@@ -74,7 +74,7 @@ ok wait_for { $nginx->descriptors <= $before }, 'after the idle timeout there ar
     or diag $nginx->descriptors . " instead of $before";
 ok wait_for { !grep { $backend->stats($_)->{open} } 0 .. 2 }, 'the servers see no open connection either';
 
-# Connections evicted with TLS: each would leave some ten kilobytes behind if its TLS state were not freed.
+# Connections evicted with TLS: each would leak some ten kilobytes if its TLS state were not freed.
 my ($worker) = $nginx->workers;
 get($port, '/secure') for 1 .. 300;
 my $memory = memory_of($worker);

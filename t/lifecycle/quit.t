@@ -90,7 +90,7 @@ SKIP: {
     $nginx->stop;
 }
 
-# TERM does not wait, and leaves nothing behind either.
+# TERM does not wait, and leaves nothing open either.
 {
     my $nginx = nginx();
     $_->finish for map { begin($port, '/?delay=50') } 1 .. 3;

@@ -70,12 +70,12 @@ for my $case (['no zone', '', 1], ['zone', 'zone %s 64k;', 1], ['four workers', 
             "$title, $name: nginx answers";
         # Whether the load used all of it depends on the machine; that three at once are possible is seen below.
         cmp_ok $backend->stats->{max_open}, '<=', 3, "$title, $name: the load never had more than max_conns" if is_ours();
-        # Those who left may be noticed a moment later.
+        # nginx may notice a moment later that clients have left.
         my $free = wait_for { statuses(map { begin($port, "/$name?delay=20&n=$_") } 1 .. 3) eq '200 x 3' };
         ok $free, "$title, $name: three at once are allowed";
         my $expected = $name =~ /queue|_q|bind/ && $name ne 'short_queue' ? '200 x 4' : '200 x 3, 502 x 1';
         my @answers;
-        # On a busy machine the time to read can be over before the server had its time to answer; what has drifted stays.
+        # On a busy machine a read timeout can expire before the server answers; a drift would persist.
         for (1 .. 3) {
             $backend->reset;
             my @held = map { begin($port, "/$name?delay=120&n=$_") } 1 .. 4;

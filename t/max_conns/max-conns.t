@@ -128,7 +128,7 @@ for my $zone ('', 'zone %s 64k;') {
     is $backend->stats(0)->{max_open}, 1, "$title: the limit of the one holds";
     cmp_ok $backend->stats(1)->{open}, '>', 3, "$title: the other one keeps its idle connections";
 
-    # With a queue: those who wait are served by all identities in turn.
+    # With a queue: waiting requests of all identities are served in turn.
     for my $name (qw(waiting no_pool)) {
         $anew->();
         my @requests = map { begin($port, "/$name/" . ($_ % 3 + 1) . '?delay=3') } 1 .. 60;

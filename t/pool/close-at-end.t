@@ -18,7 +18,7 @@ use Keepalive::Setup;
 
 my $backend = Keepalive::Backend->start;
 my $port = free_port();
-# Nothing else finds out what has become of a stored connection, or makes up for it.
+# Nothing else checks a stored connection, or repeats a request.
 my $alone = is_ours() ? 'keepalive_check off; keepalive_stale_retry off;' : '';
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
 $proxy_keepalive

@@ -182,7 +182,7 @@ sub hold {
 sub one_place {
     my ($path, $what) = @_;
     my ($held, $other);
-    # Those who left may be noticed a moment later.
+    # nginx may notice a moment later that clients have left.
     ok wait_for { $held = hold($path, 120) }, "$what: the place is free";
     $other = status_of($path);
     # On a busy machine it may have been given back by then.

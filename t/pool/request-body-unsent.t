@@ -141,7 +141,7 @@ my @smuggled = (body => "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
 my @chunks = (chunks => ['x' x 600, 'x' x 400]);
 my @large = (body => 'x' x 3_000_000);
 
-# What is right on both. First what is asked for without the body, and does not announce it either.
+# Correct with both modules. First subrequests without the body, which do not announce it either.
 for my $body (\@text, \@large, \@chunks, [content_length => 0], []) {
     kept($_, 'status=204', @$body) for qw(careful bodiless_careful mirrored);
     kept('authorised', 'status=204', @$body) if !@$body || $body->[0] ne 'body';

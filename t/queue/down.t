@@ -113,7 +113,7 @@ END
     cmp_ok time - $begun, '<', 0.8, "$title: is asked at once by each";
     ok wait_for { get($port, '/forgiven')->{status} == 200 }, "$title: and serves when it listens again";
 
-    # Out of service for a second only: those who wait fail at once, newcomers are served afterwards.
+    # Unavailable for a second only: waiting requests fail at once, new ones are served afterwards.
     $begin_anew->();
     ($held, @crowd) = crowd('returns', 'fault=close&at=start&delay=200', 3);
     is statuses(@crowd), '502 x 3', "$title: out of service for a second";

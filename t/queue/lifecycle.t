@@ -70,7 +70,7 @@ for my $zone ('', 'zone u 64k;') {
         $nginx->stop;
     }
 
-    # QUIT while everybody leaves.
+    # QUIT while all clients leave.
     {
         my $nginx = nginx($zone);
         my @requests = crowd('for ever', 20);
@@ -82,7 +82,7 @@ for my $zone ('', 'zone u 64k;') {
         cmp_ok time - $left, '<', 2, "$title, QUIT: the worker does not wait for those who left";
     }
 
-    # Reload, three times: the old workers serve those who wait with them, the new one begins afresh.
+    # Reload, three times: the old workers serve their waiting requests, the new one starts with none.
     {
         my $nginx = nginx($zone);
         my (@requests, @old);
@@ -127,7 +127,7 @@ for my $zone ('', 'zone u 64k;') {
         $nginx->stop;
     }
 
-    # TERM does not wait for anybody.
+    # TERM waits for no request.
     {
         my $nginx = nginx($zone);
         my @requests = crowd('for ever', 20);
@@ -138,7 +138,7 @@ for my $zone ('', 'zone u 64k;') {
         ok wait_for { !$backend->stats->{open} }, "$title, TERM: no connection is left";
     }
 
-    # worker_shutdown_timeout ends what is not done by then.
+    # worker_shutdown_timeout ends the requests that are not finished.
     {
         my $nginx = nginx($zone, main => 'worker_shutdown_timeout 500ms;');
         my @requests = crowd(200, 5);

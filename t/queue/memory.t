@@ -54,7 +54,7 @@ for my $zone ('', 'zone %s 128k;') {
         settle($port);
         return (memory_of($worker), $nginx->descriptors);
     };
-    # The first rounds may need more than any before, the more so on a busy machine; what is left behind grows each time.
+    # The first rounds may allocate more, especially on a busy machine; a leak grows each time.
     my ($memory, $descriptors) = $round->();
     my $least = 'unknown';
     for (1 .. 5) {

@@ -106,7 +106,7 @@ SKIP: {
     expect_queue('proxy, HTTP/2', through($h2_listen, 'proxy_pass http://u; proxy_http_version 2;'), '/x', $backend);
 }
 
-# Upgraded connections keep their place until they end; those who wait for one are upgraded in their turn.
+# Upgraded connections keep their slot until they end; requests that wait for one are upgraded in their turn.
 {
     my $nginx = queue_nginx($port, { u => 'server ' . $backend->address . " $queue" },
         inside => 'proxy_set_header Connection upgrade; proxy_set_header Upgrade echo;')->start;

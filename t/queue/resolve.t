@@ -50,7 +50,7 @@ sub known {
 for my $name (qw(pool hash)) {
     ok known($name, 1), "$name: one server";
 
-    # A second server appears: it serves those who wait, although the first is still held.
+    # A second server appears: it serves the waiting requests, although the first one is still occupied.
     afresh($port, @backends);
     my $held = begin($port, "/$name?fault=hang&at=start");
     ok wait_for { $backends[0]->stats->{requests} == 1 }, "$name: the only server is held";

@@ -23,7 +23,7 @@ my $backend = Keepalive::Backend->start(listen => [('127.0.0.1:0') x 2]);
 my $port = free_port();
 my ($first, $second) = map { 'server ' . $backend->address($_) . ' max_fails=0' } 0, 1;
 
-# The socket of a server that does not listen any more: who connects is refused at once.
+# The socket of a server that does not listen any more: connections are refused at once.
 my $gone = work_dir() . '/gone.sock';
 close(IO::Socket::UNIX->new(Local => $gone, Listen => 1) || die "$gone: $!");
 
@@ -81,7 +81,7 @@ for my $case (['no zone', '', 1], ['zone', 'zone %s 64k;', 1], ['two workers', '
     $nginx->stop;
 }
 
-# QUIT: a connection is kept for those who wait; when the last of them has left, the worker does not stay for its sake.
+# QUIT: a connection is kept for waiting requests; when the last of them has left, the worker does not stay for it.
 for my $zone ('', 'zone %s 64k;') {
     my $title = $zone ? 'QUIT, zone' : 'QUIT, no zone';
     my $nginx = nginx($zone);

@@ -104,7 +104,7 @@ sub outcome {
 
 for my $protocol (sort keys %pass) {
     for my $name (qw(goaway slow settings twice refused half)) {
-        # The gRPC module keeps no body but what has come with the header.
+        # The gRPC module keeps only the part of the body that arrived with the header.
         for my $size (100, undef, $protocol eq 'grpc' ? () : 20_000) {
             my $options = [defined $size ? (method => 'POST', body => 'x' x $size) : (method => 'GET')];
             my $title = "$protocol, $name, " . ($size ? "POST $size" : 'GET');

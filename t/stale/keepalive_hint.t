@@ -101,7 +101,7 @@ closes_within('/second?' . hint('timeout=1'), 0, 0.5, 'timeout=1 within a margin
 closes_within('/early?' . hint('timeout=2'), 0, 0.5, 'timeout=2 within a margin of 2.5 seconds: closed at once');
 closes_within('/exact?' . hint('timeout=0'), 0, 0.5, 'timeout=0 without a margin: closed at once');
 
-# What cannot be understood is ignored, and so is what is not for this connection.
+# Invalid headers are ignored, and so are those that are not for this connection.
 is idle_time('/plain?' . hint($_), 0.3), undef, "$_: ignored"
     for 'timeout=-1', 'timeout=1.5', 'timeout=1s', 'timeout=', 'timeout', '1', 'time=1', 'timeout=99999999999999999999', 'max=x', '',
         'timeout="1"', ',,=,';

@@ -82,7 +82,7 @@ sub check_failures {
     diag "$title: the server closed $unread connections without reading a request that had come" if $unread;
 }
 
-# The server closes what is idle for a second; requests come 0.9 to 1.1 seconds after the last one.
+# The server closes connections that are idle for a second; requests come 0.9 to 1.1 seconds after the last one.
 for my $delay (0.5, 5, 25) {
     my $trip = 2 * $delay . ' ms';
     my ($link, $backend, $nginx, $port) = begin_at($delay) or plan skip_all => 'TUN devices are not permitted';

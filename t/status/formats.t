@@ -440,7 +440,7 @@ SKIP: {
 
 }
 
-# Without what nginx says to those who start it.
+# Without nginx's messages to the terminal.
 sub quietly {
     my ($what) = @_;
     open my $stderr, '>&', \*STDERR or die $!;
@@ -603,7 +603,7 @@ for my $format (qw(json prometheus)) {
     }
 }
 
-# Twice on a connection, one request right behind the other.
+# Twice on a connection, one request right after the other.
 {
     my $request = begin($port, '/status?format=json', keep_alive => 1);
     $request->more("GET /status?format=prometheus HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -750,7 +750,7 @@ sub scraped {
     return ($scrapes, $broken);
 }
 
-# Memory: answers, whole and in part, leave nothing behind.
+# Memory: answers, whole and in part, do not leak.
 {
     my ($worker) = $large->workers;
     my $ask = sub {

@@ -98,7 +98,7 @@ for my $workers (1, 4) {
     my @there = connections_to($port, $pids[-1], 8);
     my $start = sub { my ($from, $path) = @_; return begin($port, $path, over => shift @$from) };
 
-    # Those who wait, in one worker and in another one.
+    # Waiting requests, in one worker and in another one.
     expect_queue('queued', 'size 0, requests 0, overflows 0, timeouts 0, over 0', "$title: nobody has waited");
     is queue_of('queued')->{max_size}, 3, "$title: so many may wait in each worker";
     my $held = $start->(\@here, '/queued?fault=hang&at=start');
@@ -147,7 +147,7 @@ for my $workers (1, 4) {
     is $stats->{requests}, $number + 3, "$title: all but those who found it full, and the one who left";
     is $stats->{max_open}, 1, "$title: never more than one at a time";
 
-    # Those who wait for too long.
+    # Requests that wait for too long.
     $held = $start->(\@here, '/timed?fault=hang&at=start');
     ok wait_for { $backend->requests($listener{timed}) == 1 }, "$title: one holds the other server";
     $begun = time;
@@ -171,7 +171,7 @@ for my $workers (1, 4) {
     expect_queue('refused', 'size 0, requests 1, overflows 0, timeouts 0, over 1', "$title: and does not wait any more");
     $status->expect('refused', 'opened 2, not_stored body_unread 1, not_stored connect 1', "$title: two connections have ended");
 
-    # Those who wait for a connection that is being drained: a client that leaves, and one that stays.
+    # Requests that wait for a connection that is being drained: a client that leaves, and one that stays.
     is $start->(\@here, '/accel?len=1000&drip=60')->finish->{status}, 204, "$title: a connection is drained";
     $status->expect('parked', 'opened 1, draining 1', "$title: as the numbers say");
     my $one = $start->(\@here, '/parked');
