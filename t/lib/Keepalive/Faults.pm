@@ -2,13 +2,13 @@ package Keepalive::Faults;
 
 # What can happen to a connection and to a request, and which file of t/ shows it.
 #
-# Each file of t/ says at its top what it is for, by one line or several:
+# Each file of t/ has one of these lines at its top, or several:
 #
 #     # faults: F1.2 "closed while idle" "another title"
 #     # about: configuration
 #
-# The first names a fault of the list below, and titles of tests (or other parts of lines) of this file that show it. The
-# second is for files that are not about faults. t/lib/fault-table.pl makes the tables of t/README.md of these lines.
+# The first line names a fault of the list below, and titles of tests (or other parts of lines) of this file that show it. The
+# second line is for files that are not about faults. t/lib/fault-table.pl writes the tables of t/README.md from these lines.
 
 use strict;
 use warnings;
@@ -17,7 +17,8 @@ use Exporter qw(import);
 
 our @EXPORT = qw(fault_files read_file headings missing shown tables table_in with_table);
 
-# Number, description, and behind a bar what the table says beside the files. A number without a point is a group.
+# Number, description, and after a bar a note for the table. A number without a point is a group. A fault without a file needs
+# a note that says why.
 my $faults = <<'END';
 F1    The server closes the connection
 F1.1  right after its answer, before the connection is stored
@@ -154,7 +155,7 @@ sub read_file {
     return <$in>;
 }
 
-# What the lines of a file's text say: the faults, each with its titles; the subjects; and what is wrong with these lines.
+# Parses these lines of a file's text: the faults, each with its titles; the subjects; and the errors in these lines.
 sub headings {
     my ($text) = @_;
     my ($top) = $text =~ /\A((?:#.*\n)*)/;
@@ -219,7 +220,7 @@ sub tables {
 
 my ($begin, $end) = ("<!-- perl t/lib/fault-table.pl writes what follows -->\n\n", "\n<!-- up to here -->\n");
 
-# Where the tables stand in a text: the text before, the tables, and the text behind.
+# Splits a text into the part before the tables, the tables, and the part after them.
 sub parts {
     my @parts = $_[0] =~ /\A(.*\Q$begin\E)(.*?)(\Q$end\E.*)\z/s or die "no place for the tables\n";
     return @parts;
@@ -227,7 +228,7 @@ sub parts {
 
 sub table_in { return (parts($_[0]))[1] }
 
-# The text with these tables.
+# The text with these tables instead of its own.
 sub with_table {
     my ($text, $tables) = @_;
     my ($before, undef, $behind) = parts($text);
