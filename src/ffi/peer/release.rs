@@ -44,17 +44,18 @@ pub(crate) fn release_to_pool(
     let Some(limits) = upstream.limits else {
         return Err(failure_reason(kp, state, false).unwrap_or(End::Disabled));
     };
+    let (r, read) = (kp.request(), conn.read());
     let (returned, unread) = look_at(kp, conn, attempt, state);
     let now = now();
     if let Some(refusal) = limits.refusal(&returned, now) {
         debug_conn(peer.log(), not_saving(refusal), conn);
         return Err(not_stored_reason(kp, conn, refusal, state, attempt.reuse.is_some()));
     }
-    let said = kp.u.said(kp.request(), kp.first_buffer.get());
+    let said = kp.u.said(r, kp.first_buffer.get());
     let has_user = bound::has_user(kp, said.as_ref());
     let hint = said.map(|said| said.hint).unwrap_or_default();
     let (rest, round_trip) = rest(kp, peer, conn, attempt, &limits, &returned, hint)?;
-    if !conn.read().wait_readable() {
+    if !read.wait_readable() {
         return Err(End::Error);
     }
     let server = kp.server.get();
