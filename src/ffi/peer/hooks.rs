@@ -296,7 +296,7 @@ unsafe extern "C" fn free_keepalive_peer(
         Stage::Asking => free(kp, peer, state),
         stage => Outcome { server: leave_wait(kp, peer, stage, state), connection: Ok(()) },
     });
-    guard((), || settle(kp, peer, outcome));
+    guard((), || settle(kp, peer, &outcome));
     match outcome.server {
         None => {}
         Some(_) if kp.is_reclaimed.take() => peer.count_try(),
@@ -309,7 +309,6 @@ unsafe extern "C" fn free_keepalive_peer(
 }
 
 /// How an attempt has ended.
-#[derive(Clone, Copy)]
 struct Outcome {
     /// How the balancer gets the server back; `None` if the request keeps it, or has none.
     server: Option<ServerReturn>,
@@ -345,7 +344,7 @@ fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Outcome {
 
 /// Counts what has become of the connection, and of the server.
 #[inline(always)]
-fn settle(kp: &PeerData, peer: Peer, outcome: Outcome) {
+fn settle(kp: &PeerData, peer: Peer, outcome: &Outcome) {
     match outcome.connection {
         Ok(()) => {
             kp.meter.set(None);
@@ -353,9 +352,10 @@ fn settle(kp: &PeerData, peer: Peer, outcome: Outcome) {
         }
         Err(end) => count_close(kp, end),
     }
-    let Some(how) = outcome.server else { return };
-    if matches!(how, ServerReturn::State(state) if state != 0) {
-        kp.note_tried();
+    match outcome.server {
+        None => return,
+        Some(ServerReturn::State(state)) if state != 0 => kp.note_tried(),
+        Some(_) => {}
     }
     if let Some(server) = kp.server.take() {
         leave_server(kp, peer, server, outcome.connection.is_ok());
