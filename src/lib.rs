@@ -1,11 +1,11 @@
 //! The upstream connection pool of nginx, re-implemented as a dynamic module.
 //!
-//! Two halves. The *core* decides: it is safe Rust, knows neither nginx nor a clock nor a socket,
-//! and its unit tests run without nginx (`cargo test --no-default-features`). The *shell*,
-//! [`ffi`], talks to nginx: it is the only place where `unsafe` compiles.
+//! The crate has two halves. The *core* decides. It is safe Rust, knows neither nginx nor a clock nor a socket, and its unit
+//! tests run without nginx (`cargo test --no-default-features`). The *shell*, [`ffi`], talks to nginx. It is the only place
+//! where `unsafe` compiles.
 //!
-//! The way of one request is in `ffi/peer/hooks.rs`: `init_keepalive_peer`, `get_keepalive_peer`,
-//! `free_keepalive_peer`; what happens to an idle connection is in `ffi/idle/idle.rs`.
+//! The way of a request is in `ffi/peer/hooks.rs`: `init_keepalive_peer`, `get_keepalive_peer`, `free_keepalive_peer`. The
+//! life of an idle connection is in `ffi/idle/`: `store.rs`, `sleep.rs`, `close.rs`.
 
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn, missing_docs)]
 #![deny(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]

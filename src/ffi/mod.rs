@@ -1,18 +1,18 @@
-//! The shell: everything that talks to nginx.
+//! The shell: all code that talks to nginx.
 //!
-//! Each room is a stage of a connection's life, and imports only from the rooms below it. From the top:
+//! Each folder is a stage of a connection's life, and imports only from the folders below it. From the top:
 //!
-//! - [`setup`]: the module, its directives, and what happens once the configuration is read;
+//! - [`setup`]: the module, its directives, and the steps after the configuration is read;
 //! - [`observe`]: the status page and the variables;
 //! - [`peer`]: a request asks for a connection, and gives it back;
 //! - [`waiting`]: a request waits for its connection;
-//! - [`idle`]: a connection that no request has;
-//! - [`max_conns`]: how many connections a server may have;
-//! - [`shared`]: what the workers of a configuration share;
-//! - [`state`]: what is known of an upstream, a request, a wait;
+//! - [`idle`]: idle connections;
+//! - [`max_conns`]: the limit of connections to a server;
+//! - [`shared`]: shared memory of the workers of a configuration;
+//! - [`state`]: the state of an upstream, of a request, of a wait;
 //! - [`nginx`]: handles for nginx's structures, and calls of its functions.
 //!
-//! [`auth`], the authorisation helper, stands beside them: it uses [`nginx`] only.
+//! [`auth`], the authorisation helper, is independent of them, and uses only [`nginx`].
 
 mod auth;
 mod idle;
