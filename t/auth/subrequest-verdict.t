@@ -3,10 +3,12 @@
 #
 # faults: F20.6 "an error page lets in who was denied" "nobody is let in without a word" "$name, $mode: 401" "401 by $to, $mode"
 # faults: F20.6 "no page in time, $_" "a stale answer of the cache: it decides"
+# faults: F20.6 "403, and the next one is down, $mode"
 
 use strict;
 use warnings;
 
+use IO::Socket::INET;
 use Test::More;
 
 use lib 't/lib';
@@ -24,6 +26,7 @@ for my $file (['index.php', 'the index'], ['page.html', 'a page']) {
     print $out $file->[1];
 }
 my $nobody = free_port();
+my $mute = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 64) or die $!;
 my $two = Keepalive::Backend->start(listen => ['127.0.0.1:0', '127.0.0.1:0']);
 my $fastcgi = Keepalive::Backend->start(protocol => 'fastcgi');
 
@@ -51,6 +54,8 @@ my %question = (
     stale      => 'proxy_cache decisions; proxy_cache_key stale; proxy_cache_valid 200 1s;'
         . ' proxy_cache_use_stale error http_500; proxy_pass http://auth/?$http_x_auth;',
     tried      => 'proxy_next_upstream error http_403; proxy_pass http://two/?$http_x_auth;',
+    half       => 'proxy_next_upstream error http_403 http_404; proxy_pass http://half/?$http_x_auth;',
+    'slow-half' => 'proxy_next_upstream error http_403; proxy_pass http://mute/?$http_x_auth;',
 );
 sub locations_for {
     my ($directive, %modes) = @_;
@@ -75,6 +80,8 @@ my $cache = work_dir() . '/cache';
 my $site = Keepalive::Auth->new(http => <<"END", locations => <<"END2")->start;
 proxy_cache_path $cache keys_zone=decisions:1m;
 upstream two { server @{[ $two->address(0) ]}; server @{[ $two->address(1) ]} backup; }
+upstream mute { server @{[ $two->address(0) ]} max_fails=0; server 127.0.0.1:@{[ $mute->sockport ]} backup max_fails=0; }
+upstream half { server @{[ $two->address(0) ]} max_fails=0; server 127.0.0.1:$nobody backup max_fails=0; }
 END
     root $www;
     error_page 502 504 = \@backup;
@@ -158,6 +165,13 @@ expect('401, and then nothing', "/slow-redirect/$_", script(status => 401, heade
 expect('the next server', '/tried/500', 'status=403&only=0', 200, 1);
 is $two->stats($_)->{requests}, 1, "the next server: $_ was asked" for 0, 1;
 expect('both servers', '/tried/500', 'status=403', 403, 0);
+# Who was passed over has answered, if nobody else does.
+for my $mode (qw(500 allow body)) {
+    expect("403, and the next one is down, $mode", "/half/$mode", 'status=403', 403);
+    expect("404, and the next one is down, $mode", "/half/$mode", 'status=404', 500, 0);
+    expect("403, and the next one is mute, $mode", "/slow-half/$mode", 'status=403', 500, 0);
+    expect("500, $mode", "/half/$mode", 'status=500', $mode eq 'allow' ? 200 : 500);
+}
 expect('to be stale', '/stale/500', 'status=200', 200, 1);
 my $answer;
 ok wait_for { ($answer = $site->get('/stale/500', 'status=500'))->{status} == 200

@@ -187,7 +187,11 @@ impl AuthContext {
         let is_from_server =
             |status| sub.upstream().is_none_or(|u| u.response_status() == usize::from(status));
         let last = last.map(|status| Answer { status, made_up: status >= 500 && !is_from_server(status) });
-        if let Some(answer) = decisive_answer(from_servers.chain(last)) {
+        // If no other server has answered, the refusal of the one that was passed over is the answer.
+        let is_unanswered = last.is_none_or(|last| last.made_up);
+        let passed_over = is_unanswered.then(|| sub.passed_over()).flatten();
+        let passed_over = passed_over.map(|status| Answer { status, made_up: false });
+        if let Some(answer) = decisive_answer(from_servers.chain(passed_over).chain(last)) {
             self.status.set(answer.status);
             self.made_up.set(answer.made_up);
             self.refused.set(!answer.permits());

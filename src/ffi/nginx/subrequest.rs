@@ -49,15 +49,27 @@ impl Request {
     /// The statuses of at least 300 that servers have answered: for each location through which the request has come, the
     /// last one. After an `X-Accel-Redirect` only this list still has them.
     pub(crate) fn answers(self) -> impl Iterator<Item = u16> {
-        let states: *const ngx_array_t = get_field!(self.upstream_states);
-        // SAFETY: null, or an array in the pool of the live request.
-        let states = unsafe { states.as_ref() };
-        // SAFETY: the array is one of such records, and does not change while the iterator is used.
-        let states: &[ngx_http_upstream_state_t] = states.map_or(&[], |it| unsafe { it.as_slice() });
-        let before = states.windows(2).filter(|pair| is_separator(&pair[1])).map(|pair| &pair[0]);
+        let before = self.attempts().windows(2).filter(|pair| is_separator(&pair[1])).map(|pair| &pair[0]);
         let before = before.filter(|state| is_complete(state)).map(|state| state.status);
         let present = self.upstream().and_then(HttpUpstream::whole_response_status);
         before.chain(present).filter_map(|status| u16::try_from(status).ok()).filter(|status| *status >= 300)
+    }
+
+    /// The last refusal (3xx or 4xx) of a server in the present location that nginx has passed over, for another server
+    /// to answer (`proxy_next_upstream`).
+    pub(crate) fn passed_over(self) -> Option<u16> {
+        let of_location = self.attempts().iter().rev().take_while(|state| !is_separator(state));
+        let refusals = of_location.filter(|state| is_complete(state)).map(|state| state.status);
+        refusals.filter_map(|status| u16::try_from(status).ok()).find(|status| (300..500).contains(status))
+    }
+
+    /// The attempts to get a response from a server, in their order (`r->upstream_states`).
+    fn attempts<'a>(self) -> &'a [ngx_http_upstream_state_t] {
+        let states: *const ngx_array_t = get_field!(self.upstream_states);
+        // SAFETY: null, or an array in the pool of the live request.
+        let states = unsafe { states.as_ref() };
+        // SAFETY: the array is one of such records, and does not change while the slice is used.
+        states.map_or(&[], |it| unsafe { it.as_slice() })
     }
 
     /// The status of its response, 0 if there is none.
