@@ -125,6 +125,9 @@ fn apply_verdict(r: Request, ctx: &AuthContext, conf: &'static LocConf) -> ngx_i
             return FAILED;
         }
     }
+    if ctx.settings.record(r).is_none() {
+        return FAILED;
+    }
     let verdict = ctx.answer().verdict(conf.pass_status());
     // The error page and the log must not see headers of `auth_subrequest_copy_header` that the client has sent.
     if verdict != Verdict::Allow && copy(r, conf.copy_header()).is_none() {

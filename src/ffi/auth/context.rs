@@ -16,6 +16,7 @@ use super::conf::{LocConf, MainConf, Uri};
 use super::deny::Denial;
 use super::memory::Mark;
 use super::module::module;
+use super::settings::Settings;
 use super::subrequest::is_auth_handler;
 use crate::ffi::nginx::handle::{get_field, Handle as _};
 use crate::ffi::nginx::process::now;
@@ -32,6 +33,8 @@ pub(super) struct AuthContext {
     location: RequestLocation,
     /// The body and the method of the auth subrequest, once it is sent.
     pub(super) sent: Cell<SentRequest>,
+    /// The variables on which the decision depends, once it is made.
+    pub(super) settings: Settings,
     pub(super) stage: Cell<AuthStage>,
     /// The auth subrequest; it lives as long as the main request.
     pub(super) sub: Cell<Option<Request>>,
@@ -125,6 +128,7 @@ impl AuthContext {
             uri: *uri,
             location: RequestLocation::of(r, conf),
             sent: Cell::new(SentRequest { body: None, method: 0 }),
+            settings: Settings::new(),
             stage: Cell::new(AuthStage::New),
             sub: Cell::new(None),
             status: Cell::new(0),
@@ -163,12 +167,13 @@ impl AuthContext {
         self.uri.is_same(uri)
     }
 
-    /// Whether a location would send the same auth subrequest now. A context without an answer is only valid for the
+    /// Whether a location would send the same auth subrequest now, to the same effect. A context without an answer is only valid for the
     /// location that has created it.
     fn is_valid_for(&self, r: Request, conf: &LocConf) -> bool {
         let is_done = self.stage.get() == AuthStage::Done;
         let is_as_sent = || self.sent.get().matches(client_body(r).plan(conf.body as u64), r.method());
-        self.location == RequestLocation::of(r, conf) || is_done && is_as_sent()
+        (self.location == RequestLocation::of(r, conf) || is_done && is_as_sent())
+            && self.settings.are_as_in(r)
     }
 
     /// The auth subrequest is sent.

@@ -9,7 +9,8 @@
 //! - the module (`module`) and its directives (`directives`, `reading`), with the configuration of a location (`conf`), of a
 //!   server (`server`), and of `http` (`main_conf`);
 //! - headers that the client must not send (`client_headers`);
-//! - the decision in the access phase (`access`): its context (`context`, `memory`), the client's body (`body`), the auth
+//! - the decision in the access phase (`access`): its context (`context`, `memory`), the variables on which it
+//!   depends (`settings`), the client's body (`body`), the auth
 //!   subrequest (`subrequest`), nested subrequests (`nested`), and how both are aborted (`abort`);
 //! - the response: the output of the auth subrequest never goes to the client (`discard`), the body of a denial is kept
 //!   (`capture`), and the client gets the denial (`deny`, `filters`);
@@ -36,6 +37,8 @@ mod access;
 mod context;
 
 mod memory;
+
+mod settings;
 
 mod body;
 

@@ -49,7 +49,8 @@ impl Request {
     /// The statuses of at least 300 that servers have answered: for each location through which the request has come, the
     /// last one. After an `X-Accel-Redirect` only this list still has them.
     pub(crate) fn answers(self) -> impl Iterator<Item = u16> {
-        let before = self.attempts().windows(2).filter(|pair| is_separator(&pair[1])).map(|pair| &pair[0]);
+        let before =
+            self.upstream_states().windows(2).filter(|pair| is_separator(&pair[1])).map(|pair| &pair[0]);
         let before = before.filter(|state| is_complete(state)).map(|state| state.status);
         let present = self.upstream().and_then(HttpUpstream::whole_response_status);
         before.chain(present).filter_map(|status| u16::try_from(status).ok()).filter(|status| *status >= 300)
@@ -58,13 +59,13 @@ impl Request {
     /// The last refusal (3xx or 4xx) of a server in the present location that nginx has passed over, for another server
     /// to answer (`proxy_next_upstream`).
     pub(crate) fn passed_over(self) -> Option<u16> {
-        let of_location = self.attempts().iter().rev().take_while(|state| !is_separator(state));
+        let of_location = self.upstream_states().iter().rev().take_while(|state| !is_separator(state));
         let refusals = of_location.filter(|state| is_complete(state)).map(|state| state.status);
         refusals.filter_map(|status| u16::try_from(status).ok()).find(|status| (300..500).contains(status))
     }
 
-    /// The attempts to get a response from a server, in their order (`r->upstream_states`).
-    fn attempts<'a>(self) -> &'a [ngx_http_upstream_state_t] {
+    /// `r->upstream_states`: a record for each attempt to get a response from a server, in their order.
+    fn upstream_states<'a>(self) -> &'a [ngx_http_upstream_state_t] {
         let states: *const ngx_array_t = get_field!(self.upstream_states);
         // SAFETY: null, or an array in the pool of the live request.
         let states = unsafe { states.as_ref() };

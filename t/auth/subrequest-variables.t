@@ -1,0 +1,67 @@
+# A decision holds for the question that was asked, and so does what the configuration has set for it: where an internal
+# redirect sets a variable anew, or matches another name, the authorisation server is asked again.
+#
+# faults: F20.7 "another value" "another name" "what an answer has set"
+
+use strict;
+use warnings;
+
+use Test::More;
+
+use lib 't/lib';
+use Keepalive::Auth;
+use Keepalive::Setup;
+
+needs_module();
+
+my $site = Keepalive::Auth->new(http => <<'END', locations => <<'END2')->start;
+map $http_x_other $lazy { default lazy; }
+END
+    proxy_intercept_errors on;
+    auth_subrequest /judge;
+    location = /judge {
+        internal;
+        if ($role = admin) { return 403; }
+        if ($team = red) { return 403; }
+        proxy_pass http://auth/?status=204&role=$role&team=$team;
+    }
+    location /user { set $role user; error_page 404 = /admin; error_page 410 = /user2; error_page 418 = @none; error_page 409 = /more; proxy_pass http://app; }
+    location /user2 { set $role user; proxy_set_header X-Lazy $lazy; proxy_pass http://app/?user2; }
+    location /admin { set $role admin; proxy_pass http://app/?admin; }
+    location @none { proxy_pass http://app; }
+    location /more { set $role guest; proxy_pass http://app/?more; }
+    location /unset { error_page 404 = /admin; proxy_pass http://app; }
+    location ~ ^/of/(?<team>\w+) { error_page 404 = /of/red; error_page 410 = /of/blue; proxy_pass http://app; }
+    location /learned {
+        auth_subrequest_set $from $upstream_status;
+        proxy_set_header X-Lazy $lazy;
+        error_page 404 = /learned/more;
+        proxy_pass http://app;
+    }
+    location /learned/more { proxy_set_header X-Lazy $lazy; proxy_pass http://app/?learned; }
+END2
+
+sub expect {
+    my ($title, $path, $status, $questions, $app) = @_;
+    $site->asked;
+    is $site->status($path, ''), $status, "$title: $status";
+    is $site->asked, "auth $questions, app $app", "$title: asked for $questions, served $app";
+}
+
+# The judge itself says no to admin and to the red team.
+expect('directly', '/admin', 403, 0, 0);
+expect('directly', '/of/red', 403, 0, 0);
+expect('another value', '/user?status=404', 403, 1, 1);
+expect('a value where there was none', '/unset?status=404', 403, 1, 1);
+expect('another name', '/of/blue?status=404', 403, 1, 1);
+expect('another value that is allowed', '/user?status=409', 200, 2, 2);
+like $site->{auth}->last_request->{line}, qr/role=guest/, 'it is asked with the value of the location';
+
+# What is the same is not asked again, nor is it for what an answer has set or is looked up later.
+expect('the same value', '/user?status=410', 200, 1, 2);
+expect('the same value, another location', '/user?status=418', 418, 1, 2);
+expect('the same name', '/of/blue?status=410', 200, 1, 2);
+expect('what an answer has set', '/learned?status=404', 200, 1, 2);
+
+$site->stop;
+done_testing;
