@@ -130,7 +130,7 @@ fn nothing_is_lost_with_a_worker_that_is_killed() {
                 _ => (2, 2),
             };
             assert!((least..=most).contains(&told.get()), "{name}, {number}: {told:?}");
-            assert_eq!(workers[0].cell(server, 1, Column::Idle).load(SeqCst), 0);
+            assert_eq!(workers[0].count(server, 1, Column::Idle), 0);
             assert_eq!(workers[2].another_waits_longest(0), Some(0));
             killed
         });
@@ -213,5 +213,28 @@ fn nobody_waits_for_one_that_is_stopped() {
             assert_eq!(noted.is_none(), is_held, "{number}");
         }
         stopped
+    });
+}
+
+/// What is at the place of one that is killed while it notes a server has a part of either address, and both parts together
+/// can be the address of a third one: that is still found where it is counted.
+#[test]
+fn no_server_is_found_in_two_halves() {
+    let address = |first: u32, second: u32| format!("{first:08}{second:08}").into_bytes();
+    before_each_step(|number| {
+        let mut killed = false;
+        for at in 0..200 {
+            let [old, new, third] = [address(1, at), address(2, 100 + at), address(2, at)];
+            let workers = workers(2, 2, true);
+            workers[0].noted(&old, LIMIT, 0).unwrap();
+            let server = workers[0].noted(&third, LIMIT, 0).unwrap();
+            workers[0].open(server);
+            killed |= killed_before(number, || {
+                workers[1].noted(&new, LIMIT, 1);
+            });
+            let found = workers[0].note(&third, LIMIT, 1, 0, |_| true);
+            assert_eq!(found, Some(server), "{at}, {number}");
+        }
+        killed
     });
 }

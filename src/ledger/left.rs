@@ -104,7 +104,8 @@ impl Ledger {
             let left = word.load(SeqCst);
             step();
             if left != 0 && is_for_me() {
-                // If it was changed meanwhile, it belongs to a new process and is not cleared.
+                step();
+                // If it was changed meanwhile, it belongs to a new process and is not cleared. The same time does not come again.
                 let _ = word.compare_exchange(left, 0, SeqCst, SeqCst);
             }
         };
@@ -118,7 +119,7 @@ impl Ledger {
             };
             let requests = tally::clear(self.cell(server, worker, Column::Requests), is_for_me);
             for column in [Column::Idle, Column::Lingering, Column::Parked, Column::CloseRequests] {
-                clear(self.cell(server, worker, column));
+                tally::clear_count(self.cell(server, worker, column), is_for_me);
             }
             match requests {
                 None => return false,

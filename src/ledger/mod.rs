@@ -187,13 +187,12 @@ impl Ledger {
     /// Whether this worker is closing more connections to the server than it has parked requests. Then there will be room
     /// for one more request.
     pub fn room_is_coming(&self, server: Server) -> bool {
-        self.own_cell(server, Column::Lingering).load(SeqCst)
-            > self.own_cell(server, Column::Parked).load(SeqCst)
+        self.own_count(server, Column::Lingering) > self.own_count(server, Column::Parked)
     }
 
     /// Whether this worker has parked requests for the server.
     pub fn has_parked(&self, server: Server) -> bool {
-        self.own_cell(server, Column::Parked).load(SeqCst) > 0
+        self.own_count(server, Column::Parked) > 0
     }
 
     /// Parks a request: the balancer has chosen the server, and the request waits for room for its connection. Asks the
@@ -204,7 +203,7 @@ impl Ledger {
         if !self.lacks_room(server, now) {
             return None;
         }
-        let count = |worker, column| self.cell(server, worker, column).load(SeqCst);
+        let count = |worker, column| self.count(server, worker, column);
         let idle = |worker| count(worker, Column::Idle).saturating_sub(count(worker, Column::CloseRequests));
         let others = self.others().filter(|worker| self.answers(*worker, now) && idle(*worker) > 0);
         let worker = others.max_by_key(|worker| idle(*worker))?;
@@ -216,7 +215,7 @@ impl Ledger {
     /// Whether all workers have more parked requests for the server than connections that are being closed, or will be
     /// because the worker was asked to.
     pub fn lacks_room(&self, server: Server, now: Msec) -> bool {
-        let count = |worker, column| self.cell(server, worker, column).load(SeqCst);
+        let count = |worker, column| self.count(server, worker, column);
         let coming =
             |it| count(it, Column::Lingering) + count(it, Column::CloseRequests).min(count(it, Column::Idle));
         let coming: u64 = (0..self.workers).filter(|it| self.answers(*it, now)).map(coming).sum();
@@ -230,7 +229,7 @@ impl Ledger {
 
     /// The other workers that have parked requests for the server.
     pub fn parked(&self, server: Server) -> impl Iterator<Item = usize> + '_ {
-        self.others().filter(move |worker| self.cell(server, *worker, Column::Parked).load(SeqCst) > 0)
+        self.others().filter(move |worker| self.count(server, *worker, Column::Parked) > 0)
     }
 
     /// Calls `close` for each idle connection that another worker has asked this one to close, and `in_vain` for each
@@ -240,11 +239,11 @@ impl Ledger {
             return;
         }
         for server in 0..self.servers as Server {
-            let has_idle = || self.own_cell(server, Column::Idle).load(SeqCst) > 0;
+            let has_idle = || self.own_count(server, Column::Idle) > 0;
             while has_idle() && self.take_close_request(server) {
                 close(server);
             }
-            if !has_idle() && self.own_cell(server, Column::CloseRequests).load(SeqCst) > 0 {
+            if !has_idle() && self.own_count(server, Column::CloseRequests) > 0 {
                 in_vain(server);
             }
         }
@@ -254,13 +253,13 @@ impl Ledger {
     /// without closing anything, if the server has room or no request is parked elsewhere.
     pub fn take_close_request(&self, server: Server) -> bool {
         let asked = self.own_cell(server, Column::CloseRequests);
-        if asked.load(SeqCst) == 0 {
+        if tally::number(asked) == 0 {
             return false;
         }
         if self.is_full(server) && self.parked(server).next().is_some() {
-            return asked.fetch_update(SeqCst, SeqCst, |asked| asked.checked_sub(1)).is_ok();
+            return tally::take_one(asked);
         }
-        asked.store(0, SeqCst);
+        tally::take_all(asked);
         false
     }
 
@@ -295,6 +294,15 @@ impl Ledger {
     /// A word of this worker for a server.
     fn own_cell(&self, server: Server, column: Column) -> &AtomicU64 {
         self.cell(server, self.me.get(), column)
+    }
+
+    /// A worker's own count: of anything but [`Column::Open`] and [`Column::Requests`].
+    fn count(&self, server: Server, worker: usize, column: Column) -> u64 {
+        tally::number(self.cell(server, worker, column))
+    }
+
+    fn own_count(&self, server: Server, column: Column) -> u64 {
+        self.count(server, self.me.get(), column)
     }
 }
 

@@ -56,9 +56,20 @@ const CHANGED: u64 = 1 << 32;
 /// stopped.
 const ATTEMPTS: usize = if cfg!(test) { 4 } else { 200 };
 
-/// The number in a total.
+/// The number in a total, or in a worker's own count.
 pub(super) fn number(total: &AtomicU64) -> u64 {
     total.load(SeqCst) & NUMBER
+}
+
+/// Subtracts one from a worker's own count, unless it is 0. Returns whether it was subtracted.
+pub(super) fn take_one(count: &AtomicU64) -> bool {
+    let less = |count| (count & NUMBER > 0).then(|| count - 1);
+    count.fetch_update(SeqCst, SeqCst, less).is_ok()
+}
+
+/// Sets a worker's own count to 0.
+pub(super) fn take_all(count: &AtomicU64) {
+    count.fetch_and(!NUMBER, SeqCst);
 }
 
 impl Tally<'_> {
@@ -131,6 +142,21 @@ pub(super) fn clear(part: &AtomicU64, is_for_me: impl Fn() -> bool) -> Option<u6
         if part.compare_exchange(left, none, SeqCst, Acquire).is_ok() {
             return Some((left & NUMBER) / ONE + u64::from(left & ADDING != 0));
         }
+    }
+}
+
+/// Clears the own count of a worker that was killed. The upper half says how often that was done, as in a total: the process
+/// that comes in its place can soon have counted as many, and a worker that clears too late must not take those for the
+/// old ones.
+pub(super) fn clear_count(count: &AtomicU64, is_for_me: impl Fn() -> bool) {
+    step();
+    let left = count.load(SeqCst);
+    step();
+    if left & NUMBER != 0 && is_for_me() {
+        step();
+        let cleared = (left & !NUMBER).wrapping_add(REPAIRED);
+        // If it was changed meanwhile, it belongs to a new process and is not cleared.
+        let _ = count.compare_exchange(left, cleared, SeqCst, SeqCst);
     }
 }
 

@@ -216,11 +216,16 @@ fn exact_if_the_new_process_does_not_wait() {
                 ledger.begin_request(server);
                 ledger.open(server);
             }
+            ledger.add_idle(server);
+            ledger.add_lingering(server);
         });
         run(vec![(workers.pop().unwrap(), recover), (new, enter)], choose);
         other.recover(0, |_, _, _| false, NOBODY);
         let totals = [OPEN, REQUESTS].map(|at| tally::number(other.word(server, at)));
         assert_eq!(totals, [4 + 3, 4 + 3]);
+        // As many as the one before has left, but these are its own.
+        let own = [Column::Idle, Column::Lingering].map(|column| other.count(server, 1, column));
+        assert_eq!(own, [1, 1]);
     });
 }
 

@@ -45,7 +45,7 @@ impl Ledger {
 
     /// Whether a worker that does not answer has idle connections to the server.
     pub fn is_out_of_reach(&self, server: Server, now: Msec) -> bool {
-        self.others().any(|it| !self.answers(it, now) && self.cell(server, it, Column::Idle).load(SeqCst) > 0)
+        self.others().any(|it| !self.answers(it, now) && self.count(server, it, Column::Idle) > 0)
     }
 
     /// Notes that a worker is rung.
