@@ -223,8 +223,9 @@ fn no_server_is_found_in_two_halves() {
     let address = |first: u32, second: u32| format!("{first:08}{second:08}").into_bytes();
     before_each_step(|number| {
         let mut killed = false;
-        for at in 0..200 {
-            let [old, new, third] = [address(1, at), address(2, 100 + at), address(2, at)];
+        // Some of them come to lie in the way to each other.
+        for at in 0..300 {
+            let [old, new, third] = [address(1, at), address(2, at % 17 * 771), address(2, at)];
             let workers = workers(2, 2, true);
             workers[0].noted(&old, LIMIT, 0).unwrap();
             let server = workers[0].noted(&third, LIMIT, 0).unwrap();

@@ -141,7 +141,10 @@ impl Ledger {
         for server in self.places(address) {
             match self.word(server, HEAD).load(Relaxed) {
                 0 => return (None, free.or(Some(server))),
-                head if head & LENGTH == address.len() as u64 && self.has_address(server, address) => {
+                head if head & LENGTH == address.len() as u64
+                    && !self.is_half_written(server, head)
+                    && self.has_address(server, address) =>
+                {
                     return (Some(server), None)
                 }
                 head if free.is_none() && self.is_left_over(server, head, generation) => free = Some(server),
@@ -178,6 +181,11 @@ impl Ledger {
     fn has_address(&self, server: Server, address: &[u8]) -> bool {
         step();
         words_of(address).enumerate().all(|(at, word)| self.word(server, ADDRESS + at).load(Relaxed) == word)
+    }
+
+    /// Whether a worker was killed while it wrote another address to the place: what is there may be neither of the two.
+    fn is_half_written(&self, server: Server, head: u64) -> bool {
+        head & CHANGING != 0 && self.word(server, GENERATION).load(Relaxed) == NO_GENERATION
     }
 
     /// Whether a place can be given to another server: it is of another generation, or a worker was killed while it wrote it;
