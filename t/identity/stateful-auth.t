@@ -29,7 +29,7 @@ my $h2 = Keepalive::Auth::http2_listen($h2_port);
 my $pass = sub { "proxy_pass http://$_[0]/;" };
 my $again = 'proxy_set_header Connection "";';
 my %locations = (
-    (map { $_ => $pass->($_) } qw(login mixed passed others h2)),
+    (map { $_ => $pass->($_) } qw(login mixed spaced passed others h2)),
     hidden      => 'proxy_hide_header WWW-Authenticate; proxy_hide_header Persistent-Auth; ' . $pass->('hidden'),
     early       => 'proxy_buffering off; ' . $pass->('early'),
     intercepted => 'proxy_intercept_errors on; error_page 401 =200 /page; ' . $pass->('intercepted'),
@@ -97,6 +97,13 @@ sub header {
     is ask($alice, '/mixed?login=1', 'NTLM user:alice'), '401 nobody', 'NTLM: without "ntlm" her own neither';
     is ask($bob, '/mixed?login=1'), '401 nobody', 'NTLM: nobody has logged in';
     $status->expect('mixed', 'opened 4, not_stored stateful_auth 4', 'NTLM: each of their connections was closed');
+}
+
+# nginx takes a tab for a part of the value, servers do not. None of them has challenged anybody here yet.
+{
+    my $answer = get($port, '/spaced?login=1', headers => ["Authorization:\tNegotiate user:alice"]);
+    like $answer->{body}, qr/^alice on /, 'a tab before the scheme: Alice logs in';
+    is ask(client(), '/spaced?login=1'), '401 nobody', 'a tab before the scheme: Bob is not Alice';
 }
 
 # Tests whether a request ends the life of its connection, a new one and one that comes from the pool.

@@ -108,8 +108,9 @@ fn find_bound(kp: &PeerData, peer: Peer, client: Client) -> Option<Idle> {
 #[inline]
 pub(crate) fn has_user(kp: &PeerData, said: Option<&Said>) -> bool {
     let sent = kp.request().authorization();
-    // NTLM and Negotiate begin with the same letter.
-    let suspicious = sent.is_some_and(|value| value.first().is_some_and(|byte| byte | 0x20 == b'n'));
+    // NTLM and Negotiate begin with the same letter. nginx keeps a tab before a value, which servers skip.
+    let suspicious =
+        sent.is_some_and(|value| value.trim_ascii_start().first().is_some_and(|byte| byte | 0x20 == b'n'));
     let told = said.is_some_and(|said| said.has_user);
     (told || suspicious || kp.upstream().is_stateful.get()) && confirm_user(kp, told, sent)
 }
