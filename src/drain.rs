@@ -34,7 +34,7 @@ pub struct Drain {
     size_left: u64,
     /// How many bytes may still come of chunk framing and trailers, or of headers and padding of records.
     framing_left: u64,
-    line: Line,
+    line: HeadLine,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub enum NotDrained {
 
 /// A line of chunk framing, which may come in pieces. A line longer than [`MAX_LINE`] is an error.
 #[derive(Clone, Debug)]
-struct Line {
+struct HeadLine {
     bytes: [u8; MAX_LINE],
     length: usize,
 }
@@ -104,7 +104,7 @@ impl Drain {
         let known = if let BodyState::Records(records) = state { records.missing() } else { 0 };
         let size_left = size.checked_sub(known).ok_or(NotDrained::TooLarge)?;
         let framing_left = size.saturating_add(2 * MAX_LINE as u64);
-        Ok(Self { state, size_left, framing_left, line: Line { bytes: [0; MAX_LINE], length: 0 } })
+        Ok(Self { state, size_left, framing_left, line: HeadLine { bytes: [0; MAX_LINE], length: 0 } })
     }
 
     /// Reads the next bytes from the server, in pieces of any size.
@@ -169,7 +169,7 @@ impl Drain {
     }
 }
 
-impl Line {
+impl HeadLine {
     fn push(&mut self, byte: u8) -> Result<(), NotDrained> {
         *self.bytes.get_mut(self.length).ok_or(NotDrained::Malformed)? = byte;
         self.length += 1;

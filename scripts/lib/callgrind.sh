@@ -1,5 +1,5 @@
-# What `scripts/bench pool` and `scripts/bench queue` share: an nginx with symbols, and valgrind's callgrind, which counts
-# its instructions. Sourced, not run.
+# What `scripts/bench pool`, `queue`, `auth`, `stale` and `status` share: their options, an nginx with symbols, and valgrind's
+# callgrind, which counts its instructions. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
 note_callgrind_needs() {
@@ -10,13 +10,30 @@ note_callgrind_needs() {
     need "pgrep" procps have pgrep
 }
 
+# begin_bench NEEDS QUICK OPTION..: what each of these benchmarks begins with. With --quick the assignments QUICK are made.
+begin_bench() {
+    local needs=$1 quick=$2
+    shift 2
+    while (($#)); do
+        case $1 in
+            --quick) eval "$quick" ;;
+            -h | --help) show_help && exit ;;
+            *) die "unknown option $1 (see scripts/bench --help)" ;;
+        esac
+        shift
+    done
+    make_temp
+    fulfil_needs "$needs"
+    provide_nginx_with_symbols
+}
+
 # A distribution's binary is stripped, and functions could not be told apart in it. The one that is compiled here has
 # its symbols, and the module gets a build of its own with them.
 provide_nginx_with_symbols() {
     KEYS=(crate)
     mkdir -p "$CACHE"
     start_versions
-    await_version crate || die "nginx cannot be compiled here: see above"
+    await_version crate || die "nginx cannot be compiled here: the lines above say why"
     NGINX=$BINARY
     step "building the module with symbols"
     CARGO_PROFILE_RELEASE_STRIP=none quietly "$ROOT/target/bench-build.log" build_module "$VERSION-symbols" ||

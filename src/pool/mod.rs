@@ -28,7 +28,7 @@ use crate::base::clock::Msec;
 use crate::base::list::{Link, List, NONE};
 use groups::Groups;
 use ring::{Ring, Seat};
-use servers::{ServerRef, Servers};
+use servers::{ServerRef, ServerTable};
 use slot::{InGroup, InLimited, Slot};
 
 pub use groups::GroupRef;
@@ -99,7 +99,7 @@ pub struct IdlePool<C> {
     /// With [`Limit::Total`] the ring of all connections.
     total: Ring,
     /// With [`Limit::PerServer`] the servers, each with its ring.
-    servers: Servers,
+    servers: ServerTable,
     /// For each server that limits its connections, the connections to it.
     limited: Vec<List<InLimited>>,
     len: usize,
@@ -114,7 +114,7 @@ impl<C: Connection> IdlePool<C> {
             numbers: limited,
             free: NONE,
             groups: Groups::default(),
-            servers: Servers::default(),
+            servers: ServerTable::default(),
             total: Ring::default(),
             limited: Vec::new(),
             len: 0,
@@ -137,8 +137,8 @@ impl<C: Connection> IdlePool<C> {
         lists.try_reserve_exact(self.numbers)?;
         lists.resize_with(self.numbers, List::default);
         let servers = match self.limit {
-            Limit::Total(_) => Servers::default(),
-            Limit::PerServer(_) => Servers::new(MAX_SERVERS)?,
+            Limit::Total(_) => ServerTable::default(),
+            Limit::PerServer(_) => ServerTable::new(MAX_SERVERS)?,
         };
         let groups = Groups::new(capacity)?;
         (self.slots, self.limited, self.servers, self.groups) = (slots, lists, servers, groups);

@@ -10,12 +10,12 @@ pub(super) const TIMEOUT: Msec = 800;
 
 /// A connection: its number, and the identity that it was opened with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Conn {
+pub(super) struct TestConn {
     pub(super) number: u32,
     pub(super) identity: &'static [u8],
 }
 
-impl Connection for Conn {
+impl Connection for TestConn {
     fn identity(&self) -> &[u8] {
         self.identity
     }
@@ -35,7 +35,7 @@ pub(super) fn with<T>(key: TestKey, f: impl FnOnce(&Key<'_>) -> T) -> T {
     f(&Key { address: &address, protocol: key.1, location: key.2, identity: key.3 })
 }
 
-pub(super) fn pool(limit: Limit) -> IdlePool<Conn> {
+pub(super) fn pool(limit: Limit) -> IdlePool<TestConn> {
     IdlePool::new(limit, LIMITED as usize)
 }
 
@@ -44,26 +44,26 @@ fn limited(key: TestKey) -> Option<u32> {
 }
 
 pub(super) fn put(
-    pool: &mut IdlePool<Conn>,
+    pool: &mut IdlePool<TestConn>,
     key: TestKey,
     number: u32,
     reused: bool,
     now: Msec,
-) -> Put<Conn> {
-    let conn = Conn { number, identity: key.3 };
+) -> Put<TestConn> {
+    let conn = TestConn { number, identity: key.3 };
     let offer = Offer { conn, group: None, reused, now, timeout: TIMEOUT, server: limited(key) };
     with(key, |key| pool.put(key, offer))
 }
 
 /// Puts a connection with the group that an earlier checkout told. That group may be gone.
 pub(super) fn put_known(
-    pool: &mut IdlePool<Conn>,
+    pool: &mut IdlePool<TestConn>,
     key: TestKey,
     number: u32,
     group: Option<GroupRef>,
     now: Msec,
-) -> Put<Conn> {
-    let conn = Conn { number, identity: key.3 };
+) -> Put<TestConn> {
+    let conn = TestConn { number, identity: key.3 };
     let offer = Offer { conn, group, reused: true, now, timeout: TIMEOUT, server: limited(key) };
     with(key, |key| pool.put(key, offer))
 }
@@ -71,13 +71,13 @@ pub(super) fn put_known(
 /// The rule of `ring.rs`, written naively: the members, from the newest to the oldest, and the guest.
 #[derive(Default)]
 struct ModelRing {
-    members: VecDeque<Stored>,
-    guest: Option<Stored>,
+    members: VecDeque<ModelEntry>,
+    guest: Option<ModelEntry>,
     newcomers: u32,
 }
 
 #[derive(Clone, Copy)]
-struct Stored {
+struct ModelEntry {
     slot: u32,
     number: u32,
     key: TestKey,
@@ -90,11 +90,11 @@ impl ModelRing {
         self.members.len() + usize::from(self.guest.is_some())
     }
 
-    fn all(&self) -> impl Iterator<Item = &Stored> {
+    fn all(&self) -> impl Iterator<Item = &ModelEntry> {
         self.members.iter().chain(&self.guest)
     }
 
-    fn take(&mut self, number: u32) -> Option<Stored> {
+    fn take(&mut self, number: u32) -> Option<ModelEntry> {
         if self.guest.is_some_and(|g| g.number == number) {
             return self.guest.take();
         }
@@ -169,7 +169,7 @@ pub fn agree(limit: Limit, ops: impl IntoIterator<Item = PoolOp>) {
 /// A pool and its model.
 struct Both {
     limit: Limit,
-    pool: IdlePool<Conn>,
+    pool: IdlePool<TestConn>,
     /// One ring for each server, or with [`Limit::Total`] only the first one.
     rings: Vec<ModelRing>,
     /// What the last checkout told for each key.
@@ -222,7 +222,7 @@ impl Both {
         };
         assert_eq!(put.evicted.map(|conn| conn.number), evicted);
         let slot = put.stored.unwrap();
-        let stored = Stored { slot, number, key, stored_at: clock, order: number };
+        let stored = ModelEntry { slot, number, key, stored_at: clock, order: number };
         let ring = self.ring_of(key);
         if guest {
             ring.guest = Some(stored)
@@ -309,14 +309,14 @@ impl Both {
     }
 
     /// Removes a connection from the pool by its slot, and from the model.
-    fn remove_stored(&mut self, stored: &Stored) {
+    fn remove_stored(&mut self, stored: &ModelEntry) {
         let removed = self.pool.remove(stored.slot, |conn| conn.number == stored.number);
         assert_eq!(removed.map(|conn| conn.number), Some(stored.number));
         self.forget(stored.number);
     }
 
     /// Asserts that `taken` are the connections of the model for which `is_expected` returns true, and removes these.
-    fn are_gone(&mut self, mut taken: Vec<u32>, is_expected: impl Fn(&Stored) -> bool) {
+    fn are_gone(&mut self, mut taken: Vec<u32>, is_expected: impl Fn(&ModelEntry) -> bool) {
         let mut expected: Vec<u32> = self.stored(is_expected).iter().map(|s| s.number).collect();
         taken.sort_unstable();
         expected.sort_unstable();
@@ -332,7 +332,7 @@ impl Both {
     }
 
     /// The connections of the model that have a property.
-    fn stored(&self, has: impl Fn(&Stored) -> bool) -> Vec<Stored> {
+    fn stored(&self, has: impl Fn(&ModelEntry) -> bool) -> Vec<ModelEntry> {
         self.rings.iter().flat_map(ModelRing::all).copied().filter(has).collect()
     }
 

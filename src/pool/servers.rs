@@ -12,12 +12,12 @@ use crate::base::list::{Link, List, Neighbours, Node};
 /// A fixed number of servers. A server without idle connections stays until its entry is needed for
 /// another.
 #[derive(Debug, Default)]
-pub(super) struct Servers {
+pub(super) struct ServerTable {
     entries: Vec<ServerEntry>,
     buckets: Vec<List<InServerBucket>>,
     /// All servers without idle connections, and some that have one again.
     vacant: List<Vacant>,
-    /// From which server on [`Servers::next_with_idle`] looks.
+    /// From which server on [`ServerTable::next_with_idle`] looks.
     turn: usize,
 }
 
@@ -69,7 +69,7 @@ impl ServerEntry {
     }
 }
 
-impl Servers {
+impl ServerTable {
     pub(super) fn new(capacity: usize) -> Result<Self, TryReserveError> {
         let mut entries = Vec::new();
         entries.try_reserve_exact(capacity)?;
@@ -101,7 +101,7 @@ impl Servers {
         None
     }
 
-    /// A reference to a server, for [`Servers::known`].
+    /// A reference to a server, for [`ServerTable::known`].
     #[inline]
     pub(super) fn reference(&self, server: Link) -> ServerRef {
         ServerRef { at: server, version: self.entries[server as usize].version }
@@ -184,7 +184,7 @@ impl Default for ServerEntry {
     }
 }
 
-/// A reference to a server; see [`Servers::known`].
+/// A reference to a server; see [`ServerTable::known`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ServerRef {
     at: Link,

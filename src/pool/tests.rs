@@ -1,10 +1,10 @@
 //! Tests of each rule of the pool.
 #![forbid(unsafe_code)]
 
-use super::model::{pool, put, put_known, with, Conn, TestKey, TIMEOUT};
+use super::model::{pool, put, put_known, with, TestConn, TestKey, TIMEOUT};
 use super::*;
 
-fn checkout(pool: &mut IdlePool<Conn>, key: TestKey) -> Option<u32> {
+fn checkout(pool: &mut IdlePool<TestConn>, key: TestKey) -> Option<u32> {
     with(key, |key| pool.checkout(key)).0.map(|conn| conn.number)
 }
 
@@ -52,7 +52,7 @@ fn addresses_of_different_length_are_different_servers() {
     let mut pool = pool(Limit::Total(8));
     let key = |address: &'static [u8]| Key { address, protocol: 0, location: 0, identity: b"" };
     let offer = |number| Offer {
-        conn: Conn { number, identity: b"" },
+        conn: TestConn { number, identity: b"" },
         group: None,
         reused: false,
         now: 0,
@@ -108,7 +108,7 @@ fn more_servers_than_there_is_room_for_are_not_stored_until_one_is_empty() {
     let numbers: Vec<[u8; 8]> = (0..=MAX_SERVERS).map(usize::to_ne_bytes).collect();
     let key = |at: usize| Key { address: &numbers[at], protocol: 0, location: 0, identity: b"" };
     let offer = |number| Offer {
-        conn: Conn { number, identity: b"" },
+        conn: TestConn { number, identity: b"" },
         group: None,
         reused: false,
         now: 0,

@@ -18,14 +18,14 @@ pub const MAX_WAITERS: usize = NONE as usize - 1;
 #[derive(Debug)]
 pub struct WaitQueue<W> {
     capacity: usize,
-    places: Vec<Place<W>>,
+    places: Vec<QueueSlot<W>>,
     waiting: List<InLine>,
     free: List<InLine>,
     len: usize,
 }
 
 #[derive(Debug)]
-struct Place<W> {
+struct QueueSlot<W> {
     entry: Option<Entry<W>>,
     /// Counts the waiters that have left the place.
     version: u32,
@@ -54,7 +54,7 @@ pub struct Ticket {
 #[derive(Debug)]
 struct InLine;
 
-impl<W> Node<InLine> for Place<W> {
+impl<W> Node<InLine> for QueueSlot<W> {
     fn links(&mut self) -> &mut Neighbours {
         &mut self.links
     }
@@ -137,7 +137,7 @@ impl<W: Copy> WaitQueue<W> {
         }
         // Within the reserved memory, so nothing is allocated.
         (self.places.len() < self.capacity).then(|| {
-            self.places.push(Place { entry: None, version: 0, links: Neighbours::default() });
+            self.places.push(QueueSlot { entry: None, version: 0, links: Neighbours::default() });
             (self.places.len() - 1) as Link
         })
     }

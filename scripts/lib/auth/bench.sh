@@ -6,17 +6,7 @@ AUTHORISED=("stock, auth_request" "ours, auth_request" "ours, auth_subrequest")
 ANSWERS=(204 200)
 
 bench_auth() {
-    while (($#)); do
-        case $1 in
-            --quick) FEW=200 MANY=600 ;;
-            -h | --help) show_help && exit ;;
-            *) die "unknown option $1 (see scripts/bench --help)" ;;
-        esac
-        shift
-    done
-    make_temp
-    fulfil_needs note_counting_needs
-    provide_nginx_with_symbols
+    begin_bench note_counting_needs "FEW=200 MANY=600" "$@"
 
     print_counting_machine
     say "counted    $((MANY - FEW)) requests each, after warming up; one client, one request after the other"

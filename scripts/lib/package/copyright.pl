@@ -1,4 +1,4 @@
-# Prints debian/copyright: the module's own licence, and that of each crate that is linked into it, from what cargo says.
+# Prints debian/copyright: the module's own licence, and the licence of each crate that is linked into it, from what cargo says.
 
 use strict;
 use warnings;

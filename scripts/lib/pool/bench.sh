@@ -4,17 +4,7 @@
 SIZES=(1 32 1000 10000) REQUESTS=500
 
 bench_pool() {
-    while (($#)); do
-        case $1 in
-            --quick) SIZES=(1 32 1000) REQUESTS=100 ;;
-            -h | --help) show_help && exit ;;
-            *) die "unknown option $1 (see scripts/bench --help)" ;;
-        esac
-        shift
-    done
-    make_temp
-    fulfil_needs note_pool_needs
-    provide_nginx_with_symbols
+    begin_bench note_pool_needs "SIZES=(1 32 1000) REQUESTS=100" "$@"
     limit_sizes
 
     print_pool_machine

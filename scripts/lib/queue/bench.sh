@@ -4,17 +4,7 @@
 FEW=500 MANY=2500 TIMES=5 WAITING=32 WAITERS=2000
 
 bench_queue() {
-    while (($#)); do
-        case $1 in
-            --quick) FEW=200 MANY=600 TIMES=1 WAITERS=1000 ;;
-            -h | --help) show_help && exit ;;
-            *) die "unknown option $1 (see scripts/bench --help)" ;;
-        esac
-        shift
-    done
-    make_temp
-    fulfil_needs note_counting_needs
-    provide_nginx_with_symbols
+    begin_bench note_counting_needs "FEW=200 MANY=600 TIMES=1 WAITERS=1000" "$@"
 
     print_counting_machine
     say "counted    $((MANY - FEW)) requests each, after warming up; with several clients the median of $TIMES times"

@@ -6,17 +6,7 @@ ALL_OFF="keepalive_check off; keepalive_hint off; keepalive_stale_retry off;"
 METHODS=(GET POST)
 
 bench_stale() {
-    while (($#)); do
-        case $1 in
-            --quick) FEW=200 MANY=600 ROUNDS=4 EACH=5000 ;;
-            -h | --help) show_help && exit ;;
-            *) die "unknown option $1 (see scripts/bench --help)" ;;
-        esac
-        shift
-    done
-    make_temp
-    fulfil_needs note_counting_needs
-    provide_nginx_with_symbols
+    begin_bench note_counting_needs "FEW=200 MANY=600 ROUNDS=4 EACH=5000" "$@"
 
     print_counting_machine
     say "counted    $((MANY - FEW)) requests each, after warming up; one client, one request after the other"

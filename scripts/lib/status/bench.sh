@@ -4,17 +4,7 @@
 FEW=500 MANY=2500 TIMES=1 ANSWERS=20 UPSTREAMS=1000 SERVERS=10
 
 bench_status() {
-    while (($#)); do
-        case $1 in
-            --quick) FEW=200 MANY=600 ANSWERS=5 ;;
-            -h | --help) show_help && exit ;;
-            *) die "unknown option $1 (see scripts/bench --help)" ;;
-        esac
-        shift
-    done
-    make_temp
-    fulfil_needs note_status_needs
-    provide_nginx_with_symbols
+    begin_bench note_status_needs "FEW=200 MANY=600 ANSWERS=5" "$@"
 
     print_counting_machine
     say "counted    $((MANY - FEW)) requests each, after warming up; one client, one request after the other"
@@ -74,7 +64,7 @@ compare_with_before() {
 # Whether the C library's allocator is counted too.
 ALLOCATOR=with
 
-# As that of requests.sh, and nothing is said of waits.
+# Like the one in requests.sh, without the waits.
 read_totals() {
     awk -v skips=$([[ $ALLOCATOR == with ]] || echo 1) '
         /^fn=/ {

@@ -20,7 +20,7 @@ use super::context::is_in_auth_subrequest;
 use super::copy::update;
 use super::header_list::change_headers;
 use super::memory::Mark;
-use super::server::SrvConf;
+use super::server::AuthSrvConf;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::get_field;
 use crate::ffi::nginx::headers::{Header, Headers};
@@ -42,7 +42,7 @@ pub(super) unsafe extern "C" fn note_location_handler(r: *mut ngx_http_request_t
     guard(NGX_ERROR as ngx_int_t, || {
         // SAFETY: nginx calls the handlers of a phase with a live request.
         let Some(r) = (unsafe { Request::from_raw(r) }) else { return NGX_ERROR as ngx_int_t };
-        let all = SrvConf::copied(r);
+        let all = AuthSrvConf::copied(r);
         if !sends_any(r, all) || is_in_auth_subrequest(r) || record_location(r, all).is_some() {
             return NGX_DECLINED as ngx_int_t;
         }
@@ -55,7 +55,7 @@ pub(super) unsafe extern "C" fn log_handler(r: *mut ngx_http_request_t) -> ngx_i
     guard(NGX_ERROR as ngx_int_t, || {
         // SAFETY: nginx calls the handlers of a phase with a live request.
         let Some(r) = (unsafe { Request::from_raw(r) }) else { return NGX_ERROR as ngx_int_t };
-        let all = SrvConf::copied(r);
+        let all = AuthSrvConf::copied(r);
         if sends_any(r, all) && !is_in_auth_subrequest(r) {
             // Without a recorded location nginx has refused the request before it had one.
             let copied = if visits(r).next().is_none() { all } else { &[] };
@@ -77,7 +77,7 @@ pub(super) fn remove_from_client(r: Request) -> Option<()> {
 
 /// Removes the headers of the client that are in `copied`, or that a recorded location copies. `None` if there is no memory.
 fn remove(r: Request, copied: &'static [CopiedHeader]) -> Option<()> {
-    let all = SrvConf::copied(r);
+    let all = AuthSrvConf::copied(r);
     let is_removed = |name: &[u8]| {
         (matches_any(name, copied) || visits(r).any(|visit| matches_any(name, visit.copied)))
             && !is_from_response(name, all)
@@ -134,7 +134,7 @@ fn visits<'a>(r: Request) -> impl Iterator<Item = &'a Visit> {
 /// Saves the headers of the client before any of them is removed, for an auth subrequest that may follow. `None` if there is no
 /// memory.
 pub(super) fn save_originals(r: Request, is_removed: impl Fn(&[u8]) -> bool) -> Option<()> {
-    let all = SrvConf::copied(r);
+    let all = AuthSrvConf::copied(r);
     let is_lost = |name: &[u8]| is_removed(name) && !is_from_response(name, all);
     if r.main() != r || !r.headers().any(|header| is_lost(header.name())) {
         return Some(());
@@ -149,7 +149,7 @@ pub(super) fn save_originals(r: Request, is_removed: impl Fn(&[u8]) -> bool) -> 
 /// Adds to an auth subrequest the headers of the client that were removed from the request. `None` if there is no memory.
 pub(super) fn restore_originals(sub: Request) -> Option<()> {
     let Some(list) = ORIGINALS.records(sub).next() else { return Some(()) };
-    let all = SrvConf::copied(sub);
+    let all = AuthSrvConf::copied(sub);
     // SAFETY: the saved list and its headers are in the pool of the live request, and nobody changes them.
     let originals = unsafe { Headers::of(list) };
     let present = sub.headers();

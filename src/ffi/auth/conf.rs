@@ -14,7 +14,7 @@ use crate::auth::{OnError, PASS_STATUS};
 pub(in super::super) use super::main_conf::MainConf;
 use super::module::module;
 use super::reading::{ConfReader, Slice};
-use super::server::SrvConf;
+use super::server::AuthSrvConf;
 use crate::ffi::nginx::constants;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::Handle as _;
@@ -126,7 +126,7 @@ impl LocConf {
             conf.set = conf.set.or(prev.set);
             // SAFETY: nginx calls this with the configuration being read.
             let cf = unsafe { ConfReader::from_ptr(cf) };
-            if SrvConf::add_headers(cf, conf.copy_header()).is_none() {
+            if AuthSrvConf::add_headers(cf, conf.copy_header()).is_none() {
                 return NGX_CONF_ERROR;
             }
             if let Some(main) = MainConf::read_by(cf) {

@@ -15,7 +15,7 @@ use super::client_headers::{remove_from_client, save_originals};
 use super::conf::{CopiedHeader, LocConf, MainConf};
 use super::context::{is_in_auth_subrequest, AuthContext};
 use super::header_list::{change_headers, element};
-use super::server::SrvConf;
+use super::server::AuthSrvConf;
 use super::variables::invalidate;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::{field_ptr, set_field, Handle as _};
@@ -28,7 +28,7 @@ pub(super) unsafe extern "C" fn copy_headers_handler(r: *mut ngx_http_request_t)
     guard(NGX_ERROR as ngx_int_t, || {
         // SAFETY: nginx calls the handlers of a phase with a live request.
         let Some(r) = (unsafe { Request::from_raw(r) }) else { return NGX_ERROR as ngx_int_t };
-        if SrvConf::copied(r).is_empty() || is_in_auth_subrequest(r) {
+        if AuthSrvConf::copied(r).is_empty() || is_in_auth_subrequest(r) {
             return NGX_DECLINED as ngx_int_t;
         }
         if remove_from_client(r).and_then(|()| copy(r, LocConf::of(r).copy_header())).is_some() {

@@ -15,7 +15,7 @@ use super::conf::{LocConf, MainConf};
 use super::copy::copy_headers_handler;
 use super::directives::COMMANDS;
 use super::reading::ConfReader;
-use super::server::SrvConf;
+use super::server::AuthSrvConf;
 use super::variables;
 use super::{discard, filters};
 use crate::ffi::nginx::guard::guard;
@@ -27,7 +27,7 @@ static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     postconfiguration: Some(postconfiguration),
     create_main_conf: Some(MainConf::create),
     init_main_conf: None,
-    create_srv_conf: Some(SrvConf::create),
+    create_srv_conf: Some(AuthSrvConf::create),
     merge_srv_conf: None,
     create_loc_conf: Some(LocConf::create),
     merge_loc_conf: Some(LocConf::merge),

@@ -13,17 +13,17 @@ use super::reading::{ConfReader, Slice};
 use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::request::Request;
 
-pub(super) struct SrvConf {
+pub(super) struct AuthSrvConf {
     /// Each spelling of a name once; equal names are the same bytes (see [`super::main_conf::MainConf::find_header`]).
     copied: Cell<Slice<CopiedHeader>>,
 }
 
-impl SrvConf {
+impl AuthSrvConf {
     /// nginx's `create_srv_conf`.
     pub(super) unsafe extern "C" fn create(cf: *mut ngx_conf_t) -> *mut c_void {
         // SAFETY: nginx calls this with the configuration being read.
         let cf = unsafe { ConfReader::from_ptr(cf) };
-        let conf = cf.place(SrvConf { copied: Cell::new(Slice::EMPTY) });
+        let conf = cf.place(AuthSrvConf { copied: Cell::new(Slice::EMPTY) });
         conf.map_or(ptr::null_mut(), |conf| conf.as_ptr().cast())
     }
 

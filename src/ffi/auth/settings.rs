@@ -83,6 +83,6 @@ fn text(value: &ngx_http_variable_value_t) -> &[u8] {
     if value.valid() == 0 || value.not_found() != 0 || value.len() == 0 {
         return &[];
     }
-    // SAFETY: a valid value points at so many bytes, which live as long as the request.
+    // SAFETY: a valid value points at `len` bytes, which live as long as the request.
     unsafe { std::slice::from_raw_parts(value.data, value.len() as usize) }
 }

@@ -118,7 +118,7 @@ impl Servers {
     /// `None` if the balancer may keep its servers in another way.
     ///
     /// # Safety
-    /// `us` is an upstream whose cycle is alive; `balancer` is that of a request to this upstream.
+    /// `us` is an upstream whose cycle is alive; `balancer` belongs to a request to this upstream.
     pub(crate) unsafe fn of(us: NonNull<ngx_http_upstream_srv_conf_t>, balancer: Balancer) -> Option<Self> {
         // SAFETY: the caller says that the cycle of the upstream is alive.
         unsafe { Self::in_zone(us) }.or_else(|| match balancer.round_robin() {

@@ -89,7 +89,7 @@ pub(crate) unsafe fn worker_processes(cycle: *mut ngx_cycle_t) -> usize {
     let index = unsafe { ngx_core_module.index };
     // SAFETY: `conf_ctx` has an element for each module.
     let conf = unsafe { confs.add(index) };
-    // SAFETY: an element of `conf_ctx`, because its index is that of a module.
+    // SAFETY: an element of `conf_ctx`, because the index belongs to a module.
     let core: *mut ngx_core_conf_t = unsafe { *conf }.cast();
     // SAFETY: the caller says that the core module has its configuration, which is at its index.
     let number = unsafe { (*core).worker_processes };

@@ -137,7 +137,7 @@ impl Request {
     /// The element of `r->ctx` for a module.
     fn context_place(self, module: &ngx_module_t) -> *mut *mut c_void {
         let contexts = get_field!(self.ctx);
-        // SAFETY: `ngx_http_alloc_request()` makes an element for each HTTP module, and `ctx_index` is that of one.
+        // SAFETY: `ngx_http_alloc_request()` makes an element for each HTTP module, and `ctx_index` belongs to one.
         unsafe { contexts.add(module.ctx_index) }
     }
 
@@ -199,7 +199,7 @@ impl Request {
     /// Ends the upstream part of the request, and then the request with `status`. Both may be freed when this returns.
     pub(crate) fn finalize(self, u: HttpUpstream, status: ngx_int_t) {
         u.set_status(status);
-        // Two ends follow: that of the upstream part finalizes the request once, the status a second time.
+        // nginx then finalizes the request twice: once as the end of the upstream part, and once with the status.
         self.retain();
         let client = self.client();
         u.clean_up(self);

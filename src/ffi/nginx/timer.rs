@@ -104,7 +104,7 @@ impl Drop for Alarm {
 /// Calls the handler of an event after `after` milliseconds.
 pub(super) fn add_timer(event: impl Handle<Of = ngx_event_t>, after: ngx_msec_t) {
     // SAFETY: a handle points at a live event. It leaves the timer tree before it is freed: `ngx_close_connection()`
-    // deletes the timers of a connection, the end of a wait those of a placeholder, `Alarm::drop` that of an alarm.
+    // deletes the timers of a connection, the end of a wait the timer of a placeholder, `Alarm::drop` the timer of an alarm.
     unsafe { ngx_add_timer(event.as_ptr(), after) };
 }
 
@@ -119,8 +119,8 @@ pub(super) fn remove_timer(event: impl Handle<Of = ngx_event_t>) {
 /// Posts an event to one of nginx's queues.
 pub(super) fn post_to(event: impl Handle<Of = ngx_event_t>, queue: *mut ngx_queue_t) {
     // SAFETY: a handle points at a live event, and the queue is a global of nginx. The event leaves the queue before it
-    // is freed: `ngx_close_connection()` removes the events of a connection, the end of a wait those of a placeholder,
-    // `Alarm::drop` that of an alarm.
+    // is freed: `ngx_close_connection()` removes the events of a connection, the end of a wait the events of a placeholder,
+    // `Alarm::drop` the event of an alarm.
     unsafe { ngx_post_event(event.as_ptr(), queue) };
 }
 

@@ -44,7 +44,7 @@ impl HttpUpstream {
         }
     }
 
-    /// Notes the name of the server, with memory of `pool`, that of the request. A name in a zone can be freed, so it is
+    /// Notes the name of the server, with memory of `pool`, the pool of the request. A name in a zone can be freed, so it is
     /// copied, as the core does. `None` if there is no memory.
     pub(crate) fn show_peer(self, pool: *mut ngx_pool_t) -> Option<()> {
         let state = self.state()?;

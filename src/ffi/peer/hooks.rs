@@ -291,10 +291,10 @@ unsafe extern "C" fn free_keepalive_peer(
     if !kp.u.is_header_sent() || !kp.is_data_of(peer) || kp.request().has_post_action() {
         keep_notes(kp);
     }
-    let failure = Outcome { server: Some(ServerReturn::State(state)), connection: Err(End::Error) };
+    let failure = AttemptEnd { server: Some(ServerReturn::State(state)), connection: Err(End::Error) };
     let outcome = guard(failure, || match kp.stage.replace(Stage::Asking) {
         Stage::Asking => free(kp, peer, state),
-        stage => Outcome { server: leave_wait(kp, peer, stage, state), connection: Ok(()) },
+        stage => AttemptEnd { server: leave_wait(kp, peer, stage, state), connection: Ok(()) },
     });
     guard((), || settle(kp, peer, &outcome));
     match outcome.server {
@@ -309,7 +309,7 @@ unsafe extern "C" fn free_keepalive_peer(
 }
 
 /// How an attempt has ended.
-struct Outcome {
+struct AttemptEnd {
     /// How the balancer gets the server back; `None` if the request keeps it, or has none.
     server: Option<ServerReturn>,
     /// What has ended the connection, unless the pool keeps it.
@@ -318,7 +318,7 @@ struct Outcome {
 
 /// The end of an attempt that had a server.
 #[inline(always)]
-fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Outcome {
+fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> AttemptEnd {
     let has_failed = state & NGX_PEER_FAILED as ngx_uint_t != 0;
     let unsent = kp.unsent.take();
     let outcome = match (kp.attempt.take(), peer.connection()) {
@@ -326,13 +326,13 @@ fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Outcome {
             if !has_failed || (attempt.reuse.is_none() && !refusal::is_refused(kp, conn)) =>
         {
             let connection = release_to_pool(kp, peer, conn, attempt, state);
-            Outcome { server: Some(ServerReturn::State(state)), connection }
+            AttemptEnd { server: Some(ServerReturn::State(state)), connection }
         }
         (attempt, conn) => match retry::on_connection_failed(kp, peer, attempt, conn, state, unsent) {
-            RetryDecision::ReturnServer(how, end) => Outcome { server: Some(how), connection: Err(end) },
+            RetryDecision::ReturnServer(how, end) => AttemptEnd { server: Some(how), connection: Err(end) },
             RetryDecision::KeepServer(pinned, end) => {
                 retry::keep_server(kp, peer, pinned);
-                Outcome { server: None, connection: Err(end) }
+                AttemptEnd { server: None, connection: Err(end) }
             }
         },
     };
@@ -344,7 +344,7 @@ fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Outcome {
 
 /// Counts what has become of the connection, and of the server.
 #[inline(always)]
-fn settle(kp: &PeerData, peer: Peer, outcome: &Outcome) {
+fn settle(kp: &PeerData, peer: Peer, outcome: &AttemptEnd) {
     match outcome.connection {
         Ok(()) => {
             kp.meter.set(None);

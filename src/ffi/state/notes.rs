@@ -129,7 +129,7 @@ pub(crate) fn keep_notes(kp: &PeerData) {
 }
 
 /// nginx calls it when the request ends. Its address tells our cleanup records from other ones, so its body must differ from
-/// that of any other function: equal functions can get the same address.
+/// the body of any other function: equal functions can get the same address.
 unsafe extern "C" fn forget(data: *mut c_void) {
     // SAFETY: `keep_notes` has put it there; it lies in the pool that is being destroyed, whose memory is not freed yet.
     unsafe { PeerData::from_ptr(data) }.notes.last.set(None);

@@ -32,7 +32,7 @@ pub(crate) struct PeerData {
     pub(crate) upstream: NonNull<Upstream>,
     pub(crate) r: NonNull<ngx_http_request_t>,
     pub(crate) u: HttpUpstream,
-    /// The configuration of the location. The request may have another one: our copy for a while, or that of another module.
+    /// The configuration of the location. The request may have another one: our copy for a while, or another module's.
     pub(crate) conf: NonNull<ngx_http_upstream_conf_t>,
     pub(crate) own_conf: Cell<Option<NonNull<OwnConf>>>,
     /// The head of the request; another module may write it anew when it is asked for a server.
@@ -104,7 +104,7 @@ pub(crate) enum Stage {
 pub(crate) struct Attempt {
     /// In the request's pool, or for a reused connection in the connection's pool.
     pub(crate) identity: Bytes,
-    /// Whether the identity is that of the handshake; before, it is what the handshake is expected to use.
+    /// Whether the identity is the one used in the handshake; before the handshake, it is what the handshake is expected to use.
     #[cfg(ngx_feature = "http_ssl")]
     pub(crate) from_handshake: bool,
     pub(crate) group: Option<GroupRef>,

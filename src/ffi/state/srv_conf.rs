@@ -15,7 +15,7 @@ use crate::ffi::nginx::memory::Pool;
 use crate::ffi::nginx::this_module::module;
 use crate::ffi::state::upstream::Upstream;
 
-/// The server configuration. nginx's slot setters write the numbers by their offset, so the layout is that of C.
+/// The server configuration. nginx's slot setters write the numbers by their offset, so the layout is C's.
 #[repr(C)]
 pub(crate) struct SrvConf {
     max_cached: ngx_uint_t,

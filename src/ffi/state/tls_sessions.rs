@@ -1,7 +1,7 @@
 //! TLS sessions for resumption, one for each server and identity.
 //!
 //! A resumed session keeps its identity: the server takes the client for the one that it authenticated when the session was
-//! made. nginx keeps one session for each server. So with two client certificates, a request could be taken for that of the
+//! made. nginx keeps one session for each server. So with two client certificates, a request could be taken for one of the
 //! other client, with or without connection reuse.
 
 use std::ptr::NonNull;

@@ -24,7 +24,7 @@ impl Tried {
     /// Copies what round robin knows; `None` if the balancer is another one, or there is no memory.
     ///
     /// # Safety
-    /// `us` is an upstream whose cycle is alive; `balancer` is that of a live request to it; `pool` is the pool of the
+    /// `us` is an upstream whose cycle is alive; `balancer` belongs to a live request to it; `pool` is the pool of the
     /// request.
     pub(crate) unsafe fn of(
         us: NonNull<ngx_http_upstream_srv_conf_t>,
@@ -32,7 +32,7 @@ impl Tried {
         pool: *mut ngx_pool_t,
     ) -> Option<NonNull<Self>> {
         let data = balancer.round_robin()?;
-        // SAFETY: the caller says that the cycle of `us` is alive, and that `balancer` is that of a request to it.
+        // SAFETY: the caller says that the cycle of `us` is alive, and that `balancer` belongs to a request to it.
         let servers = unsafe { Servers::of(us, balancer) }?;
         let of_request = get_field!(data.peers);
         let (number, _config) = servers.number();

@@ -21,11 +21,11 @@ use super::waiter::Waiter;
 pub(crate) struct Waits {
     pub(crate) directive: Option<Queue>,
     /// Requests that take any server.
-    pub(crate) queue: Line,
+    pub(crate) queue: WaitLine,
     /// Requests that have tried a server without success, and take only other ones: no request has to wait for them.
-    pub(crate) retries: Line,
+    pub(crate) retries: WaitLine,
     /// Requests that have a server, and wait for a slot there.
-    pub(crate) parked: Line,
+    pub(crate) parked: WaitLine,
     /// Which servers had room at the last look for `retries`.
     pub(crate) rooms: Guarded<Rooms>,
     /// Calls `dispatch`: when something has changed, when the longest wait times out, and regularly, because servers also
@@ -36,7 +36,7 @@ pub(crate) struct Waits {
 }
 
 /// A queue: first come, first served.
-pub(crate) type Line = Guarded<WaitQueue<NonNull<Waiter>>>;
+pub(crate) type WaitLine = Guarded<WaitQueue<NonNull<Waiter>>>;
 
 /// How often `dispatch` is called if nothing else happens, in milliseconds.
 pub(crate) const INTERVAL: Msec = 1000;
@@ -74,7 +74,7 @@ impl Waits {
     }
 
     /// The queue in which a request waits for a server.
-    pub(crate) fn line(&self, kp: &PeerData) -> &Line {
+    pub(crate) fn line(&self, kp: &PeerData) -> &WaitLine {
         match kp.tried() {
             None => &self.queue,
             Some(_) => &self.retries,
@@ -83,7 +83,7 @@ impl Waits {
 
     /// Whether as many requests wait for a server as may.
     pub(crate) fn is_full(&self) -> bool {
-        let length = |line: &Line| line.with(|line| line.len()).unwrap_or(0);
+        let length = |line: &WaitLine| line.with(|line| line.len()).unwrap_or(0);
         self.directive.is_none_or(|queue| length(&self.queue) + length(&self.retries) >= queue.number)
     }
 
@@ -100,11 +100,11 @@ impl Waits {
     }
 }
 
-fn any(line: &Line) -> bool {
+fn any(line: &WaitLine) -> bool {
     line.with(|line| !line.is_empty()).unwrap_or(false)
 }
 
-fn first_since(line: &Line) -> Option<Msec> {
+fn first_since(line: &WaitLine) -> Option<Msec> {
     line.with(|line| line.first()).flatten().map(|waiter| waiter.since)
 }
 

@@ -8,7 +8,7 @@ use super::{Failed, Taken, TcpCounters, UnreadInput};
 
 /// The state of the local end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TcpState {
+enum SocketState {
     Established,
     CloseWait,
     Closed,
@@ -36,7 +36,7 @@ enum Rule {
 #[derive(Clone, Debug)]
 struct World {
     // The local kernel. A segment changes all of this at once, while the kernel has the connection locked.
-    state: TcpState,
+    state: SocketState,
     counts: TcpCounters,
     // In flight.
     to_us: VecDeque<Segment>,
@@ -50,7 +50,7 @@ struct World {
     closed_first: bool,
     // The module.
     step: usize,
-    loaded: TcpState,
+    loaded: SocketState,
     taken: Taken,
     /// The FIN had come before the module's last call.
     fin_in_time: bool,
@@ -72,7 +72,7 @@ impl World {
     fn new(earlier_acknowledged: bool) -> Self {
         let counts = TcpCounters { acknowledged: EARLIER - u64::from(!earlier_acknowledged), received: 100 };
         Self {
-            state: TcpState::Established,
+            state: SocketState::Established,
             counts,
             to_us: VecDeque::new(),
             request_on_its_way: false,
@@ -82,7 +82,7 @@ impl World {
             program_has_it: false,
             closed_first: false,
             step: 0,
-            loaded: TcpState::Established,
+            loaded: SocketState::Established,
             taken: Taken { counts, has_fin: false },
             fin_in_time: false,
         }
@@ -152,7 +152,7 @@ impl World {
 
     fn receive(&mut self) {
         let Some(segment) = self.to_us.pop_front() else { return };
-        if self.state == TcpState::Closed {
+        if self.state == SocketState::Closed {
             return;
         }
         match segment {
@@ -160,9 +160,9 @@ impl World {
             Segment::Fin(got) => {
                 self.counts.acknowledged = got;
                 self.counts.received += 1;
-                self.state = TcpState::CloseWait;
+                self.state = SocketState::CloseWait;
             }
-            Segment::Reset => self.state = TcpState::Closed,
+            Segment::Reset => self.state = SocketState::Closed,
         }
     }
 
@@ -173,25 +173,25 @@ impl World {
         match self.step {
             // One call returns the state and the counters. The kernel reads the state first, without the lock.
             0 => world.loaded = self.state,
-            1 => world.taken = Taken { counts: self.counts, has_fin: self.loaded == TcpState::CloseWait },
+            1 => world.taken = Taken { counts: self.counts, has_fin: self.loaded == SocketState::CloseWait },
             2 => match rule {
                 Rule::OneCall => {}
                 // A closed connection is not used.
-                Rule::CountsThenLook if self.state != TcpState::Established => return None,
+                Rule::CountsThenLook if self.state != SocketState::Established => return None,
                 Rule::CountsThenLook => world.taken.has_fin = false,
-                Rule::CountsThenState => world.taken.has_fin = self.state == TcpState::CloseWait,
+                Rule::CountsThenState => world.taken.has_fin = self.state == SocketState::CloseWait,
             },
             // The write. It fails after a reset, and then nothing is written.
-            3 if self.state == TcpState::Closed => return None,
+            3 if self.state == SocketState::Closed => return None,
             3 => world.request_on_its_way = true,
             // The module is told of a failure.
-            4 if self.state == TcpState::Established => return None,
+            4 if self.state == SocketState::Established => return None,
             4 => {
                 world.fin_in_time = self.counts.received > 100;
                 world.loaded = self.state;
             }
             _ => {
-                let has_fin = self.loaded == TcpState::CloseWait;
+                let has_fin = self.loaded == SocketState::CloseWait;
                 let failed = Failed { counts: self.counts, has_fin, read: 0 };
                 let is_closed = matches!(failed.unread(&self.taken), UnreadInput::Fin | UnreadInput::OneByte);
                 let arrived = self.has_request();

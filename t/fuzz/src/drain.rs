@@ -79,7 +79,7 @@ fn expected(framing: Framing, size: u64, body: &[u8]) -> Outcome {
             Ok(_) => Err(NotDrained::Surplus),
             Err(outcome) => outcome,
         },
-        Framing::Records(_) => unreachable!("see above"),
+        Framing::Records(_) => unreachable!("only HTTP is drained here"),
     }
 }
 
