@@ -16,7 +16,8 @@ use super::timer::{add_timer, post_to, remove_timer};
 ///
 /// # Invariants
 /// Points at an `ngx_connection_t` that is open: the connection of the present callback, or one that is stored in a pool of
-/// idle connections (an idle connection leaves the pool before it is closed).
+/// idle connections (an idle connection leaves the pool before it is closed); or the placeholder of a request that waits,
+/// whose socket nobody uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Conn(NonNull<ngx_connection_t>);
 

@@ -53,7 +53,8 @@ impl Peer {
 
     pub(crate) fn connection(self) -> Option<Conn> {
         let conn = get_field!(self.connection);
-        // SAFETY: null, or open: the core sets it to null when it closes the connection.
+        // SAFETY: null, open, or the placeholder of a request that waits. The core sets it to null when it closes the
+        // connection.
         unsafe { Conn::from_ptr(conn) }
     }
 

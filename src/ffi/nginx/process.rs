@@ -50,7 +50,8 @@ impl Cycle {
     pub(crate) fn current() -> Self {
         // SAFETY: a global of nginx that only this thread writes.
         let cycle = unsafe { ngx_cycle };
-        // SAFETY: `main()` sets it before it loads a module, and nginx frees no cycle while it is the current one.
+        // SAFETY: `main()` sets it before it loads a module. The master destroys the pool of the old cycle while that is still
+        // the current one; the cleanups, the only code of ours that runs then, come before the memory is freed.
         unsafe { Self::from_ptr(cycle) }
     }
 
@@ -98,8 +99,9 @@ pub(crate) unsafe fn worker_processes(cycle: *mut ngx_cycle_t) -> usize {
 
 /// Whether this worker was told to exit, at once or when its requests are served.
 pub(crate) fn worker_is_exiting() -> bool {
-    // SAFETY: a global of nginx; this thread sets it between events, not the signal handler while a hook runs.
-    let terminate = unsafe { nginx_sys::ngx_terminate };
+    let terminate = &raw const nginx_sys::ngx_terminate;
+    // SAFETY: a global of nginx. The signal handler of this thread may set it at any time, so it is read from memory.
+    let terminate = unsafe { terminate.read_volatile() };
     // SAFETY: a global of nginx, which this thread sets between events.
     let exiting = unsafe { nginx_sys::ngx_exiting };
     terminate != 0 || exiting != 0

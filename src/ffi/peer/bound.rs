@@ -190,7 +190,8 @@ fn watch_client(upstream: &Upstream, r: Request, client: Client) -> Option<()> {
 unsafe extern "C" fn client_leaves(data: *mut c_void) {
     // SAFETY: `watch_client` has written it; nginx calls this before it frees the pool that holds it.
     let ClientCleanup { upstream, client } = unsafe { data.cast::<ClientCleanup>().read() };
-    // SAFETY: it lies in a cycle that nginx keeps while connections of that cycle, as the client's, are open.
+    // SAFETY: nginx destroys the cycle by a timer of its own, so not before the handler that closes the client's connection,
+    // which calls this, has returned.
     let upstream = unsafe { upstream.as_ref() };
     guard((), || {
         let Some(bindings) = &upstream.bindings else { return };

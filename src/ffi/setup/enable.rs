@@ -34,7 +34,7 @@ use crate::ffi::state::counts::Counts;
 use crate::ffi::state::srv_conf::SrvConf;
 #[cfg(ngx_feature = "http_ssl")]
 use crate::ffi::state::tls_sessions::Sessions;
-use crate::ffi::state::upstream::{Idle, Upstream};
+use crate::ffi::state::upstream::{Idle, Upstream, UpstreamRef};
 use crate::ffi::state::waits::Waits;
 #[cfg(nginx_resolve)]
 use crate::ffi::state::watch::Watch;
@@ -178,6 +178,8 @@ fn enable(
     // SAFETY: the new cycle's pool.
     let upstream = unsafe { place_in_pool(pool, upstream) }.ok_or(NoMemory)?;
     conf.upstream = upstream.as_ptr();
+    // SAFETY: placed in the new cycle's pool just now, like what will hold the reference.
+    let upstream = unsafe { UpstreamRef::new(upstream) };
     limit_connections(cf, upstream, &servers).ok_or(NoMemory)?;
     add_to_zone(cf, us, conf, keepalive, upstream, servers).ok_or(NoMemory)?;
     let hook: ngx_http_upstream_init_peer_pt = Some(init_keepalive_peer);
@@ -300,15 +302,14 @@ fn new_upstream(
 
 /// Has the connections counted, if a server limits them: by each worker for itself, or by all together if the upstream has
 /// a `zone`.
-fn limit_connections(cf: Reading, upstream: NonNull<Upstream>, servers: &Configured<'_>) -> Option<()> {
+fn limit_connections(cf: Reading, upstream: UpstreamRef, servers: &Configured<'_>) -> Option<()> {
     let Some(size) = servers.ledger_size() else { return Some(()) };
     if servers.zone {
         // SAFETY: the configuration being read, by the type invariant.
         let main = unsafe { MainConf::of_conf(cf.as_ptr()) }?;
         return main.workers.add(upstream, size, servers.changing);
     }
-    // SAFETY: placed in the cycle's pool just now; only ever shared from then on.
-    count_alone(unsafe { upstream.as_ref() }, size, false)
+    count_alone(&upstream, size, false)
 }
 
 /// Adds the upstream to what is counted for the status page. `None` if there is no memory.
@@ -317,7 +318,7 @@ fn add_to_zone(
     us: UpstreamConf,
     conf: &SrvConf,
     keepalive: Option<Keepalive>,
-    upstream: NonNull<Upstream>,
+    upstream: UpstreamRef,
     servers: Configured<'_>,
 ) -> Option<()> {
     // SAFETY: the configuration being read, by the type invariant.

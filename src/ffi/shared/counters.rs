@@ -4,7 +4,6 @@
 //! because its totals are carried on.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -71,9 +70,7 @@ impl Zone {
     }
 
     /// Adds an upstream that is to be counted. `None` if there is no memory.
-    pub(crate) fn add(&self, upstream: NonNull<Upstream>, plan: metrics::UpstreamInfo) -> Option<()> {
-        // SAFETY: lies in the pool of the same cycle as this.
-        let upstream = unsafe { UpstreamRef::new(upstream) };
+    pub(crate) fn add(&self, upstream: UpstreamRef, plan: metrics::UpstreamInfo) -> Option<()> {
         upstream.number.set(self.upstreams.borrow().len());
         push(&mut self.upstreams.borrow_mut(), upstream)?;
         push(&mut self.plan.borrow_mut().upstreams, plan)

@@ -53,9 +53,7 @@ struct Sharing {
 
 impl Workers {
     /// Notes an upstream whose workers share a ledger. `None` if there is no memory.
-    pub(crate) fn add(&self, upstream: NonNull<Upstream>, servers: usize, changing: bool) -> Option<()> {
-        // SAFETY: lies in the pool of the same cycle as this.
-        let upstream = unsafe { UpstreamRef::new(upstream) };
+    pub(crate) fn add(&self, upstream: UpstreamRef, servers: usize, changing: bool) -> Option<()> {
         push(&mut self.upstreams.borrow_mut(), Sharing { upstream, servers, changing })
     }
 

@@ -70,7 +70,9 @@ pub(crate) struct Upstream {
 /// Refers to an upstream from a connection, or from what workers share.
 ///
 /// # Invariants
-/// Points at an upstream whose cycle is alive: nginx keeps a cycle as long as a connection that was opened in it is open.
+/// Points at an upstream whose cycle is alive. nginx keeps a cycle as long as a connection that was opened in it is open, and
+/// destroys it by a timer of its own, so not before the handler that closes the last one has returned
+/// (`ngx_clean_old_cycles()`).
 #[derive(Clone, Copy)]
 pub(crate) struct UpstreamRef(NonNull<Upstream>);
 
