@@ -16,6 +16,7 @@ needs_module();
 
 my $site = Keepalive::Auth->new(http => <<'END', locations => <<'END2')->start;
 map $http_x_other $lazy { default lazy; }
+map $http_x_rank $rank { default $http_x_rank; '' none; }
 END
     proxy_intercept_errors on;
     auth_subrequest /judge;
@@ -23,6 +24,8 @@ END
         internal;
         if ($role = admin) { return 403; }
         if ($team = red) { return 403; }
+        if ($rank = general) { return 403; }
+        if ($http_x_level = high) { return 403; }
         proxy_pass http://auth/?status=204&role=$role&team=$team;
     }
     location /user { set $role user; error_page 404 = /admin; error_page 410 = /user2; error_page 418 = @none; error_page 409 = /more; proxy_pass http://app; }
@@ -30,6 +33,13 @@ END
     location /admin { set $role admin; proxy_pass http://app/?admin; }
     location @none { proxy_pass http://app; }
     location /more { set $role guest; proxy_pass http://app/?more; }
+    location /rank { error_page 404 = /general; error_page 410 = /private; proxy_set_header X-Rank $rank; proxy_pass http://app; }
+    location /unranked { error_page 404 = /general; error_page 410 = /private; proxy_pass http://app; }
+    location /general { set $rank general; proxy_pass http://app/?general; }
+    location /private { proxy_set_header X-Rank $rank; proxy_pass http://app/?private; }
+    location /level { error_page 404 = /high; error_page 410 = /low; proxy_pass http://app; }
+    location /high { set $http_x_level high; proxy_pass http://app/?high; }
+    location /low { proxy_set_header X-Level $http_x_level; proxy_pass http://app/?low; }
     location /unset { error_page 404 = /admin; proxy_pass http://app; }
     location ~ ^/of/(?<team>\w+) { error_page 404 = /of/red; error_page 410 = /of/blue; proxy_pass http://app; }
     location /learned {
@@ -51,9 +61,16 @@ sub expect {
 # The judge itself says no to admin and to the red team.
 expect('directly', '/admin', 403, 0, 0);
 expect('directly', '/of/red', 403, 0, 0);
+expect('directly', "/$_", 403, 0, 0) for 'general', 'high';
 expect('another value', '/user?status=404', 403, 1, 1);
 expect('a value where there was none', '/unset?status=404', 403, 1, 1);
 expect('another name', '/of/blue?status=404', 403, 1, 1);
+for my $path ('rank', 'unranked') {
+    expect("$path: another value than that of a map", "/$path?status=404", 403, 1, 1);
+    expect("$path: the value of the map", "/$path?status=410", 200, 1, 2);
+}
+expect('another value than that of a header', '/level?status=404', 403, 1, 1);
+expect('no value of a header', '/level?status=410', 200, 1, 2);
 expect('another value that is allowed', '/user?status=409', 200, 2, 2);
 like $site->{auth}->last_request->{line}, qr/role=guest/, 'it is asked with the value of the location';
 

@@ -173,7 +173,7 @@ impl AuthContext {
         let is_done = self.stage.get() == AuthStage::Done;
         let is_as_sent = || self.sent.get().matches(client_body(r).plan(conf.body as u64), r.method());
         (self.location == RequestLocation::of(r, conf) || is_done && is_as_sent())
-            && self.settings.are_as_in(r)
+            && self.settings.are_as_in(r, self.sub.get())
     }
 
     /// The auth subrequest is sent.

@@ -32,6 +32,10 @@ pub(in super::super) struct MainConf {
     pub(super) message_variables: Cell<Slice<usize>>,
     /// The index of `$remote_user`; empty if no location has `auth_subrequest` or `auth_subrequest_copy_header`.
     pub(super) user_variables: Cell<Slice<usize>>,
+    /// The indices of the variables that `set` writes; see [`super::settings`].
+    pub(super) set_variables: Cell<Slice<usize>>,
+    /// Whether any variable can be written, once it is known; see [`super::settings`].
+    pub(super) any_writable: Cell<Option<bool>>,
     /// The paths that `auth_subrequest` names anywhere, each once.
     uris: RefCell<Vec<&'static [u8]>>,
     /// The headers that `auth_subrequest_copy_header` names anywhere, each once.
@@ -67,6 +71,8 @@ impl MainConf {
                 copies: Cell::new(false),
                 message_variables: Cell::new(Slice::EMPTY),
                 user_variables: Cell::new(Slice::EMPTY),
+                set_variables: Cell::new(Slice::EMPTY),
+                any_writable: Cell::new(None),
                 uris: RefCell::default(),
                 headers: RefCell::default(),
                 meters: OnceCell::new(),

@@ -59,7 +59,7 @@ impl<T> Mark<T> {
         let mut next = unsafe { (*pool).cleanup };
         std::iter::from_fn(move || loop {
             let cleanup = NonNull::<ngx_pool_cleanup_t>::new(next)?;
-            // SAFETY: a cleanup in the pool of the live request; nginx changes none of them before it destroys the pool.
+            // SAFETY: a cleanup in the pool of the live request; nothing else runs between this line and the last use.
             let cleanup = unsafe { cleanup.as_ref() };
             next = cleanup.next;
             if cleanup.handler.map(|handler| handler as usize) == Some(self.0 as usize) {

@@ -16,6 +16,7 @@ use super::copy::copy_headers_handler;
 use super::directives::COMMANDS;
 use super::reading::ConfReader;
 use super::server::AuthSrvConf;
+use super::settings::find_set_variables;
 use super::variables;
 use super::{discard, filters};
 use crate::ffi::nginx::guard::guard;
@@ -61,6 +62,10 @@ unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
         // SAFETY: nginx calls this with the configuration being read.
         let cf = unsafe { ConfReader::from_ptr(cf) };
         let Some(main) = MainConf::read_by(cf) else { return NGX_ERROR as ngx_int_t };
+        if main.authorises.get() {
+            let Some(found) = find_set_variables(cf) else { return NGX_ERROR as ngx_int_t };
+            main.set_variables.set(found);
+        }
         let add = |is_needed: bool, phase: u32, handler| {
             if is_needed {
                 add_handler(cf, phase, handler)

@@ -121,7 +121,7 @@ impl Request {
         self.has_bit(bits::INTERNAL)
     }
 
-    /// The value of an indexed variable, which a request and its subrequests share.
+    /// The value of an indexed variable, which a request and its subrequests share (an auth subrequest has its own).
     pub(crate) fn variable(self, index: usize) -> *mut ngx_http_variable_value_t {
         let values = get_field!(self.variables);
         // SAFETY: `r->variables` has an element for each index that `ngx_http_get_variable_index()` has returned.

@@ -2,7 +2,7 @@
 //! found one byte too early or too late, the next client would get the rest of this response.
 #![forbid(unsafe_code)]
 
-use keepalive::drain::{Drain, Framing, Progress, NotDrained};
+use keepalive::drain::{Drain, Framing, NotDrained, Progress};
 use keepalive::fastcgi::Records;
 
 use crate::input::Input;

@@ -2,8 +2,8 @@
 //! configuration allows, and never extend it.
 #![forbid(unsafe_code)]
 
-use keepalive::http1::keep_alive::{Hint, Margin};
 use keepalive::base::clock::Msec;
+use keepalive::http1::keep_alive::{Hint, Margin};
 use keepalive::reuse::lifetime::{Limits, NotKept, Returned};
 
 use crate::input::Input;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
 
 use keepalive::metrics::{
-    AuthMeter, Count, Decision, End, Generation, Meter, ServerCounters, QueueCount, Phase, Plan, QueueMeter, WorkerCounters,
-    ServerInfo, UpstreamInfo, BOUNDS, CLOSED, DECISIONS, NOT_STORED,
+    AuthMeter, Count, Decision, End, Generation, Meter, Phase, Plan, QueueCount, QueueMeter, ServerCounters,
+    ServerInfo, UpstreamInfo, WorkerCounters, BOUNDS, CLOSED, DECISIONS, NOT_STORED,
 };
 
 use crate::input::Input;
@@ -163,7 +163,11 @@ fn configuration(input: &mut Input<'_>) -> Configuration {
 }
 
 fn server(address: &[u8]) -> ServerInfo {
-    ServerInfo { address: address.to_vec(), text: String::from_utf8_lossy(address).into(), ..ServerInfo::default() }
+    ServerInfo {
+        address: address.to_vec(),
+        text: String::from_utf8_lossy(address).into(),
+        ..ServerInfo::default()
+    }
 }
 
 /// `None` if there is no memory left.

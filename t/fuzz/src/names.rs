@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
 
 use keepalive::base::memory::Text;
-use keepalive::metrics::{readable, Decision, End, Generation, Phase, Plan, ServerInfo, UpstreamInfo, Snapshot};
+use keepalive::metrics::{
+    readable, Decision, End, Generation, Phase, Plan, ServerInfo, Snapshot, UpstreamInfo,
+};
 use keepalive::status::{Format, Writer};
 use serde_json::Value;
 
@@ -46,7 +48,12 @@ fn plan(lines: Vec<&[u8]>) -> Plan {
             (b'a', _) if paths.insert(name) => auth.push(shown(name)),
             (b'u', _) if names.insert(name) => {
                 let queue = (name.len() % 2 == 1).then_some(7);
-                upstreams.push(UpstreamInfo { name: shown(name), queue, limit: 32, ..UpstreamInfo::default() });
+                upstreams.push(UpstreamInfo {
+                    name: shown(name),
+                    queue,
+                    limit: 32,
+                    ..UpstreamInfo::default()
+                });
             }
             (b's', Some(upstream)) => {
                 let (address, text) = (name.to_vec(), format!("unix:{}", shown(name)));

@@ -1,7 +1,7 @@
 //! The pool: any sequence of operations.
 #![forbid(unsafe_code)]
 
-use keepalive::pool::model::{agree, TestKey, PoolOp, SERVERS};
+use keepalive::pool::model::{agree, PoolOp, TestKey, SERVERS};
 use keepalive::pool::Limit;
 
 use crate::input::Input;

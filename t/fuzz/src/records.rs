@@ -1,7 +1,7 @@
 //! The records of FastCGI, read from all bytes at once (FastCGI 1.0, sections 3.3, 5.5 and 8).
 #![forbid(unsafe_code)]
 
-use keepalive::drain::{Progress, NotDrained};
+use keepalive::drain::{NotDrained, Progress};
 
 use crate::drain::Outcome;
 

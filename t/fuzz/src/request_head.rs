@@ -3,7 +3,9 @@
 //! client could send a request in the name of the next.
 #![forbid(unsafe_code)]
 
-use keepalive::http1::request_head::{asks_to_close, may_announce_body, says_close, AsksToClose, RequestHead};
+use keepalive::http1::request_head::{
+    asks_to_close, may_announce_body, says_close, AsksToClose, RequestHead,
+};
 
 pub fn target(data: &[u8]) {
     let expected = announced(data);
