@@ -10,6 +10,8 @@ use keepalive::ledger::{Ledger, LineKind, Server, Table};
 
 use crate::input::Input;
 
+mod killed;
+
 static WORDS: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
 
 /// How many servers the table is made for. Half of its places stay empty, so twice as many fit.
@@ -317,58 +319,6 @@ impl Model {
     }
 
     /// Removes what a worker has left behind at the servers, and returns it.
-    fn take_left(&mut self, worker: usize) -> Left {
-        let worker = &mut self.workers[worker];
-        worker.waits = [None; 2];
-        worker.rung = None;
-        let mut left = Vec::new();
-        for (server, cells) in &mut worker.cells {
-            if cells.requests > 0 {
-                let address = ADDRESSES[self.places[server].address].to_vec();
-                left.push((address, cells.requests));
-            }
-            *cells = Cells::default();
-        }
-        left
-    }
-
-    fn enter(&mut self, me: usize) {
-        self.pids += 1;
-        let alive = self.alive();
-        let mut left = Left::new();
-        self.workers[me].ledger.enter(
-            self.pids,
-            |pid| !alive.contains(&pid),
-            |_| false,
-            |address, requests| left.push((address.to_vec(), requests)),
-        );
-        let expected = if self.workers[me].known == 0 { Vec::new() } else { self.take_left(me) };
-        assert_eq!(left, expected);
-        (self.workers[me].pid, self.workers[me].known) = (self.pids, self.pids);
-    }
-
-    fn recover(&mut self, me: usize) {
-        let alive = self.alive();
-        let mut left = Left::new();
-        let ledger = &self.workers[me].ledger;
-        ledger.recover(
-            self.now,
-            |worker, pid, answers| {
-                assert_eq!(answers, self.answers(me, worker));
-                !alive.contains(&pid)
-            },
-            |address, requests| left.push((address.to_vec(), requests)),
-        );
-        let mut expected = Vec::new();
-        for worker in self.others(me) {
-            if self.workers[worker].pid == 0 && self.workers[worker].known != 0 {
-                expected.extend(self.take_left(worker));
-                self.workers[worker].known = 0;
-            }
-        }
-        assert_eq!(left, expected);
-    }
-
     fn alive(&self) -> Vec<u64> {
         self.workers.iter().map(|worker| worker.pid).filter(|pid| *pid != 0).collect()
     }

@@ -8,19 +8,17 @@ use std::sync::Arc;
 
 use keepalive::metrics::{
     AuthMeter, Count, Decision, End, Generation, Meter, Phase, Plan, QueueCount, QueueMeter, ServerCounters,
-    ServerInfo, UpstreamInfo, WorkerCounters, BOUNDS, CLOSED, DECISIONS, NOT_STORED,
+    WorkerCounters, BOUNDS, CLOSED, DECISIONS, NOT_STORED,
 };
 
 use crate::input::Input;
 
+mod configuration;
+
+use configuration::{configuration, server, Configuration, ADDRESSES, AUTH, UPSTREAMS};
+
 const MEMORY: usize = 1 << 14;
 static WORDS: [AtomicU64; MEMORY] = [const { AtomicU64::new(0) }; MEMORY];
-
-const ADDRESSES: [&[u8]; 6] = [b"server a, 16 b..", b"b", b"server c, 16 b..", b"dd", b"eee", b"f"];
-
-/// In each configuration, in any order. The first server is in both of them always.
-const UPSTREAMS: [&str; 2] = ["fixed", "changing"];
-const AUTH: [&str; 2] = ["/a", "/b"];
 
 const PHASES: [Phase; 3] = [Phase::Idle, Phase::Active, Phase::Draining];
 const COUNTS: [Count; 4] = [Count::Opened, Count::Reused, Count::Stale, Count::Repeats];
@@ -130,44 +128,6 @@ struct Model {
     queues: [([u64; 3], Times); 2],
     decisions: [([u64; DECIDED.len()], Times); 2],
     warned: BTreeSet<(usize, u32)>,
-}
-
-/// A configuration: the order, and which servers there are.
-struct Configuration {
-    plan: Plan,
-    servers: [BTreeSet<usize>; 2],
-}
-
-fn configuration(input: &mut Input<'_>) -> Configuration {
-    let (reversed, which) = (input.flag(), input.byte());
-    let addresses = |upstream: usize| -> BTreeSet<usize> {
-        let chosen = |address: &usize| which >> (address + upstream) & 1 == 1;
-        [0].into_iter().chain((1..4).filter(chosen)).collect()
-    };
-    let servers = [addresses(0), addresses(1)];
-    let upstream = |number: usize| UpstreamInfo {
-        name: UPSTREAMS[number].into(),
-        servers: servers[number].iter().map(|address| server(ADDRESSES[*address])).collect(),
-        changing: number == 1,
-        queue: Some(1),
-        ..UpstreamInfo::default()
-    };
-    let (mut upstreams, mut auth) = (vec![upstream(0), upstream(1)], AUTH.map(str::to_owned).to_vec());
-    if reversed {
-        upstreams.reverse();
-        auth.reverse();
-    }
-    let mut plan = Plan::new(upstreams, auth);
-    plan.room = 2;
-    Configuration { plan, servers }
-}
-
-fn server(address: &[u8]) -> ServerInfo {
-    ServerInfo {
-        address: address.to_vec(),
-        text: String::from_utf8_lossy(address).into(),
-        ..ServerInfo::default()
-    }
 }
 
 /// `None` if there is no memory left.
