@@ -167,13 +167,13 @@ impl AuthContext {
         self.uri.is_same(uri)
     }
 
-    /// Whether a location would send the same auth subrequest now, to the same effect. A context without an answer is only valid for the
-    /// location that has created it.
+    /// Whether a location would send the same auth subrequest now, to the same effect. A context without an answer is only
+    /// valid for the location that has created it.
     fn is_valid_for(&self, r: Request, conf: &LocConf) -> bool {
         let is_done = self.stage.get() == AuthStage::Done;
         let is_as_sent = || self.sent.get().matches(client_body(r).plan(conf.body as u64), r.method());
         (self.location == RequestLocation::of(r, conf) || is_done && is_as_sent())
-            && self.settings.are_as_in(r, self.sub.get())
+            && (!r.is_redirected() || self.settings.are_as_in(r, self.sub.get()))
     }
 
     /// The auth subrequest is sent.

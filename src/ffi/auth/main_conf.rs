@@ -34,8 +34,8 @@ pub(in super::super) struct MainConf {
     pub(super) user_variables: Cell<Slice<usize>>,
     /// The indices of the variables that `set` writes; see [`super::settings`].
     pub(super) set_variables: Cell<Slice<usize>>,
-    /// Whether any variable can be written, once it is known; see [`super::settings`].
-    pub(super) any_writable: Cell<Option<bool>>,
+    /// The indices of the variables that can be written, once they are known; see [`super::settings`].
+    pub(super) writable: OnceCell<Vec<usize>>,
     /// The paths that `auth_subrequest` names anywhere, each once.
     uris: RefCell<Vec<&'static [u8]>>,
     /// The headers that `auth_subrequest_copy_header` names anywhere, each once.
@@ -72,7 +72,7 @@ impl MainConf {
                 message_variables: Cell::new(Slice::EMPTY),
                 user_variables: Cell::new(Slice::EMPTY),
                 set_variables: Cell::new(Slice::EMPTY),
-                any_writable: Cell::new(None),
+                writable: OnceCell::new(),
                 uris: RefCell::default(),
                 headers: RefCell::default(),
                 meters: OnceCell::new(),

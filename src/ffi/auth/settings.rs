@@ -10,55 +10,60 @@ use nginx_sys::{
 };
 use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 
+use crate::base::memory::push;
+
 use super::main_conf::MainConf;
 use super::memory::allocate_for;
 use super::reading::{ConfReader, Slice};
 use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::request::Request;
 
-/// A copy of a request's indexed variables, in its pool; `None` if nothing was recorded.
-pub(super) struct Settings(Cell<Option<NonNull<ngx_http_variable_value_t>>>);
+/// The values of a request's writable variables at the moment of the decision.
+pub(super) struct Settings {
+    recorded: Cell<bool>,
+    /// A copy in the request's pool; `None` if none of the variables had been used.
+    copy: Cell<Option<NonNull<ngx_http_variable_value_t>>>,
+}
 
 impl Settings {
     pub(super) const fn new() -> Self {
-        Self(Cell::new(None))
+        Self { recorded: Cell::new(false), copy: Cell::new(None) }
     }
 
     /// Records the present values. `None` if there is no memory.
     pub(super) fn record(&self, r: Request) -> Option<()> {
-        let all = indexed_variables(r);
-        if !any_writable(r, all) {
-            return Some(());
+        let writable = writable(r)?;
+        self.recorded.set(true);
+        if self.copy.get().is_none() {
+            if !writable.iter().any(|index| is_evaluated(value(r, *index))) {
+                return Some(());
+            }
+            self.copy.set(Some(allocate_for::<ngx_http_variable_value_t>(r, writable.len())?));
         }
-        let copy = match self.0.get() {
-            Some(copy) => copy,
-            None => allocate_for::<ngx_http_variable_value_t>(r, all.len())?,
-        };
-        let values = NonNull::new(r.variable(0))?;
-        // SAFETY: a request has a value for each indexed variable, and the copy was allocated for as many.
-        unsafe { copy.copy_from_nonoverlapping(values, all.len()) };
-        self.0.set(Some(copy));
+        let copy = self.copy.get()?;
+        for (at, index) in writable.iter().enumerate() {
+            // SAFETY: the copy was allocated with an element for each writable variable.
+            let place = unsafe { copy.add(at) };
+            // SAFETY: a value of the live request, and nobody writes it while this runs.
+            let value = unsafe { r.variable(*index).read() };
+            // SAFETY: an element of the copy.
+            unsafe { place.write(value) };
+        }
         Some(())
     }
 
     /// Whether no variable has got a value that differs from the recorded one, or, without one, from the value that the auth
     /// subrequest `sub` has used. True if nothing was recorded.
     pub(super) fn are_as_in(&self, r: Request, sub: Option<Request>) -> bool {
-        let Some(copy) = self.0.get() else { return true };
-        let set_over_prefix = set_over_prefix(r);
-        indexed_variables(r).iter().enumerate().all(|(index, variable)| {
-            if !is_writable(index, variable, set_over_prefix) {
-                return true;
-            }
-            // SAFETY: the copy has an element for each indexed variable.
-            let recorded = unsafe { copy.add(index) };
+        let Some(writable) = writable(r).filter(|_| self.recorded.get()) else { return true };
+        writable.iter().enumerate().all(|(at, index)| {
+            // SAFETY: the copy has an element for each writable variable.
+            let recorded = self.copy.get().map(|copy| unsafe { copy.add(at) });
             // SAFETY: `record` has written the element, and nobody writes it while this runs.
-            let recorded = unsafe { recorded.as_ref() };
-            // SAFETY: a value of the live request, and nobody writes it while this runs.
-            let present = unsafe { &*r.variable(index) };
-            // SAFETY: a value of the auth subrequest, which lives as long as its main request; nobody writes it meanwhile.
-            let used = sub.map(|sub| unsafe { &*sub.variable(index) });
-            let before = [Some(recorded), used].into_iter().flatten().find(|value| is_evaluated(value));
+            let recorded = recorded.map(|recorded| unsafe { recorded.as_ref() });
+            let used = sub.map(|sub| value(sub, *index));
+            let before = [recorded, used].into_iter().flatten().find(|value| is_evaluated(value));
+            let present = value(r, *index);
             // nginx marks a value that it computes anew for each use; a value that was written has no mark.
             let is_computed = present.valid() == 0 || present.no_cacheable() != 0;
             is_computed || before.is_none_or(|before| text(before) == text(present))
@@ -66,31 +71,33 @@ impl Settings {
     }
 }
 
-/// Whether something may write the value of a variable: `set`, a name in a regular expression, another module. nginx may compute
-/// it too, if it is used before it is written. (A variable with a set handler, such as `$args`, has no value of its own.)
-fn is_writable(index: usize, variable: &ngx_http_variable_t, set_over_prefix: &[usize]) -> bool {
-    let is_changeable = variable.flags & NGX_HTTP_VAR_CHANGEABLE as usize != 0;
-    variable.set_handler.is_none() && (is_changeable || set_over_prefix.contains(&index))
+/// The value of an indexed variable. The reference is not used once nginx, or anything that writes variables, is called.
+fn value<'a>(r: Request, index: usize) -> &'a ngx_http_variable_value_t {
+    // SAFETY: a value of a live request (a subrequest lives as long as its main request); nobody writes it meanwhile.
+    unsafe { &*r.variable(index) }
 }
 
-fn any_writable(r: Request, all: &[ngx_http_variable_t]) -> bool {
-    let Some(main) = MainConf::of(r) else { return false };
-    if let Some(known) = main.any_writable.get() {
-        return known;
+/// The indices of the variables whose values something may write: `set`, a name in a regular expression, another module. nginx
+/// may compute them too, if they are used before they are written. (A variable with a set handler, such as `$args`, has no
+/// value of its own.) The first request looks for them. `None` if there is no memory.
+fn writable<'a>(r: Request) -> Option<&'a [usize]> {
+    let main = MainConf::of(r)?;
+    if let Some(known) = main.writable.get() {
+        return Some(known);
     }
-    let set_over_prefix = set_over_prefix(r);
-    let found = all.iter().enumerate().any(|(index, variable)| is_writable(index, variable, set_over_prefix));
-    main.any_writable.set(Some(found));
-    found
+    let set = main.set_variables.get().as_slice();
+    let mut found = Vec::new();
+    for (index, variable) in indexed_variables(r).iter().enumerate() {
+        let is_changeable = variable.flags & NGX_HTTP_VAR_CHANGEABLE as usize != 0;
+        if variable.set_handler.is_none() && (is_changeable || set.contains(&index)) {
+            push(&mut found, index)?;
+        }
+    }
+    Some(main.writable.get_or_init(|| found))
 }
 
-/// The variables that `set` writes although their names begin as those that nginx computes (`$http_...`, `$cookie_...`): nginx
-/// forgets that they can be written.
-fn set_over_prefix(r: Request) -> &'static [usize] {
-    MainConf::of(r).map_or(&[], |main| main.set_variables.get().as_slice())
-}
-
-/// The indices of all variables that `set` writes and no other directive defines. `None` if there is no memory.
+/// The indices of the variables that `set` writes and no other directive defines. nginx forgets that they can be written if
+/// their names begin as those that it computes (`$http_...`, `$cookie_...`). `None` if there is no memory.
 pub(super) fn find_set_variables(cf: ConfReader) -> Option<Slice<usize>> {
     // SAFETY: a handle points at the live `ngx_conf_t`; nothing changes the core's configuration meanwhile.
     let main = NgxHttpCoreModule::main_conf(unsafe { &*cf.as_ptr() })?;
