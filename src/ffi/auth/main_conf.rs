@@ -33,7 +33,7 @@ pub(in super::super) struct MainConf {
     /// The index of `$remote_user`; empty if no location has `auth_subrequest` or `auth_subrequest_copy_header`.
     pub(super) user_variables: Cell<Slice<usize>>,
     /// The indices of the variables that `set` writes; see [`super::settings`].
-    pub(super) set_variables: Cell<Slice<usize>>,
+    pub(super) set_variables: OnceCell<Vec<usize>>,
     /// The indices of the variables that can be written, once they are known; see [`super::settings`].
     pub(super) writable: OnceCell<Vec<usize>>,
     /// The paths that `auth_subrequest` names anywhere, each once.
@@ -71,7 +71,7 @@ impl MainConf {
                 copies: Cell::new(false),
                 message_variables: Cell::new(Slice::EMPTY),
                 user_variables: Cell::new(Slice::EMPTY),
-                set_variables: Cell::new(Slice::EMPTY),
+                set_variables: OnceCell::new(),
                 writable: OnceCell::new(),
                 uris: RefCell::default(),
                 headers: RefCell::default(),

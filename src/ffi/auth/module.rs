@@ -64,7 +64,7 @@ unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
         let Some(main) = MainConf::read_by(cf) else { return NGX_ERROR as ngx_int_t };
         if main.authorises.get() {
             let Some(found) = find_set_variables(cf) else { return NGX_ERROR as ngx_int_t };
-            main.set_variables.set(found);
+            main.set_variables.get_or_init(|| found);
         }
         let add = |is_needed: bool, phase: u32, handler| {
             if is_needed {

@@ -14,7 +14,7 @@ use crate::base::memory::push;
 
 use super::main_conf::MainConf;
 use super::memory::allocate_for;
-use super::reading::{ConfReader, Slice};
+use super::reading::ConfReader;
 use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::request::Request;
 
@@ -85,7 +85,7 @@ fn writable<'a>(r: Request) -> Option<&'a [usize]> {
     if let Some(known) = main.writable.get() {
         return Some(known);
     }
-    let set = main.set_variables.get().as_slice();
+    let set = main.set_variables.get().map_or(&[][..], Vec::as_slice);
     let mut found = Vec::new();
     for (index, variable) in indexed_variables(r).iter().enumerate() {
         let is_changeable = variable.flags & NGX_HTTP_VAR_CHANGEABLE as usize != 0;
@@ -98,16 +98,16 @@ fn writable<'a>(r: Request) -> Option<&'a [usize]> {
 
 /// The indices of the variables that `set` writes and no other directive defines. nginx forgets that they can be written if
 /// their names begin as those that it computes (`$http_...`, `$cookie_...`). `None` if there is no memory.
-pub(super) fn find_set_variables(cf: ConfReader) -> Option<Slice<usize>> {
+pub(super) fn find_set_variables(cf: ConfReader) -> Option<Vec<usize>> {
     // SAFETY: a handle points at the live `ngx_conf_t`; nothing changes the core's configuration meanwhile.
     let main = NgxHttpCoreModule::main_conf(unsafe { &*cf.as_ptr() })?;
     // SAFETY: null, or the names of the variables, which nginx frees after it has called all `postconfiguration`.
-    let Some(names) = (unsafe { main.variables_keys.as_ref() }) else { return Some(Slice::EMPTY) };
+    let Some(names) = (unsafe { main.variables_keys.as_ref() }) else { return Some(Vec::new()) };
     // SAFETY: an array of such names, and nobody adds to it meanwhile.
     let keys: &[ngx_hash_key_t] = unsafe { names.keys.as_slice() };
     // SAFETY: an array of such variables, and nobody adds to it meanwhile.
     let indexed: &[ngx_http_variable_t] = unsafe { main.variables.as_slice() };
-    let mut found = Slice::EMPTY;
+    let mut found = Vec::new();
     for key in keys {
         // SAFETY: the value of each name is its variable, in the pool of the cycle.
         let variable = unsafe { &*key.value.cast::<ngx_http_variable_t>() };
@@ -115,7 +115,7 @@ pub(super) fn find_set_variables(cf: ConfReader) -> Option<Slice<usize>> {
         let is_set = variable.flags & NGX_HTTP_VAR_WEAK as usize != 0;
         let name = |index: &usize| indexed.get(*index).map(|variable| variable.name.as_bytes());
         if is_set && name(&variable.data) == Some(variable.name.as_bytes()) {
-            found = found.with(cf, variable.data)?;
+            push(&mut found, variable.data)?;
         }
     }
     Some(found)
