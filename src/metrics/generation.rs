@@ -12,10 +12,10 @@ use std::sync::Arc;
 use crate::base::memory::{collect, is_spare, push};
 
 use super::index::Index;
-use super::plan::{Plan, ServerInfo, GONE, OTHER, QUEUE, SERVERS};
-use super::snapshot::{add_auth, add_queue, each_server, Describe, Snapshot, Target};
+use super::plan::{Plan, ServerInfo, GONE, HANDOVER, OTHER, QUEUE, SERVERS};
+use super::snapshot::{add_auth, add_handover, add_queue, each_server, Describe, Snapshot, Target};
 use super::worker_counters::{settle, WorkerCounters};
-use super::{add, AuthMeter, AUTH_CELLS, QUEUE_CELLS, SERVER_CELLS};
+use super::{add, AuthMeter, AUTH_CELLS, HANDOVER_CELLS, QUEUE_CELLS, SERVER_CELLS};
 
 /// The counters of one configuration, and of the configurations before it. The master makes it, its workers inherit it.
 pub struct Generation {
@@ -187,6 +187,9 @@ impl Memory {
             let mut queue = [0; QUEUE_CELLS];
             add_queue(&past.memory, &[], *number, &mut queue);
             add_all(&words[QUEUE..], &queue);
+            let mut handover = [0; HANDOVER_CELLS];
+            add_handover(&past.memory, *number, &mut handover);
+            add_all(&words[HANDOVER..], &handover);
         }
         let auth = column[self.plan.first_auth()..].chunks_exact(AUTH_CELLS);
         for (words, number) in auth.zip(&past.auth) {

@@ -1,11 +1,11 @@
-//! The counters of the pools: the connections of each server and why they ended, the requests in the queues, and the
-//! decisions of `auth_subrequest`.
+//! The counters of the pools: the connections of each server and why they ended, those that workers hand over to each other,
+//! the requests in the queues, and the decisions of `auth_subrequest`.
 //!
 //! ```text
 //!   a generation: the memory of one configuration, shared by its workers
 //!
 //!   head | process of worker 0, 1, ..  | for each upstream: the warnings that were written
-//!   worker 0 | upstream a: queue, other, gone, server 1, 2, .. | upstream b: ..  | auth /a, /b, ..
+//!   worker 0 | upstream a: queue, handover, other, gone, server 1, 2, .. | upstream b: ..  | auth /a, /b, ..
 //!   worker 1 | the same
 //!   folded   | the same: the sums of former generations whose workers have all ended
 //! ```
@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod generation;
+mod handover;
 mod histogram;
 mod index;
 mod plan;
@@ -26,7 +27,10 @@ mod worker_counters;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use handover::HANDOVER_CELLS;
+
 pub use generation::{Generation, Worker};
+pub use handover::{Dropped, Handover, HandoverCount, HandoverMeter, DROPPED};
 pub use histogram::{Histogram, BOUNDS};
 pub use plan::{readable, Plan, ServerInfo, UpstreamInfo};
 pub use snapshot::{Describe, Row, Snapshot, GONE_LABEL};
@@ -54,6 +58,10 @@ pub enum Count {
     Stale,
     /// Requests on such connections that were sent again over a new connection to the same server.
     Repeats,
+    /// Connections handed over to another worker.
+    Given,
+    /// Connections taken over from another worker.
+    Taken,
 }
 
 /// Why a connection ended.
@@ -179,10 +187,10 @@ pub const DECISIONS: [&str; 5] = ["allowed", "denied", "failed", "timed_out", "f
 pub const PHASES: [&str; 3] = ["idle", "active", "draining"];
 
 // Cells of a server: the phases, the counts, the ends. Then the cells of a queue and of a decision.
-const FIRST_END: usize = Count::Repeats as usize + 1;
+const FIRST_END: usize = Count::Taken as usize + 1;
 const FIRST_NOT_STORED: usize = FIRST_END + CLOSED.len();
-/// Four cache lines: no two workers share one.
-const SERVER_CELLS: usize = 32;
+/// Five cache lines: no two workers share one.
+const SERVER_CELLS: usize = 40;
 const QUEUE_TIMES: usize = QueueCount::Timeouts as usize + 1;
 const AUTH_TIMES: usize = DECISIONS.len();
 const QUEUE_CELLS: usize = 24;
@@ -267,6 +275,18 @@ impl Meter {
     pub fn end(self, from: Phase, why: End) {
         add(&self.0[from as usize], u64::MAX);
         add(&self.0[FIRST_END + why as usize], 1);
+    }
+
+    /// An idle connection is handed over to another worker. It has not ended.
+    pub fn give(self) {
+        add(&self.0[Phase::Idle as usize], u64::MAX);
+        add(&self.0[Count::Given as usize], 1);
+    }
+
+    /// A connection is taken over from another worker, and is idle. It is not opened.
+    pub fn take(self) {
+        add(&self.0[Phase::Idle as usize], 1);
+        add(&self.0[Count::Taken as usize], 1);
     }
 
     /// Adds one to a counter.

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use crate::base::memory::{collect, copy, owned, push};
 
 use super::generation::{Generation, Memory, Past};
+use super::handover::Handover;
 use super::histogram::Histogram;
-use super::plan::{Plan, ServerInfo, GONE, OTHER, QUEUE, SERVERS};
+use super::plan::{Plan, ServerInfo, GONE, HANDOVER, OTHER, QUEUE, SERVERS};
 use super::worker_counters::{read, settled};
 use super::{
-    QueueCount, ServerCounters, AUTH_CELLS, AUTH_TIMES, DECISIONS, QUEUE_CELLS, QUEUE_TIMES, SERVER_CELLS,
+    QueueCount, ServerCounters, AUTH_CELLS, AUTH_TIMES, DECISIONS, HANDOVER_CELLS, QUEUE_CELLS, QUEUE_TIMES,
+    SERVER_CELLS,
 };
 
 /// Where the counters of a server go.
@@ -161,6 +163,18 @@ impl Snapshot {
         (move |what| cells[what as usize], times)
     }
 
+    /// The counters of the handover in an upstream.
+    pub fn handover(&self, upstream: usize) -> Handover {
+        let mut cells = [0; HANDOVER_CELLS];
+        add_handover(&self.generation.own, upstream, &mut cells);
+        for (past, _) in self.past() {
+            if let Some(Some((number, _))) = past.upstreams.get(upstream) {
+                add_handover(&past.memory, *number, &mut cells);
+            }
+        }
+        Handover(cells)
+    }
+
     /// The numbers of decisions, by their names, and the durations.
     pub fn auth(&self, uri: usize) -> (impl Iterator<Item = (&'static str, u64)>, Histogram) {
         let mut cells = [0; AUTH_CELLS];
@@ -244,6 +258,17 @@ pub(super) fn add_queue(from: &Memory, alive: &[bool], upstream: usize, cells: &
             if number != QueueCount::Size as usize || is_alive {
                 *to = to.wrapping_add(word.load(Relaxed));
             }
+        }
+    }
+}
+
+/// Adds the cells of the handover in all columns to `cells`.
+pub(super) fn add_handover(from: &Memory, upstream: usize, cells: &mut [u64; HANDOVER_CELLS]) {
+    let Some((at, _)) = from.places.get(upstream) else { return };
+    for worker in 0..=from.workers {
+        let words = &from.column(worker)[at + HANDOVER..];
+        for (to, word) in cells.iter_mut().zip(words) {
+            *to = to.wrapping_add(word.load(Relaxed));
         }
     }
 }

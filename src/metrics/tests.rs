@@ -102,6 +102,93 @@ fn a_connection_is_in_one_phase_or_has_one_end() {
     assert_eq!((numbers.count(Count::Opened), numbers.requests()), (5, 7));
 }
 
+/// The sum of all rows of the first upstream, and its handover.
+fn handed_over(generation: &Arc<Generation>, alive: &'static [u64]) -> (ServerCounters, Handover) {
+    let is_alive = |process| alive.contains(&process);
+    let snapshot = generation.snapshot(is_alive, &|_, address| Some(server(address))).unwrap();
+    let mut sum = ServerCounters::default();
+    for row in snapshot.rows(0).unwrap() {
+        let it = &row.counters;
+        let ends = it.closed().chain(it.not_stored()).map(|(_, number)| number).sum::<u64>();
+        let phases = [Phase::Idle, Phase::Active, Phase::Draining].map(|phase| it.phase(phase));
+        let held = it.count(Count::Opened) + it.count(Count::Taken) - it.count(Count::Given);
+        assert_eq!(held, phases.iter().sum::<u64>() + ends);
+        sum.add(it);
+    }
+    (sum, snapshot.handover(0))
+}
+
+#[test]
+fn a_connection_that_is_handed_over_is_neither_closed_nor_opened() {
+    let it = generation(vec![upstream("u", &[A], true)], 2, None, &[]);
+    let workers = [it.enter(0, 10).unwrap(), it.enter(1, 11).unwrap()];
+    let [from, to] = [&workers[0].upstreams[0], &workers[1].upstreams[0]];
+    for address in [A, A, A, B, B] {
+        keep(from.meter(address).unwrap());
+        from.meter(address).unwrap().give();
+    }
+    let (sum, handover) = handed_over(&it, &[10, 11]);
+    assert_eq!((sum.count(Count::Given), sum.count(Count::Taken), sum.phase(Phase::Idle)), (5, 0, 0));
+    assert_eq!(handover.in_transit(&sum), 5);
+    [A, A, B].into_iter().for_each(|address| to.meter(address).unwrap().take());
+    to.handover().unwrap().drop(Dropped::Limit);
+    to.meter(A).unwrap().reuse();
+    to.meter(A).unwrap().end(Phase::Active, End::Failed);
+    let (sum, handover) = handed_over(&it, &[10, 11]);
+    assert_eq!((sum.count(Count::Opened), sum.requests()), (5, 6));
+    assert_eq!((sum.count(Count::Given), sum.count(Count::Taken), sum.phase(Phase::Idle)), (5, 3, 2));
+    assert_eq!(handover.in_transit(&sum), 1);
+    // What was handed over to a worker ends with it; what was on its way to it does not arrive.
+    let (sum, handover) = handed_over(&it, &[10]);
+    assert_eq!((sum.phase(Phase::Idle), sum.closed().map(|end| end.1).sum::<u64>()), (0, 2));
+    assert_eq!(handover.in_transit(&sum), 1);
+    // Readers may see that a connection has arrived before they see that it was given.
+    to.handover().unwrap().drop(Dropped::Expired);
+    to.handover().unwrap().drop(Dropped::Expired);
+    let (sum, handover) = handed_over(&it, &[10, 11]);
+    assert_eq!(handover.in_transit(&sum), 0);
+}
+
+#[test]
+fn counts_of_the_handover_survive_workers_and_reloads() {
+    let first = generation(vec![upstream("gone", &[A], false), upstream("u", &[A, B], false)], 2, None, &[]);
+    for process in 0..2 {
+        let counters = &first.enter(process, 10 + process as u64).unwrap().upstreams[1];
+        let handover = counters.handover().unwrap();
+        handover.ask();
+        handover.ask();
+        handover.answer();
+        handover.drop(Dropped::Disabled);
+        handover.drop(Dropped::Invalid);
+        keep(counters.meter(B).unwrap());
+        counters.meter(B).unwrap().give();
+    }
+    // In place of the first one, which was killed.
+    first.enter(0, 12).unwrap().upstreams[1].handover().unwrap().drop(Dropped::Invalid);
+    let dropped = |handover: &Handover| handover.dropped().filter(|it| it.1 > 0).collect::<Vec<_>>();
+    // B has left the upstream. The old workers run, or have ended.
+    for alive in [&[11, 12][..], &[]] {
+        let second = generation(vec![upstream("u", &[A], false)], 1, Some(&first), alive);
+        let worker = second.enter(0, 20).unwrap();
+        worker.upstreams[0].meter(A).unwrap().take();
+        worker.upstreams[0].handover().unwrap().ask();
+        let (sum, handover) = handed_over(&second, &[20]);
+        assert_eq!((handover.count(HandoverCount::Asked), handover.count(HandoverCount::Answered)), (5, 2));
+        assert_eq!(dropped(&handover), [("disabled", 2), ("invalid", 3)]);
+        assert_eq!((sum.count(Count::Given), sum.count(Count::Taken)), (2, 1));
+    }
+}
+
+#[test]
+fn tells_which_servers_are_configured() {
+    let it = generation(vec![upstream("u", &[A, B], true), upstream("v", &[C], false)], 1, None, &[]);
+    let worker = it.enter(0, 10).unwrap();
+    let [first, second] = [&worker.upstreams[0], &worker.upstreams[1]];
+    keep(first.meter(C).unwrap());
+    assert_eq!([A, B, C, b""].map(|address| first.is_configured(address)), [true, true, false, false]);
+    assert_eq!([A, B, C].map(|address| second.is_configured(address)), [false, false, true]);
+}
+
 #[test]
 fn the_phases_of_a_dead_worker_vanish_but_not_its_counts() {
     let it = generation(vec![upstream("u", &[A], true)], 2, None, &[]);

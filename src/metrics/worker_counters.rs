@@ -16,8 +16,10 @@ use crate::base::address::MAX_ADDRESS;
 use crate::base::hash::words_of;
 
 use super::generation::Memory;
-use super::plan::{UpstreamInfo, GONE, OTHER, QUEUE, SERVERS};
-use super::{add, End, Meter, QueueMeter, FIRST_END, PHASES, QUEUE_CELLS, SERVER_CELLS};
+use super::plan::{UpstreamInfo, GONE, HANDOVER, OTHER, QUEUE, SERVERS};
+use super::{
+    add, End, HandoverMeter, Meter, QueueMeter, FIRST_END, HANDOVER_CELLS, PHASES, QUEUE_CELLS, SERVER_CELLS,
+};
 
 // Offsets of the words of a place.
 const CHANGES: usize = 0;
@@ -62,10 +64,21 @@ impl WorkerCounters {
         }
     }
 
+    /// Whether the server at an address is one of the upstream's configured servers.
+    pub fn is_configured(&self, address: &[u8]) -> bool {
+        self.memory.find(self.number, address).is_some()
+    }
+
     /// The counters of the queue.
     pub fn queue(&self) -> Option<QueueMeter> {
         let words = self.words.get(QUEUE..)?.first_chunk::<QUEUE_CELLS>();
         words.map(QueueMeter)
+    }
+
+    /// The counters of the handover.
+    pub fn handover(&self) -> Option<HandoverMeter> {
+        let words = self.words.get(HANDOVER..)?.first_chunk::<HANDOVER_CELLS>();
+        words.map(HandoverMeter)
     }
 
     /// The common counters of all servers that have none of their own.

@@ -311,7 +311,7 @@ $nginx->stop;
             "zone: $size is too small";
     }
     my ($needed) = $says->("keepalive_zone 1;\n$site") =~ /(\d+)k are needed/;
-    cmp_ok abs($needed * 1024 - 4 * (10 * 256 + 704)), '<=', 1024, 'zone: what is needed is what the documentation says';
+    cmp_ok abs($needed * 1024 - 4 * (10 * 320 + 960)), '<=', 1024, 'zone: what is needed is what the documentation says';
     is $says->("keepalive_zone ${needed}k;\n$site"), 'accepted', 'zone: what was said is enough';
     like $says->('keepalive_zone ' . ($needed - 1) . "k;\n$site"), qr/^refused: "keepalive_zone" of \d+ bytes is too small, ${needed}k/,
         'zone: less is not';
