@@ -1,5 +1,5 @@
-//! The counters of all workers: their sums are exact over reloads and killed workers, a connection is in one phase or has one
-//! end, and gauges count only for live workers.
+//! The counters of all workers: their sums are exact over reloads and killed workers, a connection is in one phase or in
+//! transit or has one end, and gauges count only for live workers.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,21 +7,26 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
 
 use keepalive::metrics::{
-    AuthMeter, Count, Decision, End, Generation, Meter, Phase, Plan, QueueCount, QueueMeter, ServerCounters,
-    WorkerCounters, BOUNDS, CLOSED, DECISIONS, NOT_STORED,
+    AuthMeter, Count, Decision, End, Generation, Meter, Phase, Plan, QueueCount, ServerCounters,
+    WorkerCounters, CLOSED, DECISIONS, NOT_STORED,
 };
 
 use crate::input::Input;
 
 mod configuration;
+mod handover;
+mod times;
 
 use configuration::{configuration, server, Configuration, ADDRESSES, AUTH, UPSTREAMS};
+use handover::HandedOver;
+use times::{wait, Times};
 
 const MEMORY: usize = 1 << 14;
 static WORDS: [AtomicU64; MEMORY] = [const { AtomicU64::new(0) }; MEMORY];
 
 const PHASES: [Phase; 3] = [Phase::Idle, Phase::Active, Phase::Draining];
-const COUNTS: [Count; 4] = [Count::Opened, Count::Reused, Count::Stale, Count::Repeats];
+const COUNTS: [Count; 6] =
+    [Count::Opened, Count::Reused, Count::Stale, Count::Repeats, Count::Given, Count::Taken];
 
 const ENDS: [End; 25] = [
     End::Timeout,
@@ -95,26 +100,6 @@ struct Process {
     waiting: [u64; 2],
 }
 
-#[derive(Default)]
-struct Times {
-    at_most: [u64; BOUNDS.len()],
-    count: u64,
-    sum: u64,
-}
-
-impl Times {
-    fn observe(&mut self, time: usize) {
-        let bounds = self.at_most.iter_mut().zip(BOUNDS);
-        bounds.filter(|(_, bound)| time as u64 <= *bound).for_each(|(at_most, _)| *at_most += 1);
-        self.count += 1;
-        self.sum += time as u64;
-    }
-
-    fn compare(&self, times: &keepalive::metrics::Histogram) {
-        assert_eq!((times.at_most, times.count, times.sum), (self.at_most, self.count, self.sum));
-    }
-}
-
 struct Model {
     generation: Arc<Generation>,
     workers: usize,
@@ -126,6 +111,7 @@ struct Model {
     counted: BTreeMap<(usize, usize), Counted>,
     /// Requests, overflows and timeouts, and waiting times.
     queues: [([u64; 3], Times); 2],
+    handed_over: [HandedOver; 2],
     decisions: [([u64; DECIDED.len()], Times); 2],
     warned: BTreeSet<(usize, u32)>,
 }
@@ -157,6 +143,7 @@ impl Model {
             pids: 0,
             counted: BTreeMap::new(),
             queues: Default::default(),
+            handed_over: Default::default(),
             decisions: Default::default(),
             warned: BTreeSet::new(),
         };
@@ -190,7 +177,7 @@ impl Model {
     }
 
     fn act(&mut self, input: &mut Input<'_>, memory: &mut &'static [AtomicU64]) {
-        let op = input.below(12);
+        let op = input.below(15);
         match op {
             9 => return self.reload(input, memory),
             10 => return self.compare(),
@@ -216,7 +203,7 @@ impl Model {
                     phase: Phase::Active,
                 });
             }
-            2..=5 if !process.connections.is_empty() => self.act_on_connection(op, at, input),
+            2..=5 | 12 if !process.connections.is_empty() => self.act_on_connection(op, at, input),
             6 => {
                 let queue = process.counters[which].queue().expect("each has the place");
                 let waited = usize::from(input.byte()) * 300;
@@ -231,6 +218,21 @@ impl Model {
             11 => {
                 let warning = u32::from(input.byte()) % 64;
                 assert_eq!(self.generation.warns(which, warning), self.warned.insert((which, warning)));
+            }
+            13 => {
+                let counters = &process.counters[which];
+                let handover = counters.handover().expect("each has the place");
+                if let Some(address) = self.handed_over[which].arrive(handover, input) {
+                    let meter = counters.meter(ADDRESSES[address]).expect("some place");
+                    meter.take();
+                    self.counted.entry((which, address)).or_default().counts[5] += 1;
+                    let phase = Phase::Idle;
+                    process.connections.push(Connection { upstream: which, address, meter, phase });
+                }
+            }
+            14 => {
+                let handover = process.counters[which].handover().expect("each has the place");
+                self.handed_over[which].ask(handover, input.flag());
             }
             _ => {}
         }
@@ -258,6 +260,14 @@ impl Model {
                 let end = input.below(ENDS.len());
                 meter.end(phase, ENDS[end]);
                 self.counted.entry((upstream, address)).or_default().ends[end] += 1;
+            }
+            12 => {
+                if process.connections[nth].phase == Phase::Idle {
+                    let Connection { upstream, address, meter, .. } = process.connections.swap_remove(nth);
+                    meter.give();
+                    self.counted.entry((upstream, address)).or_default().counts[4] += 1;
+                    self.handed_over[upstream].in_transit.push(address);
+                }
             }
             _ => {
                 let Connection { upstream, address, meter, .. } = process.connections[nth];
@@ -305,6 +315,7 @@ impl Model {
             let mut sum = ServerCounters::default();
             rows.iter().for_each(|row| sum.add(&row.counters));
             self.compare_numbers(&sum, |of, _| of == which);
+            self.handed_over[which].compare(&view.handover(at), &sum);
             // No counter has become negative to compensate for another one.
             for row in &rows {
                 assert!(PHASES.iter().all(|phase| row.counters.phase(*phase) < 1 << 32));
@@ -355,7 +366,8 @@ impl Model {
             let expected = all.iter().filter(|it| **it == phase).count();
             assert_eq!(numbers.phase(phase), expected as u64, "{phase:?}");
         }
-        assert_eq!(connections(numbers), numbers.count(Count::Opened));
+        let held = numbers.count(Count::Opened) + numbers.count(Count::Taken) - numbers.count(Count::Given);
+        assert_eq!(connections(numbers), held);
         assert_eq!(numbers.requests(), numbers.count(Count::Opened) + numbers.count(Count::Reused));
     }
 }
@@ -364,28 +376,4 @@ impl Model {
 fn connections(numbers: &ServerCounters) -> u64 {
     let ends = numbers.closed().chain(numbers.not_stored()).map(|(_, number)| number);
     ends.chain(PHASES.map(|phase| numbers.phase(phase))).fold(0, u64::wrapping_add)
-}
-
-fn wait(queue: QueueMeter, what: usize, waited: usize, waiting: &mut u64, counted: &mut ([u64; 3], Times)) {
-    let ([requests, overflows, timeouts], times) = counted;
-    match what {
-        0 => {
-            queue.begin();
-            *waiting += 1;
-            *requests += 1;
-        }
-        1 if *waiting > 0 => {
-            queue.end(waited);
-            *waiting -= 1;
-            times.observe(waited);
-        }
-        2 => {
-            queue.overflow();
-            *overflows += 1;
-        }
-        _ => {
-            queue.time_out();
-            *timeouts += 1;
-        }
-    }
 }
