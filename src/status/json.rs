@@ -7,7 +7,7 @@ use std::fmt::Display;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::base::memory::Text;
-use crate::metrics::{Count, Phase, QueueCount, Row, ServerCounters, Snapshot};
+use crate::metrics::{Count, HandoverCount, Phase, QueueCount, Row, ServerCounters, Snapshot};
 
 use super::buckets;
 
@@ -129,6 +129,7 @@ impl Serialize for UpstreamJson<'_> {
         map.serialize_entry("limit", &plan.limit)?;
         map.serialize_entry("per_server", &plan.per_server)?;
         numbers(&mut map, &self.sum)?;
+        map.serialize_entry("handover", &HandoverJson(self))?;
         if let Some(max_size) = plan.queue {
             let (snapshot, number) = (self.snapshot, self.number);
             map.serialize_entry("queue", &QueueJson { snapshot, number, max_size })?;
@@ -168,10 +169,26 @@ fn numbers<M: SerializeMap>(map: &mut M, numbers: &ServerCounters) -> Result<(),
     map.serialize_entry("requests", &numbers.requests())?;
     map.serialize_entry("opened", &numbers.count(Count::Opened))?;
     map.serialize_entry("reused", &numbers.count(Count::Reused))?;
+    map.serialize_entry("given", &numbers.count(Count::Given))?;
+    map.serialize_entry("taken", &numbers.count(Count::Taken))?;
     map.serialize_entry("stale", &numbers.count(Count::Stale))?;
     map.serialize_entry("repeats", &numbers.count(Count::Repeats))?;
     map.serialize_entry("closed", &Map(|| numbers.closed()))?;
     map.serialize_entry("not_stored", &Map(|| numbers.not_stored()))
+}
+
+struct HandoverJson<'a>(&'a UpstreamJson<'a>);
+
+impl Serialize for HandoverJson<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let handover = self.0.snapshot.handover(self.0.number);
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("in_transit", &handover.in_transit(&self.0.sum))?;
+        map.serialize_entry("asked", &handover.count(HandoverCount::Asked))?;
+        map.serialize_entry("answered", &handover.count(HandoverCount::Answered))?;
+        map.serialize_entry("dropped", &Map(|| handover.dropped()))?;
+        map.end()
+    }
 }
 
 struct QueueJson<'a> {

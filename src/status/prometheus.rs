@@ -4,19 +4,29 @@
 use std::fmt::{self, Display, Formatter, Write};
 
 use crate::base::memory::{owned, push, Text};
-use crate::metrics::{Count, Histogram, Phase, QueueCount, ServerCounters, Snapshot, GONE_LABEL, PHASES};
+use crate::metrics::{
+    Count, HandoverCount, Histogram, Phase, QueueCount, ServerCounters, Snapshot, GONE_LABEL, PHASES,
+};
 
 use super::{buckets, Seconds};
 
 /// Writes the counters family by family and upstream by upstream.
 pub struct PrometheusWriter {
     snapshot: Snapshot,
-    /// The servers of the upstreams written so far: their names and counters. They are read once, so that all families have
-    /// the counters of the same moment.
-    servers: Vec<Vec<(String, ServerCounters)>>,
+    /// The servers of the upstreams written so far. They are read once, so that all families have the counters of the same
+    /// moment.
+    servers: Vec<Servers>,
     family: usize,
     /// The next upstream, or URI, of the family.
     next: usize,
+}
+
+/// The servers of an upstream.
+struct Servers {
+    /// Their names and counters.
+    shown: Vec<(String, ServerCounters)>,
+    /// Connections that are handed over and have not arrived yet.
+    in_transit: u64,
 }
 
 /// A metric family.
@@ -34,6 +44,9 @@ enum Source {
     Server(fn(&ServerCounters) -> u64),
     Closed,
     NotStored,
+    InTransit,
+    Handover(HandoverCount),
+    Dropped,
     Queue(QueueCount),
     QueueLimit,
     QueueTimes,
@@ -43,7 +56,7 @@ enum Source {
 
 impl Source {
     fn is_about_servers(&self) -> bool {
-        matches!(self, Self::Phases | Self::Server(_) | Self::Closed | Self::NotStored)
+        matches!(self, Self::Phases | Self::Server(_) | Self::Closed | Self::NotStored | Self::InTransit)
     }
 }
 
@@ -51,7 +64,7 @@ const fn family(name: &'static str, kind: &'static str, help: &'static str, sour
     Family { name, kind, help, source }
 }
 
-const FAMILIES: [Family; 18] = [
+const FAMILIES: [Family; 24] = [
     family("nginx_upstream_keepalive_workers", "gauge", "Worker processes that are alive.", Source::Workers),
     family(
         "nginx_upstream_keepalive_limit",
@@ -79,6 +92,18 @@ const FAMILIES: [Family; 18] = [
         Source::Server(|numbers| numbers.count(Count::Reused)),
     ),
     family(
+        "nginx_upstream_keepalive_given_total",
+        "counter",
+        "Connections handed over to another worker.",
+        Source::Server(|numbers| numbers.count(Count::Given)),
+    ),
+    family(
+        "nginx_upstream_keepalive_taken_total",
+        "counter",
+        "Connections taken over from another worker.",
+        Source::Server(|numbers| numbers.count(Count::Taken)),
+    ),
+    family(
         "nginx_upstream_keepalive_stale_total",
         "counter",
         "Connections from the pool that failed before the first byte of a response.",
@@ -101,6 +126,30 @@ const FAMILIES: [Family; 18] = [
         "counter",
         "Connections that could not be kept, by why not.",
         Source::NotStored,
+    ),
+    family(
+        "nginx_upstream_keepalive_in_transit",
+        "gauge",
+        "Connections that are handed over and have not arrived yet.",
+        Source::InTransit,
+    ),
+    family(
+        "nginx_upstream_keepalive_asked_total",
+        "counter",
+        "Questions to other workers for an idle connection.",
+        Source::Handover(HandoverCount::Asked),
+    ),
+    family(
+        "nginx_upstream_keepalive_answered_total",
+        "counter",
+        "Questions that were answered with a connection.",
+        Source::Handover(HandoverCount::Answered),
+    ),
+    family(
+        "nginx_upstream_keepalive_dropped_total",
+        "counter",
+        "Connections from other workers that were not taken over, by why not.",
+        Source::Dropped,
     ),
     family("nginx_upstream_queue_size", "gauge", "Requests that wait.", Source::Queue(QueueCount::Size)),
     family(
@@ -200,6 +249,16 @@ impl PrometheusWriter {
             Source::NotStored => {
                 self.of_servers(to, |to, labels, it| reasons(to, name, labels, it.not_stored()))
             }
+            Source::InTransit => {
+                let in_transit = self.servers.get(next).map_or(0, |servers| servers.in_transit);
+                self.of_upstream(to, name, in_transit);
+            }
+            Source::Handover(what) => self.of_upstream(to, name, snapshot.handover(next).count(*what)),
+            Source::Dropped => {
+                for (reason, number) in snapshot.handover(next).dropped() {
+                    sample(to, name, self.upstream_label(), &[("reason", &reason)], number);
+                }
+            }
             Source::Queue(_) | Source::QueueLimit | Source::QueueTimes
                 if snapshot.plan().upstreams[next].queue.is_none() => {}
             Source::Queue(what) => self.of_upstream(to, name, snapshot.queue(next).0(*what)),
@@ -224,23 +283,24 @@ impl PrometheusWriter {
     }
 
     fn of_servers(&self, to: &mut Text, each: impl Fn(&mut Text, Labels<'_>, &ServerCounters)) {
-        for (server, numbers) in self.servers.get(self.next).into_iter().flatten() {
+        for (server, numbers) in self.servers.get(self.next).iter().flat_map(|servers| &servers.shown) {
             each(to, Labels::Server(self.upstream_name(), server), numbers);
         }
     }
 
     /// `None` if there is no memory.
-    fn read_servers(&self) -> Option<Vec<(String, ServerCounters)>> {
-        let mut servers = Vec::new();
+    fn read_servers(&self) -> Option<Servers> {
+        let (mut shown, mut sum) = (Vec::new(), ServerCounters::default());
         for row in self.snapshot.rows(self.next)? {
+            sum.add(&row.counters);
             // Prometheus itself remembers servers that are gone.
             if let Some(server) =
                 self.snapshot.server(self.next, &row).filter(|server| server.text != GONE_LABEL)
             {
-                push(&mut servers, (owned(&server.text)?, row.counters))?;
+                push(&mut shown, (owned(&server.text)?, row.counters))?;
             }
         }
-        Some(servers)
+        Some(Servers { shown, in_transit: self.snapshot.handover(self.next).in_transit(&sum) })
     }
 
     fn upstream_name(&self) -> &str {

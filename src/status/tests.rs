@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
 
 use super::*;
-use crate::metrics::{Decision, End, Generation, Phase, Plan, ServerInfo, UpstreamInfo};
+use crate::metrics::{Decision, Dropped, End, Generation, Phase, Plan, ServerInfo, UpstreamInfo};
 
 fn chosen(argument: Option<&str>, accept: &[&str]) -> Option<Format> {
     choose(argument.map(str::as_bytes), accept.iter().map(|value| value.as_bytes()))
@@ -85,6 +85,19 @@ fn numbers() -> Snapshot {
     meter.reuse();
     meter.end(Phase::Active, End::ServerClosed);
     worker.upstreams[1].meter(b"new").unwrap().open();
+    // Three connections are handed over. One is taken, one is dropped, and one is on its way.
+    let meter = worker.upstreams[0].meter(b"2").unwrap();
+    for _ in 0..3 {
+        meter.open();
+        meter.pass(Phase::Active, Phase::Idle);
+        meter.give();
+    }
+    meter.take();
+    let handover = worker.upstreams[0].handover().unwrap();
+    handover.drop(Dropped::Protocol);
+    handover.ask();
+    handover.ask();
+    handover.answer();
     let queue = worker.upstreams[0].queue().unwrap();
     queue.begin();
     queue.begin();
@@ -108,9 +121,17 @@ fn writes_json() {
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&json["schema"], &json["timestamp"], &json["workers"]), (&1.into(), &1.5.into(), &1.into()));
     let upstream = &json["upstreams"]["a"];
-    for (name, value) in [("keepalive", 0), ("limit", 32), ("active", 1), ("requests", 3), ("opened", 2)] {
+    for (name, value) in [("keepalive", 1), ("limit", 32), ("active", 1), ("requests", 6), ("opened", 5)] {
         assert_eq!(upstream[name], value, "{name}");
     }
+    assert_eq!((&upstream["given"], &upstream["taken"]), (&3.into(), &1.into()));
+    let handover = &upstream["handover"];
+    for (name, value) in [("in_transit", 1), ("asked", 2), ("answered", 1)] {
+        assert_eq!(handover[name], value, "{name}");
+    }
+    assert_eq!(handover["dropped"].as_object().unwrap().len(), 8);
+    assert_eq!((&handover["dropped"]["protocol"], &handover["dropped"]["server"]), (&1.into(), &0.into()));
+    assert_eq!(json["upstreams"][ODD]["handover"]["in_transit"], 0);
     assert_eq!(upstream["queue"]["size"], 1);
     assert_eq!(upstream["queue"]["max_size"], 9);
     assert_eq!(upstream["queue"]["overflows"], 1);
@@ -122,6 +143,8 @@ fn writes_json() {
     assert_eq!(peer["down"], false);
     assert_eq!((&peer["backup"], &peer["max_conns"], &peer["id"]), (&true.into(), &7.into(), &0.into()));
     assert_eq!((&peer["reused"], &peer["closed"]["server_closed"]), (&1.into(), &1.into()));
+    assert_eq!((&peer["given"], &peer["taken"]), (&0.into(), &0.into()));
+    assert_eq!((&upstream["peers"][1]["given"], &upstream["peers"][1]["taken"]), (&3.into(), &1.into()));
     assert_eq!(upstream["peers"].as_array().unwrap().len(), 2);
     assert_eq!(json["upstreams"][ODD]["peers"][0]["server"], "new");
     assert!(json["upstreams"][ODD].get("queue").is_none());
@@ -138,7 +161,15 @@ fn writes_for_prometheus() {
         "nginx_upstream_keepalive_workers 1".into(),
         "nginx_upstream_keepalive_limit{upstream=\"a\"} 32".into(),
         "nginx_upstream_keepalive_connections{upstream=\"a\",server=\"10.0.0.1:80\",state=\"active\"} 1".into(),
-        format!("nginx_upstream_keepalive_opened_total{{upstream=\"a\",server=\"{odd}\"}} 0"),
+        format!("nginx_upstream_keepalive_opened_total{{upstream=\"a\",server=\"{odd}\"}} 3"),
+        format!("nginx_upstream_keepalive_given_total{{upstream=\"a\",server=\"{odd}\"}} 3"),
+        format!("nginx_upstream_keepalive_taken_total{{upstream=\"a\",server=\"{odd}\"}} 1"),
+        "nginx_upstream_keepalive_in_transit{upstream=\"a\"} 1".into(),
+        format!("nginx_upstream_keepalive_in_transit{{upstream=\"{odd}\"}} 0"),
+        "nginx_upstream_keepalive_asked_total{upstream=\"a\"} 2".into(),
+        "nginx_upstream_keepalive_answered_total{upstream=\"a\"} 1".into(),
+        "nginx_upstream_keepalive_dropped_total{upstream=\"a\",reason=\"protocol\"} 1".into(),
+        "nginx_upstream_keepalive_dropped_total{upstream=\"a\",reason=\"limit\"} 0".into(),
         format!("nginx_upstream_keepalive_opened_total{{upstream=\"{odd}\",server=\"new\"}} 1"),
         "nginx_upstream_keepalive_closed_total{upstream=\"a\",server=\"10.0.0.1:80\",reason=\"server_closed\"} 1".into(),
         "nginx_upstream_queue_wait_seconds_bucket{upstream=\"a\",le=\"2.5\"} 1".into(),
@@ -149,7 +180,7 @@ fn writes_for_prometheus() {
         assert!(text.lines().any(|it| it == line), "{line}\n{text}");
     }
     assert_eq!(text.matches("# TYPE nginx_upstream_keepalive_connections gauge\n").count(), 1);
-    assert_eq!(text.matches("# TYPE ").count(), 18);
+    assert_eq!(text.matches("# TYPE ").count(), 24);
     assert!(!text.contains("reason=\"timeout\""));
     assert!(!text.contains(&format!("queue_size{{upstream=\"{odd}\"}}")));
 }

@@ -205,12 +205,13 @@ sub paths {
     my ($value, $path) = @_;
     return map { paths($_, "$path\[]") } @$value if ref $value eq 'ARRAY';
     return $path unless ref $value eq 'HASH';
-    my $any = $path =~ m{(?:^/upstreams|^/auth|/closed|/not_stored|/buckets)$};
+    my $any = $path =~ m{(?:^/upstreams|^/auth|/closed|/not_stored|/dropped|/buckets)$};
     return map { paths($value->{$_}, "$path/" . ($any ? '*' : $_)) } keys %$value;
 }
 is_deeply sorted(paths(json_shown(), '')), sorted(paths($json, '')), 'each field of the JSON is documented, and no other';
 
 my $upstream = $json->{upstreams}{backend};
 is_deeply sorted(reasons($_)), sorted(keys %{ $upstream->{$_} }), "$_: all reasons" for qw(closed not_stored);
+is_deeply sorted(reasons('dropped')), sorted(keys %{ $upstream->{handover}{dropped} }), 'dropped: all reasons';
 
 done_testing;

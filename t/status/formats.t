@@ -20,11 +20,12 @@ use Keepalive::Setup;
 
 needs_module();
 
-my @counters = qw(requests opened reused stale repeats);
+my @counters = qw(requests opened reused given taken stale repeats);
 my %reasons = (
     closed => [qw(timeout time requests hint evicted server_closed unexpected_data error check drain_limit exiting removed client_closed)],
     not_stored => [qw(http_1_0 connection_close request_close body_unread body_unsent error disabled connect upgraded identity protocol stateful_auth)],
 );
+my @dropped = qw(disabled server protocol limit closed expired resources invalid);
 my @bounds = qw(0.001 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 5 10 30 60 +Inf);
 my %type = (json => 'application/json', prometheus => 'text/plain; version=0.0.4; charset=utf-8', html => 'text/html; charset=utf-8');
 
@@ -180,7 +181,9 @@ sub check_histogram {
     for my $name (sort keys %{ $json->{upstreams} }) {
         my $upstream = $json->{upstreams}{$name};
         my @both = ('active', 'draining', @counters, keys %reasons);
-        is keys_of($upstream), names(@both, qw(keepalive limit per_server peers), $name eq 'waits' ? 'queue' : ()), "JSON: $name";
+        is keys_of($upstream), names(@both, qw(keepalive limit per_server handover peers), $name eq 'waits' ? 'queue' : ()), "JSON: $name";
+        is keys_of($upstream->{handover}), names(qw(in_transit asked answered dropped)), "JSON: $name, handover";
+        is keys_of($upstream->{handover}{dropped}), names(@dropped), "JSON: $name, dropped";
         for my $peer (@{ $upstream->{peers} }) {
             is keys_of($peer), names(@both, qw(id server name backup down max_conns idle)), "JSON: $name, $peer->{server}";
         }
@@ -212,8 +215,8 @@ sub check_histogram {
     is join("\n", wrong_in($text)), '', 'Prometheus: nothing is wrong';
     my %families = $text =~ /^# TYPE (\S+) (\S+)$/mg;
     is_deeply \%families, {
-        (map { ("nginx_upstream_keepalive_$_" => 'gauge') } qw(workers limit connections)),
-        (map { ("nginx_upstream_keepalive_${_}_total" => 'counter') } @counters, keys %reasons),
+        (map { ("nginx_upstream_keepalive_$_" => 'gauge') } qw(workers limit connections in_transit)),
+        (map { ("nginx_upstream_keepalive_${_}_total" => 'counter') } @counters, keys %reasons, qw(asked answered dropped)),
         (map { ("nginx_upstream_queue_$_" => 'gauge') } qw(size limit)),
         (map { ("nginx_upstream_queue_${_}_total" => 'counter') } qw(requests overflows timeouts)),
         nginx_auth_subrequest_decisions_total => 'counter',

@@ -26,7 +26,7 @@ use Keepalive::Setup;
 
 needs_module();
 
-my @counters = qw(requests opened reused stale repeats);
+my @counters = qw(requests opened reused given taken stale repeats);
 
 # A large configuration, whose answers have megabytes.
 my ($port, $slow_port, $tls_port, $h2_port) = map { free_port() } 1 .. 4;
@@ -137,7 +137,7 @@ for my $format (qw(json prometheus)) {
     is join("\n", wrong_in($whole{prometheus})), '', 'large, Prometheus: nothing is wrong';
     my $each = join '|', 'connections', map { "${_}_total" } @counters;
     my @samples = $whole{prometheus} =~ /^nginx_upstream_keepalive_(?:$each)\{/mg;
-    is scalar @samples, $number * $per_upstream * 8, 'large, Prometheus: all servers';
+    is scalar @samples, $number * $per_upstream * (3 + @counters), 'large, Prometheus: all servers';
 }
 
 # Tests that a body is whole; there is no use in seeing it if it is not.

@@ -13,7 +13,7 @@ use JSON::PP ();
 use Keepalive::Client;
 use Keepalive::Setup;
 
-my @COUNTS = qw(opened reused stale repeats);
+my @COUNTS = qw(opened reused given taken stale repeats);
 
 # Keepalive::Status->new($port, path => '/status')
 sub new {
@@ -76,6 +76,10 @@ sub as_metrics {
                     for grep { $peer->{$kind}{$_} } keys %{ $peer->{$kind} };
             }
         }
+        my $handover = $upstream->{handover};
+        $add->($handover->{in_transit}, 'upstream_keepalive_in_transit', @of);
+        $add->($handover->{$_}, "upstream_keepalive_${_}_total", @of) for qw(asked answered);
+        $add->($handover->{dropped}{$_}, 'upstream_keepalive_dropped_total', @of, reason => $_) for keys %{ $handover->{dropped} };
         my $queue = $upstream->{queue} or next;
         $add->($queue->{size}, 'upstream_queue_size', @of);
         $add->($queue->{max_size}, 'upstream_queue_limit', @of);
@@ -105,7 +109,7 @@ sub told {
     my ($numbers) = @_;
     return 'nothing' unless $numbers;
     my %all = (%$numbers, idle => $numbers->{idle} // $numbers->{keepalive});
-    my @told = map { $all{$_} ? "$_ $all{$_}" : () } qw(opened reused idle active draining stale repeats);
+    my @told = map { $all{$_} ? "$_ $all{$_}" : () } qw(opened reused given taken idle active draining stale repeats);
     for my $kind (qw(closed not_stored)) {
         push @told, map { $all{$kind}{$_} ? "$kind $_ $all{$kind}{$_}" : () } sort keys %{ $all{$kind} };
     }
@@ -148,7 +152,7 @@ sub contradictions {
         my $is = sub { my ($what, $got, $expected) = @_; push @found, "$name: $what $got, not $expected" if $got != $expected };
         for my $peer (@{ $upstream->{peers} }) {
             my $accounted = sum0 @$peer{qw(idle active draining)}, map { values %$_ } @$peer{qw(closed not_stored)};
-            $is->("$peer->{server} opened", $peer->{opened}, $accounted);
+            $is->("$peer->{server} opened and taken", $peer->{opened} + $peer->{taken}, $accounted + $peer->{given});
             $is->("$peer->{server} requests", $peer->{requests}, $peer->{opened} + $peer->{reused});
         }
         my $sum = sub { my ($of) = @_; return sum0 map { $of->($_) } @{ $upstream->{peers} } };
@@ -161,6 +165,9 @@ sub contradictions {
                 $is->("$kind $reason", $upstream->{$kind}{$reason}, $sum->(sub { $_[0]{$kind}{$reason} }));
             }
         }
+        my $handover = $upstream->{handover};
+        my $arrived = sum0 $upstream->{taken}, values %{ $handover->{dropped} };
+        $is->('in transit', $handover->{in_transit}, max(0, $upstream->{given} - $arrived));
         my $queue = $upstream->{queue} or next;
         $is->('waits that have ended or last', $queue->{wait}{count} + $queue->{size}, $queue->{requests});
         push @found, map { "$name: wait $_" } impossible($queue->{wait});
