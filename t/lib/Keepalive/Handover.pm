@@ -15,7 +15,7 @@ use Keepalive::Queue;
 use Keepalive::Setup;
 use Keepalive::Status;
 
-our @EXPORT = qw(handover_nginx clients_of ask is_late in_turn ask_all settled reload_to_end is_gone handed become idle_in);
+our @EXPORT = qw(handover_nginx clients_of ask is_late in_turn ask_all settled reload_to_end is_gone handed become agree idle_in);
 
 # In seconds. A connection that has been idle for more than 50 ms is handed over when another worker asks for it. That worker
 # waits for 5 ms: on a busy machine this can be too short.
@@ -88,10 +88,10 @@ sub ask_all {
 # A pause, after which connections that are idle can be asked for.
 sub settled { sleep $long_enough }
 
-# Whether these workers are gone, within the time of wait_for.
+# Whether these processes are gone, within the time of wait_for, and their parent knows it.
 sub is_gone {
-    my (@workers) = @_;
-    return wait_for { !grep { Keepalive::Nginx::is_alive($_) } @workers };
+    my (@pids) = @_;
+    return wait_for { !grep { -e "/proc/$_" } @pids };
 }
 
 # Reloads, and waits until the workers of the former configuration have ended.
@@ -125,6 +125,23 @@ sub become {
     my $handed;
     wait_for { ($handed = handed($status->json->{upstreams}{$upstream})) eq $expected };
     return is $handed, $expected, $title;
+}
+
+# Tests that there are no contradictions in the counters, after so many requests were lost while they waited in a worker that was
+# killed: their waits have neither ended nor do they last.
+sub agree {
+    my ($status, $title, $lost) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my @found;
+    wait_for {
+        my $json = $status->json;
+        for my $queue (grep { $_ } map { $_->{queue} } values %{ $json->{upstreams} }) {
+            $queue->{wait}{count} += $lost // 0 if $queue->{wait}{count} + $queue->{size} < $queue->{requests};
+        }
+        @found = grep { !/: wait / } Keepalive::Status::contradictions($json);
+        !@found;
+    };
+    return is join("\n", @found), '', $title;
 }
 
 1;
