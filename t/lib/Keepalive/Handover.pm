@@ -40,14 +40,20 @@ sub clients_of {
 }
 
 # The answer to a request over one of these connections, which stays open; or over a new connection to this port. The answer
-# must be short. Its `told` is the value of $upstream_keepalive_status, `took` the time in seconds.
+# must tell its length. Its `told` is the value of $upstream_keepalive_status, `took` the time in seconds.
 sub ask {
     my ($client, $path, %options) = @_;
     my $begun = time;
     my $answer;
     if (ref $client) {
         my $request = begin($client->{port}, $path, %options, keep_alive => 1, over => $client->{socket});
-        $answer = Keepalive::Client::parse($request->receive);
+        my $bytes = '';
+        while (length(my $piece = $request->receive)) {
+            $bytes .= $piece;
+            $answer = Keepalive::Client::parse($bytes);
+            last if $answer->{complete};
+        }
+        $answer //= Keepalive::Client::parse('');
     }
     else {
         $answer = get($client, $path, %options);
