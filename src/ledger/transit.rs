@@ -33,6 +33,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use super::{step, Ledger, Server, HEADER, HEADER_OF_WORKER};
+use crate::base::clock::Msec;
 use crate::base::memory::push;
 
 /// The tickets of each worker: only the worker itself begins to use them.
@@ -159,6 +160,11 @@ impl Ledger {
     /// The other workers to which messages were sent that they have not received. After a recovery they have to settle.
     pub fn receivers(&self) -> impl Iterator<Item = usize> + '_ {
         self.others().filter(|worker| self.is_any_to(*worker, SENT))
+    }
+
+    /// The other workers that have not received what was sent to them, and do not answer.
+    pub fn deaf_receivers(&self, now: Msec) -> impl Iterator<Item = usize> + '_ {
+        self.receivers().filter(move |worker| !self.answers(*worker, now))
     }
 
     /// The number of connections to the server that are in transit.

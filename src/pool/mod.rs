@@ -13,6 +13,7 @@
 
 mod groups;
 mod limit;
+mod look_up;
 #[cfg(any(test, fuzzing))]
 pub mod model;
 mod ring;
@@ -33,6 +34,7 @@ use slot::{InGroup, InLimited, Slot};
 
 pub use groups::GroupRef;
 pub use limit::{Limit, MAX_CAPACITY, MAX_OF_ALL_SERVERS, MAX_SERVERS};
+pub use look_up::IdleEntry;
 
 /// The largest number of buckets of a hash table. More would need much memory and save little time.
 const MAX_BUCKETS: usize = 1 << 16;
@@ -253,45 +255,6 @@ impl<C: Connection> IdlePool<C> {
         };
         let oldest = ring.oldest(&self.slots);
         self.release(oldest)
-    }
-
-    /// Marks the servers that have left the upstream, for [`IdlePool::take_removed`]. Returns whether there are connections
-    /// to such servers.
-    pub fn mark_removed(&mut self, mut is_there: impl FnMut(&[u8]) -> bool) -> bool {
-        let mut any = false;
-        for group in self.groups.occupied() {
-            group.removed = !is_there(group.address());
-            any |= group.removed;
-        }
-        any
-    }
-
-    /// Takes the next connection to a marked server, at or behind the slot `from`, and advances `from`.
-    pub fn take_removed(&mut self, from: &mut u32) -> Option<C> {
-        while let Some(slot) = self.slots.get(*from as usize) {
-            let at = *from;
-            *from += 1;
-            if slot.conn.is_some() && self.groups.get(slot.group).removed {
-                return self.release(at);
-            }
-        }
-        None
-    }
-
-    /// The next connection to `address` that was stored at or before `then`, at or behind the slot `from`, and its slot.
-    /// Advances `from`.
-    pub fn next_older(&self, from: &mut u32, address: &[u8], then: Msec) -> Option<(u32, &C)> {
-        while let Some(slot) = self.slots.get(*from as usize) {
-            let at = *from;
-            *from += 1;
-            let Some(conn) = &slot.conn else { continue };
-            // The clock wraps around, so the sign of the difference tells which time is earlier.
-            if then.wrapping_sub(slot.since) as isize >= 0 && self.groups.get(slot.group).address() == address
-            {
-                return Some((at, conn));
-            }
-        }
-        None
     }
 
     #[inline(always)]

@@ -9,7 +9,9 @@ use crate::directive::Queue;
 use crate::ffi::nginx::guard::Guarded;
 use crate::ffi::nginx::process::{elapsed, now, worker_is_exiting};
 use crate::ffi::nginx::timer::{Alarm, Handler};
-use crate::ledger;
+use crate::handover::questions::PATIENCE;
+use crate::ledger::{self, Server};
+use crate::queue::released::Released;
 use crate::queue::room::Rooms;
 use crate::queue::{Ticket, WaitQueue};
 
@@ -26,6 +28,10 @@ pub(crate) struct Waits {
     pub(crate) retries: WaitLine,
     /// Requests that have a server, and wait for a slot there.
     pub(crate) parked: WaitLine,
+    /// Requests that have a server, and wait for the answer of another worker: it may have a connection.
+    pub(crate) asking: WaitLine,
+    /// The servers to which connections were released since the last dispatch.
+    pub(crate) released: Guarded<Released>,
     /// Which servers had room at the last look for `retries`.
     pub(crate) rooms: Guarded<Rooms>,
     /// Calls `dispatch`: when something has changed, when the longest wait times out, and regularly, because servers also
@@ -37,6 +43,9 @@ pub(crate) struct Waits {
 
 /// A queue: first come, first served.
 pub(crate) type WaitLine = Guarded<WaitQueue<NonNull<Waiter>>>;
+
+/// How many requests can wait for answers of other workers: more than there are workers.
+const MAX_ASKING: usize = 1024;
 
 /// How often `dispatch` is called if nothing else happens, in milliseconds.
 pub(crate) const INTERVAL: Msec = 1000;
@@ -67,6 +76,8 @@ impl Waits {
             queue: line(number)?,
             retries: line(number)?,
             parked: line(parked)?,
+            asking: Guarded::new(WaitQueue::new(MAX_ASKING)),
+            released: Guarded::new(Released::default()),
             rooms: Guarded::new(Rooms::default()),
             alarm: Alarm::new(),
             dispatch,
@@ -96,7 +107,7 @@ impl Waits {
     }
 
     pub(crate) fn any(&self) -> bool {
-        any(&self.queue) || any(&self.retries) || any(&self.parked)
+        any(&self.queue) || any(&self.retries) || any(&self.parked) || any(&self.asking)
     }
 }
 
@@ -125,16 +136,20 @@ impl Upstream {
         self.waits.directive.is_some() || self.counts.ledger.get().is_some()
     }
 
-    /// Something may have become free: dispatches the waiting requests, or wakes other workers that have some, once the
-    /// present handler has returned.
-    pub(crate) fn schedule_dispatch(&self) {
+    /// Something may have become free, for example a connection to the server `released`: dispatches the waiting requests, or
+    /// hands the connection over to another worker that has some, once the present handler has returned.
+    pub(crate) fn schedule_dispatch(&self, released: Option<Server>) {
         let others = || {
-            self.counts.shared().is_some_and(|it| {
-                it.another_waits_longest(now()).is_some() || it.with_retries().next().is_some()
-            })
+            let Some(ledger) = self.counts.shared() else { return false };
+            if let Some(server) = released {
+                self.waits.released.with(|all| all.add(server));
+            }
+            ledger.another_waits_longest(now()).is_some()
+                || ledger.with_retries().next().is_some()
+                || released.is_some_and(|server| ledger.parked(server).next().is_some())
         };
         // A worker that ends may have connections to close.
-        if self.waits.any() || others() || worker_is_exiting() {
+        if others() || self.waits.any() || worker_is_exiting() {
             self.post_dispatch();
         }
     }
@@ -176,6 +191,8 @@ impl Upstream {
         let timeout = self.waits.directive.map_or(Msec::MAX, |queue| queue.timeout);
         let left = |since| timeout.saturating_sub(elapsed(since));
         let left = [queue, retries].into_iter().flatten().map(left).min().unwrap_or(INTERVAL);
+        let asking = first_since(&self.waits.asking).map(|since| PATIENCE.saturating_sub(elapsed(since)));
+        let left = left.min(asking.unwrap_or(INTERVAL));
         self.prepare_dispatch();
         self.waits.alarm.set(left.clamp(1, INTERVAL) as ngx_msec_t);
     }
