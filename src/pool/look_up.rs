@@ -65,12 +65,6 @@ impl<C: Connection> IdlePool<C> {
         Some(IdleEntry { conn, key, since: slot.since })
     }
 
-    /// The hash of the key of the connection in a slot: see [`Key::hash`].
-    #[inline]
-    pub fn hash_of(&self, slot: u32) -> u32 {
-        self.slots.get(slot as usize).map_or(0, |slot| self.groups.get(slot.group).hash())
-    }
-
     /// The slot of the connection with this key that has been idle longest.
     pub fn oldest_like(&self, key: &Key<'_>) -> Option<u32> {
         is_slot(self.groups.get(self.find(key)?).idle.oldest())

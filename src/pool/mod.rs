@@ -185,8 +185,14 @@ impl<C: Connection> IdlePool<C> {
     /// one is evicted. The connection is not stored if there is no room, or no memory: see [`Put`].
     #[inline]
     pub fn put(&mut self, key: &Key<'_>, offer: Offer<C>) -> Put<C> {
+        self.put_and_hash(key, offer).0
+    }
+
+    /// Does that. The second value is the hash of the key, see [`Key::hash`], or 0 if the connection was not stored.
+    #[inline]
+    pub fn put_and_hash(&mut self, key: &Key<'_>, offer: Offer<C>) -> (Put<C>, u32) {
         if key.address.len() > MAX_ADDRESS || (!self.is_reserved() && self.reserve().is_err()) {
-            return Put { stored: Err(offer.conn), evicted: None };
+            return (Put { stored: Err(offer.conn), evicted: None }, 0);
         }
         let (evicted, seat, server) = match self.limit {
             Limit::Total(limit) => {
@@ -194,17 +200,17 @@ impl<C: Connection> IdlePool<C> {
                 (evicted, seat, NONE)
             }
             Limit::PerServer(limit) => match self.server(key, offer.group) {
-                None => return Put { stored: Err(offer.conn), evicted: None },
+                None => return (Put { stored: Err(offer.conn), evicted: None }, 0),
                 Some(server) => {
                     let (evicted, seat) = self.make_room(server, limit, &offer);
                     (evicted, seat, server)
                 }
             },
         };
-        let Some(at) = self.free_slot() else { return Put { stored: Err(offer.conn), evicted } };
+        let Some(at) = self.free_slot() else { return (Put { stored: Err(offer.conn), evicted }, 0) };
         let Some(group) = self.group(key, offer.group) else {
             self.slots[at as usize].group = std::mem::replace(&mut self.free, at);
-            return Put { stored: Err(offer.conn), evicted };
+            return (Put { stored: Err(offer.conn), evicted }, 0);
         };
 
         let slot = &mut self.slots[at as usize];
@@ -213,6 +219,7 @@ impl<C: Connection> IdlePool<C> {
         slot.ripe = offer.now.wrapping_add(offer.timeout - offer.timeout / 8);
         slot.group = group;
         let entry = self.groups.get_mut(group);
+        let hash = entry.hash();
         entry.idle.push(&mut self.slots, at);
         match self.limit {
             Limit::Total(_) => &mut self.total,
@@ -228,7 +235,7 @@ impl<C: Connection> IdlePool<C> {
             list.push(&mut self.slots, at);
         }
         self.len += 1;
-        Put { stored: Ok(at), evicted }
+        (Put { stored: Ok(at), evicted }, hash)
     }
 
     /// Takes the connection in `slot`, if it `is` the expected one. The slot may have another connection by now.

@@ -47,10 +47,8 @@ pub(crate) fn store(
         }
         sleep(conn, place, timeout);
         if let Some(handover) = upstream.handover() {
-            if handover.has_heir() {
+            if !handover.note(upstream.tag(hash)) && handover.has_heir() {
                 upstream.post_dispatch();
-            } else {
-                handover.note(upstream.tag(hash));
             }
         }
         #[cfg(nginx_resolve)]

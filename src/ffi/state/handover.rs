@@ -23,8 +23,8 @@ pub(crate) struct Handover {
     pub(crate) me: usize,
     /// Its process.
     pub(crate) process: u64,
-    /// Where this worker notes its connections; `None` if it is the only one.
-    row: Option<Row>,
+    /// Where this worker notes its connections; `None` if it is the only one, or has an heir.
+    row: Cell<Option<Row>>,
     pub(crate) questions: RefCell<Questions>,
     /// The outer end of an inbox of the next configuration.
     link: Option<OwnedFd>,
@@ -71,7 +71,7 @@ impl Handover {
             inboxes,
             me,
             process,
-            row: (of_all.workers > 1).then_some(row),
+            row: Cell::new((of_all.workers > 1).then_some(row)),
             questions: RefCell::new(Questions::new(of_all.workers)?),
             link,
             heir: RefCell::default(),
@@ -91,17 +91,19 @@ impl Handover {
         self.link.as_ref().map(AsRawFd::as_raw_fd)
     }
 
-    /// Notes a connection that was stored now.
+    /// Notes a connection that was stored now. Returns whether that was possible: if not, this worker may have an heir.
     #[inline]
-    pub(crate) fn note(&self, tag: Tag) {
-        if let Some(row) = self.row {
+    pub(crate) fn note(&self, tag: Tag) -> bool {
+        let row = self.row.get();
+        if let Some(row) = row {
             row.note(tag, now());
         }
+        row.is_some()
     }
 
     /// Notes that there is no idle connection.
     pub(crate) fn clear(&self, tag: Tag) {
-        if let Some(row) = self.row {
+        if let Some(row) = self.row.get() {
             row.clear(tag);
         }
     }
@@ -109,7 +111,7 @@ impl Handover {
     /// Whether this worker could ask others.
     #[inline]
     pub(crate) fn has_siblings(&self) -> bool {
-        self.row.is_some()
+        self.row.get().is_some()
     }
 
     /// Sends a message to another worker of this configuration.
@@ -175,6 +177,7 @@ impl Handover {
         }
         *heir = Heir { generation, inbox };
         self.has_heir.set(true);
+        self.row.set(None);
         self.inboxes().index.leave(self.me);
         true
     }

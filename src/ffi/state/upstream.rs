@@ -212,12 +212,7 @@ impl Upstream {
         let Some(places) = self.places.get().or_else(|| self.make_places()) else {
             return Stored { place: None, hash: 0, evicted: None };
         };
-        let put = |idle: &mut IdlePool<Idle>| {
-            let put = idle.put(key, offer);
-            let hash = put.stored.as_ref().map_or(0, |slot| idle.hash_of(*slot));
-            (put, hash)
-        };
-        let Some((put, hash)) = self.idle.with(put) else {
+        let Some((put, hash)) = self.idle.with(|idle| idle.put_and_hash(key, offer)) else {
             return Stored { place: None, hash: 0, evicted: None };
         };
         if self.bindings.is_some() {
