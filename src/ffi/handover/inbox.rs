@@ -35,7 +35,7 @@ pub(crate) unsafe extern "C" fn inbox_handler(event: *mut ngx_event_t) {
             return;
         };
         let _reading = handover.inboxes().readers.begin(handover.me, handover.process, true, is_gone);
-        match read(main, event.conn().fd(), BATCH) {
+        match read(main, event.conn().fd(), BATCH, true) {
             Read::Some => event.post_next(),
             Read::All => {}
             Read::Closed => event.ignore(),
@@ -100,8 +100,8 @@ enum Read {
     Closed,
 }
 
-/// Reads at most so many messages of an inbox.
-fn read(main: &MainConf, inbox: RawFd, most: usize) -> Read {
+/// Reads at most so many messages of an inbox; `is_own` says that it is one of this worker.
+fn read(main: &MainConf, inbox: RawFd, most: usize, is_own: bool) -> Read {
     let Some(handover) = main.mail.handover() else { return Read::Closed };
     for _ in 0..most {
         let mut buffer = [0; MAX_MESSAGE];
@@ -111,7 +111,7 @@ fn read(main: &MainConf, inbox: RawFd, most: usize) -> Read {
             // If it cannot be read, it is of another build of this module. Its descriptor is closed.
             Received::Message { length, fd, is_cut } => {
                 if let Some(Ok(message)) = buffer.get(..length).filter(|_| !is_cut).map(Message::read) {
-                    obey(main, handover, &message, fd);
+                    obey(main, handover, &message, fd, is_own);
                 }
             }
         }
@@ -119,7 +119,8 @@ fn read(main: &MainConf, inbox: RawFd, most: usize) -> Read {
     Read::Some
 }
 
-fn obey(main: &MainConf, handover: &Handover, message: &Message<'_>, fd: Option<OwnedFd>) {
+/// Does what a message says. One from the inbox of another worker does not answer a question of this one.
+fn obey(main: &MainConf, handover: &Handover, message: &Message<'_>, fd: Option<OwnedFd>, is_own: bool) {
     let is_sibling = message.generation == handover.inboxes().generation;
     let worker = message.worker as usize;
     match &message.body {
@@ -127,11 +128,10 @@ fn obey(main: &MainConf, handover: &Handover, message: &Message<'_>, fd: Option<
             let upstream = main.zone.upstream_named(parcel.key.upstream, parcel.key.number as usize);
             let Some(upstream) = upstream else { return };
             let taken = take(&upstream, handover, is_sibling, parcel, fd);
-            if is_sibling && parcel.question != 0 {
-                handover.questions.borrow_mut().answer(worker, parcel.question);
-                if let Some(meter) = upstream.handover_meter().filter(|_| taken.is_ok()) {
-                    meter.answer();
-                }
+            let question = Some(parcel.question).filter(|question| is_own && is_sibling && *question != 0);
+            let answered = question.and_then(|it| handover.questions.borrow_mut().answer(worker, it));
+            if let Some(meter) = upstream.handover_meter().filter(|_| answered.is_some() && taken.is_ok()) {
+                meter.answer();
             }
             // It may be for a request that has left meanwhile. Then another worker may need it.
             if let Ok(Some(server)) = taken {
@@ -143,7 +143,7 @@ fn obey(main: &MainConf, handover: &Handover, message: &Message<'_>, fd: Option<
             let upstream = main.zone.upstream_named(key.upstream, key.number as usize);
             answer(upstream.as_deref(), handover, worker, *question, key);
         }
-        Body::Nothing { question } if is_sibling => {
+        Body::Nothing { question } if is_own && is_sibling => {
             let number = handover.questions.borrow_mut().answer(worker, *question);
             if let Some(upstream) = number.and_then(|number| main.zone.upstream(number)) {
                 upstream.post_dispatch();
@@ -178,7 +178,8 @@ pub(crate) fn read_all(worker: usize) -> bool {
     let reading = handover.inboxes().readers.begin(worker, handover.process, is_own, is_gone);
     reading.is_some_and(|reading| {
         // The bound is far above what fits into an inbox.
-        let is_read = main.mail.inner_ends(worker).all(|inbox| read(main, inbox, 1 << 16) != Read::Some);
+        let is_read =
+            main.mail.inner_ends(worker).all(|inbox| read(main, inbox, 1 << 16, is_own) != Read::Some);
         is_read && reading.is_alone(is_gone)
     })
 }

@@ -9,7 +9,6 @@ use crate::directive::Queue;
 use crate::ffi::nginx::guard::Guarded;
 use crate::ffi::nginx::process::{elapsed, now, worker_is_exiting};
 use crate::ffi::nginx::timer::{Alarm, Handler};
-use crate::handover::questions::PATIENCE;
 use crate::ledger::{self, Server};
 use crate::queue::released::Released;
 use crate::queue::room::Rooms;
@@ -37,6 +36,8 @@ pub(crate) struct Waits {
     /// Calls `dispatch`: when something has changed, when the longest wait times out, and regularly, because servers also
     /// recover by themselves.
     pub(crate) alarm: Alarm,
+    /// Calls `dispatch` when the first request in `asking` has waited for long enough, or an inbox may have room again.
+    pub(crate) soon: Alarm,
     /// Dispatches the requests; its event points at the upstream.
     dispatch: Handler,
 }
@@ -80,6 +81,7 @@ impl Waits {
             released: Guarded::new(Released::default()),
             rooms: Guarded::new(Rooms::default()),
             alarm: Alarm::new(),
+            soon: Alarm::new(),
             dispatch,
         })
     }
@@ -164,6 +166,16 @@ impl Upstream {
         self.waits.alarm.prepare(self.waits.dispatch, NonNull::from(self).as_ptr().cast(), false);
     }
 
+    /// Calls `dispatch` in some milliseconds, unless it is to be called sooner.
+    #[cold]
+    pub(crate) fn dispatch_soon(&self, after: Msec) {
+        let soon = &self.waits.soon;
+        if !soon.is_set() {
+            soon.prepare(self.waits.dispatch, NonNull::from(self).as_ptr().cast(), false);
+        }
+        soon.set(after.max(1) as ngx_msec_t);
+    }
+
     /// Whether the worker exits, and no request waits at this upstream.
     pub(crate) fn is_ending(&self) -> bool {
         worker_is_exiting() && !self.waits.any()
@@ -191,8 +203,6 @@ impl Upstream {
         let timeout = self.waits.directive.map_or(Msec::MAX, |queue| queue.timeout);
         let left = |since| timeout.saturating_sub(elapsed(since));
         let left = [queue, retries].into_iter().flatten().map(left).min().unwrap_or(INTERVAL);
-        let asking = first_since(&self.waits.asking).map(|since| PATIENCE.saturating_sub(elapsed(since)));
-        let left = left.min(asking.unwrap_or(INTERVAL));
         self.prepare_dispatch();
         self.waits.alarm.set(left.clamp(1, INTERVAL) as ngx_msec_t);
     }

@@ -3,10 +3,12 @@
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_event_connect_peer, ngx_event_t, ngx_int_t, ngx_msec_t, ngx_uint_t, NGX_AGAIN, NGX_BUSY,
-    NGX_DECLINED, NGX_DONE, NGX_OK,
+    ngx_event_connect_peer, ngx_event_t, ngx_int_t, ngx_uint_t, NGX_AGAIN, NGX_BUSY, NGX_DECLINED, NGX_DONE,
+    NGX_OK,
 };
 
+use crate::base::clock::Msec;
+use crate::handover::questions::PATIENCE;
 use crate::ledger::Server;
 use crate::metrics::End;
 use crate::queue;
@@ -69,7 +71,7 @@ fn serve_all(upstream: &Upstream) {
     serve_queue(upstream, in_time);
     upstream.waits_changed();
     if upstream.has_heir() && !upstream.waits.any() && give_all(upstream) {
-        upstream.waits.alarm.set(RETRY_INTERVAL);
+        upstream.dispatch_soon(RETRY_INTERVAL);
     }
     if upstream.is_ending() {
         // The connections that were kept for waiting requests are of no more use.
@@ -78,7 +80,7 @@ fn serve_all(upstream: &Upstream) {
 }
 
 /// How long to wait until an inbox that was full has room again, in milliseconds.
-const RETRY_INTERVAL: ngx_msec_t = 1;
+const RETRY_INTERVAL: Msec = 1;
 
 /// Gives idle connections to the workers in which requests wait for them.
 fn give_what_others_need(upstream: &Upstream) {
@@ -113,9 +115,10 @@ fn give_or_close(upstream: &Upstream, worker: Option<usize>, server: Server) {
 /// Lets each request go on that has asked another worker, once that has answered, or has not answered in time.
 fn resume_informed(upstream: &Upstream) {
     let asking = &upstream.waits.asking;
+    upstream.waits.soon.clear();
     let mut next = asking.with(|asking| asking.first()).flatten();
     for _ in 0..asking.with(|asking| asking.len()).unwrap_or(0) {
-        let Some(waiting) = next else { return };
+        let Some(waiting) = next else { break };
         next = asking.with(|asking| asking.next_after(waiting.ticket)).flatten();
         // SAFETY: a request in a line is alive, and its waiter is in its pool.
         let waiter = unsafe { waiting.waiter.as_ref() };
@@ -125,8 +128,11 @@ fn resume_informed(upstream: &Upstream) {
         // A request that ends may end others, of the same main request. If the next one is gone, the first one is next.
         next = match next {
             Some(behind) => asking.with(|line| line.get(behind.ticket).or_else(|| line.first())).flatten(),
-            None => return,
+            None => break,
         };
+    }
+    if let Some(first) = asking.with(|asking| asking.first()).flatten() {
+        upstream.dispatch_soon(PATIENCE.saturating_sub(elapsed(first.since)));
     }
 }
 

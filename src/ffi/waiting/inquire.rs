@@ -51,6 +51,7 @@ pub(crate) fn inquire(kp: &PeerData, peer: Peer, key: &Key<'_>) -> Option<ngx_in
         this.turn.post();
     }
     upstream.waits_changed();
+    upstream.dispatch_soon(PATIENCE);
     Some(NGX_AGAIN as ngx_int_t)
 }
 
