@@ -15,6 +15,7 @@ pub mod base;
 pub mod directive;
 pub mod drain;
 pub mod fastcgi;
+pub mod handover;
 pub mod http1;
 pub mod http2;
 pub mod ledger;

@@ -6,6 +6,7 @@
 //! - [`observe`]: the status page and the variables;
 //! - [`peer`]: a request asks for a connection, and gives it back;
 //! - [`waiting`]: a request waits for its connection;
+//! - [`handover`]: connections come from other workers, or go to them;
 //! - [`idle`]: idle connections;
 //! - [`max_conns`]: the limit of connections to a server;
 //! - [`shared`]: shared memory of the workers of a configuration;
@@ -15,6 +16,7 @@
 //! [`auth`], the authorisation helper, is independent of them, and uses only [`nginx`].
 
 mod auth;
+mod handover;
 mod idle;
 mod max_conns;
 mod nginx;

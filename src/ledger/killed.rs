@@ -45,7 +45,7 @@ pub(super) fn killed_before(number: usize, work: impl FnOnce()) -> bool {
 }
 
 /// Calls `case` with 0, 1, 2, ... until it returns that no worker was killed.
-fn before_each_step(mut case: impl FnMut(usize) -> bool) {
+pub(super) fn before_each_step(mut case: impl FnMut(usize) -> bool) {
     let mut number = 0;
     while case(number) {
         number += 1;
@@ -54,8 +54,10 @@ fn before_each_step(mut case: impl FnMut(usize) -> bool) {
     assert!(number > 0, "it has no steps");
 }
 
-const LIMIT: u64 = 9;
+pub(super) const LIMIT: u64 = 9;
 pub(super) const NOBODY: fn(&[u8], u64) = |_, _| {};
+/// An inbox without messages.
+pub(super) const EMPTY: fn(usize) -> bool = |_| true;
 
 /// Three workers, the processes 100, 101 and 102; each has two requests and two connections, one of them idle.
 pub(super) fn three() -> (Vec<Ledger>, Server) {
@@ -74,11 +76,11 @@ pub(super) fn three() -> (Vec<Ledger>, Server) {
 }
 
 fn recover(worker: &Ledger, gone: &[u64], told: &Cell<u64>) {
-    worker.recover(0, |_, pid, _| gone.contains(&pid), |_, requests| told.set(told.get() + requests));
+    worker.recover(0, |_, pid, _| gone.contains(&pid), |_, requests| told.set(told.get() + requests), EMPTY);
 }
 
 /// Asserts the totals, and that as many more connections can be opened as the limit has left.
-fn is_exact(worker: &Ledger, server: Server, open: u64, requests: u64) {
+pub(super) fn is_exact(worker: &Ledger, server: Server, open: u64, requests: u64) {
     let totals = [OPEN, REQUESTS].map(|at| tally::number(worker.word(server, at)));
     assert_eq!(totals, [open, requests]);
     assert_eq!((0..20).filter(|_| worker.open(server)).count() as u64, LIMIT - open);

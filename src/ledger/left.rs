@@ -20,7 +20,8 @@ impl Ledger {
     /// This worker is the process `pid` from now on. Recovers what the worker's previous process left behind: `left` gets
     /// the address of each server, and the number of requests there whose end the balancer was not told. If another worker is
     /// already recovering that, `waits` is called to wait for it. It gets the number of waits so far, and returns `false`
-    /// to stop waiting: the other worker may have been stopped.
+    /// to stop waiting: the other worker may have been stopped. Afterwards this worker has to
+    /// [settle](Self::settle_transfers).
     pub fn enter(
         &self,
         pid: u64,
@@ -39,6 +40,8 @@ impl Ledger {
             }
             step();
             if process.compare_exchange(before, pid, SeqCst, SeqCst).is_ok() {
+                // Even if another worker has recovered everything: something may still have been being sent then.
+                self.settled.set(None);
                 if before != 0 {
                     self.recover_worker(self.me.get(), pid, left);
                 }
@@ -48,12 +51,14 @@ impl Ledger {
     }
 
     /// Recovers what other workers have left behind whose processes are gone; see [`Self::enter`]. `is_gone` gets the number
-    /// of a worker, its process, and whether it answers its bell.
+    /// of a worker, its process, and whether it answers its bell. `read` reads the inbox of a worker that has no process, as
+    /// [`Self::settle_transfers`] says. Afterwards the caller rings the [receivers](Self::receivers).
     pub fn recover(
         &self,
         now: Msec,
         is_gone: impl Fn(usize, u64, bool) -> bool,
         mut left: impl FnMut(&[u8], u64),
+        read: impl Fn(usize) -> bool,
     ) {
         let me = self.process(self.me.get()).load(SeqCst) | BEING_RECOVERED;
         for worker in self.others() {
@@ -61,13 +66,20 @@ impl Ledger {
             let pid = process.load(SeqCst);
             // A worker that is being recovered is not rung.
             let answers = pid & BEING_RECOVERED == 0 && self.answers(worker, now);
-            if pid == 0 || !is_gone(worker, pid & !BEING_RECOVERED, answers) {
+            let is_due = match pid {
+                // What was sent to it after it was recovered, or could not be settled then.
+                0 => self.is_any_sent_to(worker),
+                _ => is_gone(worker, pid & !BEING_RECOVERED, answers),
+            };
+            if !is_due {
                 continue;
             }
             step();
             if process.compare_exchange(pid, me, SeqCst, SeqCst).is_ok()
-                && self.recover_worker(worker, me, &mut left)
+                && (pid == 0 || self.recover_worker(worker, me, &mut left))
             {
+                // What is not settled now is found the next time.
+                self.settle_transfers(worker, || read(worker));
                 step();
                 // If this fails, a new process has entered in the worker's place.
                 let _ = process.compare_exchange(me, 0, SeqCst, SeqCst);
@@ -81,19 +93,19 @@ impl Ledger {
     pub fn unrung_holders(&self) -> impl Iterator<Item = usize> + '_ {
         let is_zero = |word: &AtomicU64| word.load(SeqCst) == 0;
         self.others().filter(move |worker| {
-            let process = self.process(*worker).load(SeqCst);
-            process != 0
-                && process & BEING_RECOVERED == 0
+            self.has_process(*worker)
                 && is_zero(self.rung(*worker))
                 && [LineKind::Queue, LineKind::Retries].iter().all(|line| is_zero(self.waits(*line, *worker)))
                 && self.has_something(*worker)
         })
     }
 
-    /// Whether a worker holds connections or requests.
+    /// Whether a worker holds connections or requests, or has sent connections, or is to receive some.
     fn has_something(&self, worker: usize) -> bool {
         let has = |server, column| !tally::is_empty(self.cell(server, worker, column));
         self.used().any(|server| has(server, Column::Open) || has(server, Column::Requests))
+            || self.has_given(worker)
+            || self.is_any_sent_to(worker)
     }
 
     /// Recovers what a worker has left behind. `owner` is the process noted in the worker's place. `false` if it is another
@@ -135,16 +147,22 @@ impl Ledger {
             step();
             self.repairs_due().fetch_add(1, SeqCst);
         }
+        self.recover_transfers(worker, is_for_me);
         true
     }
 
-    /// Sets all totals to the sums of the workers' parts. `false` if a worker was found counting each time.
+    /// Sets all totals to the sums of the workers' parts and of what is in transit. `false` if a worker was found counting
+    /// each time.
     fn repair(&self) -> bool {
         let mut repaired = true;
         for server in self.used() {
             for (total, column) in [(OPEN, Column::Open), (REQUESTS, Column::Requests)] {
                 let parts = (0..self.workers).map(|worker| self.cell(server, worker, column));
-                repaired &= tally::repair(self.word(server, total), parts);
+                let in_transit = || match column {
+                    Column::Open => self.in_transit(server),
+                    _ => 0,
+                };
+                repaired &= tally::repair(self.word(server, total), parts, in_transit);
             }
         }
         repaired
@@ -173,6 +191,12 @@ impl Ledger {
     /// The process that is a worker, or that recovers it; 0 if there is none.
     pub(super) fn process(&self, worker: usize) -> &AtomicU64 {
         &self.table.words()[super::HEADER + 4 * self.workers + worker]
+    }
+
+    /// Whether a worker has a process, as far as is known.
+    pub(super) fn has_process(&self, worker: usize) -> bool {
+        let process = self.process(worker).load(SeqCst);
+        process != 0 && process & BEING_RECOVERED == 0
     }
 
     /// A number that no other process in the ledger has.

@@ -1,8 +1,9 @@
 //! How many connections each server has, including idle ones. This makes `max_conns` exact.
 //!
 //! ```text
-//!   header  lock | repairs due
+//!   header  lock | repairs due | recoveries
 //!   each worker: waiting since (queue) | waiting since (retries) | has close requests | rung since | process
+//!   each worker: tickets (connections that it hands to another worker)
 //!   each server: address limit generation | open  requests | worker 0: open idle requests lingering parked close requests
 //!                                         | (all workers)  | worker 1: ...
 //! ```
@@ -20,6 +21,15 @@ mod noted;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod transit;
+#[cfg(test)]
+mod transit_killed;
+#[cfg(test)]
+mod transit_model;
+#[cfg(test)]
+mod transit_tests;
+#[cfg(test)]
+mod transit_turns;
 #[cfg(test)]
 mod turns;
 mod waits;
@@ -32,6 +42,7 @@ use crate::base::clock::Msec;
 use crate::base::memory::collect;
 use tally::Tally;
 
+pub use transit::Transfer;
 pub use waits::LineKind;
 
 /// The table of one upstream, as one worker sees it.
@@ -45,6 +56,8 @@ pub struct Ledger {
     /// The number of this worker.
     me: Cell<usize>,
     stuck: lock::Stuck,
+    /// The number of recoveries after which this worker has settled. `None` if it has to settle anyway.
+    settled: Cell<Option<u64>>,
 }
 
 /// The memory of a ledger: [`Ledger::size`] words, all zero.
@@ -60,7 +73,9 @@ pub enum Table {
 pub type Server = u32;
 
 /// Words before the ones of the workers.
-const HEADER: usize = 2;
+const HEADER: usize = 3;
+/// Words of each worker before the tickets.
+const HEADER_OF_WORKER: usize = 5;
 
 // Offsets of the words of a server.
 const HEAD: usize = 0;
@@ -87,7 +102,7 @@ const WORKER_WORDS: usize = Column::CloseRequests as usize + 1;
 impl Ledger {
     /// The size of the table for a number of servers and workers, in words.
     pub fn size(servers: usize, workers: usize) -> usize {
-        HEADER + 5 * workers + capacity(servers) * (WORKERS + WORKER_WORDS * workers)
+        servers_at(workers) + capacity(servers) * (WORKERS + WORKER_WORDS * workers)
     }
 
     /// The upper bound (exclusive) of [`Server`] in a table for a number of servers.
@@ -107,6 +122,7 @@ impl Ledger {
             changing,
             me: Cell::new(0),
             stuck: Cell::new(None),
+            settled: Cell::new(Some(0)),
         })
     }
 
@@ -283,7 +299,7 @@ impl Ledger {
     /// A word of a server, by its offset.
     fn word(&self, server: Server, at: usize) -> &AtomicU64 {
         let stride = WORKERS + WORKER_WORDS * self.workers;
-        &self.table.words()[HEADER + 5 * self.workers + server as usize * stride + at]
+        &self.table.words()[servers_at(self.workers) + server as usize * stride + at]
     }
 
     /// A word of a worker for a server.
@@ -325,6 +341,11 @@ impl Table {
 fn step() {
     #[cfg(test)]
     killed::step();
+}
+
+/// The number of words before the ones of the servers.
+fn servers_at(workers: usize) -> usize {
+    HEADER + (HEADER_OF_WORKER + transit::TICKETS) * workers
 }
 
 /// The number of places for a number of servers. At least half of them stay empty, so that a server is found after a few

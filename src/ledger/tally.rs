@@ -10,6 +10,9 @@
 //! the mark. A worker that is killed in between leaves the mark. The worker that recovers its part cannot know whether the
 //! total was changed, and need not know: it *repairs* the total, which becomes the sum of the parts.
 //!
+//! What is in transit between two parts counts too (see `transit.rs`). A worker changes that as it changes the total: while
+//! its part has the mark. In the following, "the total" stands for both.
+//!
 //! To repair a total, the parts are read twice, and the total in between. If the parts are the same both times and have no
 //! mark, then the total and the parts were read as of the same moment:
 //!
@@ -19,7 +22,7 @@
 //! - If a change was read in the parts: the part is written after the total, by a release, and read by an acquire. So the
 //!   total that is read afterwards has the change too.
 //!
-//! (The total is only changed by read-modify-write. So a reader of a later value acquires what came before all earlier
+//! (It is only changed by read-modify-write. So a reader of a later value acquires what came before all earlier
 //! changes.) The difference is what killed workers have left. It stays the same while others count, until it is repaired. So
 //! it is subtracted from the total's current value, unless another worker has repaired the total. What a process wrote before
 //! it was killed is visible to a process that finds it gone: the kernel's own locks are in between.
@@ -104,6 +107,36 @@ impl Tally<'_> {
         self.write(before.wrapping_add(CHANGED).wrapping_sub(ONE));
     }
 
+    /// Gives one away, which counts elsewhere as soon as `change` has returned `true`. Returns what that returned.
+    pub(super) fn give(self, change: impl FnOnce() -> bool) -> bool {
+        let before = self.mark(UNDER_WAY);
+        step();
+        let given = change();
+        self.write(if given { before.wrapping_add(CHANGED).wrapping_sub(ONE) } else { before });
+        given
+    }
+
+    /// Gains one, which counts elsewhere until `change` has returned `true`. Returns what that returned.
+    pub(super) fn gain(self, change: impl FnOnce() -> bool) -> bool {
+        let before = self.mark(UNDER_WAY | ADDING);
+        step();
+        let gained = change();
+        self.write(if gained { before.wrapping_add(CHANGED + ONE) } else { before });
+        gained
+    }
+
+    /// Subtracts one that counts elsewhere until `change` has returned `true`; nothing if it returns `false`.
+    pub(super) fn give_up(self, change: impl FnOnce() -> bool) {
+        let before = self.mark(UNDER_WAY);
+        step();
+        let given_up = change();
+        if given_up {
+            step();
+            self.total.fetch_sub(1, SeqCst);
+        }
+        self.write(if given_up { before.wrapping_add(CHANGED) } else { before });
+    }
+
     /// Sets a mark in the part. Returns the part without it.
     fn mark(self, mark: u64) -> u64 {
         // No other worker writes this part while this worker is alive.
@@ -160,17 +193,23 @@ pub(super) fn clear_count(count: &AtomicU64, is_for_me: impl Fn() -> bool) {
     }
 }
 
-/// Sets a total to the sum of its parts. `false` if a worker was found counting each time.
-pub(super) fn repair<'a>(total: &AtomicU64, parts: impl Iterator<Item = &'a AtomicU64> + Clone) -> bool {
+/// Sets a total to the sum of its parts, and of what is in transit between them. `false` if a worker was found counting
+/// each time.
+pub(super) fn repair<'a>(
+    total: &AtomicU64,
+    parts: impl Iterator<Item = &'a AtomicU64> + Clone,
+    in_transit: impl Fn() -> u64,
+) -> bool {
     for _ in 0..ATTEMPTS {
         let first = read(parts.clone());
         step();
         let was = total.load(Acquire);
+        let in_transit = in_transit();
         let Some(sum) = first.filter(|first| read(parts.clone()) == Some(*first)) else {
             std::hint::spin_loop();
             continue;
         };
-        let surplus = (was & NUMBER).wrapping_sub(sum.number);
+        let surplus = (was & NUMBER).wrapping_sub(sum.number + in_transit);
         if surplus == 0 {
             return true;
         }

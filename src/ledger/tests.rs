@@ -1,6 +1,7 @@
 //! Tests of each rule of the ledger.
 #![forbid(unsafe_code)]
 
+use super::killed::EMPTY;
 use super::*;
 
 pub(super) const A: &[u8] = b"server a, 16 b..";
@@ -209,7 +210,7 @@ fn entered(ledger: &Ledger, pid: u64, is_alive: impl Fn(u64) -> bool) -> Left {
 fn recovered(ledger: &Ledger, is_alive: impl Fn(u64) -> bool) -> Left {
     let mut left = Left::new();
     let is_gone = |_, pid, _| !is_alive(pid);
-    ledger.recover(0, is_gone, |address, requests| left.push((address.to_vec(), requests)));
+    ledger.recover(0, is_gone, |address, requests| left.push((address.to_vec(), requests)), EMPTY);
     left
 }
 
@@ -278,7 +279,7 @@ fn rings_for_those_who_have_something() {
         told.borrow_mut().push((worker, pid, answers));
         false
     };
-    workers[0].recover(300, is_gone, |_, _| {});
+    workers[0].recover(300, is_gone, |_, _| {}, EMPTY);
     assert_eq!(*told.borrow(), [(1, 101, false), (2, 102, true), (3, 103, true)]);
 }
 

@@ -6,7 +6,7 @@ use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::killed::{killed_before, three, with_hook, NOBODY};
+use super::killed::{killed_before, three, with_hook, EMPTY, NOBODY};
 use super::tests::{workers, A, B};
 use super::*;
 
@@ -51,10 +51,10 @@ impl Turns {
     }
 }
 
-type Script = Box<dyn FnOnce(&Ledger) + Send>;
+pub(super) type Script = Box<dyn FnOnce(&Ledger) + Send>;
 
 /// Runs a script with each ledger. `choose` gets the last thread and the threads that can run, and returns the next one.
-fn run(scripts: Vec<(Ledger, Script)>, choose: impl FnMut(usize, &[usize]) -> usize) {
+pub(super) fn run(scripts: Vec<(Ledger, Script)>, choose: impl FnMut(usize, &[usize]) -> usize) {
     let number = scripts.len();
     let turns = Turns {
         // No thread has its turn until all have started.
@@ -95,7 +95,11 @@ fn run(scripts: Vec<(Ledger, Script)>, choose: impl FnMut(usize, &[usize]) -> us
 }
 
 /// Calls `case` for each order with at most `interruptions` interruptions, and for `random` random orders.
-fn in_all_orders(interruptions: usize, random: u64, case: impl Fn(&mut dyn FnMut(usize, &[usize]) -> usize)) {
+pub(super) fn in_all_orders(
+    interruptions: usize,
+    random: u64,
+    case: impl Fn(&mut dyn FnMut(usize, &[usize]) -> usize),
+) {
     // Each choice, and out of how many.
     let mut chosen: Vec<(usize, usize)> = Vec::new();
     loop {
@@ -151,12 +155,12 @@ fn exact_while_others_count() {
                 ledger.begin_request(server);
             });
             let recover: Script = Box::new(move |ledger| {
-                ledger.recover(0, |_, pid, _| pid == 101, |_, requests| assert_eq!(requests, 2));
+                ledger.recover(0, |_, pid, _| pid == 101, |_, requests| assert_eq!(requests, 2), EMPTY);
             });
             run(vec![(counting, count), (recovering, recover)], choose);
             // If a worker was found counting each time, the totals are repaired now.
             observer.enter(103, |_| false, |_| false, NOBODY);
-            observer.recover(0, |_, _, _| false, NOBODY);
+            observer.recover(0, |_, _, _| false, NOBODY, EMPTY);
             let totals = [OPEN, REQUESTS].map(|at| tally::number(observer.word(server, at)));
             assert_eq!(totals, [2 + 2, 2 + 3], "killed at {killed_at}");
         });
@@ -184,15 +188,16 @@ fn exact_if_two_take_it_back() {
             let told = told.clone();
             let recover: Script = Box::new(move |ledger: &Ledger| {
                 let is_gone = |_, pid, _| pid == 102 || pid == 103;
-                ledger.recover(0, is_gone, |_, requests| {
+                let left = |_: &[u8], requests| {
                     told.fetch_add(requests, SeqCst);
-                });
+                };
+                ledger.recover(0, is_gone, left, EMPTY);
             });
             (ledger, recover)
         };
         let other = Ledger::new(shared(&workers[0]), 2, 4, true).unwrap();
         run(workers.into_iter().map(script).collect(), choose);
-        other.recover(0, |_, _, _| false, NOBODY);
+        other.recover(0, |_, _, _| false, NOBODY, EMPTY);
         let totals = [OPEN, REQUESTS].map(|at| tally::number(other.word(server, at)));
         assert_eq!((totals, told.load(SeqCst)), ([2, 2], 2));
     });
@@ -208,7 +213,7 @@ fn exact_if_the_new_process_does_not_wait() {
         }));
         let (other, new) = (workers.pop().unwrap(), workers.pop().unwrap());
         let recover: Script = Box::new(|ledger| {
-            ledger.recover(0, |_, pid, _| pid == 101, |_, requests| assert_eq!(requests, 2))
+            ledger.recover(0, |_, pid, _| pid == 101, |_, requests| assert_eq!(requests, 2), EMPTY)
         });
         let enter: Script = Box::new(move |ledger| {
             ledger.enter(103, |pid| pid == 101, |_| false, |_, requests| assert_eq!(requests, 2));
@@ -220,7 +225,7 @@ fn exact_if_the_new_process_does_not_wait() {
             ledger.add_lingering(server);
         });
         run(vec![(workers.pop().unwrap(), recover), (new, enter)], choose);
-        other.recover(0, |_, _, _| false, NOBODY);
+        other.recover(0, |_, _, _| false, NOBODY, EMPTY);
         let totals = [OPEN, REQUESTS].map(|at| tally::number(other.word(server, at)));
         assert_eq!(totals, [4 + 3, 4 + 3]);
         // As many as the one before has left, but these are its own.
@@ -256,7 +261,7 @@ fn finds_no_server_that_is_half_written() {
 }
 
 /// Another table with the same memory.
-fn shared(ledger: &Ledger) -> Table {
+pub(super) fn shared(ledger: &Ledger) -> Table {
     match &ledger.table {
         Table::Shared(words) => Table::Shared(words),
         Table::Own(_) => panic!("it is of one worker alone"),

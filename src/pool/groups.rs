@@ -76,6 +76,17 @@ impl Group {
         self.address.get(..usize::from(self.length)).unwrap_or_default()
     }
 
+    /// The key of its connections, which have this identity.
+    pub(super) fn key<'a>(&'a self, identity: &'a [u8]) -> Key<'a> {
+        Key { address: self.address(), protocol: self.protocol, location: self.location, identity }
+    }
+
+    /// The hash of its key.
+    #[inline]
+    pub(super) fn hash(&self) -> u32 {
+        self.hash
+    }
+
     /// Whether everything but the identity matches the key. IPv4 addresses, the usual ones, are compared
     /// as two words.
     #[inline]
@@ -252,7 +263,7 @@ impl Default for Group {
 impl Key<'_> {
     /// The hash by which the group is found. Equal hashes do not mean equal keys.
     #[inline]
-    fn hash(&self) -> u32 {
+    pub fn hash(&self) -> u32 {
         let hash = hash_bytes(mix(self.protocol as u64, self.location as u64), self.address);
         let hash = if self.identity.is_empty() { hash } else { hash_bytes(hash, self.identity) };
         hash as u32

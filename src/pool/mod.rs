@@ -13,6 +13,7 @@
 
 mod groups;
 mod limit;
+mod look_up;
 #[cfg(any(test, fuzzing))]
 pub mod model;
 mod ring;
@@ -33,6 +34,7 @@ use slot::{InGroup, InLimited, Slot};
 
 pub use groups::GroupRef;
 pub use limit::{Limit, MAX_CAPACITY, MAX_OF_ALL_SERVERS, MAX_SERVERS};
+pub use look_up::IdleEntry;
 
 /// The largest number of buckets of a hash table. More would need much memory and save little time.
 const MAX_BUCKETS: usize = 1 << 16;
@@ -183,8 +185,14 @@ impl<C: Connection> IdlePool<C> {
     /// one is evicted. The connection is not stored if there is no room, or no memory: see [`Put`].
     #[inline]
     pub fn put(&mut self, key: &Key<'_>, offer: Offer<C>) -> Put<C> {
+        self.put_and_hash(key, offer).0
+    }
+
+    /// Does that. The second value is the hash of the key, see [`Key::hash`], or 0 if the connection was not stored.
+    #[inline]
+    pub fn put_and_hash(&mut self, key: &Key<'_>, offer: Offer<C>) -> (Put<C>, u32) {
         if key.address.len() > MAX_ADDRESS || (!self.is_reserved() && self.reserve().is_err()) {
-            return Put { stored: Err(offer.conn), evicted: None };
+            return (Put { stored: Err(offer.conn), evicted: None }, 0);
         }
         let (evicted, seat, server) = match self.limit {
             Limit::Total(limit) => {
@@ -192,17 +200,17 @@ impl<C: Connection> IdlePool<C> {
                 (evicted, seat, NONE)
             }
             Limit::PerServer(limit) => match self.server(key, offer.group) {
-                None => return Put { stored: Err(offer.conn), evicted: None },
+                None => return (Put { stored: Err(offer.conn), evicted: None }, 0),
                 Some(server) => {
                     let (evicted, seat) = self.make_room(server, limit, &offer);
                     (evicted, seat, server)
                 }
             },
         };
-        let Some(at) = self.free_slot() else { return Put { stored: Err(offer.conn), evicted } };
+        let Some(at) = self.free_slot() else { return (Put { stored: Err(offer.conn), evicted }, 0) };
         let Some(group) = self.group(key, offer.group) else {
             self.slots[at as usize].group = std::mem::replace(&mut self.free, at);
-            return Put { stored: Err(offer.conn), evicted };
+            return (Put { stored: Err(offer.conn), evicted }, 0);
         };
 
         let slot = &mut self.slots[at as usize];
@@ -211,6 +219,7 @@ impl<C: Connection> IdlePool<C> {
         slot.ripe = offer.now.wrapping_add(offer.timeout - offer.timeout / 8);
         slot.group = group;
         let entry = self.groups.get_mut(group);
+        let hash = entry.hash();
         entry.idle.push(&mut self.slots, at);
         match self.limit {
             Limit::Total(_) => &mut self.total,
@@ -226,7 +235,7 @@ impl<C: Connection> IdlePool<C> {
             list.push(&mut self.slots, at);
         }
         self.len += 1;
-        Put { stored: Ok(at), evicted }
+        (Put { stored: Ok(at), evicted }, hash)
     }
 
     /// Takes the connection in `slot`, if it `is` the expected one. The slot may have another connection by now.
@@ -253,45 +262,6 @@ impl<C: Connection> IdlePool<C> {
         };
         let oldest = ring.oldest(&self.slots);
         self.release(oldest)
-    }
-
-    /// Marks the servers that have left the upstream, for [`IdlePool::take_removed`]. Returns whether there are connections
-    /// to such servers.
-    pub fn mark_removed(&mut self, mut is_there: impl FnMut(&[u8]) -> bool) -> bool {
-        let mut any = false;
-        for group in self.groups.occupied() {
-            group.removed = !is_there(group.address());
-            any |= group.removed;
-        }
-        any
-    }
-
-    /// Takes the next connection to a marked server, at or behind the slot `from`, and advances `from`.
-    pub fn take_removed(&mut self, from: &mut u32) -> Option<C> {
-        while let Some(slot) = self.slots.get(*from as usize) {
-            let at = *from;
-            *from += 1;
-            if slot.conn.is_some() && self.groups.get(slot.group).removed {
-                return self.release(at);
-            }
-        }
-        None
-    }
-
-    /// The next connection to `address` that was stored at or before `then`, at or behind the slot `from`, and its slot.
-    /// Advances `from`.
-    pub fn next_older(&self, from: &mut u32, address: &[u8], then: Msec) -> Option<(u32, &C)> {
-        while let Some(slot) = self.slots.get(*from as usize) {
-            let at = *from;
-            *from += 1;
-            let Some(conn) = &slot.conn else { continue };
-            // The clock wraps around, so the sign of the difference tells which time is earlier.
-            if then.wrapping_sub(slot.since) as isize >= 0 && self.groups.get(slot.group).address() == address
-            {
-                return Some((at, conn));
-            }
-        }
-        None
     }
 
     #[inline(always)]

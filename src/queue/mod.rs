@@ -3,6 +3,7 @@
 
 #[cfg(any(test, fuzzing))]
 pub mod model;
+pub mod released;
 pub mod room;
 
 use std::collections::TryReserveError;

@@ -79,6 +79,16 @@ impl Identity<'_> {
     }
 }
 
+/// The local socket address in the identity of a connection without TLS, empty if it is not bound to one, and whether it is
+/// bound transparently. `None` for the identity of a connection with TLS, or one that belongs to a client: it has no meaning in
+/// another process.
+pub fn local_of_plain(identity: &[u8]) -> Option<(&[u8], bool)> {
+    let Some((flags, others)) = identity.split_first() else { return Some((&[], false)) };
+    let (length, local) = others.split_first_chunk()?;
+    let is_plain = *flags <= 1 && usize::from_ne_bytes(*length) == local.len();
+    is_plain.then_some((local, *flags == 1))
+}
+
 /// How many bytes [`write_bound`] adds to an identity.
 pub const CLIENT_LENGTH: usize = 1 + size_of::<Client>();
 
@@ -178,6 +188,17 @@ mod tests {
         fn equal_bytes_mean_an_equal_identity(a in owned(), b in owned()) {
             let (a, b) = (identity_of(&a), identity_of(&b));
             prop_assert_eq!(bytes(&a) == bytes(&b), a == b);
+        }
+
+        #[test]
+        fn only_a_plain_connection_has_a_meaning_elsewhere(a in owned()) {
+            let identity = identity_of(&a);
+            let expected = identity.tls.is_none().then_some((identity.local, identity.transparent));
+            let written = bytes(&identity);
+            prop_assert_eq!(local_of_plain(&written), expected);
+            let mut bound = vec![0; identity.length() + CLIENT_LENGTH];
+            write_bound(&written, Client::new(7).unwrap(), &mut bound);
+            prop_assert_eq!(local_of_plain(&bound), None);
         }
 
         #[test]

@@ -113,6 +113,7 @@ my %default = (
     keepalive_hint => ['on', map { $_ eq 'Share' ? () : $_ } found($values, qr/Self \{ margin: Some\(Margin::(\w+)\) \}/)],
     keepalive_stale_retry => [map { lc } found(source('reuse/stale.rs'), qr/#\[default\]\s+(\w+)/)],
     keepalive_stale_fails => [map { $_ eq '==' ? 'off' : 'on' } found($conf, qr/self\.stale_fails (\S+) 1/)],
+    keepalive_handover => [map { $_ eq '!=' ? 'on' : 'off' } found($conf, qr/UNSET_NUMBER => http\.handover (\S+) 0/)],
     auth_subrequest => ['off'],
     auth_subrequest_pass_status => [split /, /, join '', found(source('auth/directives.rs'), qr/PASS_STATUS: &\[u16\] = &\[(.*?)\]/)],
     auth_subrequest_error => [found($auth, qr/on_error\.unwrap_or\(OnError::Status\((\d+)\)\)/)],

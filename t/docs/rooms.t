@@ -14,15 +14,15 @@ use Keepalive::Setup;
 needs_module();
 
 # From the top. What stands beside each other in a row does not know the others.
-my @shell = qw(setup observe peer waiting idle max_conns shared state nginx);
+my @shell = qw(setup observe peer waiting handover idle max_conns shared state nginx);
 my %below;
 for my $at (0 .. $#shell) { $below{"ffi/$shell[$at]"} = { map { ("ffi/$_" => 1) } @shell[$at + 1 .. $#shell] } }
 $below{'ffi/auth'} = { 'ffi/nginx' => 1 };
 # The two modules are put together at the top.
 $below{'ffi/setup'}{'ffi/auth'} = 1;
 my %core = (
-    base => [], fastcgi => ['base'], http1 => ['base'], http2 => ['base'], queue => ['base'], ledger => ['base'],
-    pool => ['base'], metrics => ['base'], drain => [qw(base fastcgi)], reuse => [qw(base http1)],
+    base => [], fastcgi => ['base'], handover => ['base'], http1 => ['base'], http2 => ['base'], queue => ['base'],
+    ledger => ['base'], pool => ['base'], metrics => ['base'], drain => [qw(base fastcgi)], reuse => [qw(base http1)],
     directive => [qw(base http1 pool queue reuse)], auth => [qw(base directive)], status => [qw(base metrics)],
 );
 $below{$_} = { map { ($_ => 1) } @{ $core{$_} } } for keys %core;

@@ -32,6 +32,8 @@ sub http {
     my $locations = join '', map { "location /$_ { proxy_pass http://$_; }\n" } $more =~ /upstream (\w+)/g;
     return <<"END";
 $proxy_keepalive
+# What is handed over at a reload: t/handover/reload.t.
+keepalive_handover off;
 upstream one { zone one 128k; $one; $pool }
 upstream pair { zone pair 128k; $pair $pool }
 upstream queued { zone queued 128k; $queued max_conns=1; queue 4 timeout=20s; $pool }

@@ -14,7 +14,7 @@ use crate::ledger::Server;
 use crate::metrics::{End, Meter, Phase};
 use crate::pool::{GroupRef, Key, Offer};
 
-use crate::ffi::max_conns::slots::{close_and_release, must_yield};
+use crate::ffi::max_conns::slots::close_and_release;
 use crate::ffi::nginx::conn::{Conn, Event, Received};
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::Handle as _;
@@ -24,7 +24,7 @@ use crate::ffi::nginx::socket::asked_to_close;
 use crate::ffi::state::upstream::{Bytes, Idle, RoundTrip, Upstream, UpstreamRef};
 
 use super::sleep::dummy_handler;
-use super::store::store;
+use super::store::{store, Origin};
 
 /// The `data` of such a connection points at this: all that is needed to store the connection once the request is gone.
 /// Lies in the connection's memory pool, in a large block of its own, which can be freed.
@@ -60,7 +60,7 @@ pub(crate) fn begin(
     generation: usize,
     taken: impl FnOnce(),
 ) -> Result<(), End> {
-    let Idle { conn, identity, server, meter, hinted, round_trip, allowed } = offer.conn;
+    let Idle { conn, identity, server, meter, hinted, round_trip, allowed, is_taken: _ } = offer.conn;
     let mut address = [0; MAX_ADDRESS];
     let Some(to) = address.get_mut(..key.address.len()) else { return Err(End::Error) };
     to.copy_from_slice(key.address);
@@ -178,7 +178,7 @@ fn finish(conn: Conn, drained: Result<(), Reason>) {
         close_and_release(upstream, conn, draining.server);
     }
     if upstream.can_wait() {
-        upstream.schedule_dispatch();
+        upstream.schedule_dispatch(draining.server);
     }
 }
 
@@ -186,18 +186,15 @@ impl Draining {
     /// The connection as the pool stores it.
     fn idle(&self, conn: Conn) -> Idle {
         let Self { identity, server, meter, hinted, round_trip, allowed, .. } = *self;
-        Idle { conn, identity, server, meter, hinted, round_trip, allowed }
+        Idle { conn, identity, server, meter, hinted, round_trip, allowed, is_taken: false }
     }
 }
 
 /// Stores the connection, if there is no reason to close it.
 fn store_drained(upstream: &Upstream, conn: Conn, draining: &Draining) -> Result<(), End> {
     let idle = draining.idle(conn);
-    if upstream.is_ending() {
+    if upstream.is_ending() && !upstream.has_heir() {
         return Err(End::Exiting);
-    }
-    if must_yield(upstream, draining.server) {
-        return Err(End::Evicted);
     }
     if idle.binding().is_some_and(|binding| !upstream.has_client(binding)) {
         return Err(End::ClientClosed);
@@ -217,7 +214,7 @@ fn store_drained(upstream: &Upstream, conn: Conn, draining: &Draining) -> Result
         timeout: draining.timeout,
         server: draining.server,
     };
-    store(upstream, &key, offer, Phase::Draining, draining.generation, || {})
+    store(upstream, &key, offer, Origin::Phase(Phase::Draining), draining.generation, || {})
 }
 
 /// Why a connection is closed: for the log, and for the counters.

@@ -11,6 +11,14 @@ use crate::ffi::state::upstream::{Idle, Stored, Upstream};
 use super::resolve;
 use super::sleep::sleep;
 
+/// Where a connection comes from.
+#[derive(Clone, Copy)]
+pub(crate) enum Origin {
+    /// From this worker: its phase so far.
+    Phase(Phase),
+    OtherWorker,
+}
+
 /// Stores a connection in the pool and puts it to sleep. Calls `taken` in between: from there on the connection is no
 /// longer the caller's. It may be closed when this returns.
 ///
@@ -21,20 +29,28 @@ pub(crate) fn store(
     upstream: &Upstream,
     key: &Key<'_>,
     offer: Offer<Idle>,
-    from: Phase,
+    from: Origin,
     generation: usize,
     taken: impl FnOnce(),
 ) -> Result<(), End> {
     let Idle { conn, server, meter, .. } = offer.conn;
     let timeout = offer.timeout;
-    let Stored { place, evicted } = upstream.store(key, offer);
+    let Stored { place, hash, evicted } = upstream.store(key, offer);
     if let Some(place) = place {
         taken();
         upstream.counts.add_idle(server);
         if let Some(meter) = meter {
-            meter.pass(from, Phase::Idle);
+            match from {
+                Origin::Phase(phase) => meter.pass(phase, Phase::Idle),
+                Origin::OtherWorker => meter.take(),
+            }
         }
         sleep(conn, place, timeout);
+        if let Some(handover) = upstream.handover() {
+            if !handover.note(upstream.tag(hash)) && handover.has_heir() {
+                upstream.post_dispatch();
+            }
+        }
         #[cfg(nginx_resolve)]
         if let Some(watch) = &upstream.watch {
             resolve::stored(upstream, watch, generation);

@@ -13,6 +13,7 @@ use nginx_sys::ngx_cached_time;
 use crate::metrics::End;
 
 use crate::ffi::nginx::handle::{get_field, Handle as _};
+use crate::ffi::nginx::modules::modules;
 use crate::ffi::nginx::process::Cycle;
 use crate::ffi::nginx::this_module::module;
 use crate::ffi::shared::main_conf::MainConf;
@@ -68,10 +69,7 @@ fn close_oldest(upstream: &Upstream) -> bool {
 /// Whether a cycle has this module.
 fn has_this_module(cycle: Cycle) -> bool {
     let module = module();
-    let (modules, number) = (get_field!(cycle.modules), get_field!(cycle.modules_n));
-    // SAFETY: the cycle has `modules_n` modules at `modules`, and does not change them any more.
-    let modules = unsafe { std::slice::from_raw_parts(modules, number) };
-    modules.iter().any(|other| std::ptr::eq(*other, module))
+    modules(cycle).iter().any(|other| std::ptr::eq(*other, module))
 }
 
 /// Whether few connections are left.

@@ -82,12 +82,19 @@ pub(crate) fn reserve_slot(
     }
 }
 
-/// Whether a connection must be closed instead of stored, because another worker needs its slot.
-pub(crate) fn must_yield(upstream: &Upstream, server: Option<Server>) -> bool {
-    let (Some(ledger), Some(server)) = (upstream.counts.shared(), server) else { return false };
-    let waits_elsewhere = || ledger.another_waits_longest(now()).is_some();
-    let parked_elsewhere = || ledger.parked(server).next().is_some() && ledger.lacks_room(server, now());
-    ledger.take_close_request(server) || ledger.is_full(server) && (waits_elsewhere() || parked_elsewhere())
+/// The worker that needs an idle connection to the server, or its slot, more than this one. A request that has been granted the
+/// server comes first, then the one that has waited longest for any server.
+pub(crate) fn neediest(upstream: &Upstream, server: Server) -> Option<usize> {
+    let ledger = upstream.counts.shared()?;
+    let parked = || ledger.parked(server).next();
+    if ledger.take_close_request(server) {
+        return parked();
+    }
+    if !ledger.is_full(server) || ledger.has_parked(server) {
+        return None;
+    }
+    let lacks_room = |_: &usize| ledger.lacks_room(server, now());
+    parked().filter(lacks_room).or_else(|| ledger.another_waits_longest(now()))
 }
 
 /// Closes a connection that was in the pool. Returns whether its slot is free at once.

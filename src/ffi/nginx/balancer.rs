@@ -219,6 +219,14 @@ impl Servers {
         }
     }
 
+    /// Whether a server has this address.
+    #[cfg(nginx_resolve)]
+    pub(crate) fn has(self, address: &[u8]) -> bool {
+        let mut has = false;
+        self.each(false, |server, _| has |= address_of(&server.copy()) == address);
+        has
+    }
+
     /// Ends `requests` requests to an address that no worker will end.
     pub(crate) fn end_requests(self, address: &[u8], mut requests: u64) {
         self.each(true, |server, _| {

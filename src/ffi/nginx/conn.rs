@@ -5,9 +5,10 @@ use std::ptr::NonNull;
 use nginx_sys::{
     ngx_connection_t, ngx_connection_tcp_nopush_e_NGX_TCP_NOPUSH_DISABLED as NOPUSH_DISABLED,
     ngx_event_handler_pt, ngx_event_t, ngx_handle_read_event, ngx_int_t, ngx_log_t, ngx_msec_t,
-    ngx_posted_events, NGX_AGAIN, NGX_OK,
+    ngx_posted_events, ngx_posted_next_events, NGX_AGAIN, NGX_OK,
 };
 
+use super::constants;
 use super::handle::{get_bit, get_bits, get_field, handle, set_bit, set_field, Handle};
 use super::memory::Pool;
 use super::timer::{add_timer, post_to, remove_timer};
@@ -248,6 +249,20 @@ impl Event {
     /// Calls its handler once the present one has returned.
     pub(crate) fn post(self) {
         post_to(self, &raw mut ngx_posted_events);
+    }
+
+    /// Ignores the socket from here on. Mirrors `ngx_del_event()`.
+    pub(crate) fn ignore(self) {
+        // SAFETY: a global of nginx, which the event module has set when the process was initialised.
+        if let Some(del) = unsafe { nginx_sys::ngx_event_actions.del } {
+            // SAFETY: a read event of an open connection, by the type invariant.
+            unsafe { del(self.as_ptr(), constants::READ_EVENT as ngx_int_t, 0) };
+        }
+    }
+
+    /// Calls its handler when nginx has looked after other events.
+    pub(crate) fn post_next(self) {
+        post_to(self, &raw mut ngx_posted_next_events);
     }
 
     pub(crate) fn ready(self) -> bool {

@@ -31,6 +31,10 @@ pub(crate) mod process;
 
 pub(crate) mod this_module;
 
+pub(crate) mod modules;
+
+pub(crate) mod channel;
+
 pub(crate) mod timer;
 
 pub(crate) mod memory;
@@ -40,6 +44,10 @@ pub(crate) mod mapping;
 pub(crate) mod socket;
 
 pub(crate) mod tcp_info;
+
+pub(crate) mod passing;
+
+pub(crate) mod adopt;
 
 pub(crate) mod guard;
 

@@ -28,6 +28,22 @@ pub(crate) fn elapsed(since: Msec) -> Msec {
     now().wrapping_sub(since)
 }
 
+/// The time of the system's monotonic clock, in nanoseconds.
+pub(crate) fn monotonic_nanoseconds() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a variable of the right type.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
+}
+
+/// How many descriptors this process may have.
+pub(crate) fn descriptor_limit() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a variable of the right type.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
+}
+
 /// A cycle: nginx's name for a configuration that is in use, and all that belongs to it.
 ///
 /// # Invariants
@@ -76,6 +92,13 @@ pub(crate) fn worker_number() -> Option<usize> {
     // SAFETY: a global of nginx, set with `ngx_process`; only this thread writes it.
     let number = unsafe { ngx_worker };
     is_worker.then_some(number)
+}
+
+/// Whether this process is a worker that a master has started.
+pub(crate) fn is_worker_of_master() -> bool {
+    // SAFETY: a global of nginx, set in each process before any module is called there; only this thread writes it.
+    let process = unsafe { ngx_process };
+    process == NGX_PROCESS_WORKER as usize
 }
 
 /// The number of workers that will be started; 1 if it is not known yet.

@@ -242,6 +242,11 @@ impl HttpUpstream {
         get_field!(self.create_request).map_or(0, |function| function as usize)
     }
 
+    /// The address of the protocol module's static, by which the module marks its buffers.
+    pub(crate) fn module_address(self) -> usize {
+        get_field!(self.output.tag).addr()
+    }
+
     pub(crate) fn uses_tls(self) -> bool {
         #[cfg(ngx_feature = "http_ssl")]
         return get_bit!(self: ngx_http_upstream_t::ssl_raw);

@@ -204,7 +204,7 @@ unsafe extern "C" fn client_leaves(data: *mut c_void) {
             }
         }
         if upstream.can_wait() {
-            upstream.schedule_dispatch();
+            upstream.schedule_dispatch(None);
         }
     });
 }

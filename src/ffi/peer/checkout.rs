@@ -5,6 +5,7 @@ use crate::pool::{GroupRef, Key};
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::peer::identity;
 use crate::ffi::peer::retry;
+use crate::ffi::state::handover::Protocol;
 use crate::ffi::state::peer_data::{Attempt, PeerData};
 use crate::ffi::state::reuse::Reuse;
 use crate::ffi::state::upstream::Idle;
@@ -28,6 +29,9 @@ pub(crate) fn find(
     let key = identity::key(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
     let (found, group) = checkout(kp, peer, &key);
     let (found, reuse) = found.unzip();
+    if found.is_none() {
+        learn_protocol(kp);
+    }
     #[cfg(ngx_feature = "http_ssl")]
     // SAFETY: the request that asks for a peer is live, and uses TLS, as checked before.
     if found.is_none() && kp.u.uses_tls() && unsafe { identity::tls::ask_for_handshake(kp.r, kp.u) }.is_some()
@@ -43,6 +47,14 @@ pub(crate) fn find(
         reuse,
     }));
     found
+}
+
+/// Remembers the module of the protocol, by whose name other processes know it.
+#[cold]
+fn learn_protocol(kp: &PeerData) {
+    if let Some(handover) = kp.upstream().handover() {
+        handover.learn(Protocol { function: kp.u.protocol(), module: kp.u.module_address() });
+    }
 }
 
 /// Takes a connection that fits from the pool. Connections that turn out to be closed by the server are closed.

@@ -30,15 +30,18 @@ use crate::ffi::peer::checkout::{checkout, find, note_identity};
 use crate::ffi::peer::choose::{choose, init_balancer, Choice};
 #[cfg(ngx_feature = "http_ssl")]
 use crate::ffi::peer::handshake::{save_session, set_session};
+use crate::ffi::peer::identity;
 use crate::ffi::peer::refusal;
 use crate::ffi::peer::release::{count_close, leave_server, release_to_pool};
 use crate::ffi::peer::retry::{self, RetryDecision};
+use crate::ffi::state::handover::Handover;
 use crate::ffi::state::notes::{keep_notes, Notes, Status};
 use crate::ffi::state::peer_data::{PeerData, Stage};
 use crate::ffi::state::reuse::PinnedServer;
 use crate::ffi::state::srv_conf::SrvConf;
 use crate::ffi::state::upstream::{Idle, Upstream};
 use crate::ffi::waiting::enqueue::{enqueue, leave_wait, park, ServerReturn};
+use crate::ffi::waiting::inquire::inquire;
 
 /// Puts our hooks before those that the balancer sets for this request.
 pub(crate) unsafe extern "C" fn init_keepalive_peer(
@@ -151,7 +154,7 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
     }
     let within_limit = match kp.stage.get() {
         Stage::Again(pinned) => return repeat(kp, peer, pinned),
-        Stage::Resuming(_) => true,
+        Stage::Resuming(_) | Stage::Informed(_) => true,
         stage => match choose_server(kp, peer, stage) {
             Ok(within_limit) => within_limit,
             Err(rc) => return rc,
@@ -189,10 +192,15 @@ fn choose_server(kp: &PeerData, peer: Peer, stage: Stage) -> Result<bool, ngx_in
 /// The request has a server. It gets a connection from the pool, or a new one, or waits for a slot.
 #[inline(always)]
 fn connect(kp: &PeerData, peer: Peer, is_within_limit: bool) -> ngx_int_t {
-    let has_waited = !matches!(kp.stage.get(), Stage::Asking);
+    let has_waited = !matches!(kp.stage.get(), Stage::Asking | Stage::Informed(_));
     // If the pool fails, a new connection is opened.
     if let Some(idle) = guard(None, || find(kp, peer, checkout)) {
         return reuse(kp, peer, idle, has_waited);
+    }
+    if kp.upstream().handover().is_some_and(Handover::has_siblings) && is_within_limit {
+        if let Some(rc) = guard(None, || ask_others(kp, peer)) {
+            return rc;
+        }
     }
     match kp.server.get() {
         Some(server) if !has_slot(kp, server, is_within_limit) => park_for_slot(kp, peer, server),
@@ -201,6 +209,16 @@ fn connect(kp: &PeerData, peer: Peer, is_within_limit: bool) -> ngx_int_t {
             NGX_OK as ngx_int_t
         }
     }
+}
+
+/// Asks another worker for a connection, if one may have it. `None` if the request has to do without.
+#[cold]
+fn ask_others(kp: &PeerData, peer: Peer) -> Option<ngx_int_t> {
+    let attempt = kp.attempt.get()?;
+    // SAFETY: in the pool of the live request, or empty.
+    let identity = unsafe { attempt.identity.as_slice() };
+    let key = identity::key(&peer, kp.u, kp.location(), identity);
+    inquire(kp, peer, &key)
 }
 
 /// Reserves a slot for a new connection to the server.
@@ -249,14 +267,19 @@ fn reuse_own(kp: &PeerData, peer: Peer) -> Option<ngx_int_t> {
 /// The request gets a connection from the pool.
 #[inline(always)]
 fn reuse(kp: &PeerData, peer: Peer, idle: Idle, has_waited: bool) -> ngx_int_t {
-    let Idle { conn, server, meter, .. } = idle;
+    let Idle { conn, server, meter, is_taken, .. } = idle;
     debug_conn(peer.log(), c"get keepalive peer: using connection %p", conn);
     kp.upstream().counts.reuse(server, kp.server.get());
     if let Some(meter) = meter {
         meter.reuse();
     }
     kp.meter.set(meter);
-    kp.note(if has_waited { Status::Queued } else { Status::Hit }, conn.requests() + 1);
+    let status = match has_waited {
+        _ if is_taken => Status::Taken,
+        true => Status::Queued,
+        false => Status::Hit,
+    };
+    kp.note(status, conn.requests() + 1);
     wake(conn, peer.log());
     peer.use_cached(conn);
     NGX_DONE as ngx_int_t
@@ -291,6 +314,7 @@ unsafe extern "C" fn free_keepalive_peer(
     if !kp.u.is_header_sent() || !kp.is_data_of(peer) || kp.request().has_post_action() {
         keep_notes(kp);
     }
+    let used = kp.server.get();
     let failure = AttemptEnd { server: Some(ServerReturn::State(state)), connection: Err(End::Error) };
     let outcome = guard(failure, || match kp.stage.replace(Stage::Asking) {
         Stage::Asking => free(kp, peer, state),
@@ -304,7 +328,7 @@ unsafe extern "C" fn free_keepalive_peer(
         Some(ServerReturn::State(state)) => kp.balancer.get().free(peer, state),
     }
     if kp.upstream().can_wait() {
-        guard((), || kp.upstream().schedule_dispatch());
+        guard((), || kp.upstream().schedule_dispatch(used));
     }
 }
 

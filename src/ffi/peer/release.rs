@@ -11,8 +11,8 @@ use crate::pool::{GroupRef, Key, Offer};
 use crate::reuse::lifetime::{Limits, NotKept, Remaining, Returned};
 
 use crate::ffi::idle::drain;
-use crate::ffi::idle::store::store;
-use crate::ffi::max_conns::slots::{close_and_release, must_yield, release_slot};
+use crate::ffi::idle::store::{store, Origin};
+use crate::ffi::max_conns::slots::{close_and_release, release_slot};
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::log::debug_conn;
 use crate::ffi::nginx::peer_connection::Peer;
@@ -59,10 +59,6 @@ pub(crate) fn release_to_pool(
         return Err(End::Error);
     }
     let server = kp.server.get();
-    if must_yield(upstream, server) {
-        debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: another worker waits", conn);
-        return Err(End::Evicted);
-    }
     let (identity, group) = identity_from_now_on(kp, peer, conn, attempt, has_user)?;
     // SAFETY: in the pool of the connection, which is open.
     let key = identity::key(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
@@ -74,6 +70,7 @@ pub(crate) fn release_to_pool(
         hinted: rest.idle < limits.timeout,
         round_trip,
         allowed: u32::try_from(rest.allowed).unwrap_or(u32::MAX),
+        is_taken: false,
     };
     let reused = attempt.reuse.is_some();
     let offer = Offer { conn: idle, group, reused, now, timeout: rest.idle, server };
@@ -99,8 +96,9 @@ fn look_at(kp: &PeerData, conn: Conn, attempt: Attempt, state: ngx_uint_t) -> (R
         opened: conn.start_time(),
         keepalive: is_read || unread.is_some(),
         request_sent: kp.u.is_request_sent(r, kp.first_buffer.get(), conn),
-        // Requests that wait are served even if the worker exits. Without a pool each would open a connection.
-        exiting: upstream.is_ending(),
+        // Requests that wait are served even if the worker exits, and others by the workers of a later configuration. Without a
+        // pool each would open a connection.
+        exiting: upstream.is_ending() && !upstream.has_heir(),
     };
     (returned, unread)
 }
@@ -130,7 +128,7 @@ fn identity_from_now_on(
 
 #[inline]
 fn save(kp: &PeerData, peer: Peer, key: &Key<'_>, offer: Offer<Idle>) -> Result<(), End> {
-    store(kp.upstream(), key, offer, Phase::Active, kp.generation(), || {
+    store(kp.upstream(), key, offer, Origin::Phase(Phase::Active), kp.generation(), || {
         debug_conn(peer.log(), c"free keepalive peer: saving connection %p", offer.conn.conn);
         peer.release_connection();
     })

@@ -283,7 +283,7 @@ unsafe extern "C" fn unpin_server(data: *mut c_void) {
             release_slot(upstream, server);
         }
         if upstream.can_wait() {
-            upstream.schedule_dispatch();
+            upstream.schedule_dispatch(None);
         }
     });
 }

@@ -24,7 +24,7 @@ use crate::ffi::shared::main_conf::MainConf;
 use crate::ffi::state::srv_conf::SrvConf;
 
 /// The command table; an empty name ends it.
-pub(crate) static mut COMMANDS: [ngx_command_t; 14] = [
+pub(crate) static mut COMMANDS: [ngx_command_t; 15] = [
     // keepalive connections [local] [per_server];
     command(ngx_string!("keepalive"), NGX_CONF_TAKE123, keepalive, 0),
     // queue number [timeout=time] [status=code];
@@ -49,6 +49,15 @@ pub(crate) static mut COMMANDS: [ngx_command_t; 14] = [
         ngx_conf_set_flag_slot,
         offset_of!(SrvConf, stale_fails),
     ),
+    // keepalive_handover on | off;
+    ngx_command_t {
+        name: ngx_string!("keepalive_handover"),
+        type_: (NGX_HTTP_MAIN_CONF | NGX_HTTP_UPS_CONF | NGX_CONF_FLAG) as ngx_uint_t,
+        set: Some(ngx_conf_set_flag_slot),
+        conf: NGX_HTTP_SRV_CONF_OFFSET,
+        offset: offset_of!(SrvConf, handover),
+        post: ptr::null_mut(),
+    },
     // ntlm;
     command(ngx_string!("ntlm"), NGX_CONF_NOARGS, ntlm, 0),
     // keepalive_time time;

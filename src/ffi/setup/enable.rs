@@ -5,8 +5,8 @@ use std::ffi::{c_char, c_void};
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_conf_t, ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_log_error_core,
-    ngx_uint_t, NGX_ERROR, NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK,
+    ngx_conf_t, ngx_http_conf_ctx_t, ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ngx_int_t,
+    ngx_log_error_core, ngx_uint_t, NGX_ERROR, NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::http::{HttpModuleMainConf, NgxHttpUpstreamModule};
@@ -25,6 +25,7 @@ use crate::ffi::nginx::guard::{guard, log_panics, Guarded};
 use crate::ffi::nginx::handle::{field_ptr, get_field, set_field, Handle as _};
 use crate::ffi::nginx::headers::bytes;
 use crate::ffi::nginx::memory::place_in_pool;
+use crate::ffi::nginx::this_module::module;
 use crate::ffi::observe::variables;
 use crate::ffi::peer::hooks::init_keepalive_peer;
 use crate::ffi::shared::counters::Told;
@@ -295,9 +296,24 @@ fn new_upstream(
         places: Cell::new(None),
         counts: Counts::new(),
         waits,
+        hands_over: limit.is_some() && conf.handover(http_conf(cf)),
+        handover: Cell::new(None),
         number: Cell::new(0),
         records: OnceCell::new(),
     })
+}
+
+/// What is configured for all upstreams, in `http {}`.
+fn http_conf<'a>(cf: Reading) -> &'a SrvConf {
+    let context: *mut ngx_http_conf_ctx_t = get_field!(cf.ctx).cast();
+    // SAFETY: nginx initialises main configurations in the context of `http {}`; reads one field.
+    let confs = unsafe { (*context).srv_conf };
+    // SAFETY: the context has a configuration for each module of this type.
+    let conf = unsafe { confs.add(module().ctx_index) };
+    // SAFETY: an element of the array, at the index of this module.
+    let conf: *mut SrvConf = unsafe { *conf }.cast();
+    // SAFETY: `SrvConf::create` made it for `http {}` itself; nothing writes it from here on.
+    unsafe { &*conf }
 }
 
 /// Has the connections counted, if a server limits them: by each worker for itself, or by all together if the upstream has

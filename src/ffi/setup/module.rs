@@ -29,6 +29,7 @@ pub(crate) static mut ngx_http_upstream_keepalive_rs_module: ngx_module_t = ngx_
     type_: NGX_HTTP_MODULE as _,
     init_module: Some(worker::init_module),
     init_process: Some(worker::init_process),
+    exit_process: Some(worker::exit_process),
     ..ngx_module_t::default()
 };
 

@@ -3,8 +3,13 @@
 use nginx_sys::{ngx_connection_t, ngx_cycle_t, ngx_event_t, ngx_int_t, NGX_OK};
 
 use crate::ffi::auth::conf::MainConf as AuthConf;
+use crate::ffi::handover::inbox::{close_inbox, inbox_handler, link_handler, settle};
+use crate::ffi::nginx::adopt::can_register;
+use crate::ffi::nginx::channel::watch_channel;
 use crate::ffi::nginx::guard::guard;
-use crate::ffi::nginx::process::{worker_number, worker_processes};
+use crate::ffi::nginx::process::{is_worker_of_master, worker_number, worker_processes};
+use crate::ffi::nginx::timer::Handler;
+use crate::ffi::shared::inboxes::Mail;
 use crate::ffi::shared::main_conf::MainConf;
 
 /// Runs in the master, when the configuration has been read. It returns no error: that would end the master, and with it the
@@ -19,6 +24,12 @@ pub(crate) unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_
         unsafe { main.workers.open(cycle, number) };
         // SAFETY: the configuration was found in this cycle.
         unsafe { main.zone.open(cycle, number) };
+        if main.zone.any_upstream(|upstream| upstream.hands_over) {
+            // SAFETY: the configuration was found in this cycle.
+            unsafe { main.mail.open(cycle, number) };
+        } else {
+            Mail::close();
+        }
         NGX_OK as ngx_int_t
     })
 }
@@ -26,7 +37,11 @@ pub(crate) unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_
 /// Runs in each process that nginx starts.
 pub(crate) unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guard(NGX_OK as ngx_int_t, || {
-        let Some(me) = worker_number() else { return NGX_OK as ngx_int_t };
+        let Some(me) = worker_number() else {
+            // No other process of nginx needs the inboxes of the next configuration.
+            Mail::close();
+            return NGX_OK as ngx_int_t;
+        };
         // SAFETY: nginx passes the worker's cycle, whose configuration has been read.
         let Some(main) = (unsafe { MainConf::of_cycle(cycle) }) else { return NGX_OK as ngx_int_t };
         // SAFETY: the configuration was found in this cycle.
@@ -37,8 +52,52 @@ pub(crate) unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int
         if let (Some(meters), Some(auth)) = (meters, unsafe { AuthConf::of_cycle(cycle) }) {
             let _ = auth.meters.set(meters);
         }
+        if is_worker_of_master() {
+            // SAFETY: the configuration was found in this cycle, which is the worker's.
+            unsafe { join_handover(main, cycle, me) };
+        }
         NGX_OK as ngx_int_t
     })
+}
+
+/// From here on connections are handed over, if the configuration says so.
+///
+/// # Safety
+/// `cycle` is the worker's cycle, to which `main` belongs.
+unsafe fn join_handover(main: &MainConf, cycle: *mut ngx_cycle_t, me: usize) {
+    let Some(handover) = main.mail.enter(me).filter(|_| can_register()) else { return };
+    // SAFETY: lies in the main configuration, and is only ever shared.
+    let own = unsafe { handover.as_ref() };
+    let inboxes = own.inboxes().inner_ends(me).map(|inbox| (inbox, inbox_handler as Handler));
+    let link = own.link().map(|link| (link, link_handler as Handler));
+    for (end, handler) in inboxes.chain(link) {
+        // SAFETY: the caller says that it is the worker's cycle; the descriptors are open as long as it.
+        if !unsafe { watch_channel(cycle, end, handler) } {
+            return;
+        }
+    }
+    main.zone.each_upstream(|upstream| {
+        if upstream.hands_over {
+            upstream.handover.set(Some(handover));
+        }
+    });
+    main.zone.each_upstream(|upstream| {
+        if upstream.hands_over {
+            settle(upstream, me);
+        }
+    });
+    own.tell_predecessors();
+}
+
+/// Runs in each process when it exits.
+pub(crate) unsafe extern "C" fn exit_process(cycle: *mut ngx_cycle_t) {
+    guard((), || {
+        // SAFETY: nginx passes the cycle of the process, whose configuration has been read.
+        let main = worker_number().and_then(|_| unsafe { MainConf::of_cycle(cycle) });
+        if let Some(main) = main {
+            close_inbox(main);
+        }
+    });
 }
 
 /// Another worker has rung the bell of this one.

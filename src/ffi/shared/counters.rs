@@ -69,6 +69,24 @@ impl Zone {
         self.upstreams.borrow().iter().any(|upstream| look(upstream))
     }
 
+    /// The upstream with a name; `number` is where to look first.
+    pub(crate) fn upstream_named(&self, name: &[u8], number: usize) -> Option<UpstreamRef> {
+        let upstreams = self.upstreams.borrow();
+        let has_name = |upstream: &&UpstreamRef| upstream.name_bytes() == name;
+        let first = upstreams.get(number).filter(has_name);
+        first.or_else(|| upstreams.iter().find(has_name)).copied()
+    }
+
+    /// The upstream with a number.
+    pub(crate) fn upstream(&self, number: usize) -> Option<UpstreamRef> {
+        self.upstreams.borrow().get(number).copied()
+    }
+
+    /// Calls `each` with each upstream.
+    pub(crate) fn each_upstream(&self, each: impl FnMut(&UpstreamRef)) {
+        self.upstreams.borrow().iter().for_each(each);
+    }
+
     /// Adds an upstream that is to be counted. `None` if there is no memory.
     pub(crate) fn add(&self, upstream: UpstreamRef, plan: metrics::UpstreamInfo) -> Option<()> {
         upstream.number.set(self.upstreams.borrow().len());

@@ -13,6 +13,7 @@ use crate::ffi::nginx::request::Request;
 use crate::ffi::nginx::this_module::module;
 
 use super::counters::Zone;
+use super::inboxes::Mail;
 use super::workers::Workers;
 
 /// The main configuration of this module; one for each cycle.
@@ -20,6 +21,7 @@ use super::workers::Workers;
 pub(crate) struct MainConf {
     pub(crate) workers: Workers,
     pub(crate) zone: Zone,
+    pub(crate) mail: Mail,
 }
 
 impl MainConf {

@@ -1,8 +1,10 @@
-//! What the workers of one configuration share: ledgers and bells (`workers`), counters (`counters`), and the main
-//! configuration in which both lie (`main_conf`).
+//! What the workers of one configuration share: ledgers and bells (`workers`), counters (`counters`), inboxes for
+//! connections (`inboxes`), and the main configuration in which they lie (`main_conf`).
 
 pub(crate) mod workers;
 
 pub(crate) mod counters;
+
+pub(crate) mod inboxes;
 
 pub(crate) mod main_conf;

@@ -7,31 +7,20 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use nginx_sys::{ngx_cycle_t, ngx_event_handler_pt, ngx_fd_t, ngx_int_t, NGX_ERROR, NGX_LOG_CRIT, NGX_OK};
+use nginx_sys::{ngx_cycle_t, NGX_LOG_CRIT};
 
 use crate::base::memory::push;
 use crate::ledger::{Ledger, Table};
 
+use crate::ffi::nginx::channel::watch_channel;
 use crate::ffi::nginx::configured::Configured;
-use crate::ffi::nginx::constants;
 use crate::ffi::nginx::log::write_line;
 use crate::ffi::nginx::mapping::Mapping;
-use crate::ffi::nginx::memory::or_fail;
 use crate::ffi::nginx::process::{is_gone, now, this_process, Cycle, KnownProcesses};
 use crate::ffi::nginx::timer::Handler;
 use crate::ffi::state::bells::Bells;
 use crate::ffi::state::upstream::{Upstream, UpstreamRef};
 use crate::ffi::state::waits::INTERVAL;
-
-extern "C" {
-    /// From ngx_channel.h, which nginx-sys does not include.
-    fn ngx_add_channel_event(
-        cycle: *mut ngx_cycle_t,
-        fd: ngx_fd_t,
-        event: ngx_int_t,
-        handler: ngx_event_handler_pt,
-    ) -> ngx_int_t;
-}
 
 /// What the workers of one configuration share.
 #[derive(Default)]
@@ -128,13 +117,9 @@ impl Workers {
             }
         }
         let Some(bell) = self.bells.get().and_then(|bells| bells.of(me)) else { return };
-        let read = constants::READ_EVENT as ngx_int_t;
         // If this fails, waiting requests are only dispatched once a second.
         // SAFETY: the caller says that the cycle is live; the descriptor is open as long as the cycle.
-        let rc = or_fail(NGX_ERROR as ngx_int_t, || unsafe {
-            ngx_add_channel_event(cycle, bell, read, Some(rung))
-        });
-        if rc != NGX_OK as ngx_int_t {
+        if !unsafe { watch_channel(cycle, bell, rung) } {
             // SAFETY: the caller says that the cycle is live.
             let log = unsafe { Cycle::from_ptr(cycle) }.log();
             write_line(log, NGX_LOG_CRIT, 0, c"keepalive: other workers cannot wake this one");
@@ -144,7 +129,9 @@ impl Workers {
 
 /// Checks once a second whether other workers were killed without being replaced, as after a reload, and takes back what
 /// they had.
-pub(crate) fn recover(upstream: &Upstream) {
+///
+/// `read` reads the inbox of such a worker to its end.
+pub(crate) fn recover(upstream: &Upstream, read: impl Fn(usize) -> bool) {
     let (Some(ledger), Some(known)) = (upstream.counts.shared(), upstream.counts.known.get()) else { return };
     let now = now();
     if upstream.counts.recovered.get().is_some_and(|then| now.wrapping_sub(then) < INTERVAL) {
@@ -154,7 +141,16 @@ pub(crate) fn recover(upstream: &Upstream) {
     // SAFETY: belongs to the same cycle as the upstream, and is only ever shared.
     let known = unsafe { known.as_ref() };
     end_lost_requests(upstream, |left| {
-        ledger.recover(now, |worker, process, answers| known.is_gone(worker, process, answers), left);
+        let is_gone = |worker, process, answers| known.is_gone(worker, process, answers);
+        ledger.recover(now, is_gone, left, &read);
+    });
+    // Connections that a killed worker has sent, or was to be sent, may be lost: their receivers find out.
+    if ledger.transfers_due() {
+        ledger.receivers().for_each(|worker| upstream.counts.ring(worker));
+    }
+    // What a worker that hangs does not take is used here.
+    ledger.deaf_receivers(now).for_each(|worker| {
+        read(worker);
     });
     // A worker that does not answer by the next check may be gone.
     ledger.unrung_holders().for_each(|worker| upstream.counts.ring(worker));

@@ -1,5 +1,5 @@
 //! State. Of the configuration of an upstream: `srv_conf`. Of its pool: `upstream`, `tls_sessions`, `counts`, `bells`,
-//! `waits`, `watch`. Of a request: `peer_data`, `reuse`, `refusal`, `notes`, `tried`. Of a wait: `waiter`.
+//! `waits`, `watch`. Of the handover of connections: `inboxes`, `handover`. Of a request: `peer_data`, `reuse`, `refusal`, `notes`, `tried`. Of a wait: `waiter`.
 
 pub(crate) mod srv_conf;
 
@@ -13,6 +13,10 @@ pub(crate) mod counts;
 pub(crate) mod bells;
 
 pub(crate) mod waits;
+
+pub(crate) mod inboxes;
+
+pub(crate) mod handover;
 
 #[cfg(nginx_resolve)]
 pub(crate) mod watch;

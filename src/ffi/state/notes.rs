@@ -25,6 +25,8 @@ pub(crate) enum Status {
     Stale,
     /// The request had to wait for it.
     Queued,
+    /// From the pool of another worker.
+    Taken,
     /// The pool was not asked.
     Bypass,
     /// There was no server for the request.
@@ -38,6 +40,7 @@ impl Status {
             Self::Miss => "MISS",
             Self::Stale => "STALE",
             Self::Queued => "QUEUED",
+            Self::Taken => "TAKEN",
             Self::Bypass => "BYPASS",
             Self::None => "-",
         }

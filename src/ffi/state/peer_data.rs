@@ -80,6 +80,8 @@ pub(crate) struct OwnConf {
 ///     |                                               |
 ///     +----- the server's connections are idle in other workers ---> Parked ---> Resuming
 ///     |
+///     +----- another worker may have a connection ---> Inquiring ---> Informed
+///     |
 ///     +--> a connection from the pool that is stale ---> Again: it asks for another one
 /// ```
 ///
@@ -92,6 +94,10 @@ pub(crate) enum Stage {
     /// It has a server, and waits for a slot.
     Parked(Ticket),
     Resuming(Ticket),
+    /// It has a server, and has asked another worker for a connection.
+    Inquiring(Ticket),
+    /// It has a server, and looks whether the other worker has sent a connection.
+    Informed(Ticket),
     /// It has a server, which refused the connection after the wait.
     Declined,
     Failing(WaitFailure),

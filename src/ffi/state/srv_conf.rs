@@ -26,6 +26,7 @@ pub(crate) struct SrvConf {
     pub(crate) timeout: ngx_msec_t,
     pub(crate) check: ngx_flag_t,
     pub(crate) stale_fails: ngx_flag_t,
+    pub(crate) handover: ngx_flag_t,
     pub(crate) ntlm: bool,
     pub(crate) queue: Option<Queue>,
     pub(crate) drain: Option<KeepaliveDrain>,
@@ -53,6 +54,7 @@ impl SrvConf {
             timeout: UNSET_MSEC,
             check: UNSET_NUMBER,
             stale_fails: UNSET_NUMBER,
+            handover: UNSET_NUMBER,
             ntlm: false,
             queue: None,
             drain: None,
@@ -110,5 +112,13 @@ impl SrvConf {
     /// `keepalive_stale_fails`, off by default.
     pub(crate) fn stale_fails(&self) -> bool {
         self.stale_fails == 1
+    }
+
+    /// `keepalive_handover`: that of the upstream, else that of `http {}`, else on.
+    pub(crate) fn handover(&self, http: &Self) -> bool {
+        match self.handover {
+            UNSET_NUMBER => http.handover != 0,
+            own => own != 0,
+        }
     }
 }

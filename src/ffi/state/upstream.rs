@@ -10,7 +10,7 @@ use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ng
 
 use crate::directive::KeepaliveDrain;
 use crate::ledger::Server;
-use crate::metrics::{Meter, QueueMeter, WorkerCounters};
+use crate::metrics::{HandoverMeter, Meter, QueueMeter, WorkerCounters};
 use crate::pool::{Connection, GroupRef, IdlePool, Key, Offer};
 use crate::reuse::bound::{Binding, Bindings};
 use crate::reuse::identity::client_of;
@@ -20,9 +20,11 @@ use crate::reuse::stale::StaleRetry;
 use crate::ffi::nginx::balancer::Servers;
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::Guarded;
+use crate::ffi::nginx::headers::bytes;
 use crate::ffi::nginx::memory::Pool;
 
 use super::counts::Counts;
+use super::handover::HandoverOf;
 #[cfg(ngx_feature = "http_ssl")]
 use super::tls_sessions::Sessions;
 use super::waits::Waits;
@@ -61,6 +63,10 @@ pub(crate) struct Upstream {
     pub(crate) places: Cell<Option<NonNull<MaybeUninit<Place>>>>,
     pub(crate) counts: Counts,
     pub(crate) waits: Waits,
+    /// `keepalive_handover`, and whether there is anything to hand over.
+    pub(crate) hands_over: bool,
+    /// In a worker that hands connections of this upstream over.
+    pub(crate) handover: HandoverOf,
     /// Its number among the upstreams that are counted.
     pub(crate) number: Cell<usize>,
     /// In a worker: its counters.
@@ -109,6 +115,8 @@ pub(crate) struct Idle {
     pub(crate) round_trip: Option<RoundTrip>,
     /// The number of the last request that the server accepts on it, if the server said so.
     pub(crate) allowed: u32,
+    /// It came from another worker, and was not used in this one yet.
+    pub(crate) is_taken: bool,
 }
 
 /// A time in milliseconds, rounded up.
@@ -146,6 +154,8 @@ pub(crate) struct Place {
 pub(crate) struct Stored {
     /// `None` if it could not be stored.
     pub(crate) place: Option<NonNull<Place>>,
+    /// The hash of its key.
+    pub(crate) hash: u32,
     /// A connection that had to make room; the caller closes it.
     pub(crate) evicted: Option<Idle>,
 }
@@ -163,6 +173,13 @@ impl Upstream {
         unsafe { &raw const (*self.us.as_ptr()).host }
     }
 
+    /// The name of the upstream.
+    pub(crate) fn name_bytes(&self) -> &[u8] {
+        // SAFETY: the server conf of an upstream lives as long as the upstream; copies one field.
+        let name = unsafe { (*self.us.as_ptr()).host };
+        bytes(name)
+    }
+
     /// A reference that a connection can keep.
     pub(crate) fn refer(&self) -> UpstreamRef {
         UpstreamRef(NonNull::from(self))
@@ -171,6 +188,11 @@ impl Upstream {
     /// Counts the connections to an address.
     pub(crate) fn meter(&self, address: &[u8]) -> Option<Meter> {
         self.records.get()?.meter(address)
+    }
+
+    /// Counts what is handed over.
+    pub(crate) fn handover_meter(&self) -> Option<HandoverMeter> {
+        self.records.get()?.handover()
     }
 
     /// Counts the requests in the queue.
@@ -188,15 +210,15 @@ impl Upstream {
     #[inline]
     pub(crate) fn store(&self, key: &Key<'_>, offer: Offer<Idle>) -> Stored {
         let Some(places) = self.places.get().or_else(|| self.make_places()) else {
-            return Stored { place: None, evicted: None };
+            return Stored { place: None, hash: 0, evicted: None };
         };
-        let Some(put) = self.idle.with(|idle| idle.put(key, offer)) else {
-            return Stored { place: None, evicted: None };
+        let Some((put, hash)) = self.idle.with(|idle| idle.put_and_hash(key, offer)) else {
+            return Stored { place: None, hash: 0, evicted: None };
         };
         if self.bindings.is_some() {
             self.note_slot(&offer.conn, put.stored.as_ref().ok());
         }
-        Stored { place: put.stored.ok().map(|slot| self.place(places, slot)), evicted: put.evicted }
+        Stored { place: put.stored.ok().map(|slot| self.place(places, slot)), hash, evicted: put.evicted }
     }
 
     /// Notes the slot of a client's connection, to find it when the client leaves.
@@ -219,6 +241,11 @@ impl Upstream {
         knows.unwrap_or(false)
     }
 
+    /// Takes the connection in a slot.
+    pub(crate) fn take_slot(&self, slot: u32) -> Option<Idle> {
+        self.idle.with(|idle| idle.remove(slot, |_| true)).flatten()
+    }
+
     /// Takes the oldest idle connection to a server.
     pub(crate) fn take_oldest_of(&self, server: Server) -> Option<Idle> {
         self.idle.with(|idle| idle.take_oldest_of(server)).flatten()
@@ -229,7 +256,6 @@ impl Upstream {
         self.idle.with(|idle| idle.mark_removed(is_there)).unwrap_or(false)
     }
 
-    #[cfg(nginx_resolve)]
     pub(crate) fn is_empty(&self) -> bool {
         self.idle.with(|idle| idle.is_empty()).unwrap_or(true)
     }

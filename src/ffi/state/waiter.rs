@@ -29,6 +29,8 @@ pub(crate) struct Waiter {
     pub(crate) request: NonNull<PeerData>,
     /// When the wait began.
     pub(crate) since: Cell<Msec>,
+    /// The question to another worker whose answer it waits for.
+    pub(crate) question: Cell<u32>,
 }
 
 impl Waiter {
@@ -48,6 +50,7 @@ impl Waiter {
             turn: Alarm::new(),
             request,
             since: Cell::new(0),
+            question: Cell::new(0),
         });
         pool.put(waiter).map(NonNull::cast)
     }

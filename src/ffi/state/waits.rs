@@ -9,7 +9,8 @@ use crate::directive::Queue;
 use crate::ffi::nginx::guard::Guarded;
 use crate::ffi::nginx::process::{elapsed, now, worker_is_exiting};
 use crate::ffi::nginx::timer::{Alarm, Handler};
-use crate::ledger;
+use crate::ledger::{self, Server};
+use crate::queue::released::Released;
 use crate::queue::room::Rooms;
 use crate::queue::{Ticket, WaitQueue};
 
@@ -26,17 +27,26 @@ pub(crate) struct Waits {
     pub(crate) retries: WaitLine,
     /// Requests that have a server, and wait for a slot there.
     pub(crate) parked: WaitLine,
+    /// Requests that have a server, and wait for the answer of another worker: it may have a connection.
+    pub(crate) asking: WaitLine,
+    /// The servers to which connections were released since the last dispatch.
+    pub(crate) released: Guarded<Released>,
     /// Which servers had room at the last look for `retries`.
     pub(crate) rooms: Guarded<Rooms>,
     /// Calls `dispatch`: when something has changed, when the longest wait times out, and regularly, because servers also
     /// recover by themselves.
     pub(crate) alarm: Alarm,
+    /// Calls `dispatch` when the first request in `asking` has waited for long enough, or an inbox may have room again.
+    pub(crate) soon: Alarm,
     /// Dispatches the requests; its event points at the upstream.
     dispatch: Handler,
 }
 
 /// A queue: first come, first served.
 pub(crate) type WaitLine = Guarded<WaitQueue<NonNull<Waiter>>>;
+
+/// How many requests can wait for answers of other workers: more than there are workers.
+const MAX_ASKING: usize = 1024;
 
 /// How often `dispatch` is called if nothing else happens, in milliseconds.
 pub(crate) const INTERVAL: Msec = 1000;
@@ -67,8 +77,11 @@ impl Waits {
             queue: line(number)?,
             retries: line(number)?,
             parked: line(parked)?,
+            asking: Guarded::new(WaitQueue::new(MAX_ASKING)),
+            released: Guarded::new(Released::default()),
             rooms: Guarded::new(Rooms::default()),
             alarm: Alarm::new(),
+            soon: Alarm::new(),
             dispatch,
         })
     }
@@ -96,7 +109,7 @@ impl Waits {
     }
 
     pub(crate) fn any(&self) -> bool {
-        any(&self.queue) || any(&self.retries) || any(&self.parked)
+        any(&self.queue) || any(&self.retries) || any(&self.parked) || any(&self.asking)
     }
 }
 
@@ -125,16 +138,20 @@ impl Upstream {
         self.waits.directive.is_some() || self.counts.ledger.get().is_some()
     }
 
-    /// Something may have become free: dispatches the waiting requests, or wakes other workers that have some, once the
-    /// present handler has returned.
-    pub(crate) fn schedule_dispatch(&self) {
+    /// Something may have become free, for example a connection to the server `released`: dispatches the waiting requests, or
+    /// hands the connection over to another worker that has some, once the present handler has returned.
+    pub(crate) fn schedule_dispatch(&self, released: Option<Server>) {
         let others = || {
-            self.counts.shared().is_some_and(|it| {
-                it.another_waits_longest(now()).is_some() || it.with_retries().next().is_some()
-            })
+            let Some(ledger) = self.counts.shared() else { return false };
+            if let Some(server) = released {
+                self.waits.released.with(|all| all.add(server));
+            }
+            ledger.another_waits_longest(now()).is_some()
+                || ledger.with_retries().next().is_some()
+                || released.is_some_and(|server| ledger.parked(server).next().is_some())
         };
         // A worker that ends may have connections to close.
-        if self.waits.any() || others() || worker_is_exiting() {
+        if others() || self.waits.any() || worker_is_exiting() {
             self.post_dispatch();
         }
     }
@@ -147,6 +164,16 @@ impl Upstream {
 
     fn prepare_dispatch(&self) {
         self.waits.alarm.prepare(self.waits.dispatch, NonNull::from(self).as_ptr().cast(), false);
+    }
+
+    /// Calls `dispatch` in some milliseconds, unless it is to be called sooner.
+    #[cold]
+    pub(crate) fn dispatch_soon(&self, after: Msec) {
+        let soon = &self.waits.soon;
+        if !soon.is_set() {
+            soon.prepare(self.waits.dispatch, NonNull::from(self).as_ptr().cast(), false);
+        }
+        soon.set(after.max(1) as ngx_msec_t);
     }
 
     /// Whether the worker exits, and no request waits at this upstream.

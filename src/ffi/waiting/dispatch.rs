@@ -7,12 +7,17 @@ use nginx_sys::{
     NGX_OK,
 };
 
+use crate::base::clock::Msec;
+use crate::handover::questions::PATIENCE;
+use crate::ledger::Server;
 use crate::metrics::End;
 use crate::queue;
 use crate::queue::room::Outlook;
 
+use crate::ffi::handover::give::{give, give_all, Given, Recipient};
+use crate::ffi::handover::inbox::{read_all, settle_if_due};
 use crate::ffi::idle::close::close_all;
-use crate::ffi::max_conns::slots::close_idle;
+use crate::ffi::max_conns::slots::{close_idle, neediest};
 use crate::ffi::nginx::balancer::Servers;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::Handle as _;
@@ -25,6 +30,7 @@ use crate::ffi::state::waits::WaitFailure;
 
 use super::enqueue::{is_worth_waiting, outlook, wait_for_slot};
 use super::fail::{fail, fail_declined, fail_internally};
+use super::inquire::is_over;
 use super::placeholder::install_placeholder;
 use super::resume::resume_connect;
 
@@ -54,31 +60,80 @@ fn serve_all(upstream: &Upstream) {
     if let Some(ledger) = upstream.counts.shared() {
         ledger.answer();
     }
+    settle_if_due(upstream);
     if in_time {
-        recover(upstream);
+        recover(upstream, read_all);
     }
-    close_what_others_need(upstream);
+    give_what_others_need(upstream);
+    resume_informed(upstream);
     resume_parked(upstream);
     serve_retries(upstream);
     serve_queue(upstream, in_time);
     upstream.waits_changed();
+    if upstream.has_heir() && !upstream.waits.any() && give_all(upstream) {
+        upstream.dispatch_soon(RETRY_INTERVAL);
+    }
     if upstream.is_ending() {
         // The connections that were kept for waiting requests are of no more use.
         close_all(upstream);
     }
 }
 
-/// Closes idle connections to servers for which requests wait in other workers.
-fn close_what_others_need(upstream: &Upstream) {
+/// How long to wait until an inbox that was full has room again, in milliseconds.
+const RETRY_INTERVAL: Msec = 1;
+
+/// Gives idle connections to the workers in which requests wait for them.
+fn give_what_others_need(upstream: &Upstream) {
     let Some(ledger) = upstream.counts.shared() else { return };
-    let close = |server| {
-        if let Some(idle) = upstream.take_oldest_of(server) {
-            close_idle(upstream, idle, End::Evicted);
-        }
-    };
-    ledger.each_close_request(close, |server| {
+    let give = |server| give_or_close(upstream, ledger.parked(server).next(), server);
+    ledger.each_close_request(give, |server| {
         ledger.parked(server).for_each(|worker| upstream.counts.ring(worker))
     });
+    while let Some(server) = upstream.waits.released.with(|released| released.take()).flatten() {
+        if let Some(worker) = neediest(upstream, server) {
+            give_or_close(upstream, Some(worker), server);
+        }
+    }
+}
+
+/// Gives a connection to another worker. If none can be given, one is closed, so that the other worker can open one.
+fn give_or_close(upstream: &Upstream, worker: Option<usize>, server: Server) {
+    let newest = || upstream.idle.with(|idle| idle.newest_of(server)).flatten();
+    if let (Some(worker), Some(slot), Some(ledger)) = (worker, newest(), upstream.counts.shared()) {
+        // The message wakes it. If it does not answer, the next connection goes elsewhere.
+        ledger.ring(worker, now());
+        if give(upstream, slot, Recipient::Sibling { worker, question: 0 }) == Given::Gone {
+            return;
+        }
+        upstream.counts.ring(worker);
+    }
+    if let Some(idle) = upstream.take_oldest_of(server) {
+        close_idle(upstream, idle, End::Evicted);
+    }
+}
+
+/// Lets each request go on that has asked another worker, once that has answered, or has not answered in time.
+fn resume_informed(upstream: &Upstream) {
+    let asking = &upstream.waits.asking;
+    upstream.waits.soon.clear();
+    let mut next = asking.with(|asking| asking.first()).flatten();
+    for _ in 0..asking.with(|asking| asking.len()).unwrap_or(0) {
+        let Some(waiting) = next else { break };
+        next = asking.with(|asking| asking.next_after(waiting.ticket)).flatten();
+        // SAFETY: a request in a line is alive, and its waiter is in its pool.
+        let waiter = unsafe { waiting.waiter.as_ref() };
+        if is_over(upstream, waiter, waiting.since) {
+            resume(waiting, Stage::Informed(waiting.ticket));
+        }
+        // A request that ends may end others, of the same main request. If the next one is gone, the first one is next.
+        next = match next {
+            Some(behind) => asking.with(|line| line.get(behind.ticket).or_else(|| line.first())).flatten(),
+            None => break,
+        };
+    }
+    if let Some(first) = asking.with(|asking| asking.first()).flatten() {
+        upstream.dispatch_soon(PATIENCE.saturating_sub(elapsed(first.since)));
+    }
 }
 
 /// Gives each parked request another try to get a slot.
@@ -89,7 +144,7 @@ fn resume_parked(upstream: &Upstream) {
     for _ in 0..parked.with(|parked| parked.len()).unwrap_or(0) {
         let Some(waiting) = next else { return };
         next = parked.with(|parked| parked.next_after(waiting.ticket)).flatten();
-        resume(waiting);
+        resume(waiting, Stage::Resuming(waiting.ticket));
         next = match next {
             Some(behind) => parked.with(|line| line.get(behind.ticket).or_else(|| line.first())).flatten(),
             None => return,
@@ -228,33 +283,50 @@ fn grant(
     Turn::WaitEnded
 }
 
-/// Tries again to get a slot for the connection of a request that has a server.
-fn resume(waiting: Waiting) {
-    // SAFETY: a parked request is alive, and its waiter is in its pool.
+/// Tries again to get a connection for a request that has a server: for a parked one, or one that has asked another worker.
+fn resume(waiting: Waiting, stage: Stage) {
+    // SAFETY: a request in a line is alive, and its waiter is in its pool.
     let waiter = unsafe { waiting.waiter.as_ref() };
     // SAFETY: it lies in the pool of the same request, which is alive.
     let kp = unsafe { waiter.request.as_ref() };
     let (upstream, peer) = (kp.upstream(), kp.u.peer());
-    let Some(server) = kp.server.get() else { return };
-    upstream.counts.unpark(server);
-    kp.stage.set(Stage::Resuming(waiting.ticket));
+    if let (Stage::Resuming(_), Some(server)) = (stage, kp.server.get()) {
+        upstream.counts.unpark(server);
+    }
+    kp.stage.set(stage);
     peer.release_connection();
     // SAFETY: the peer of a live request, with a server and without a connection.
     let rc = unsafe { ngx_event_connect_peer(peer.as_ptr()) };
-    if !matches!(kp.stage.get(), Stage::Parked(_)) {
-        upstream.waits.parked.with(|parked| parked.remove(waiting.ticket));
-        finish_wait(kp, waiter, rc);
+    match (stage, kp.stage.get()) {
+        // It waits on.
+        (Stage::Resuming(_), Stage::Parked(_)) | (_, Stage::Inquiring(_)) => {}
+        (Stage::Resuming(ticket), _) => {
+            upstream.waits.parked.with(|parked| parked.remove(ticket));
+            finish_wait(kp, waiter, rc);
+        }
+        (_, now) => {
+            upstream.waits.asking.with(|asking| asking.remove(waiting.ticket));
+            match now {
+                Stage::Parked(_) => wait_for_slot(kp, waiter),
+                _ => go_on(kp, waiter, rc),
+            }
+        }
     }
 }
 
-/// The wait is over: the request goes on, or fails, as if the core had just asked for a connection.
+/// The wait is over: the times of the request do not include it.
 fn finish_wait(kp: &PeerData, waiter: &Waiter, rc: ngx_int_t) {
+    kp.u.end_of_wait(elapsed(waiter.since.get()));
+    go_on(kp, waiter, rc);
+}
+
+/// The request goes on, or fails, as if the core had just asked for a connection.
+fn go_on(kp: &PeerData, waiter: &Waiter, rc: ngx_int_t) {
     const OK: ngx_int_t = NGX_OK as ngx_int_t;
     const DONE: ngx_int_t = NGX_DONE as ngx_int_t;
     const AGAIN: ngx_int_t = NGX_AGAIN as ngx_int_t;
     const DECLINED: ngx_int_t = NGX_DECLINED as ngx_int_t;
     kp.stage.set(Stage::Asking);
-    kp.u.end_of_wait(elapsed(waiter.since.get()));
     match rc {
         OK | DONE | AGAIN => resume_connect(kp, waiter, rc == AGAIN),
         DECLINED => fail_declined(kp, waiter),

@@ -106,7 +106,7 @@ pub(crate) fn park(kp: &PeerData, peer: Peer, server: Server) -> ngx_int_t {
 
 /// The core has set up the placeholder as a connection that is being opened, with a timer. The timer is removed, as
 /// `proxy_connect_timeout` must not end the wait.
-unsafe extern "C" fn core_has_returned(event: *mut ngx_event_t) {
+pub(super) unsafe extern "C" fn core_has_returned(event: *mut ngx_event_t) {
     // SAFETY: nginx passes the event of a waiter, and knows it only while the request waits; reads one field.
     let waiter = unsafe { (*event).data }.cast::<Waiter>();
     // SAFETY: `enqueue` or `park` has put the waiter there, which is in the pool of the live request.
@@ -116,6 +116,7 @@ unsafe extern "C" fn core_has_returned(event: *mut ngx_event_t) {
     guard((), || match kp.stage.get() {
         Stage::Failing(failure) => fail(kp, waiter, failure),
         Stage::Parked(_) => wait_for_slot(kp, waiter),
+        Stage::Inquiring(_) => waiter.write().clear_timer(),
         Stage::Queued(ticket) => {
             waiter.write().clear_timer();
             // A server that became free before other workers knew of the first request has woken nobody.
@@ -180,6 +181,13 @@ pub(crate) fn leave_wait(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uin
             // The server has heard nothing of the request: neither is it too slow, nor well again.
             Some(ServerReturn::Untried)
         }
+        Stage::Inquiring(ticket) | Stage::Informed(ticket) => {
+            upstream.waits.asking.with(|asking| asking.remove(ticket));
+            if let Some(server) = kp.server.take() {
+                upstream.counts.end_request(server);
+            }
+            Some(ServerReturn::Untried)
+        }
         Stage::Declined => {
             kp.u.set_request_sent(false);
             kp.note_tried();
@@ -208,7 +216,9 @@ fn end_placeholder(kp: &PeerData, stage: Stage) {
     // SAFETY: `start_wait` has put it into the pool of the live request.
     let waiter = unsafe { waiter.as_ref() };
     waiter.leave();
-    if !matches!(stage, Stage::Declined | Stage::Failing(_)) {
+    let is_counted =
+        matches!(stage, Stage::Declined | Stage::Failing(_) | Stage::Inquiring(_) | Stage::Informed(_));
+    if !is_counted {
         kp.u.end_of_wait(elapsed(waiter.since.get()));
         kp.u.no_response_time();
     }

@@ -14,6 +14,7 @@ mod decision;
 mod directive;
 mod drain;
 mod frames;
+mod handover;
 mod hint;
 mod identity;
 mod input;
@@ -29,12 +30,13 @@ mod times;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 15] = [
+const TARGETS: [(&str, Target); 16] = [
     ("hint", hint::target),
     ("request_head", request_head::target),
     ("drain", drain::target),
     ("frames", frames::target),
     ("accept", accept::target),
+    ("handover", handover::target),
     ("names", names::target),
     ("identity", identity::target),
     ("stateful", stateful::target),

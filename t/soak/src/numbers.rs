@@ -66,6 +66,8 @@ impl Status {
             unconnected: not_stored("connect"),
             failed: not_stored("error"),
             ended: total("closed") + total("not_stored"),
+            given: total("given"),
+            taken: total("taken"),
         }
     }
 
@@ -103,6 +105,10 @@ pub struct Counted {
     pub failed: i64,
     /// Connections that have ended, for whatever reason.
     pub ended: i64,
+    /// Connections that a worker has handed over to another one.
+    pub given: i64,
+    /// Connections that a worker has taken over.
+    pub taken: i64,
 }
 
 impl Counted {
@@ -115,6 +121,8 @@ impl Counted {
             unconnected: self.unconnected - before.unconnected,
             failed: self.failed - before.failed,
             ended: self.ended - before.ended,
+            given: self.given - before.given,
+            taken: self.taken - before.taken,
         }
     }
 }

@@ -72,7 +72,7 @@ impl Proof {
             let slack = in_flight;
             let holds = (-slack..=lost.0 + slack).contains(&difference.0)
                 && (-slack..=lost.1 + slack).contains(&difference.1)
-                && counted.opened == counted.ended
+                && counted.opened + counted.taken == counted.ended + counted.given
                 && counted.requests == counted.opened + counted.reused;
             if !holds {
                 self.problems([format!("{part}: {upstream} {server}: {counted:?}, the server {served:?}")]);
@@ -94,6 +94,7 @@ impl Proof {
                 differ.join(", ")
             ));
         }
+        self.handover(part, before, after, kills);
         let waits = |status: &Status| status.sum("nginx_upstream_queue_requests_total", &[]);
         self.shown.push(format!(
             "{part}: {} requests waited in queues",
@@ -102,6 +103,22 @@ impl Proof {
         if kills == 0 {
             self.decisions(part, before, after, tally);
         }
+    }
+
+    /// Each connection that was given was taken, or dropped for a reason, or lost with a killed worker that had it in hand.
+    fn handover(&mut self, part: &str, before: &Rest, after: &Rest, kills: u64) {
+        let since = |name: &str| {
+            let name = format!("nginx_upstream_keepalive_{name}_total");
+            after.status.sum(&name, &[]) - before.status.sum(&name, &[])
+        };
+        let (given, taken, dropped) = (since("given"), since("taken"), since("dropped"));
+        let lost = given - taken - dropped;
+        if !(-(kills as i64)..=kills as i64).contains(&lost) {
+            self.problems([format!("{part}: {given} connections given, {taken} taken, {dropped} dropped")]);
+        }
+        self.shown.push(format!(
+            "{part}: {given} connections changed workers, {dropped} of them were dropped, {lost} lost with a worker"
+        ));
     }
 
     /// What `auth_subrequest` has decided and what queues have refused, and what clients were told.

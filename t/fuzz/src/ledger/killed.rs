@@ -45,6 +45,7 @@ impl Model {
                 !alive.contains(&pid)
             },
             |address, requests| left.push((address.to_vec(), requests)),
+            |_| true,
         );
         let mut expected = Vec::new();
         for worker in self.others(me) {

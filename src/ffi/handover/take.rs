@@ -1,0 +1,213 @@
+//! A connection comes from another worker. Nothing in its message is believed that can be checked.
+
+use std::num::NonZeroU16;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use crate::base::clock::Msec;
+use crate::handover::message::{Parcel, PortableKey};
+use crate::ledger::{Server, Transfer};
+use crate::metrics::Dropped;
+use crate::pool::{Key, Offer};
+use crate::reuse::identity::local_of_plain;
+
+use crate::ffi::idle::store::{store, Origin};
+use crate::ffi::max_conns::slots::{limited_server, release_slot};
+use crate::ffi::nginx::adopt::{adopt, verify, Luggage, Unfit};
+use crate::ffi::nginx::log::debug_conn;
+use crate::ffi::nginx::modules;
+use crate::ffi::nginx::process::{cycle_log, now};
+use crate::ffi::state::handover::{Handover, Protocol};
+use crate::ffi::state::upstream::{Bytes, Idle, Upstream};
+
+/// Stores a connection that another worker has sent; `is_sibling` says that the worker has the same configuration. If it
+/// cannot be used, it is closed, and that is counted. Returns its server, if that is limited.
+pub(super) fn take(
+    upstream: &Upstream,
+    handover: &Handover,
+    is_sibling: bool,
+    parcel: &Parcel<'_>,
+    fd: Option<OwnedFd>,
+) -> Result<Option<Server>, Dropped> {
+    // In any case it is not on its way any more.
+    let transfer = Some(parcel.transfer).filter(|transfer| is_sibling && *transfer != 0);
+    let ledger = upstream.counts.shared();
+    let counted = transfer.and_then(|transfer| ledger?.receive(Transfer::from_bits(transfer)));
+    let taken = accept(upstream, handover, is_sibling, parcel, fd, counted);
+    if let Err(why) = taken {
+        if let Some(meter) = upstream.handover_meter() {
+            meter.drop(why);
+        }
+    }
+    taken
+}
+
+/// The connection is counted at the server `counted`, or not yet. It is counted no more if it is not accepted.
+fn accept(
+    upstream: &Upstream,
+    handover: &Handover,
+    is_sibling: bool,
+    parcel: &Parcel<'_>,
+    fd: Option<OwnedFd>,
+    counted: Option<Server>,
+) -> Result<Option<Server>, Dropped> {
+    let checked = check(upstream, handover, is_sibling, parcel, fd.as_ref());
+    let reserved = checked.and_then(|checked| Ok((checked, reserve(upstream, parcel.key.address, counted)?)));
+    match reserved {
+        Ok((checked, server)) => {
+            let Some(fd) = fd else { return Err(Dropped::Resources) };
+            accept_counted(upstream, parcel, fd, checked, server)
+        }
+        Err(why) => {
+            // The server must not see one more before it sees that this one is closed.
+            drop(fd);
+            if let Some(server) = counted {
+                release_slot(upstream, server);
+            }
+            Err(why)
+        }
+    }
+}
+
+/// What was found out about a connection that can be used.
+#[derive(Clone, Copy)]
+struct Checked {
+    protocol: usize,
+    /// How long it can be idle, in milliseconds.
+    timeout: Msec,
+    hinted: bool,
+}
+
+fn check(
+    upstream: &Upstream,
+    handover: &Handover,
+    is_sibling: bool,
+    parcel: &Parcel<'_>,
+    fd: Option<&OwnedFd>,
+) -> Result<Checked, Dropped> {
+    let is_at_end = upstream.is_ending() && !upstream.has_heir();
+    let limits = upstream.limits.filter(|_| upstream.handover().is_some() && !is_at_end);
+    let limits = limits.ok_or(Dropped::Disabled)?;
+    let key = &parcel.key;
+    if !is_sibling && (key.location != 0 || upstream.local) {
+        return Err(Dropped::Disabled);
+    }
+    if !is_sibling && !has_server(upstream, key.address) {
+        return Err(Dropped::Server);
+    }
+    let protocol = function_of(handover, key).ok_or(Dropped::Protocol)?;
+    let (local, _) = local_of_plain(key.identity).ok_or(Dropped::Invalid)?;
+    let (now, requests) = (now(), usize::try_from(parcel.requests).unwrap_or(usize::MAX));
+    let left = parcel.deadline.wrapping_sub(now);
+    let is_over = left as isize <= 0
+        || now.wrapping_sub(parcel.opened) >= limits.time
+        || requests >= limits.requests
+        || requests >= parcel.allowed as usize;
+    if is_over {
+        return Err(Dropped::Expired);
+    }
+    let fd = fd.ok_or(Dropped::Resources)?;
+    verify(fd.as_raw_fd(), key.address, local).map_err(|unfit| match unfit {
+        Unfit::Other => Dropped::Invalid,
+        Unfit::NotSilent => Dropped::Closed,
+    })?;
+    let hinted = parcel.hinted && left < limits.timeout;
+    Ok(Checked { protocol, timeout: left.min(limits.timeout), hinted })
+}
+
+/// Whether the upstream has a server at an address.
+fn has_server(upstream: &Upstream, address: &[u8]) -> bool {
+    #[cfg(nginx_resolve)]
+    if upstream.watch.is_some() {
+        return upstream.servers_in_zone().is_some_and(|servers| servers.has(address));
+    }
+    upstream.records.get().is_some_and(|records| records.is_configured(address))
+}
+
+/// The function by which the pool tells protocols apart: another worker can have it elsewhere.
+pub(super) fn function_of(handover: &Handover, key: &PortableKey<'_>) -> Option<usize> {
+    let module = modules::address_of(key.module)?;
+    let function = module.wrapping_add(key.offset as usize);
+    handover.learn(Protocol { function, module });
+    Some(function)
+}
+
+/// Counts the connection at its server, unless that was done before. Returns the server, if it is limited.
+fn reserve(upstream: &Upstream, address: &[u8], counted: Option<Server>) -> Result<Option<Server>, Dropped> {
+    let Some(server) = counted.is_none().then(|| limited_server(upstream, address)).flatten() else {
+        return Ok(counted);
+    };
+    let is_open = upstream.counts.ledger.get().is_none_or(|ledger| ledger.open(server));
+    is_open.then_some(Some(server)).ok_or(Dropped::Limit)
+}
+
+/// Stores a connection that is counted at its server.
+fn accept_counted(
+    upstream: &Upstream,
+    parcel: &Parcel<'_>,
+    fd: OwnedFd,
+    checked: Checked,
+    server: Option<Server>,
+) -> Result<Option<Server>, Dropped> {
+    let stored = put_into_pool(upstream, parcel, fd, checked, server);
+    if let (Err(_), Some(server)) = (stored, server) {
+        release_slot(upstream, server);
+    }
+    stored.map(|()| server)
+}
+
+fn put_into_pool(
+    upstream: &Upstream,
+    parcel: &Parcel<'_>,
+    fd: OwnedFd,
+    checked: Checked,
+    server: Option<Server>,
+) -> Result<(), Dropped> {
+    let key = &parcel.key;
+    #[cfg(nginx_resolve)]
+    let generation = upstream.watch.as_ref().map_or(0, crate::ffi::state::watch::Watch::generation);
+    #[cfg(not(nginx_resolve))]
+    let generation = 0;
+    let luggage =
+        Luggage { requests: parcel.requests as usize, opened: parcel.opened, nodelay: parcel.nodelay };
+    let conn = adopt(fd, &luggage).ok_or(Dropped::Resources)?;
+    let identity = match key.identity {
+        [] => Some(Bytes::EMPTY),
+        bytes => conn.memory().and_then(|pool| pool.put_bytes(bytes)).map(|copy| {
+            // SAFETY: as many bytes, copied just now.
+            unsafe { Bytes::new(copy, bytes.len()) }
+        }),
+    };
+    let Some(identity) = identity else {
+        crate::ffi::nginx::socket::close(conn);
+        return Err(Dropped::Resources);
+    };
+    let idle = Idle {
+        conn,
+        identity,
+        server,
+        meter: upstream.meter(key.address),
+        hinted: checked.hinted,
+        round_trip: NonZeroU16::new(parcel.round_trip),
+        allowed: parcel.allowed,
+        is_taken: true,
+    };
+    debug_conn(cycle_log(), c"keepalive handover: took connection %p from another worker", conn);
+    let full = Key {
+        address: key.address,
+        protocol: checked.protocol,
+        location: key.location as usize,
+        identity: key.identity,
+    };
+    let offer = Offer {
+        conn: idle,
+        group: None,
+        reused: parcel.reused,
+        now: now(),
+        timeout: checked.timeout,
+        server,
+    };
+    store(upstream, &full, offer, Origin::OtherWorker, generation, || {}).map_err(|_| {
+        crate::ffi::nginx::socket::close(conn);
+        Dropped::Limit
+    })
+}

@@ -1,0 +1,225 @@
+//! What a worker needs to hand connections over to other workers.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+
+use crate::base::memory::push;
+use crate::handover::index::{Row, Tag};
+use crate::handover::message::{Body, Message, MAX_MESSAGE};
+use crate::handover::questions::Questions;
+
+use crate::ffi::nginx::passing::send;
+use crate::ffi::nginx::process::now;
+
+use super::inboxes::Inboxes;
+use super::upstream::Upstream;
+
+/// The part of a worker in the handover of connections.
+pub(crate) struct Handover {
+    /// Lies in the main configuration of the worker, like this.
+    inboxes: NonNull<Inboxes>,
+    /// The number of this worker.
+    pub(crate) me: usize,
+    /// Its process.
+    pub(crate) process: u64,
+    /// Where this worker notes its connections; `None` if it is the only one, or has an heir.
+    row: Cell<Option<Row>>,
+    pub(crate) questions: RefCell<Questions>,
+    /// The outer end of an inbox of the next configuration.
+    link: Option<OwnedFd>,
+    heir: RefCell<Heir>,
+    has_heir: Cell<bool>,
+    protocols: RefCell<Vec<Protocol>>,
+}
+
+/// The worker of a later configuration that takes the idle connections of this one.
+#[derive(Default)]
+struct Heir {
+    generation: u64,
+    /// The outer end of its inbox, unless that is the one that this worker has had from the beginning.
+    inbox: Option<OwnedFd>,
+}
+
+/// A protocol: a function of a module that writes requests.
+#[derive(Clone, Copy)]
+pub(crate) struct Protocol {
+    /// The address of the function.
+    pub(crate) function: usize,
+    /// The address of the module.
+    pub(crate) module: usize,
+}
+
+/// How many protocols are remembered; nginx itself has eight.
+const PROTOCOLS: usize = 32;
+
+impl Handover {
+    /// For the worker `me`, which is the process `process`. `None` if there is no memory, or no such worker.
+    ///
+    /// # Safety
+    /// The inboxes stay where they are as long as this is used, and are not changed.
+    pub(crate) unsafe fn new(
+        inboxes: NonNull<Inboxes>,
+        me: usize,
+        process: u64,
+        link: Option<OwnedFd>,
+    ) -> Option<Self> {
+        // SAFETY: the caller says that they are there, and not changed.
+        let of_all = unsafe { inboxes.as_ref() };
+        let row = of_all.index.enter(me)?;
+        Some(Self {
+            inboxes,
+            me,
+            process,
+            row: Cell::new((of_all.workers > 1).then_some(row)),
+            questions: RefCell::new(Questions::new(of_all.workers)?),
+            link,
+            heir: RefCell::default(),
+            has_heir: Cell::new(false),
+            protocols: RefCell::default(),
+        })
+    }
+
+    /// The inboxes of this configuration.
+    pub(crate) fn inboxes(&self) -> &Inboxes {
+        // SAFETY: they stay where they are and are not changed, as `new` demands.
+        unsafe { self.inboxes.as_ref() }
+    }
+
+    /// Where a worker of the next configuration tells this one that it exists.
+    pub(crate) fn link(&self) -> Option<RawFd> {
+        self.link.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// Notes a connection that was stored now. Returns whether that was possible: if not, this worker may have an heir.
+    #[inline]
+    pub(crate) fn note(&self, tag: Tag) -> bool {
+        let row = self.row.get();
+        if let Some(row) = row {
+            row.note(tag, now());
+        }
+        row.is_some()
+    }
+
+    /// Notes that there is no idle connection.
+    pub(crate) fn clear(&self, tag: Tag) {
+        if let Some(row) = self.row.get() {
+            row.clear(tag);
+        }
+    }
+
+    /// Whether this worker could ask others.
+    #[inline]
+    pub(crate) fn has_siblings(&self) -> bool {
+        self.row.get().is_some()
+    }
+
+    /// Sends a message to another worker of this configuration.
+    pub(crate) fn tell(&self, worker: usize, body: Body<'_>, fd: Option<RawFd>) -> std::io::Result<()> {
+        let inbox = self.inboxes().outer_end(worker).ok_or(std::io::ErrorKind::NotFound)?;
+        self.send(inbox, body, fd)
+    }
+
+    /// Sends a message to the heir.
+    pub(crate) fn tell_heir(&self, body: Body<'_>, fd: Option<RawFd>) -> std::io::Result<()> {
+        let inbox = self.heir_inbox().ok_or(std::io::ErrorKind::NotFound)?;
+        self.send(inbox, body, fd)
+    }
+
+    fn heir_inbox(&self) -> Option<RawFd> {
+        let heir = self.heir.borrow();
+        let inbox = heir.inbox.as_ref().or(self.link.as_ref());
+        inbox.filter(|_| heir.generation > 0).map(AsRawFd::as_raw_fd)
+    }
+
+    /// Tells the workers of the configuration before, whose successor is this one, that it exists; and later, who their heir
+    /// is from then on.
+    pub(crate) fn tell_predecessors(&self) {
+        let (own, heir) = (self.inboxes(), self.heir_inbox());
+        if own.has_predecessors {
+            for end in own.inner_ends(self.me) {
+                // If this fails, they close their connections, as without this module.
+                let _ =
+                    self.send_as(self.heir.borrow().generation.max(own.generation), end, Body::Heir, heir);
+            }
+        }
+    }
+
+    fn send(&self, inbox: RawFd, body: Body<'_>, fd: Option<RawFd>) -> std::io::Result<()> {
+        self.send_as(self.inboxes().generation, inbox, body, fd)
+    }
+
+    fn send_as(
+        &self,
+        generation: u64,
+        inbox: RawFd,
+        body: Body<'_>,
+        fd: Option<RawFd>,
+    ) -> std::io::Result<()> {
+        let message = Message { generation, worker: self.me as u32, body };
+        let mut buffer = [0; MAX_MESSAGE];
+        let bytes = message.write(&mut buffer).ok_or(std::io::ErrorKind::InvalidInput)?;
+        send(inbox, bytes, fd)
+    }
+
+    /// Whether a later configuration takes the idle connections of this worker.
+    #[inline]
+    pub(crate) fn has_heir(&self) -> bool {
+        self.has_heir.get()
+    }
+
+    /// A worker of a later configuration takes the idle connections of this one; without `inbox` it is the one behind `link`.
+    /// Returns whether it is a new heir.
+    pub(crate) fn set_heir(&self, generation: u64, inbox: Option<OwnedFd>) -> bool {
+        let mut heir = self.heir.borrow_mut();
+        if generation <= self.inboxes().generation.max(heir.generation) {
+            return false;
+        }
+        *heir = Heir { generation, inbox };
+        self.has_heir.set(true);
+        self.row.set(None);
+        self.inboxes().index.leave(self.me);
+        true
+    }
+
+    /// Remembers the module of a protocol.
+    pub(crate) fn learn(&self, protocol: Protocol) {
+        let mut known = self.protocols.borrow_mut();
+        let is_same = |known: &Protocol| known.function == protocol.function;
+        if let Some(known) = known.iter_mut().find(|known| is_same(known)) {
+            *known = protocol;
+        } else if known.len() < PROTOCOLS {
+            // Without memory its connections are not handed over.
+            let _ = push(&mut known, protocol);
+        }
+    }
+
+    /// The module of a protocol, by its function.
+    pub(crate) fn module_of(&self, function: usize) -> Option<usize> {
+        self.protocols.borrow().iter().find(|known| known.function == function).map(|known| known.module)
+    }
+}
+
+/// The handover of an upstream in this worker; `None` if its connections are not handed over.
+pub(crate) type HandoverOf = Cell<Option<NonNull<Handover>>>;
+
+impl Upstream {
+    /// What is needed to hand connections of this upstream over; `None` if they are not.
+    #[inline]
+    pub(crate) fn handover(&self) -> Option<&Handover> {
+        // SAFETY: belongs to the same cycle as the upstream, and is not moved or changed but for its cells.
+        self.handover.get().map(|handover| unsafe { handover.as_ref() })
+    }
+
+    /// Whether a later configuration takes the idle connections.
+    #[inline]
+    pub(crate) fn has_heir(&self) -> bool {
+        self.handover().is_some_and(Handover::has_heir)
+    }
+
+    /// The tag of a key in this upstream, by the hash of the key.
+    #[inline]
+    pub(crate) fn tag(&self, hash: u32) -> Tag {
+        Tag::new(hash, self.number.get())
+    }
+}

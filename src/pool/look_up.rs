@@ -1,0 +1,94 @@
+//! Looks at connections in the pool without taking them, and takes those whose server has left the upstream.
+#![forbid(unsafe_code)]
+
+use super::{Connection, IdlePool, Key};
+use crate::base::clock::Msec;
+use crate::base::list::{Link, NONE};
+
+/// A connection in the pool.
+#[derive(Clone, Copy, Debug)]
+pub struct IdleEntry<'a, C> {
+    /// The connection.
+    pub conn: &'a C,
+    /// The key for which it was opened.
+    pub key: Key<'a>,
+    /// When it was stored.
+    pub since: Msec,
+}
+
+impl<C: Connection> IdlePool<C> {
+    /// Marks the servers that have left the upstream, for [`IdlePool::take_removed`]. Returns whether there are connections
+    /// to such servers.
+    pub fn mark_removed(&mut self, mut is_there: impl FnMut(&[u8]) -> bool) -> bool {
+        let mut any = false;
+        for group in self.groups.occupied() {
+            group.removed = !is_there(group.address());
+            any |= group.removed;
+        }
+        any
+    }
+
+    /// Takes the next connection to a marked server, at or behind the slot `from`, and advances `from`.
+    pub fn take_removed(&mut self, from: &mut u32) -> Option<C> {
+        while let Some(slot) = self.slots.get(*from as usize) {
+            let at = *from;
+            *from += 1;
+            if slot.conn.is_some() && self.groups.get(slot.group).removed {
+                return self.release(at);
+            }
+        }
+        None
+    }
+
+    /// The next connection to `address` that was stored at or before `then`, at or behind the slot `from`, and its slot.
+    /// Advances `from`.
+    pub fn next_older(&self, from: &mut u32, address: &[u8], then: Msec) -> Option<(u32, &C)> {
+        while let Some(slot) = self.slots.get(*from as usize) {
+            let at = *from;
+            *from += 1;
+            let Some(conn) = &slot.conn else { continue };
+            // The clock wraps around, so the sign of the difference tells which time is earlier.
+            if then.wrapping_sub(slot.since) as isize >= 0 && self.groups.get(slot.group).address() == address
+            {
+                return Some((at, conn));
+            }
+        }
+        None
+    }
+
+    /// The connection in a slot.
+    pub fn entry(&self, slot: u32) -> Option<IdleEntry<'_, C>> {
+        let slot = self.slots.get(slot as usize)?;
+        let conn = slot.conn.as_ref()?;
+        let group = self.groups.get(slot.group);
+        let key = group.key(conn.identity());
+        Some(IdleEntry { conn, key, since: slot.since })
+    }
+
+    /// The slot of the connection with this key that has been idle longest.
+    pub fn oldest_like(&self, key: &Key<'_>) -> Option<u32> {
+        is_slot(self.groups.get(self.find(key)?).idle.oldest())
+    }
+
+    /// The slot of the newest connection to a server that limits its connections.
+    pub fn newest_of(&self, server: u32) -> Option<u32> {
+        is_slot(self.limited.get(server as usize)?.newest())
+    }
+
+    /// The next slot with a connection, at or behind the slot `from`. Advances `from`.
+    pub fn next_stored(&self, from: &mut u32) -> Option<u32> {
+        while let Some(slot) = self.slots.get(*from as usize) {
+            let at = *from;
+            *from += 1;
+            if slot.conn.is_some() {
+                return Some(at);
+            }
+        }
+        None
+    }
+}
+
+/// The slot of a link, if it is one.
+fn is_slot(link: Link) -> Option<u32> {
+    (link != NONE).then_some(link)
+}
