@@ -1,6 +1,7 @@
 //! Which worker may have an idle connection. Memory shared by the workers of a configuration.
 //!
 //! ```text
+//!   process of worker 0, 1, ..
 //!   row of worker 0: 256 notes     a note: tag of the key (32 bits) | when a connection with the key was last stored (32 bits)
 //!   row of worker 1: ..
 //! ```
@@ -10,7 +11,10 @@
 //! is not asked then: its connections are in use, and an answer would take longer than to open one.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 
 use crate::base::clock::Msec;
 
@@ -46,7 +50,7 @@ impl Tag {
 impl Index {
     /// The size of the memory for a number of workers, in words of 8 bytes.
     pub fn size(workers: usize) -> usize {
-        workers * NOTES
+        workers * (1 + NOTES)
     }
 
     /// An index. `None` if there are fewer words than [`Index::size`].
@@ -54,10 +58,24 @@ impl Index {
         (words.len() >= Self::size(workers)).then_some(Self { words, workers })
     }
 
-    /// A process becomes a worker, perhaps in place of one that was killed: it has no connections. Returns its row.
-    pub fn enter(&self, worker: usize) -> Option<Row> {
+    /// A process becomes a worker, perhaps in place of one that was killed: it has no connections. Returns its row. `None` if the
+    /// process before it is not gone: nginx starts workers again with the same numbers if a binary upgrade is taken back.
+    pub fn enter(&self, worker: usize, process: u64, is_gone: impl Fn(u64) -> bool) -> Option<Row> {
+        let row = self.row(worker)?;
+        let place = self.words.get(worker)?;
+        let before = place.load(SeqCst);
+        if before != 0 && before != process && !is_gone(before) {
+            return None;
+        }
+        place.store(process, SeqCst);
         self.leave(worker);
-        self.row(worker)
+        Some(row)
+    }
+
+    /// The process of a worker, if one has entered.
+    pub fn process(&self, worker: usize) -> Option<u64> {
+        let process = self.words.get(worker).filter(|_| worker < self.workers)?.load(SeqCst);
+        (process != 0).then_some(process)
     }
 
     /// The worker has no connections any more.
@@ -77,7 +95,7 @@ impl Index {
     }
 
     fn row(&self, worker: usize) -> Option<Row> {
-        let notes = self.words.chunks_exact(NOTES).nth(worker)?;
+        let notes = self.words.get(self.workers..)?.chunks_exact(NOTES).nth(worker)?;
         (worker < self.workers).then_some(())?;
         notes.first_chunk().map(Row)
     }
@@ -121,11 +139,12 @@ mod tests {
     }
 
     const TAG: Tag = Tag(0xabcd_0102);
+    const GONE: fn(u64) -> bool = |_| true;
 
     #[test]
     fn a_worker_that_has_stored_a_connection_some_time_ago_is_found() {
         let index = index(3);
-        let row = index.enter(1).unwrap();
+        let row = index.enter(1, 100, GONE).unwrap();
         assert_eq!(index.holder(TAG, 0, 1000, |_| true), None);
         row.note(TAG, 1000);
         assert_eq!(index.holder(TAG, 0, 1000 + MIN_IDLE - 2, |_| true), None, "too recently");
@@ -144,7 +163,7 @@ mod tests {
     #[test]
     fn a_question_in_vain_clears_the_note() {
         let index = index(2);
-        let row = index.enter(1).unwrap();
+        let row = index.enter(1, 100, GONE).unwrap();
         row.note(TAG, 0);
         row.clear(Tag(TAG.0 ^ 1 << 20));
         assert_eq!(index.holder(TAG, 0, 1000, |_| true), Some(1), "another key clears nothing");
@@ -156,7 +175,7 @@ mod tests {
     fn the_next_worker_is_asked_first() {
         let index = index(4);
         for worker in 0..4 {
-            index.enter(worker).unwrap().note(TAG, 0);
+            index.enter(worker, 100, GONE).unwrap().note(TAG, 0);
         }
         assert_eq!(index.holder(TAG, 3, 1000, |_| true), Some(0));
         assert_eq!(index.holder(TAG, 1, 1000, |_| true), Some(2));
@@ -166,19 +185,22 @@ mod tests {
     #[test]
     fn a_process_that_comes_or_goes_has_no_connections() {
         let index = index(2);
-        index.enter(1).unwrap().note(TAG, 0);
-        index.enter(1).unwrap();
+        index.enter(1, 100, GONE).unwrap().note(TAG, 0);
+        index.enter(1, 100, GONE).unwrap();
         assert_eq!(index.holder(TAG, 0, 1000, |_| true), None);
-        index.enter(1).unwrap().note(TAG, 0);
+        index.enter(1, 100, GONE).unwrap().note(TAG, 0);
         index.leave(1);
         assert_eq!(index.holder(TAG, 0, 1000, |_| true), None);
-        assert!(index.enter(2).is_none());
+        assert!(index.enter(2, 1, GONE).is_none());
+        assert_eq!([index.process(0), index.process(1), index.process(2)], [None, Some(100), None]);
+        assert!(index.enter(1, 200, |_| false).is_none(), "the process before it lives");
+        assert!(index.enter(1, 100, |_| false).is_some(), "it is the same");
     }
 
     #[test]
     fn the_time_may_wrap_around() {
         let index = index(2);
-        index.enter(1).unwrap().note(TAG, u32::MAX as Msec - 10);
+        index.enter(1, 100, GONE).unwrap().note(TAG, u32::MAX as Msec - 10);
         assert_eq!(index.holder(TAG, 0, u32::MAX as Msec + 100, |_| true), Some(1));
     }
 

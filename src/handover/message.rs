@@ -6,7 +6,7 @@
 //!   Connection   question (4) | transfer (8) | requests (8) | opened (8) | deadline (8) | allowed (4) | round trip (2) | key
 //!   Question     question (4) | key
 //!   Nothing      question (4)
-//!   Heir
+//!   Heir         process (8)
 //!
 //!   key          number of the upstream (4) | location (8) | offset (8)
 //!                | name of the upstream, address, module, identity: each a length (2) and bytes
@@ -57,7 +57,10 @@ pub enum Body<'a> {
         question: u32,
     },
     /// The sender takes the idle connections of the receiver. The descriptor of its inbox comes with the message.
-    Heir,
+    Heir {
+        /// The process of the worker, as [`crate::ledger`] names processes.
+        process: u64,
+    },
 }
 
 /// What a connection can be used for, in a form that has the same meaning in another process.
@@ -134,7 +137,7 @@ impl<'a> Message<'a> {
             Body::Connection(parcel) => (CONNECTION, parcel.flags()),
             Body::Question { .. } => (QUESTION, 0),
             Body::Nothing { .. } => (NOTHING, 0),
-            Body::Heir => (HEIR, 0),
+            Body::Heir { .. } => (HEIR, 0),
         };
         writer.bytes(&VERSION.to_le_bytes())?;
         writer.bytes(&[kind, flags])?;
@@ -147,7 +150,7 @@ impl<'a> Message<'a> {
                 writer.key(key)?;
             }
             Body::Nothing { question } => writer.bytes(&question.to_le_bytes())?,
-            Body::Heir => {}
+            Body::Heir { process } => writer.bytes(&process.to_le_bytes())?,
         }
         let length = writer.at;
         buffer.get(..length)
@@ -169,7 +172,7 @@ impl<'a> Message<'a> {
             CONNECTION => Body::Connection(reader.parcel(flags)?),
             QUESTION => Body::Question { question: u32::from_le_bytes(reader.array()?), key: reader.key()? },
             NOTHING => Body::Nothing { question: u32::from_le_bytes(reader.array()?) },
-            HEIR => Body::Heir,
+            HEIR => Body::Heir { process: u64::from_le_bytes(reader.array()?) },
             _ => return Err(Unreadable::Malformed),
         };
         let knows_flags = kind == CONNECTION || flags == 0;
@@ -322,7 +325,7 @@ mod tests {
                 key: PortableKey { location: u64::MAX, identity: b"\x01bind", ..key() },
             },
             Body::Nothing { question: u32::MAX },
-            Body::Heir,
+            Body::Heir { process: 1 << 40 | 77 },
         ]
     }
 
@@ -356,7 +359,10 @@ mod tests {
     #[test]
     fn another_version_is_refused() {
         let mut buffer = [0; MAX_MESSAGE];
-        let length = Message { generation: 1, worker: 4, body: Body::Heir }.write(&mut buffer).unwrap().len();
+        let length = Message { generation: 1, worker: 4, body: Body::Heir { process: 1 } }
+            .write(&mut buffer)
+            .unwrap()
+            .len();
         buffer[0] = VERSION as u8 + 1;
         assert_eq!(Message::read(&buffer[..length]), Err(Unreadable::Version));
     }

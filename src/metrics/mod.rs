@@ -283,6 +283,12 @@ impl Meter {
         add(&self.0[Count::Given as usize], 1);
     }
 
+    /// It could not be handed over, and is still here: reverses [`Self::give`].
+    pub fn keep(self) {
+        add(&self.0[Phase::Idle as usize], 1);
+        add(&self.0[Count::Given as usize], u64::MAX);
+    }
+
     /// A connection is taken over from another worker, and is idle. It is not opened.
     pub fn take(self) {
         add(&self.0[Phase::Idle as usize], 1);

@@ -8,7 +8,7 @@ use crate::pool::{IdleEntry, Key};
 use crate::reuse::identity::local_of_plain;
 
 use crate::ffi::max_conns::slots::release_slot;
-use crate::ffi::nginx::adopt::let_go;
+use crate::ffi::nginx::adopt::{leads_to, let_go};
 use crate::ffi::nginx::log::debug_conn;
 use crate::ffi::nginx::modules;
 use crate::ffi::nginx::process::cycle_log;
@@ -39,13 +39,24 @@ pub(crate) enum Given {
 pub(crate) fn give(upstream: &Upstream, slot: u32, to: Recipient) -> Given {
     let entry = upstream.idle.with(|idle| idle.entry(slot).map(|entry| *entry.conn)).flatten();
     let (Some(handover), Some(idle)) = (upstream.handover(), entry) else { return Given::Unfit };
-    if !is_fit(idle) {
+    let is_there = match to {
+        Recipient::Sibling { worker, .. } => handover.is_there(worker),
+        Recipient::Heir => handover.has_heir() && handover.is_heir_there(),
+    };
+    if !is_there || !is_fit(idle) {
         return Given::Unfit;
     }
     let Ok(transfer) = announce(upstream, &idle, to) else { return Given::Unfit };
+    // Counted before it is sent, so that no more are taken than given if this worker is killed meanwhile.
+    if let Some(meter) = idle.meter {
+        meter.give();
+    }
     if let Err(failure) = send(upstream, handover, slot, transfer, to) {
         if let (Some(ledger), Some(transfer)) = (upstream.counts.shared(), transfer) {
             ledger.take_back(transfer);
+        }
+        if let Some(meter) = idle.meter {
+            meter.keep();
         }
         return failure;
     }
@@ -57,22 +68,8 @@ pub(crate) fn give(upstream: &Upstream, slot: u32, to: Recipient) -> Given {
         (_, _, Some(server)) => release_slot(upstream, server),
         _ => {}
     }
-    if let Some(meter) = idle.meter {
-        meter.give();
-    }
     let_go(idle.conn);
     Given::Gone
-}
-
-/// Gives all connections of the pool to heirs, as far as possible. Returns whether it makes sense to try again soon.
-pub(crate) fn give_all(upstream: &Upstream) -> bool {
-    let mut from = 0;
-    while let Some(slot) = upstream.idle.with(|idle| idle.next_stored(&mut from)).flatten() {
-        if give(upstream, slot, Recipient::Heir) == Given::Later {
-            return true;
-        }
-    }
-    false
 }
 
 /// Whether nothing but the socket belongs to a connection, and nothing has happened to it.
@@ -103,6 +100,10 @@ fn send(
     to: Recipient,
 ) -> Result<(), Given> {
     let send = |entry: IdleEntry<'_, Idle>| {
+        // A receiver would refuse it.
+        if !leads_to(entry.conn.conn.fd(), entry.key.address) {
+            return Err(Given::Unfit);
+        }
         let parcel = parcel(upstream, handover, &entry, transfer, to)?;
         let (body, fd): (_, RawFd) = (Body::Connection(parcel), entry.conn.conn.fd());
         let sent = match to {

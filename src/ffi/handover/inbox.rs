@@ -19,7 +19,7 @@ use crate::ffi::state::handover::Handover;
 use crate::ffi::state::upstream::Upstream;
 
 use super::ask::answer;
-use super::give::give_all;
+use super::heir::give_all;
 use super::take::take;
 
 /// How many messages are read before other events have their turn.
@@ -59,10 +59,9 @@ pub(crate) unsafe extern "C" fn link_handler(event: *mut ngx_event_t) {
                 // The next configuration has ended.
                 Received::End => return event.ignore(),
                 Received::Message { length, fd, .. } => {
-                    if let Some(Ok(Message { generation, body: Body::Heir, .. })) =
-                        buffer.get(..length).map(Message::read)
-                    {
-                        yield_to(main, handover, generation, fd);
+                    let message = buffer.get(..length).and_then(|message| Message::read(message).ok());
+                    if let Some(Message { generation, body: Body::Heir { process }, .. }) = message {
+                        yield_to(main, handover, generation, process, fd);
                     }
                 }
             }
@@ -71,8 +70,8 @@ pub(crate) unsafe extern "C" fn link_handler(event: *mut ngx_event_t) {
 }
 
 /// A worker of a later configuration takes the connections of this one.
-fn yield_to(main: &MainConf, handover: &Handover, generation: u64, inbox: Option<OwnedFd>) {
-    if !handover.set_heir(generation, inbox) {
+fn yield_to(main: &MainConf, handover: &Handover, generation: u64, process: u64, inbox: Option<OwnedFd>) {
+    if !handover.set_heir(generation, process, inbox) {
         return;
     }
     handover.tell_predecessors();
@@ -149,7 +148,7 @@ fn obey(main: &MainConf, handover: &Handover, message: &Message<'_>, fd: Option<
                 upstream.post_dispatch();
             }
         }
-        Body::Question { .. } | Body::Nothing { .. } | Body::Heir => {}
+        Body::Question { .. } | Body::Nothing { .. } | Body::Heir { .. } => {}
     }
 }
 

@@ -9,9 +9,10 @@ use crate::pool::IdlePool;
 use crate::ffi::max_conns::slots::close_idle;
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::socket::{self, silent};
+use crate::ffi::state::handover::Handover;
 use crate::ffi::state::upstream::{Idle, Place, Upstream};
 
-/// Takes the connection out of the pool and closes it. If its slot holds another one, as after a panic, it is closed all the
+/// Takes the connection out of the pool and closes it, unless an heir of this worker takes it. If its slot holds another one, as after a panic, it is closed all the
 /// same.
 ///
 /// # Safety
@@ -20,6 +21,10 @@ use crate::ffi::state::upstream::{Idle, Place, Upstream};
 pub(crate) unsafe fn close_in_place(place: NonNull<Place>, conn: Conn, why: End) {
     // SAFETY: `store` has written it, in the pool of the cycle, which the caller says is alive.
     let Place { upstream, slot } = unsafe { place.read() };
+    let is_given = |handover: &Handover| (handover.give_instead_of_closing)(&upstream, slot);
+    if why == End::Exiting && upstream.handover().is_some_and(is_given) {
+        return;
+    }
     let removed = upstream.idle.with(|idle| idle.remove(slot, |idle| idle.conn == conn)).flatten();
     match removed {
         Some(idle) => {

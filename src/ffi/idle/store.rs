@@ -48,6 +48,7 @@ pub(crate) fn store(
         sleep(conn, place, timeout);
         if let Some(handover) = upstream.handover() {
             if !handover.note(upstream.tag(hash)) && handover.has_heir() {
+                // The heir may take it.
                 upstream.post_dispatch();
             }
         }

@@ -1,7 +1,9 @@
 //! A connection comes from another process as a descriptor, or leaves this process without being closed for the server.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_int, c_void, OsStr};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 
 use nginx_sys::{
     ngx_atomic_t, ngx_close_connection, ngx_connection_counter,
@@ -153,13 +155,24 @@ pub(crate) enum Unfit {
     NotSilent,
 }
 
+/// Whether a socket is connected to `address`.
+pub(crate) fn leads_to(fd: RawFd, address: &[u8]) -> bool {
+    is_same(name_of(fd, libc::getpeername), address, true)
+}
+
 /// Checks that a descriptor is a connection to `address`, from `local` if that is not empty, and that there is nothing to read.
 ///
 /// # Errors
 /// What is wrong with it.
 pub(crate) fn verify(fd: RawFd, address: &[u8], local: &[u8]) -> Result<(), Unfit> {
-    let is_stream = number_of(fd, libc::SO_TYPE) == Some(libc::SOCK_STREAM);
-    if !is_stream || !is_same(name_of(fd, libc::getpeername), address, true) {
+    if number_of(fd, libc::SO_TYPE) != Some(libc::SOCK_STREAM) {
+        return Err(Unfit::Other);
+    }
+    let Some(peer) = name_of(fd, libc::getpeername) else {
+        let has_been_reset = std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOTCONN);
+        return Err(if has_been_reset { Unfit::NotSilent } else { Unfit::Other });
+    };
+    if !is_same(Some(peer), address, true) {
         return Err(Unfit::Other);
     }
     if !local.is_empty() && !is_same(name_of(fd, libc::getsockname), local, false) {
@@ -213,22 +226,41 @@ fn is_same(name: Option<Name>, address: &[u8], with_port: bool) -> bool {
     let equal = |range: std::ops::Range<usize>| {
         address.get(range.clone()).is_some_and(|wanted| name.get(range) == Some(wanted))
     };
-    let has_equal_port = || equal(2..4) || (!with_port && address.get(2..4) == Some(&[0, 0]));
+    let is_any = |range: std::ops::Range<usize>| {
+        address.get(range).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
+    };
+    let has_equal_port = || equal(2..4) || (!with_port && is_any(2..4));
+    // Who connects to no address, connects to this machine.
+    let is_loopback = |range: std::ops::Range<usize>, loopback: &[u8]| {
+        is_any(range.clone()) && name.get(range) == Some(loopback)
+    };
+    const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
+    const LOOPBACK6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     name.first_chunk::<2>() == address.first_chunk::<2>()
         && match family {
-            Some(libc::AF_INET) => has_equal_port() && equal(4..8),
+            Some(libc::AF_INET) => has_equal_port() && (equal(4..8) || is_loopback(4..8, &LOOPBACK)),
             // The address, and the number of its interface.
-            Some(libc::AF_INET6) => has_equal_port() && equal(8..24) && equal(24..28),
-            Some(libc::AF_UNIX) => {
-                // nginx's addresses have zeros behind the path, the kernel's end with it.
-                let end_of_path = |bytes: &[u8]| {
-                    bytes.iter().skip(2).position(|byte| *byte == 0).map_or(bytes.len(), |length| 2 + length)
-                };
-                let end = end_of_path(address);
-                end > 2 && end_of_path(name) == end && equal(2..end)
+            Some(libc::AF_INET6) => {
+                has_equal_port() && equal(24..28) && (equal(8..24) || is_loopback(8..24, &LOOPBACK6))
             }
+            Some(libc::AF_UNIX) => is_same_file(path_of(name), path_of(address)),
             _ => false,
         }
+}
+
+/// The path in the address of a unix socket. nginx's addresses have zeros behind it, the kernel's end with it.
+fn path_of(address: &[u8]) -> &[u8] {
+    let path = address.get(2..).unwrap_or(&[]);
+    path.iter().position(|byte| *byte == 0).map_or(path, |end| path.split_at(end).0)
+}
+
+/// Whether two paths lead to the same file: one may go through a symbolic link.
+fn is_same_file(one: &[u8], other: &[u8]) -> bool {
+    let identify = |path: &[u8]| {
+        let file = std::fs::metadata(OsStr::from_bytes(path)).ok()?;
+        Some((file.dev(), file.ino()))
+    };
+    !one.is_empty() && (one == other || identify(one).is_some_and(|file| Some(file) == identify(other)))
 }
 
 /// The family of a socket's address.

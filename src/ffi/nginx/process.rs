@@ -158,7 +158,7 @@ fn pid_of(process: u64) -> u64 {
 }
 
 /// Whether a process with this number exists.
-fn exists(process: u64) -> bool {
+pub(crate) fn exists(process: u64) -> bool {
     let Ok(number) = libc::pid_t::try_from(pid_of(process)) else { return false };
     // SAFETY: signal 0 is not sent; the call only checks whether the process exists.
     let answer = unsafe { libc::kill(number, 0) };

@@ -3,6 +3,7 @@
 use nginx_sys::{ngx_connection_t, ngx_cycle_t, ngx_event_t, ngx_int_t, NGX_OK};
 
 use crate::ffi::auth::conf::MainConf as AuthConf;
+use crate::ffi::handover::heir::give_instead_of_closing;
 use crate::ffi::handover::inbox::{close_inbox, inbox_handler, link_handler, settle};
 use crate::ffi::nginx::adopt::can_register;
 use crate::ffi::nginx::channel::watch_channel;
@@ -11,6 +12,7 @@ use crate::ffi::nginx::process::{is_worker_of_master, worker_number, worker_proc
 use crate::ffi::nginx::timer::Handler;
 use crate::ffi::shared::inboxes::Mail;
 use crate::ffi::shared::main_conf::MainConf;
+use crate::ffi::state::handover::Handover;
 
 /// Runs in the master, when the configuration has been read. It returns no error: that would end the master, and with it the
 /// workers of the previous configuration.
@@ -65,7 +67,9 @@ pub(crate) unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int
 /// # Safety
 /// `cycle` is the worker's cycle, to which `main` belongs.
 unsafe fn join_handover(main: &MainConf, cycle: *mut ngx_cycle_t, me: usize) {
-    let Some(handover) = main.mail.enter(me).filter(|_| can_register()) else { return };
+    let Some(handover) = main.mail.enter(me, give_instead_of_closing).filter(|_| can_register()) else {
+        return;
+    };
     // SAFETY: lies in the main configuration, and is only ever shared.
     let own = unsafe { handover.as_ref() };
     let inboxes = own.inboxes().inner_ends(me).map(|inbox| (inbox, inbox_handler as Handler));
@@ -86,7 +90,18 @@ unsafe fn join_handover(main: &MainConf, cycle: *mut ngx_cycle_t, me: usize) {
             settle(upstream, me);
         }
     });
-    own.tell_predecessors();
+    // Not before this worker runs: what is sent to it until then, nobody counts.
+    own.announcement.prepare(announce, handover.as_ptr().cast(), true);
+    own.announcement.post_next();
+}
+
+/// The worker has begun to run.
+unsafe extern "C" fn announce(event: *mut ngx_event_t) {
+    // SAFETY: nginx passes the event that `join_handover` has posted; reads one field.
+    let handover: *const Handover = unsafe { (*event).data }.cast();
+    // SAFETY: `join_handover` has put it there; it lies in the main configuration, and is only ever shared.
+    let handover = unsafe { &*handover };
+    guard((), || handover.tell_predecessors());
 }
 
 /// Runs in each process when it exits.

@@ -6,12 +6,13 @@ use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 
-use nginx_sys::{ngx_cycle_t, NGX_LOG_CRIT};
+use nginx_sys::{ngx_cycle_t, NGX_LOG_WARN};
 
 use crate::ffi::nginx::log::write_line;
 use crate::ffi::nginx::process::{descriptor_limit, monotonic_nanoseconds, this_process, Cycle};
 use crate::ffi::state::handover::Handover;
 use crate::ffi::state::inboxes::{fill, Inbox, Inboxes};
+use crate::ffi::state::upstream::Upstream;
 
 /// The inboxes of one configuration.
 #[derive(Default)]
@@ -67,7 +68,7 @@ impl Mail {
                 // SAFETY: the caller says that the cycle is live.
                 let log = unsafe { Cycle::from_ptr(cycle) }.log();
                 let errno = err.raw_os_error().unwrap_or(0);
-                write_line(log, NGX_LOG_CRIT, errno, c"keepalive: workers cannot hand connections over");
+                write_line(log, NGX_LOG_WARN, errno, c"keepalive: workers cannot hand connections over");
             }
         }
     }
@@ -77,13 +78,17 @@ impl Mail {
         *next() = None;
     }
 
-    /// This process is now worker number `me`. Returns what it needs to hand connections over; `None` if there is no memory.
-    pub(crate) fn enter(&self, me: usize) -> Option<NonNull<Handover>> {
+    /// This process is now worker number `me`. Returns what it needs to hand connections over; see [`Handover::new`].
+    pub(crate) fn enter(
+        &self,
+        me: usize,
+        give_instead_of_closing: fn(&Upstream, u32) -> bool,
+    ) -> Option<NonNull<Handover>> {
         let own = NonNull::from(self.own.get()?);
         let mut inboxes = next().take().map_or(Vec::new(), |next| next.inboxes);
         let link = (me < inboxes.len()).then(|| inboxes.swap_remove(me).outer);
         // SAFETY: lies beside the handover in the same structure, is not moved, and is only ever shared.
-        let handover = unsafe { Handover::new(own, me, this_process(), link) }?;
+        let handover = unsafe { Handover::new(own, me, this_process(), link, give_instead_of_closing) }?;
         Some(NonNull::from(self.handover.get_or_init(|| handover)))
     }
 

@@ -10,7 +10,8 @@ use crate::handover::message::{Body, Message, MAX_MESSAGE};
 use crate::handover::questions::Questions;
 
 use crate::ffi::nginx::passing::send;
-use crate::ffi::nginx::process::now;
+use crate::ffi::nginx::process::{exists, is_gone, now};
+use crate::ffi::nginx::timer::Alarm;
 
 use super::inboxes::Inboxes;
 use super::upstream::Upstream;
@@ -30,6 +31,11 @@ pub(crate) struct Handover {
     link: Option<OwnedFd>,
     heir: RefCell<Heir>,
     has_heir: Cell<bool>,
+    /// Is called for the slot of a connection that would be closed because this worker exits. Returns whether it was given to the
+    /// heir instead.
+    pub(crate) give_instead_of_closing: fn(&Upstream, u32) -> bool,
+    /// Tells predecessors of this worker once it runs.
+    pub(crate) announcement: Alarm,
     protocols: RefCell<Vec<Protocol>>,
 }
 
@@ -37,6 +43,8 @@ pub(crate) struct Handover {
 #[derive(Default)]
 struct Heir {
     generation: u64,
+    /// Its process.
+    process: u64,
     /// The outer end of its inbox, unless that is the one that this worker has had from the beginning.
     inbox: Option<OwnedFd>,
 }
@@ -54,7 +62,8 @@ pub(crate) struct Protocol {
 const PROTOCOLS: usize = 32;
 
 impl Handover {
-    /// For the worker `me`, which is the process `process`. `None` if there is no memory, or no such worker.
+    /// For the worker `me`, which is the process `process`. `None` if there is no memory, no such worker, or another process
+    /// that is this worker too.
     ///
     /// # Safety
     /// The inboxes stay where they are as long as this is used, and are not changed.
@@ -63,10 +72,11 @@ impl Handover {
         me: usize,
         process: u64,
         link: Option<OwnedFd>,
+        give_instead_of_closing: fn(&Upstream, u32) -> bool,
     ) -> Option<Self> {
         // SAFETY: the caller says that they are there, and not changed.
         let of_all = unsafe { inboxes.as_ref() };
-        let row = of_all.index.enter(me)?;
+        let row = of_all.index.enter(me, process, is_gone)?;
         Some(Self {
             inboxes,
             me,
@@ -76,6 +86,8 @@ impl Handover {
             link,
             heir: RefCell::default(),
             has_heir: Cell::new(false),
+            give_instead_of_closing,
+            announcement: Alarm::new(),
             protocols: RefCell::default(),
         })
     }
@@ -136,11 +148,14 @@ impl Handover {
     /// is from then on.
     pub(crate) fn tell_predecessors(&self) {
         let (own, heir) = (self.inboxes(), self.heir_inbox());
+        let (generation, process) = match heir {
+            Some(_) => (self.heir.borrow().generation, self.heir.borrow().process),
+            None => (own.generation, self.process),
+        };
         if own.has_predecessors {
             for end in own.inner_ends(self.me) {
                 // If this fails, they close their connections, as without this module.
-                let _ =
-                    self.send_as(self.heir.borrow().generation.max(own.generation), end, Body::Heir, heir);
+                let _ = self.send_as(generation, end, Body::Heir { process }, heir);
             }
         }
     }
@@ -168,14 +183,29 @@ impl Handover {
         self.has_heir.get()
     }
 
+    /// Whether the heir still runs. If it has ended, this worker has none from here on.
+    pub(crate) fn is_heir_there(&self) -> bool {
+        let is_there = exists(self.heir.borrow().process);
+        self.has_heir.set(is_there);
+        is_there
+    }
+
+    /// Whether a worker of this configuration still runs.
+    pub(crate) fn is_there(&self, worker: usize) -> bool {
+        self.inboxes().index.process(worker).is_some_and(exists)
+    }
+
     /// A worker of a later configuration takes the idle connections of this one; without `inbox` it is the one behind `link`.
     /// Returns whether it is a new heir.
-    pub(crate) fn set_heir(&self, generation: u64, inbox: Option<OwnedFd>) -> bool {
+    pub(crate) fn set_heir(&self, generation: u64, process: u64, inbox: Option<OwnedFd>) -> bool {
         let mut heir = self.heir.borrow_mut();
-        if generation <= self.inboxes().generation.max(heir.generation) {
+        // A worker that takes the place of a killed one has the same inbox.
+        let is_later =
+            generation > heir.generation || (generation == heir.generation && process != heir.process);
+        if generation <= self.inboxes().generation || !is_later {
             return false;
         }
-        *heir = Heir { generation, inbox };
+        *heir = Heir { generation, process, inbox };
         self.has_heir.set(true);
         self.row.set(None);
         self.inboxes().index.leave(self.me);

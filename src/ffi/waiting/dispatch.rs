@@ -7,14 +7,14 @@ use nginx_sys::{
     NGX_OK,
 };
 
-use crate::base::clock::Msec;
 use crate::handover::questions::PATIENCE;
 use crate::ledger::Server;
 use crate::metrics::End;
 use crate::queue;
 use crate::queue::room::Outlook;
 
-use crate::ffi::handover::give::{give, give_all, Given, Recipient};
+use crate::ffi::handover::give::{give, Given, Recipient};
+use crate::ffi::handover::heir::yield_connections;
 use crate::ffi::handover::inbox::{read_all, settle_if_due};
 use crate::ffi::idle::close::close_all;
 use crate::ffi::max_conns::slots::{close_idle, neediest};
@@ -70,17 +70,12 @@ fn serve_all(upstream: &Upstream) {
     serve_retries(upstream);
     serve_queue(upstream, in_time);
     upstream.waits_changed();
-    if upstream.has_heir() && !upstream.waits.any() && give_all(upstream) {
-        upstream.dispatch_soon(RETRY_INTERVAL);
-    }
+    yield_connections(upstream);
     if upstream.is_ending() {
         // The connections that were kept for waiting requests are of no more use.
         close_all(upstream);
     }
 }
-
-/// How long to wait until an inbox that was full has room again, in milliseconds.
-const RETRY_INTERVAL: Msec = 1;
 
 /// Gives idle connections to the workers in which requests wait for them.
 fn give_what_others_need(upstream: &Upstream) {

@@ -9,7 +9,7 @@ pub fn target(data: &[u8]) {
     let key = match &message.body {
         Body::Connection(parcel) => Some(parcel.key),
         Body::Question { key, .. } => Some(*key),
-        Body::Nothing { .. } | Body::Heir => None,
+        Body::Nothing { .. } | Body::Heir { .. } => None,
     };
     if let Some(PortableKey { upstream, address, module, identity, .. }) = key {
         assert!(
