@@ -51,10 +51,12 @@ pub enum Body<'a> {
         /// The key of the connection.
         key: PortableKey<'a>,
     },
-    /// The receiver has asked for a connection, and there is none.
+    /// The receiver has asked for a connection, and there is none. The number 0 is no answer: the sender can be asked from now on.
     Nothing {
         /// The number of the question.
         question: u32,
+        /// The sender exits, and need not be asked again: it sends its connections by itself.
+        is_last: bool,
     },
     /// The sender takes the idle connections of the receiver. The descriptor of its inbox comes with the message.
     Heir {
@@ -129,6 +131,9 @@ const REUSED: u8 = 1;
 const NODELAY: u8 = 2;
 const HINTED: u8 = 4;
 
+/// The flag of [`Body::Nothing`].
+const LAST: u8 = 1;
+
 impl<'a> Message<'a> {
     /// Writes the message. `None` if it does not fit.
     pub fn write<'b>(&self, buffer: &'b mut [u8; MAX_MESSAGE]) -> Option<&'b [u8]> {
@@ -136,7 +141,7 @@ impl<'a> Message<'a> {
         let (kind, flags) = match &self.body {
             Body::Connection(parcel) => (CONNECTION, parcel.flags()),
             Body::Question { .. } => (QUESTION, 0),
-            Body::Nothing { .. } => (NOTHING, 0),
+            Body::Nothing { is_last, .. } => (NOTHING, if *is_last { LAST } else { 0 }),
             Body::Heir { .. } => (HEIR, 0),
         };
         writer.bytes(&VERSION.to_le_bytes())?;
@@ -149,7 +154,7 @@ impl<'a> Message<'a> {
                 writer.bytes(&question.to_le_bytes())?;
                 writer.key(key)?;
             }
-            Body::Nothing { question } => writer.bytes(&question.to_le_bytes())?,
+            Body::Nothing { question, .. } => writer.bytes(&question.to_le_bytes())?,
             Body::Heir { process } => writer.bytes(&process.to_le_bytes())?,
         }
         let length = writer.at;
@@ -171,11 +176,17 @@ impl<'a> Message<'a> {
         let body = match kind {
             CONNECTION => Body::Connection(reader.parcel(flags)?),
             QUESTION => Body::Question { question: u32::from_le_bytes(reader.array()?), key: reader.key()? },
-            NOTHING => Body::Nothing { question: u32::from_le_bytes(reader.array()?) },
+            NOTHING => {
+                Body::Nothing { question: u32::from_le_bytes(reader.array()?), is_last: flags == LAST }
+            }
             HEIR => Body::Heir { process: u64::from_le_bytes(reader.array()?) },
             _ => return Err(Unreadable::Malformed),
         };
-        let knows_flags = kind == CONNECTION || flags == 0;
+        let knows_flags = match kind {
+            CONNECTION => true,
+            NOTHING => flags <= LAST,
+            _ => flags == 0,
+        };
         (reader.0.is_empty() && knows_flags)
             .then_some(Self { generation, worker, body })
             .ok_or(Unreadable::Malformed)
@@ -316,7 +327,7 @@ mod tests {
         }
     }
 
-    fn all() -> [Body<'static>; 5] {
+    fn all() -> [Body<'static>; 6] {
         [
             Body::Connection(parcel()),
             Body::Connection(Parcel { hinted: false, reused: false, nodelay: true, ..parcel() }),
@@ -324,7 +335,8 @@ mod tests {
                 question: 9,
                 key: PortableKey { location: u64::MAX, identity: b"\x01bind", ..key() },
             },
-            Body::Nothing { question: u32::MAX },
+            Body::Nothing { question: u32::MAX, is_last: false },
+            Body::Nothing { question: 0, is_last: true },
             Body::Heir { process: 1 << 40 | 77 },
         ]
     }

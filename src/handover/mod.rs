@@ -13,8 +13,11 @@
 //!
 //!   a worker of the new configuration                     a worker of the old one
 //!
-//!   Heir, with its inbox  ------------------------------>  notes it
-//!             <------------------------------------------  Connection: all idle ones, and each that is released later
+//!   Heir  ---------------------------------------------->  notes it
+//!             <------------------------------------------  Connection: those that it does not need
+//!   Question  ------------------------------------------>  one that it has idle at this moment
+//!             <------------------------------------------  Connection, or Nothing
+//!             <------------------------------------------  Connection: all, when it exits, and each that is released later
 //! ```
 //!
 //! Each worker has an inbox, which all workers of its configuration can write to. [`message`] has the format, [`index`] tells

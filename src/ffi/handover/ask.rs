@@ -7,27 +7,29 @@ use crate::pool::Key;
 use crate::reuse::identity::local_of_plain;
 
 use crate::ffi::max_conns::slots::close_idle;
-use crate::ffi::nginx::process::{elapsed, now};
+use crate::ffi::nginx::process::{elapsed, now, worker_is_exiting};
 use crate::ffi::nginx::socket::silent;
 use crate::ffi::state::handover::Handover;
 use crate::ffi::state::upstream::{Idle, Upstream};
 
 use super::give::{give, portable, Given, Recipient};
+use super::heir::can_go;
 use super::take::function_of;
 
 /// Asks another worker for a connection with this key. Returns the number of the question; `None` if there is nobody to ask.
 #[cold]
 pub(crate) fn ask(upstream: &Upstream, key: &Key<'_>) -> Option<u32> {
-    let handover = upstream.handover().filter(|handover| handover.has_siblings())?;
+    let handover = upstream.handover()?;
     local_of_plain(key.identity)?;
     let (now, tag) = (now(), upstream.tag(key.hash()));
     let mut questions = handover.questions.borrow_mut();
-    let may_ask = |worker| questions.may_ask(worker, now);
-    let worker = handover.inboxes().index.holder(tag, handover.me, now, may_ask)?;
     let question = questions.next_question();
     let body = Body::Question { question, key: portable(upstream, handover, key)? };
-    handover.tell(worker, body, None).ok()?;
-    questions.ask(worker, question, upstream.number.get(), now);
+    let may_ask = |worker| questions.may_ask(worker, now);
+    let holder = handover.inboxes().index.holder(tag, handover.me, now, may_ask);
+    let sibling = holder.filter(|worker| handover.tell(*worker, body, None).is_ok());
+    let asked = sibling.or_else(|| (key.location == 0).then(|| handover.ask_predecessor(body)).flatten())?;
+    questions.ask(asked, question, upstream.number.get(), now);
     if let Some(meter) = upstream.handover_meter() {
         meter.ask();
     }
@@ -40,37 +42,44 @@ pub(crate) fn is_open(upstream: &Upstream, question: u32) -> bool {
 }
 
 /// Answers the question of another worker: with a connection, or with nothing.
-pub(super) fn answer(
-    upstream: Option<&Upstream>,
-    handover: &Handover,
-    worker: usize,
-    question: u32,
-    key: &PortableKey<'_>,
-) {
+pub(super) fn answer(upstream: Option<&Upstream>, handover: &Handover, key: &PortableKey<'_>, to: Recipient) {
     let given = upstream.zip(function_of(handover, key)).is_some_and(|(upstream, protocol)| {
         let key =
             Key { address: key.address, protocol, location: key.location as usize, identity: key.identity };
-        let given = give_one(upstream, &key, Recipient::Sibling { worker, question });
+        let given = give_one(upstream, &key, to);
         let is_last = || upstream.idle.with(|idle| idle.oldest_like(&key).is_none()).unwrap_or(true);
         if !given || is_last() {
             handover.clear(upstream.tag(key.hash()));
         }
         given
     });
-    if !given {
-        // If this fails, the other worker does not wait for long.
-        let _ = handover.tell(worker, Body::Nothing { question }, None);
+    if given {
+        return;
     }
+    // If this fails, the other worker does not wait for long.
+    let _ = match to {
+        Recipient::Sibling { worker, question } => {
+            handover.tell(worker, Body::Nothing { question, is_last: false }, None)
+        }
+        Recipient::Heir { question } => {
+            handover.tell_heir(Body::Nothing { question, is_last: worker_is_exiting() }, None)
+        }
+    };
 }
 
-/// Gives the connection that fits and has been idle longest, unless that is in use but for moments.
+/// Gives the connection that fits and has been idle longest. A worker of the same configuration gets none that is in use but
+/// for moments.
 fn give_one(upstream: &Upstream, key: &Key<'_>, to: Recipient) -> bool {
     // Requests that wait here need it themselves.
     while !upstream.waits.any() {
         let oldest = |pool: &mut crate::pool::IdlePool<Idle>| {
             let slot = pool.oldest_like(key)?;
             let entry = pool.entry(slot)?;
-            (elapsed(entry.since) >= MIN_IDLE).then_some((slot, *entry.conn))
+            let may_go = match to {
+                Recipient::Sibling { .. } => elapsed(entry.since) >= MIN_IDLE,
+                Recipient::Heir { .. } => can_go(entry.conn),
+            };
+            may_go.then_some((slot, *entry.conn))
         };
         let Some((slot, idle)) = upstream.idle.with(oldest).flatten() else { return false };
         if silent(idle.conn) {

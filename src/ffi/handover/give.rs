@@ -20,8 +20,8 @@ use crate::ffi::state::upstream::{Idle, Upstream};
 pub(crate) enum Recipient {
     /// Another worker of this configuration; the connection answers its question, unless that is 0.
     Sibling { worker: usize, question: u32 },
-    /// A worker of a later configuration.
-    Heir,
+    /// A worker of a later configuration; the connection answers its question, unless that is 0.
+    Heir { question: u32 },
 }
 
 /// What became of a connection.
@@ -41,7 +41,7 @@ pub(crate) fn give(upstream: &Upstream, slot: u32, to: Recipient) -> Given {
     let (Some(handover), Some(idle)) = (upstream.handover(), entry) else { return Given::Unfit };
     let is_there = match to {
         Recipient::Sibling { worker, .. } => handover.is_there(worker),
-        Recipient::Heir => handover.has_heir() && handover.is_heir_there(),
+        Recipient::Heir { .. } => handover.has_heir() && handover.is_heir_there(),
     };
     if !is_there || !is_fit(idle) {
         return Given::Unfit;
@@ -108,7 +108,7 @@ fn send(
         let (body, fd): (_, RawFd) = (Body::Connection(parcel), entry.conn.conn.fd());
         let sent = match to {
             Recipient::Sibling { worker, .. } => handover.tell(worker, body, Some(fd)),
-            Recipient::Heir => handover.tell_heir(body, Some(fd)),
+            Recipient::Heir { .. } => handover.tell_heir(body, Some(fd)),
         };
         sent.map_err(|err| match err.raw_os_error() {
             Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::ETOOMANYREFS) => Given::Later,
@@ -129,14 +129,13 @@ fn parcel<'a>(
     let idle = entry.conn;
     let key = portable(upstream, handover, &entry.key).ok_or(Given::Unfit)?;
     // The number of a location has no meaning in another configuration.
-    if to == Recipient::Heir && key.location != 0 {
+    if matches!(to, Recipient::Heir { .. }) && key.location != 0 {
         return Err(Given::Unfit);
     }
     Ok(Parcel {
         key,
         question: match to {
-            Recipient::Sibling { question, .. } => question,
-            Recipient::Heir => 0,
+            Recipient::Sibling { question, .. } | Recipient::Heir { question } => question,
         },
         transfer: transfer.map_or(0, Transfer::to_bits),
         requests: idle.conn.requests() as u64,

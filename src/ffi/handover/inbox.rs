@@ -19,6 +19,7 @@ use crate::ffi::state::handover::Handover;
 use crate::ffi::state::upstream::Upstream;
 
 use super::ask::answer;
+use super::give::Recipient;
 use super::heir::give_all;
 use super::take::take;
 
@@ -59,9 +60,8 @@ pub(crate) unsafe extern "C" fn link_handler(event: *mut ngx_event_t) {
                 // The next configuration has ended.
                 Received::End => return event.ignore(),
                 Received::Message { length, fd, .. } => {
-                    let message = buffer.get(..length).and_then(|message| Message::read(message).ok());
-                    if let Some(Message { generation, body: Body::Heir { process }, .. }) = message {
-                        yield_to(main, handover, generation, process, fd);
+                    if let Some(Ok(message)) = buffer.get(..length).map(Message::read) {
+                        obey_heir(main, handover, &message, fd);
                     }
                 }
             }
@@ -69,17 +69,31 @@ pub(crate) unsafe extern "C" fn link_handler(event: *mut ngx_event_t) {
     });
 }
 
-/// A worker of a later configuration takes the connections of this one.
-fn yield_to(main: &MainConf, handover: &Handover, generation: u64, process: u64, inbox: Option<OwnedFd>) {
-    if !handover.set_heir(generation, process, inbox) {
-        return;
-    }
-    handover.tell_predecessors();
-    main.zone.each_upstream(|upstream| {
-        if upstream.handover().is_some() && !upstream.is_empty() {
-            upstream.post_dispatch();
+/// Does what a worker of a later configuration says.
+fn obey_heir(main: &MainConf, handover: &Handover, message: &Message<'_>, fd: Option<OwnedFd>) {
+    match &message.body {
+        Body::Heir { process } => {
+            let is_behind_link = fd.is_none();
+            if !handover.set_heir(message.generation, *process, fd) {
+                return;
+            }
+            if is_behind_link {
+                // It may ask from now on. If this fails, it does not.
+                let _ = handover.tell_heir(Body::Nothing { question: 0, is_last: false }, None);
+            }
+            handover.tell_predecessors();
+            main.zone.each_upstream(|upstream| {
+                if upstream.handover().is_some() && !upstream.is_empty() {
+                    upstream.post_dispatch();
+                }
+            });
         }
-    });
+        Body::Question { question, key } if handover.has_heir() => {
+            let upstream = main.zone.upstream_named(key.upstream, key.number as usize);
+            answer(upstream.as_deref(), handover, key, Recipient::Heir { question: *question });
+        }
+        _ => {}
+    }
 }
 
 /// The main configuration of this worker.
@@ -122,13 +136,21 @@ fn read(main: &MainConf, inbox: RawFd, most: usize, is_own: bool) -> Read {
 fn obey(main: &MainConf, handover: &Handover, message: &Message<'_>, fd: Option<OwnedFd>, is_own: bool) {
     let is_sibling = message.generation == handover.inboxes().generation;
     let worker = message.worker as usize;
+    // Who was asked, if this is an answer.
+    let asked = || match (is_own, is_sibling) {
+        (false, _) => None,
+        (true, true) => Some(worker),
+        (true, false) => handover.predecessor(message.generation, worker),
+    };
     match &message.body {
         Body::Connection(parcel) => {
             let upstream = main.zone.upstream_named(parcel.key.upstream, parcel.key.number as usize);
             let Some(upstream) = upstream else { return };
             let taken = take(&upstream, handover, is_sibling, parcel, fd);
-            let question = Some(parcel.question).filter(|question| is_own && is_sibling && *question != 0);
-            let answered = question.and_then(|it| handover.questions.borrow_mut().answer(worker, it));
+            let answered = asked().filter(|_| parcel.question != 0).and_then(|asked| {
+                handover.hear(asked, true);
+                handover.questions.borrow_mut().answer(asked, parcel.question)
+            });
             if let Some(meter) = upstream.handover_meter().filter(|_| answered.is_some() && taken.is_ok()) {
                 meter.answer();
             }
@@ -140,15 +162,19 @@ fn obey(main: &MainConf, handover: &Handover, message: &Message<'_>, fd: Option<
         }
         Body::Question { question, key } if is_sibling => {
             let upstream = main.zone.upstream_named(key.upstream, key.number as usize);
-            answer(upstream.as_deref(), handover, worker, *question, key);
+            answer(upstream.as_deref(), handover, key, Recipient::Sibling { worker, question: *question });
         }
-        Body::Nothing { question } if is_own && is_sibling => {
-            let number = handover.questions.borrow_mut().answer(worker, *question);
+        Body::Nothing { question: 0, .. } => handover.greet(message.generation, worker),
+        Body::Nothing { question, is_last } => {
+            let number = asked().and_then(|asked| {
+                handover.hear(asked, !is_last);
+                handover.questions.borrow_mut().answer(asked, *question)
+            });
             if let Some(upstream) = number.and_then(|number| main.zone.upstream(number)) {
                 upstream.post_dispatch();
             }
         }
-        Body::Question { .. } | Body::Nothing { .. } | Body::Heir { .. } => {}
+        Body::Question { .. } | Body::Heir { .. } => {}
     }
 }
 

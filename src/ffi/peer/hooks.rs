@@ -197,7 +197,7 @@ fn connect(kp: &PeerData, peer: Peer, is_within_limit: bool) -> ngx_int_t {
     if let Some(idle) = guard(None, || find(kp, peer, checkout)) {
         return reuse(kp, peer, idle, has_waited);
     }
-    if kp.upstream().handover().is_some_and(Handover::has_siblings) && is_within_limit {
+    if kp.upstream().handover().is_some_and(Handover::can_ask) && is_within_limit {
         if let Some(rc) = guard(None, || ask_others(kp, peer)) {
             return rc;
         }

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
+use crate::base::clock::Msec;
 use crate::base::memory::push;
 use crate::handover::index::{Row, Tag};
 use crate::handover::message::{Body, Message, MAX_MESSAGE};
@@ -29,14 +30,30 @@ pub(crate) struct Handover {
     pub(crate) questions: RefCell<Questions>,
     /// The outer end of an inbox of the next configuration.
     link: Option<OwnedFd>,
+    predecessors: RefCell<Vec<Predecessor>>,
+    /// Whether one of them can be asked.
+    has_predecessor: Cell<bool>,
     heir: RefCell<Heir>,
     has_heir: Cell<bool>,
+    /// Since when this worker waits, while it exits, for room in the inbox of the heir.
+    pub(crate) full_since: Cell<Option<Msec>>,
     /// Is called for the slot of a connection that would be closed because this worker exits. Returns whether it was given to the
     /// heir instead.
     pub(crate) give_instead_of_closing: fn(&Upstream, u32) -> bool,
     /// Tells predecessors of this worker once it runs.
     pub(crate) announcement: Alarm,
     protocols: RefCell<Vec<Protocol>>,
+}
+
+/// A worker of the configuration before, whose heir this worker is.
+struct Predecessor {
+    /// The inner end of the inbox behind its link.
+    end: RawFd,
+    worker: usize,
+    /// Its configuration, once it has said something.
+    generation: Option<u64>,
+    /// It has said something since it was last asked: so a worker that has gone is asked once at most.
+    is_heard: bool,
 }
 
 /// The worker of a later configuration that takes the idle connections of this one.
@@ -77,15 +94,23 @@ impl Handover {
         // SAFETY: the caller says that they are there, and not changed.
         let of_all = unsafe { inboxes.as_ref() };
         let row = of_all.index.enter(me, process, is_gone)?;
+        let mut predecessors = Vec::new();
+        let workers = (me..).step_by(of_all.workers);
+        for (worker, end) in workers.zip(of_all.inner_ends(me)).filter(|_| of_all.has_predecessors) {
+            push(&mut predecessors, Predecessor { end, worker, generation: None, is_heard: false })?;
+        }
         Some(Self {
             inboxes,
             me,
             process,
             row: Cell::new((of_all.workers > 1).then_some(row)),
-            questions: RefCell::new(Questions::new(of_all.workers)?),
+            questions: RefCell::new(Questions::new(of_all.workers + predecessors.len())?),
+            predecessors: RefCell::new(predecessors),
+            has_predecessor: Cell::new(false),
             link,
             heir: RefCell::default(),
             has_heir: Cell::new(false),
+            full_since: Cell::new(None),
             give_instead_of_closing,
             announcement: Alarm::new(),
             protocols: RefCell::default(),
@@ -122,8 +147,44 @@ impl Handover {
 
     /// Whether this worker could ask others.
     #[inline]
-    pub(crate) fn has_siblings(&self) -> bool {
-        self.row.get().is_some()
+    pub(crate) fn can_ask(&self) -> bool {
+        self.row.get().is_some() || self.has_predecessor.get()
+    }
+
+    /// Asks a worker of the configuration before. Returns its number for [`Questions`].
+    pub(crate) fn ask_predecessor(&self, question: Body<'_>) -> Option<usize> {
+        let mut predecessors = self.predecessors.borrow_mut();
+        let at = predecessors.iter().position(|predecessor| predecessor.is_heard)?;
+        let predecessor = predecessors.get_mut(at)?;
+        predecessor.is_heard = false;
+        let end = predecessor.end;
+        self.has_predecessor.set(predecessors.iter().any(|predecessor| predecessor.is_heard));
+        self.send(end, question, None).ok()?;
+        Some(self.inboxes().workers + at)
+    }
+
+    /// The number of a predecessor for [`Questions`].
+    pub(crate) fn predecessor(&self, generation: u64, worker: usize) -> Option<usize> {
+        let predecessors = self.predecessors.borrow();
+        let is_it = |it: &Predecessor| it.generation == Some(generation) && it.worker == worker;
+        predecessors.iter().position(is_it).map(|at| self.inboxes().workers + at)
+    }
+
+    /// A predecessor says that it can be asked.
+    pub(crate) fn greet(&self, generation: u64, worker: usize) {
+        if let Some(it) = self.predecessors.borrow_mut().iter_mut().find(|it| it.worker == worker) {
+            (it.generation, it.is_heard) = (Some(generation), true);
+            self.has_predecessor.set(true);
+        }
+    }
+
+    /// A worker that was asked has answered, and may be asked again, or need not.
+    pub(crate) fn hear(&self, asked: usize, again: bool) {
+        let at = asked.wrapping_sub(self.inboxes().workers);
+        if let Some(predecessor) = self.predecessors.borrow_mut().get_mut(at) {
+            predecessor.is_heard = again;
+            self.has_predecessor.set(again || self.has_predecessor.get());
+        }
     }
 
     /// Sends a message to another worker of this configuration.

@@ -70,8 +70,8 @@ fn serve_all(upstream: &Upstream) {
     serve_retries(upstream);
     serve_queue(upstream, in_time);
     upstream.waits_changed();
-    yield_connections(upstream);
-    if upstream.is_ending() {
+    let has_more = yield_connections(upstream);
+    if upstream.is_ending() && !has_more {
         // The connections that were kept for waiting requests are of no more use.
         close_all(upstream);
     }
