@@ -11,8 +11,10 @@ use crate::pool::{Key, Offer};
 use crate::reuse::identity::local_of_plain;
 
 use crate::ffi::idle::store::{store, Origin};
-use crate::ffi::max_conns::slots::{limited_server, release_slot};
+use crate::ffi::max_conns::refused::refuse;
+use crate::ffi::max_conns::slots::{close_and_release, limited_server, release_slot};
 use crate::ffi::nginx::adopt::{adopt, verify, Luggage, Unfit};
+use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::log::debug_conn;
 use crate::ffi::nginx::modules;
 use crate::ffi::nginx::process::{cycle_log, now};
@@ -58,13 +60,19 @@ fn accept(
             accept_counted(upstream, parcel, fd, checked, server)
         }
         Err(why) => {
-            // The server must not see one more before it sees that this one is closed.
-            drop(fd);
-            if let Some(server) = counted {
-                release_slot(upstream, server);
-            }
+            discard(upstream, fd, counted);
             Err(why)
         }
+    }
+}
+
+/// Closes a connection that cannot be used, and that counts at the server `counted`, if at any.
+fn discard(upstream: &Upstream, fd: Option<OwnedFd>, counted: Option<Server>) {
+    match (fd, counted) {
+        (Some(fd), Some(server)) => refuse(upstream, fd, server),
+        // There was no descriptor for it in this process, so the kernel has closed it.
+        (None, Some(server)) => release_slot(upstream, server),
+        (_, None) => {}
     }
 }
 
@@ -148,17 +156,24 @@ fn accept_counted(
     checked: Checked,
     server: Option<Server>,
 ) -> Result<Option<Server>, Dropped> {
-    let stored = put_into_pool(upstream, parcel, fd, checked, server);
-    if let (Err(_), Some(server)) = (stored, server) {
-        release_slot(upstream, server);
-    }
-    stored.map(|()| server)
+    let luggage =
+        Luggage { requests: parcel.requests as usize, opened: parcel.opened, nodelay: parcel.nodelay };
+    let conn = match adopt(fd, &luggage) {
+        Ok(conn) => conn,
+        Err(fd) => {
+            discard(upstream, fd, server);
+            return Err(Dropped::Resources);
+        }
+    };
+    put_into_pool(upstream, parcel, conn, checked, server).map(|()| server).inspect_err(|_| {
+        close_and_release(upstream, conn, server);
+    })
 }
 
 fn put_into_pool(
     upstream: &Upstream,
     parcel: &Parcel<'_>,
-    fd: OwnedFd,
+    conn: Conn,
     checked: Checked,
     server: Option<Server>,
 ) -> Result<(), Dropped> {
@@ -167,9 +182,6 @@ fn put_into_pool(
     let generation = upstream.watch.as_ref().map_or(0, crate::ffi::state::watch::Watch::generation);
     #[cfg(not(nginx_resolve))]
     let generation = 0;
-    let luggage =
-        Luggage { requests: parcel.requests as usize, opened: parcel.opened, nodelay: parcel.nodelay };
-    let conn = adopt(fd, &luggage).ok_or(Dropped::Resources)?;
     let identity = match key.identity {
         [] => Some(Bytes::EMPTY),
         bytes => conn.memory().and_then(|pool| pool.put_bytes(bytes)).map(|copy| {
@@ -177,13 +189,9 @@ fn put_into_pool(
             unsafe { Bytes::new(copy, bytes.len()) }
         }),
     };
-    let Some(identity) = identity else {
-        crate::ffi::nginx::socket::close(conn);
-        return Err(Dropped::Resources);
-    };
     let idle = Idle {
         conn,
-        identity,
+        identity: identity.ok_or(Dropped::Resources)?,
         server,
         meter: upstream.meter(key.address),
         hinted: checked.hinted,
@@ -206,8 +214,5 @@ fn put_into_pool(
         timeout: checked.timeout,
         server,
     };
-    store(upstream, &full, offer, Origin::OtherWorker, generation, || {}).map_err(|_| {
-        crate::ffi::nginx::socket::close(conn);
-        Dropped::Limit
-    })
+    store(upstream, &full, offer, Origin::OtherWorker, generation, || {}).map_err(|_| Dropped::Limit)
 }

@@ -31,32 +31,35 @@ pub(crate) struct Luggage {
     pub(crate) nodelay: bool,
 }
 
-/// Makes a connection of a descriptor, as `ngx_event_connect_peer()` and the core do. `None`, and the descriptor is closed, if
-/// this worker has no connection or no memory for it.
-pub(crate) fn adopt(fd: OwnedFd, luggage: &Luggage) -> Option<Conn> {
+/// Makes a connection of a descriptor, as `ngx_event_connect_peer()` and the core do.
+///
+/// # Errors
+/// If this worker has no connection for it, the descriptor. If there is no memory, nothing: it was closed.
+pub(crate) fn adopt(fd: OwnedFd, luggage: &Luggage) -> Result<Conn, Option<OwnedFd>> {
     let cycle = Cycle::current();
-    // Otherwise nginx would close clients for it.
-    if get_field!(cycle.free_connection_n) <= get_field!(cycle.connection_n) / 8 {
-        return None;
+    // A worker with fewer is short of connections: its pools give some up, before nginx closes clients.
+    let reserve = get_field!(cycle.connection_n) / 8;
+    let domain = number_of(fd.as_raw_fd(), libc::SO_DOMAIN);
+    if get_field!(cycle.free_connection_n) <= reserve || domain.is_none() {
+        return Err(Some(fd));
     }
-    let is_unix = family_of(fd.as_raw_fd())? == libc::AF_UNIX;
     let log = cycle_log();
     // SAFETY: an open descriptor; there are free connections.
     let conn = or_fail(std::ptr::null_mut(), || unsafe { ngx_get_connection(fd.as_raw_fd(), log) });
     // SAFETY: null, or the connection that nginx has made, which is open.
-    let conn = unsafe { Conn::from_ptr(conn) }?;
+    let Some(conn) = (unsafe { Conn::from_ptr(conn) }) else { return Err(Some(fd)) };
     // nginx closes it from here on.
     let _ = fd.into_raw_fd();
-    set_up(conn, luggage, is_unix);
+    set_up(conn, luggage, domain == Some(libc::AF_UNIX));
     // SAFETY: the log of the cycle is live.
     let pool = or_fail(std::ptr::null_mut(), || unsafe { ngx_create_pool(POOL_SIZE, log) });
     set_field!(conn.pool = pool);
     conn.set_logs(log);
     if pool.is_null() || !register(conn) {
         super::socket::close(conn);
-        return None;
+        return Err(None);
     }
-    Some(conn)
+    Ok(conn)
 }
 
 fn set_up(conn: Conn, luggage: &Luggage, is_unix: bool) {
@@ -261,11 +264,6 @@ fn is_same_file(one: &[u8], other: &[u8]) -> bool {
         Some((file.dev(), file.ino()))
     };
     !one.is_empty() && (one == other || identify(one).is_some_and(|file| Some(file) == identify(other)))
-}
-
-/// The family of a socket's address.
-fn family_of(fd: RawFd) -> Option<c_int> {
-    number_of(fd, libc::SO_DOMAIN)
 }
 
 /// The value of an option of a socket that is a number.

@@ -296,6 +296,7 @@ fn new_upstream(
         places: Cell::new(None),
         counts: Counts::new(),
         waits,
+        refused: Guarded::new(Vec::new()),
         hands_over: limit.is_some() && conf.handover(http_conf(cf)),
         handover: Cell::new(None),
         number: Cell::new(0),

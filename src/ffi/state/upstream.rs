@@ -4,10 +4,12 @@ use std::cell::{Cell, OnceCell};
 use std::mem::MaybeUninit;
 use std::num::NonZeroU16;
 use std::ops::Deref;
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
 use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ngx_pool_t, ngx_str_t};
 
+use crate::base::clock::Msec;
 use crate::directive::KeepaliveDrain;
 use crate::ledger::Server;
 use crate::metrics::{HandoverMeter, Meter, QueueMeter, WorkerCounters};
@@ -63,6 +65,8 @@ pub(crate) struct Upstream {
     pub(crate) places: Cell<Option<NonNull<MaybeUninit<Place>>>>,
     pub(crate) counts: Counts,
     pub(crate) waits: Waits,
+    /// Connections from other workers that are being closed.
+    pub(crate) refused: Guarded<Vec<Refused>>,
     /// `keepalive_handover`, and whether there is anything to hand over.
     pub(crate) hands_over: bool,
     /// In a worker that hands connections of this upstream over.
@@ -98,6 +102,14 @@ impl Deref for UpstreamRef {
         // SAFETY: its cycle is alive by the type invariant; an upstream is only ever shared.
         unsafe { self.0.as_ref() }
     }
+}
+
+/// A connection from another worker, to a limited server, that is being closed.
+pub(crate) struct Refused {
+    pub(crate) fd: OwnedFd,
+    pub(crate) server: Server,
+    /// When that began.
+    pub(crate) since: Msec,
 }
 
 /// A connection in the pool.

@@ -17,6 +17,7 @@ use crate::ffi::handover::give::{give, Given, Recipient};
 use crate::ffi::handover::heir::yield_connections;
 use crate::ffi::handover::inbox::{read_all, settle_if_due};
 use crate::ffi::idle::close::close_all;
+use crate::ffi::max_conns::refused::close_refused;
 use crate::ffi::max_conns::slots::{close_idle, neediest};
 use crate::ffi::nginx::balancer::Servers;
 use crate::ffi::nginx::guard::guard;
@@ -60,10 +61,13 @@ fn serve_all(upstream: &Upstream) {
     if let Some(ledger) = upstream.counts.shared() {
         ledger.answer();
     }
+    // Whoever needs it sets it again.
+    upstream.waits.soon.clear();
     settle_if_due(upstream);
     if in_time {
         recover(upstream, read_all);
     }
+    close_refused(upstream);
     give_what_others_need(upstream);
     resume_informed(upstream);
     resume_parked(upstream);
@@ -110,7 +114,6 @@ fn give_or_close(upstream: &Upstream, worker: Option<usize>, server: Server) {
 /// Lets each request go on that has asked another worker, once that has answered, or has not answered in time.
 fn resume_informed(upstream: &Upstream) {
     let asking = &upstream.waits.asking;
-    upstream.waits.soon.clear();
     let mut next = asking.with(|asking| asking.first()).flatten();
     for _ in 0..asking.with(|asking| asking.len()).unwrap_or(0) {
         let Some(waiting) = next else { break };
