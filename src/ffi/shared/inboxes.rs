@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 
-use nginx_sys::{ngx_cycle_t, NGX_LOG_WARN};
+use nginx_sys::{ngx_cycle_t, NGX_LOG_CRIT, NGX_LOG_WARN};
 
 use crate::ffi::nginx::log::write_line;
 use crate::ffi::nginx::process::{descriptor_limit, monotonic_nanoseconds, this_process, Cycle};
@@ -68,7 +68,9 @@ impl Mail {
                 // SAFETY: the caller says that the cycle is live.
                 let log = unsafe { Cycle::from_ptr(cycle) }.log();
                 let errno = err.raw_os_error().unwrap_or(0);
-                write_line(log, NGX_LOG_WARN, errno, c"keepalive: workers cannot hand connections over");
+                // A limit of descriptors that is low for so many workers is no failure.
+                let level = if errno == libc::EMFILE { NGX_LOG_WARN } else { NGX_LOG_CRIT };
+                write_line(log, level, errno, c"keepalive: workers cannot hand connections over");
             }
         }
     }
