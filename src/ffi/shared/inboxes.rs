@@ -69,8 +69,13 @@ impl Mail {
                 let log = unsafe { Cycle::from_ptr(cycle) }.log();
                 let errno = err.raw_os_error().unwrap_or(0);
                 // A limit of descriptors that is low for so many workers is no failure.
-                let level = if errno == libc::EMFILE { NGX_LOG_WARN } else { NGX_LOG_CRIT };
-                write_line(log, level, errno, c"keepalive: workers cannot hand connections over");
+                let (level, line) = match errno {
+                    libc::ENOMEM => {
+                        (NGX_LOG_CRIT, c"keepalive: no memory for workers to hand connections over")
+                    }
+                    _ => (NGX_LOG_WARN, c"keepalive: workers cannot hand connections over"),
+                };
+                write_line(log, level, errno, line);
             }
         }
     }
