@@ -64,7 +64,7 @@ pub(super) fn three() -> (Vec<Ledger>, Server) {
     let workers = workers(3, 2, true);
     let server = workers[0].noted(A, LIMIT, 0).unwrap();
     for (worker, pid) in workers.iter().zip(100..) {
-        worker.enter(pid, |_| false, |_| false, NOBODY);
+        assert_eq!(worker.enter(pid, |_| false, |_| false, NOBODY), Entered::Together);
         for _ in 0..2 {
             worker.begin_request(server);
             worker.open(server);
@@ -159,8 +159,10 @@ fn nothing_is_lost_with_those_who_come_after_it() {
                 let (workers, server) = three();
                 killed = killed_before(number, || work(&workers[1], server));
                 let is_gone = |pid| pid == 101 || pid == 103;
-                let also = killed_before(second, || workers[1].enter(103, is_gone, |_| false, NOBODY));
-                workers[1].enter(104, is_gone, |_| false, NOBODY);
+                let enter =
+                    |pid| assert_eq!(workers[1].enter(pid, is_gone, |_| false, NOBODY), Entered::Together);
+                let also = killed_before(second, || enter(103));
+                enter(104);
                 is_exact(&workers[1], server, 4, 4);
                 also
             });

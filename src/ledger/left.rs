@@ -16,27 +16,43 @@ use crate::base::clock::Msec;
 /// A flag in the number of a worker's process: that process is not the worker, but recovers what the worker left.
 const BEING_RECOVERED: u64 = 1 << 63;
 
+/// How a process counts that has become a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Entered {
+    /// Together with all other workers.
+    Together,
+    /// For itself, in memory of its own, because the worker's previous process still runs. Nobody rings it, and it hands
+    /// nothing over.
+    Alone,
+}
+
 impl Ledger {
     /// This worker is the process `pid` from now on. Recovers what the worker's previous process left behind: `left` gets
     /// the address of each server, and the number of requests there whose end the balancer was not told. If another worker is
     /// already recovering that, `waits` is called to wait for it. It gets the number of waits so far, and returns `false`
     /// to stop waiting: the other worker may have been stopped. Afterwards this worker has to
-    /// [settle](Self::settle_transfers).
+    /// [settle](Self::settle_transfers). Nothing of a previous process that still runs is touched.
     pub fn enter(
         &self,
         pid: u64,
         is_gone: impl Fn(u64) -> bool,
         waits: impl Fn(u32) -> bool,
         left: impl FnMut(&[u8], u64),
-    ) {
+    ) -> Entered {
         let process = self.process(self.me.get());
         let mut waited = 0;
         loop {
             let before = process.load(SeqCst);
-            let is_taken = before & BEING_RECOVERED != 0 && !is_gone(before & !BEING_RECOVERED);
-            if is_taken && waits(waited) {
-                waited += 1;
-                continue;
+            if before != 0 && before != pid && !is_gone(before & !BEING_RECOVERED) {
+                if before & BEING_RECOVERED == 0 {
+                    self.count_alone(pid);
+                    return Entered::Alone;
+                }
+                if waits(waited) {
+                    waited += 1;
+                    continue;
+                }
             }
             step();
             if process.compare_exchange(before, pid, SeqCst, SeqCst).is_ok() {
@@ -45,8 +61,18 @@ impl Ledger {
                 if before != 0 {
                     self.recover_worker(self.me.get(), pid, left);
                 }
-                return;
+                return Entered::Together;
             }
+        }
+    }
+
+    /// This worker, the process `pid`, counts for itself from now on.
+    fn count_alone(&self, pid: u64) {
+        if let Some(shared) = self.table.leave_shared() {
+            self.copy_noted(shared);
+            self.process(self.me.get()).store(pid, SeqCst);
+            // Nothing is handed over, so there is nothing to settle.
+            self.settled.set(Some(0));
         }
     }
 

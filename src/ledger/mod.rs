@@ -11,6 +11,9 @@
 //! The table is a slice of atomic words: the worker's own, or memory shared by all workers if
 //! the upstream has a `zone`. Each worker counts in its own columns, so that it is known what a killed worker leaves
 //! behind. A worker can be killed or stopped between any two writes.
+//!
+//! nginx can start a second worker with the number of one that still runs, as when a binary upgrade is taken back. The columns
+//! belong to the first one, so the second one counts in memory of its own: see [`Entered::Alone`].
 #![forbid(unsafe_code)]
 
 #[cfg(test)]
@@ -42,6 +45,7 @@ use crate::base::clock::Msec;
 use crate::base::memory::collect;
 use tally::Tally;
 
+pub use left::Entered;
 pub use transit::Transfer;
 pub use waits::LineKind;
 
@@ -66,7 +70,16 @@ pub enum Table {
     /// Memory of this worker.
     Own(Vec<AtomicU64>),
     /// Memory shared by all workers.
-    Shared(&'static [AtomicU64]),
+    Shared(Shared),
+}
+
+/// Memory shared by all workers, and memory for a worker that must not use it.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// The memory in use.
+    words: Cell<&'static [AtomicU64]>,
+    /// Memory of this worker, until it is in use.
+    alone: Cell<Option<&'static [AtomicU64]>>,
 }
 
 /// The number of a server in the ledger. It is valid while the server has requests or connections.
@@ -114,7 +127,7 @@ impl Ledger {
     /// table is smaller than [`Ledger::size`].
     pub fn new(table: Table, servers: usize, workers: usize, changing: bool) -> Option<Self> {
         let workers = workers.max(1);
-        let enough = table.words().len() >= Self::size(servers, workers);
+        let enough = table.len() >= Self::size(servers, workers);
         enough.then(|| Self {
             table,
             servers: capacity(servers),
@@ -133,7 +146,7 @@ impl Ledger {
 
     /// Whether several workers write the table.
     pub fn is_shared(&self) -> bool {
-        matches!(self.table, Table::Shared(_))
+        matches!(&self.table, Table::Shared(shared) if shared.alone.get().is_some())
     }
 
     /// Whether servers come and go.
@@ -298,8 +311,12 @@ impl Ledger {
 
     /// A word of a server, by its offset.
     fn word(&self, server: Server, at: usize) -> &AtomicU64 {
+        &self.table.words()[self.index_of(server, at)]
+    }
+
+    fn index_of(&self, server: Server, at: usize) -> usize {
         let stride = WORKERS + WORKER_WORDS * self.workers;
-        &self.table.words()[servers_at(self.workers) + server as usize * stride + at]
+        servers_at(self.workers) + server as usize * stride + at
     }
 
     /// A word of a worker for a server.
@@ -328,11 +345,32 @@ impl Table {
         collect((0..Ledger::size(servers, 1)).map(|_| AtomicU64::new(0))).map(Self::Own)
     }
 
+    /// The memory shared by all workers. `alone` is as large, and belongs to this worker.
+    pub fn shared(words: &'static [AtomicU64], alone: &'static [AtomicU64]) -> Self {
+        Self::Shared(Shared { words: Cell::new(words), alone: Cell::new(Some(alone)) })
+    }
+
     fn words(&self) -> &[AtomicU64] {
         match self {
             Self::Own(words) => words,
-            Self::Shared(words) => words,
+            Self::Shared(shared) => shared.words.get(),
         }
+    }
+
+    /// The number of words.
+    fn len(&self) -> usize {
+        match self {
+            Self::Own(words) => words.len(),
+            Self::Shared(Shared { words, alone }) => {
+                alone.get().map_or(usize::MAX, <[_]>::len).min(words.get().len())
+            }
+        }
+    }
+
+    /// Uses the memory of this worker from now on. Returns the shared memory that was used before, if any.
+    fn leave_shared(&self) -> Option<&'static [AtomicU64]> {
+        let Self::Shared(Shared { words, alone }) = self else { return None };
+        alone.take().map(|alone| words.replace(alone))
     }
 }
 

@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{
-    fence,
+    fence, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
 
@@ -85,6 +85,21 @@ impl Ledger {
             lock.release();
         }
         known.or(free)
+    }
+
+    /// Notes the same servers as `from`, another table of the same size, at the same places. Nothing else was noted before.
+    pub(super) fn copy_noted(&self, from: &[AtomicU64]) {
+        // Other workers may be writing servers that come and go. Those are noted when they are first used.
+        let servers = if self.changing { 0 } else { self.servers };
+        for server in 0..servers as Server {
+            for at in HEAD..=GENERATION {
+                let word = from[self.index_of(server, at)].load(Relaxed);
+                // Memory that was never touched costs nothing, so it stays untouched.
+                if word != 0 {
+                    self.word(server, at).store(word, Relaxed);
+                }
+            }
+        }
     }
 
     /// The address of a server, and its length. The server must have requests or connections, so that its place does not

@@ -16,14 +16,20 @@ impl Ledger {
 
 /// One table as several workers see it.
 pub(super) fn workers(number: usize, servers: usize, changing: bool) -> Vec<Ledger> {
-    let words: Vec<AtomicU64> = (0..Ledger::size(servers, number)).map(|_| AtomicU64::new(0)).collect();
-    let words: &'static [AtomicU64] = words.leak();
-    let ledger = |me| {
-        let ledger = Ledger::new(Table::Shared(words), servers, number, changing).unwrap();
-        ledger.set_worker(me);
-        ledger
-    };
-    (0..number).map(ledger).collect()
+    let words = zeros(Ledger::size(servers, number));
+    (0..number).map(|me| process(words, me, number, servers, changing)).collect()
+}
+
+fn zeros(number: usize) -> &'static [AtomicU64] {
+    (0..number).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak()
+}
+
+/// A table as another process with the number `me` sees it.
+fn process(words: &'static [AtomicU64], me: usize, workers: usize, servers: usize, changing: bool) -> Ledger {
+    let table = Table::shared(words, zeros(words.len()));
+    let ledger = Ledger::new(table, servers, workers, changing).unwrap();
+    ledger.set_worker(me);
+    ledger
 }
 
 fn alone() -> Ledger {
@@ -57,6 +63,10 @@ fn finds_what_was_noted() {
 #[test]
 fn refuses_a_table_that_is_too_small() {
     assert!(Ledger::new(Table::own(1).unwrap(), 100, 1, false).is_none());
+    for (shared, alone) in [(0, 1), (1, 0)] {
+        let [shared, alone] = [shared, alone].map(|more| zeros(Ledger::size(2, 3) - 1 + more));
+        assert!(Ledger::new(Table::shared(shared, alone), 2, 3, false).is_none());
+    }
 }
 
 #[test]
@@ -203,7 +213,9 @@ type Left = Vec<(Vec<u8>, u64)>;
 fn entered(ledger: &Ledger, pid: u64, is_alive: impl Fn(u64) -> bool) -> Left {
     let mut left = Left::new();
     let is_gone = |pid| !is_alive(pid);
-    ledger.enter(pid, is_gone, |_| false, |address, requests| left.push((address.to_vec(), requests)));
+    let entered =
+        ledger.enter(pid, is_gone, |_| false, |address, requests| left.push((address.to_vec(), requests)));
+    assert_eq!(entered, Entered::Together);
     left
 }
 
@@ -297,9 +309,49 @@ fn a_worker_begins_even_if_another_one_is_stopped() {
         waited.set(waited.get() + 1);
         times < 7
     };
-    workers[1].enter(102, |pid| pid != 100, waits, |_, _| {});
+    assert_eq!(workers[1].enter(102, |pid| pid != 100, waits, |_, _| {}), Entered::Together);
     assert_eq!(waited.get(), 8);
     assert!(workers[1].open(a) && !workers[1].open(a));
+}
+
+/// As when a binary upgrade is taken back while the old workers still finish requests.
+#[test]
+fn a_process_counts_alone_while_another_one_is_the_same_worker() {
+    for changing in [false, true] {
+        let words = zeros(Ledger::size(2, 2));
+        let [first, sibling, second, third] = [0, 1, 0, 0].map(|me| process(words, me, 2, 2, changing));
+        let a = first.noted(A, 2, 0).unwrap();
+        for (worker, pid) in [(&first, 100), (&sibling, 101)] {
+            assert_eq!(entered(worker, pid, |_| true), []);
+        }
+        first.begin_request(a);
+        assert!(first.open(a) && first.open(a));
+        first.publish(LineKind::Queue, Some(1));
+        sibling.ring(0, 5);
+        let before: Vec<u64> = words.iter().map(|word| word.load(SeqCst)).collect();
+
+        let untouched = |_: &[u8], _| panic!("the process still runs");
+        assert_eq!(
+            second.enter(102, |_| false, |_| panic!("nothing to wait for"), untouched),
+            Entered::Alone
+        );
+        assert!(!second.is_shared() && sibling.is_shared());
+        assert_eq!(second.find(A, 0), (!changing).then_some((a, true)));
+        let own = second.noted(A, 2, 0).unwrap();
+        assert!(second.begin_request(own) && second.open(own) && second.open(own) && !second.open(own));
+        assert_eq!((second.longest(10), second.is_rung(), second.transfers_due()), (None, false, false));
+        assert_eq!((second.park(own, 10), second.announce(own, 1)), (None, None));
+        assert_eq!(recovered(&second, |_| false), []);
+        let after: Vec<u64> = words.iter().map(|word| word.load(SeqCst)).collect();
+        assert_eq!(before, after);
+
+        // The next process finds the first one gone.
+        assert_eq!(entered(&third, 103, |pid| pid != 100), [(A.to_vec(), 1)]);
+        assert!(sibling.open(a) && third.open(a) && !third.open(a));
+        assert!(!second.open(own));
+        // A process that enters again is the same.
+        assert_eq!(entered(&third, 103, |_| true), [(A.to_vec(), 0)][..0]);
+    }
 }
 
 #[test]

@@ -107,7 +107,8 @@ impl Post {
 
     /// A new process comes in the place of a worker.
     pub(super) fn replace(&self, ledger: &Ledger, pid: u64, gone: &[u64]) -> bool {
-        ledger.enter(pid, |pid| gone.contains(&pid), |_| false, NOBODY);
+        let entered = ledger.enter(pid, |pid| gone.contains(&pid), |_| false, NOBODY);
+        assert_eq!(entered, Entered::Together);
         self.settle(ledger)
     }
 

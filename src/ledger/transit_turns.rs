@@ -85,7 +85,7 @@ fn exact_if_a_third_one_recovers() {
         let workers = super::tests::workers(4, 2, true);
         let server = workers[0].noted(super::tests::A, 99, 0).unwrap();
         for (worker, pid) in workers.iter().zip(100..) {
-            worker.enter(pid, |_| false, |_| false, |_, _| {});
+            assert_eq!(worker.enter(pid, |_| false, |_| false, |_, _| {}), Entered::Together);
             (0..2).for_each(|_| worker.open_over_limit(server));
         }
         let post = Arc::new(Post::new(4));

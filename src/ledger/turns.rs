@@ -159,7 +159,7 @@ fn exact_while_others_count() {
             });
             run(vec![(counting, count), (recovering, recover)], choose);
             // If a worker was found counting each time, the totals are repaired now.
-            observer.enter(103, |_| false, |_| false, NOBODY);
+            assert_eq!(observer.enter(103, |pid| pid == 102, |_| false, NOBODY), Entered::Together);
             observer.recover(0, |_, _, _| false, NOBODY, EMPTY);
             let totals = [OPEN, REQUESTS].map(|at| tally::number(observer.word(server, at)));
             assert_eq!(totals, [2 + 2, 2 + 3], "killed at {killed_at}");
@@ -174,7 +174,7 @@ fn exact_if_two_take_it_back() {
         let mut workers = workers(4, 2, true);
         let server = workers[0].noted(A, 9, 0).unwrap();
         for (worker, pid) in workers.iter().zip(100..) {
-            worker.enter(pid, |_| false, |_| false, NOBODY);
+            assert_eq!(worker.enter(pid, |_| false, |_| false, NOBODY), Entered::Together);
             worker.begin_request(server);
             worker.open(server);
         }
@@ -216,7 +216,8 @@ fn exact_if_the_new_process_does_not_wait() {
             ledger.recover(0, |_, pid, _| pid == 101, |_, requests| assert_eq!(requests, 2), EMPTY)
         });
         let enter: Script = Box::new(move |ledger| {
-            ledger.enter(103, |pid| pid == 101, |_| false, |_, requests| assert_eq!(requests, 2));
+            let left = |_: &[u8], requests| assert_eq!(requests, 2);
+            assert_eq!(ledger.enter(103, |pid| pid == 101, |_| false, left), Entered::Together);
             for _ in 0..3 {
                 ledger.begin_request(server);
                 ledger.open(server);
@@ -263,7 +264,7 @@ fn finds_no_server_that_is_half_written() {
 /// Another table with the same memory.
 pub(super) fn shared(ledger: &Ledger) -> Table {
     match &ledger.table {
-        Table::Shared(words) => Table::Shared(words),
+        Table::Shared(shared) => Table::Shared(shared.clone()),
         Table::Own(_) => panic!("it is of one worker alone"),
     }
 }

@@ -32,6 +32,9 @@ pub(super) struct Memory {
     /// One index for each upstream.
     pub(super) indexes: Vec<Index>,
     pub(super) workers: usize,
+    /// How many columns processes write: one for each worker, or two. The second one is for a process that becomes the worker
+    /// while the process in the first one still runs, as when a binary upgrade is taken back.
+    columns: usize,
     words: &'static [AtomicU64],
     /// The owner of the words.
     _owner: Box<dyn Send + Sync>,
@@ -54,9 +57,19 @@ pub struct Worker {
     pub auth: Vec<AuthMeter>,
 }
 
+/// Why a process counts nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// There is no memory, or no worker with this number.
+    NoMemory,
+    /// The columns of the worker belong to processes that still run.
+    Taken,
+}
+
 impl Generation {
-    /// A generation that follows `last`. `words` are [`Plan::size`] zeros; they belong to `owner` and are valid as long as it
-    /// exists. `is_alive` tells whether a process runs. `None` if there are too few words, or no memory.
+    /// A generation that follows `last`. `words` are [`Plan::size`] zeros, or [`Plan::size_for_two_each`]; they belong to `owner`
+    /// and are valid as long as it exists. `is_alive` tells whether a process runs. `None` if there are too few words, or no
+    /// memory.
     pub fn new(
         plan: Plan,
         workers: usize,
@@ -69,6 +82,7 @@ impl Generation {
         if words.len() < plan.size(workers) {
             return None;
         }
+        let columns = if words.len() < plan.size_for_two_each(workers) { workers } else { 2 * workers };
         let places = plan.places()?;
         let mut indexes = Vec::new();
         for upstream in &plan.upstreams {
@@ -78,14 +92,18 @@ impl Generation {
         if !is_spare() {
             return None;
         }
-        let own = Arc::new(Memory { plan, places, indexes, workers, words, _owner: owner });
+        let own = Arc::new(Memory { plan, places, indexes, workers, columns, words, _owner: owner });
         let mut past = Vec::new();
         let before = last.into_iter().flat_map(|last| last.past.iter().map(|past| (&past.memory, false)));
         for (memory, is_last) in last.map(|last| (&last.own, true)).into_iter().chain(before) {
             let former = Past::new(memory, &own)?;
-            // A worker of the last generation that has not entered yet may still do so.
-            let is_over = |process| if process == 0 { !is_last } else { !is_alive(process) };
-            if memory.processes().all(is_over) {
+            // A worker of the last generation that has not entered yet may still do so. It takes its second column only if the
+            // process in the first one is alive.
+            let is_over = |(column, process)| match process {
+                0 => !is_last || column >= memory.workers,
+                _ => !is_alive(process),
+            };
+            if (0..).zip(memory.processes()).all(is_over) {
                 own.fold(&former);
             } else {
                 push(&mut past, former)?;
@@ -94,19 +112,26 @@ impl Generation {
         Some(Self { own, past })
     }
 
-    /// The process `process` becomes a worker, perhaps in place of one that was killed. `None` if there is no memory, or
-    /// no worker with this number.
-    pub fn enter(&self, worker: usize, process: u64) -> Option<Worker> {
+    /// The process `process` becomes a worker, perhaps in place of one that was killed. `is_alive` tells whether a process runs:
+    /// what such a one counts is not touched.
+    ///
+    /// # Errors
+    /// The reason why the process counts nothing.
+    pub fn enter(
+        &self,
+        worker: usize,
+        process: u64,
+        is_alive: impl Fn(u64) -> bool,
+    ) -> Result<Worker, Refused> {
         let own = &self.own;
         if worker >= own.workers {
-            return None;
+            return Err(Refused::NoMemory);
         }
         let (mut counters, mut auth) = (Vec::new(), Vec::new());
-        counters.try_reserve_exact(own.places.len()).ok()?;
-        auth.try_reserve_exact(own.plan.auth.len()).ok()?;
-        // From here on the column belongs to a live process, so readers count its gauges.
-        let before = own.words[own.plan.process(worker)].swap(process, SeqCst);
-        let column = own.column(worker);
+        counters.try_reserve_exact(own.places.len()).map_err(|_| Refused::NoMemory)?;
+        auth.try_reserve_exact(own.plan.auth.len()).map_err(|_| Refused::NoMemory)?;
+        let (column, before) = own.claim(worker, process, is_alive).ok_or(Refused::Taken)?;
+        let column = own.column(column);
         let upstreams = own.plan.upstreams.iter().zip(&own.places).enumerate();
         counters.extend(upstreams.map(|(number, (upstream, (at, size)))| {
             let words = &column[*at..at + size];
@@ -118,13 +143,13 @@ impl Generation {
         }));
         let words = column[own.plan.first_auth()..].chunks_exact(AUTH_CELLS).take(own.plan.auth.len());
         auth.extend(words.filter_map(|words| words.first_chunk().map(AuthMeter)));
-        Some(Worker { upstreams: counters, auth })
+        Ok(Worker { upstreams: counters, auth })
     }
 
     /// Whether a warning about an upstream is to be written: `true` once for each number in all workers together.
     /// `warning` is below 64.
     pub fn warns(&self, upstream: usize, warning: u32) -> bool {
-        let written = &self.own.words[self.own.plan.warnings(self.own.workers, upstream)];
+        let written = &self.own.words[self.own.plan.warnings(self.own.columns, upstream)];
         let bit = 1 << (warning % 64);
         written.load(Relaxed) & bit == 0 && written.fetch_or(bit, Relaxed) & bit == 0
     }
@@ -140,14 +165,40 @@ impl Generation {
 }
 
 impl Memory {
-    /// The processes of the workers; 0 for a worker that has not entered yet.
+    /// The processes that write the columns; 0 for a column that nobody has written yet. The first columns are those of the
+    /// workers, then there may be a second one of each worker.
     pub(super) fn processes(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
-        (0..self.workers).map(|worker| self.words[self.plan.process(worker)].load(SeqCst))
+        (0..self.columns).map(|column| self.words[self.plan.process(column)].load(SeqCst))
     }
 
-    /// The column of a worker; behind the last worker's is the column of folded generations.
-    pub(super) fn column(&self, worker: usize) -> &'static [AtomicU64] {
-        &self.words[self.plan.column_of(worker, self.workers)..self.plan.column_of(worker + 1, self.workers)]
+    /// A column; behind those of processes is the column of folded generations.
+    pub(super) fn column(&self, column: usize) -> &'static [AtomicU64] {
+        let [begin, end] = [column, column + 1].map(|column| self.plan.column_at(column, self.columns));
+        &self.words[begin..end]
+    }
+
+    /// The numbers of the columns that were written. The others are not read: memory that was never touched costs nothing.
+    pub(super) fn written(&self) -> impl Iterator<Item = usize> + '_ {
+        let entered = self.processes().enumerate().filter(|(_, process)| *process != 0);
+        entered.map(|(column, _)| column).chain([self.columns])
+    }
+
+    /// Takes a column of a worker for a process. Returns its number, and the process that wrote it before. `None` if each one
+    /// belongs to another process that is alive.
+    fn claim(&self, worker: usize, process: u64, is_alive: impl Fn(u64) -> bool) -> Option<(usize, u64)> {
+        (worker..self.columns).step_by(self.workers).find_map(|column| {
+            let place = &self.words[self.plan.process(column)];
+            loop {
+                let before = place.load(SeqCst);
+                if before != 0 && before != process && is_alive(before) {
+                    return None;
+                }
+                // From here on the column belongs to a live process, so readers count its gauges.
+                if place.compare_exchange(before, process, SeqCst, SeqCst).is_ok() {
+                    return Some((column, before));
+                }
+            }
+        })
     }
 
     /// The number of a configured server.
@@ -166,7 +217,7 @@ impl Memory {
 
     /// Adds the counters of a former generation, whose workers have all ended, to this one's.
     fn fold(self: &Arc<Self>, past: &Past) {
-        let column = self.column(self.workers);
+        let column = self.column(self.columns);
         for (this, ((at, size), former)) in self.places.iter().zip(&past.upstreams).enumerate() {
             let Some((number, targets)) = former else { continue };
             let words = &column[*at..at + size];

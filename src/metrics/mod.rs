@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use handover::HANDOVER_CELLS;
 
-pub use generation::{Generation, Worker};
+pub use generation::{Generation, Refused, Worker};
 pub use handover::{Dropped, Handover, HandoverCount, HandoverMeter, DROPPED};
 pub use histogram::{Histogram, BOUNDS};
 pub use plan::{readable, Plan, ServerInfo, UpstreamInfo};

@@ -97,6 +97,12 @@ impl Plan {
         self.first_column(workers) + (workers + 1) * self.column()
     }
 
+    /// The size of the memory with which a second process with the number of each worker can count too, while the first one
+    /// still runs.
+    pub fn size_for_two_each(&self, workers: usize) -> usize {
+        self.size(2 * workers.max(1))
+    }
+
     /// Increases the room so that the plan uses memory of `size` words.
     ///
     /// # Errors
@@ -112,19 +118,19 @@ impl Plan {
         Ok(())
     }
 
-    /// Where the process of a worker is.
-    pub(super) fn process(&self, worker: usize) -> usize {
-        worker
+    /// Where the process is that writes a column.
+    pub(super) fn process(&self, column: usize) -> usize {
+        column
     }
 
     /// Where the warnings of an upstream are.
-    pub(super) fn warnings(&self, workers: usize, upstream: usize) -> usize {
-        workers + upstream
+    pub(super) fn warnings(&self, columns: usize, upstream: usize) -> usize {
+        columns + upstream
     }
 
-    /// Where the column of a worker begins.
-    pub(super) fn column_of(&self, worker: usize, workers: usize) -> usize {
-        self.first_column(workers) + worker * self.column()
+    /// Where a column begins, of this number of columns that processes write.
+    pub(super) fn column_at(&self, column: usize, columns: usize) -> usize {
+        self.first_column(columns) + column * self.column()
     }
 
     /// The offset of each upstream in a column, and its size. `None` if there is no memory.
@@ -150,8 +156,8 @@ impl Plan {
     }
 
     /// Where the columns begin.
-    fn first_column(&self, workers: usize) -> usize {
-        (workers + self.upstreams.len()).next_multiple_of(LINE)
+    fn first_column(&self, columns: usize) -> usize {
+        (columns + self.upstreams.len()).next_multiple_of(LINE)
     }
 
     /// The size of a column, in words: whole cache lines.

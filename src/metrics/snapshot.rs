@@ -33,7 +33,7 @@ pub(super) enum Target {
 /// Reads the counters of all workers. Which workers are alive is determined once, when it is made.
 pub struct Snapshot {
     generation: Arc<Generation>,
-    /// Whether each worker is alive: first the workers of this generation, then of each former one.
+    /// Whether the process of each column is alive: first of this generation, then of each former one.
     alive: Vec<Vec<bool>>,
     describe: &'static Describe,
 }
@@ -188,12 +188,12 @@ impl Snapshot {
         (DECISIONS.into_iter().zip(cells), times)
     }
 
-    /// Whether each worker of this generation is alive.
+    /// Whether the process of each column of this generation is alive.
     fn alive(&self) -> &[bool] {
         self.alive.first().map_or(&[], Vec::as_slice)
     }
 
-    /// The former generations, and whether each of their workers is alive.
+    /// The former generations, and whether the process of each of their columns is alive.
     fn past(&self) -> impl Iterator<Item = (&Past, &Vec<bool>)> {
         self.generation.past.iter().zip(self.alive.iter().skip(1))
     }
@@ -211,7 +211,7 @@ fn numbers_of<'a>(
     all.get_mut(address)
 }
 
-/// Calls `each` with the counters of each server in each column. `alive` says which workers still run, `targets` are the
+/// Calls `each` with the counters of each server in each column. `alive` says which processes still run, `targets` are the
 /// targets of the configured servers, and `to` is the memory and the upstream in which the target of other servers is
 /// looked up.
 pub(super) fn each_server(
@@ -226,9 +226,9 @@ pub(super) fn each_server(
     else {
         return;
     };
-    for worker in 0..=from.workers {
-        let words = &from.column(worker)[*at..at + size];
-        let is_alive = alive.get(worker).copied().unwrap_or(false);
+    for column in from.written() {
+        let words = &from.column(column)[*at..at + size];
+        let is_alive = alive.get(column).copied().unwrap_or(false);
         let counts = |numbers| if is_alive { numbers } else { settled(numbers) };
         let numbers = |words: &[AtomicU64]| {
             let mut numbers = [0; SERVER_CELLS];
@@ -248,12 +248,12 @@ pub(super) fn each_server(
     }
 }
 
-/// Adds the cells of a queue in all columns to `cells`. The size counts only for live workers.
+/// Adds the cells of a queue in all columns to `cells`. The size counts only for live processes.
 pub(super) fn add_queue(from: &Memory, alive: &[bool], upstream: usize, cells: &mut [u64; QUEUE_CELLS]) {
     let Some((at, _)) = from.places.get(upstream) else { return };
-    for worker in 0..=from.workers {
-        let is_alive = alive.get(worker).copied().unwrap_or(false);
-        let words = &from.column(worker)[at + QUEUE..];
+    for column in from.written() {
+        let is_alive = alive.get(column).copied().unwrap_or(false);
+        let words = &from.column(column)[at + QUEUE..];
         for (number, (to, word)) in cells.iter_mut().zip(words).enumerate() {
             if number != QueueCount::Size as usize || is_alive {
                 *to = to.wrapping_add(word.load(Relaxed));
@@ -265,8 +265,8 @@ pub(super) fn add_queue(from: &Memory, alive: &[bool], upstream: usize, cells: &
 /// Adds the cells of the handover in all columns to `cells`.
 pub(super) fn add_handover(from: &Memory, upstream: usize, cells: &mut [u64; HANDOVER_CELLS]) {
     let Some((at, _)) = from.places.get(upstream) else { return };
-    for worker in 0..=from.workers {
-        let words = &from.column(worker)[at + HANDOVER..];
+    for column in from.written() {
+        let words = &from.column(column)[at + HANDOVER..];
         for (to, word) in cells.iter_mut().zip(words) {
             *to = to.wrapping_add(word.load(Relaxed));
         }
@@ -275,8 +275,8 @@ pub(super) fn add_handover(from: &Memory, upstream: usize, cells: &mut [u64; HAN
 
 /// Adds the cells of an `auth_subrequest` URI in all columns to `cells`.
 pub(super) fn add_auth(from: &Memory, uri: usize, cells: &mut [u64; AUTH_CELLS]) {
-    for worker in 0..=from.workers {
-        let words = &from.column(worker)[from.plan.first_auth() + uri * AUTH_CELLS..];
+    for column in from.written() {
+        let words = &from.column(column)[from.plan.first_auth() + uri * AUTH_CELLS..];
         for (to, word) in cells.iter_mut().zip(words) {
             *to = to.wrapping_add(word.load(Relaxed));
         }

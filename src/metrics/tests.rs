@@ -9,6 +9,9 @@ const A: &[u8] = b"server a, 16 b..";
 const B: &[u8] = b"server b, 16 b..";
 const C: &[u8] = b"another";
 
+/// No process is alive.
+const GONE: fn(u64) -> bool = |_| false;
+
 fn server(address: &[u8]) -> ServerInfo {
     ServerInfo {
         address: address.to_vec(),
@@ -30,7 +33,7 @@ fn generation(
 ) -> Arc<Generation> {
     let mut plan = Plan::new(upstreams, vec!["/auth".into()]);
     plan.room = 2;
-    let words: Vec<AtomicU64> = (0..plan.size(workers)).map(|_| AtomicU64::new(0)).collect();
+    let words: Vec<AtomicU64> = (0..plan.size_for_two_each(workers)).map(|_| AtomicU64::new(0)).collect();
     let is_alive = |process| alive.contains(&process);
     Arc::new(
         Generation::new(plan, workers, words.leak(), Box::new(()), last.map(Arc::as_ref), is_alive).unwrap(),
@@ -64,8 +67,8 @@ fn text(address: &[u8]) -> String {
 #[test]
 fn adds_up_what_each_worker_has_counted() {
     let it = generation(vec![upstream("u", &[A, B], false), upstream("v", &[A], false)], 2, None, &[]);
-    let workers = [it.enter(0, 10).unwrap(), it.enter(1, 11).unwrap()];
-    assert!(it.enter(2, 12).is_none());
+    let workers = [it.enter(0, 10, GONE).unwrap(), it.enter(1, 11, GONE).unwrap()];
+    assert_eq!(it.enter(2, 12, GONE).err(), Some(Refused::NoMemory));
     keep(workers[0].upstreams[0].meter(A).unwrap());
     keep(workers[1].upstreams[0].meter(A).unwrap());
     keep(workers[1].upstreams[0].meter(B).unwrap());
@@ -78,7 +81,7 @@ fn adds_up_what_each_worker_has_counted() {
 #[test]
 fn a_connection_is_in_one_phase_or_has_one_end() {
     let it = generation(vec![upstream("u", &[A], false)], 1, None, &[]);
-    let meter = it.enter(0, 10).unwrap().upstreams[0].meter(A).unwrap();
+    let meter = it.enter(0, 10, GONE).unwrap().upstreams[0].meter(A).unwrap();
     for end in 0..5 {
         meter.open();
         if end > 0 {
@@ -121,7 +124,7 @@ fn handed_over(generation: &Arc<Generation>, alive: &'static [u64]) -> (ServerCo
 #[test]
 fn a_connection_that_is_handed_over_is_neither_closed_nor_opened() {
     let it = generation(vec![upstream("u", &[A], true)], 2, None, &[]);
-    let workers = [it.enter(0, 10).unwrap(), it.enter(1, 11).unwrap()];
+    let workers = [it.enter(0, 10, GONE).unwrap(), it.enter(1, 11, GONE).unwrap()];
     let [from, to] = [&workers[0].upstreams[0], &workers[1].upstreams[0]];
     for address in [A, A, A, B, B] {
         keep(from.meter(address).unwrap());
@@ -153,7 +156,7 @@ fn a_connection_that_is_handed_over_is_neither_closed_nor_opened() {
 fn counts_of_the_handover_survive_workers_and_reloads() {
     let first = generation(vec![upstream("gone", &[A], false), upstream("u", &[A, B], false)], 2, None, &[]);
     for process in 0..2 {
-        let counters = &first.enter(process, 10 + process as u64).unwrap().upstreams[1];
+        let counters = &first.enter(process, 10 + process as u64, GONE).unwrap().upstreams[1];
         let handover = counters.handover().unwrap();
         handover.ask();
         handover.ask();
@@ -164,12 +167,12 @@ fn counts_of_the_handover_survive_workers_and_reloads() {
         counters.meter(B).unwrap().give();
     }
     // In place of the first one, which was killed.
-    first.enter(0, 12).unwrap().upstreams[1].handover().unwrap().drop(Dropped::Invalid);
+    first.enter(0, 12, GONE).unwrap().upstreams[1].handover().unwrap().drop(Dropped::Invalid);
     let dropped = |handover: &Handover| handover.dropped().filter(|it| it.1 > 0).collect::<Vec<_>>();
     // B has left the upstream. The old workers run, or have ended.
     for alive in [&[11, 12][..], &[]] {
         let second = generation(vec![upstream("u", &[A], false)], 1, Some(&first), alive);
-        let worker = second.enter(0, 20).unwrap();
+        let worker = second.enter(0, 20, GONE).unwrap();
         worker.upstreams[0].meter(A).unwrap().take();
         worker.upstreams[0].handover().unwrap().ask();
         let (sum, handover) = handed_over(&second, &[20]);
@@ -182,7 +185,7 @@ fn counts_of_the_handover_survive_workers_and_reloads() {
 #[test]
 fn tells_which_servers_are_configured() {
     let it = generation(vec![upstream("u", &[A, B], true), upstream("v", &[C], false)], 1, None, &[]);
-    let worker = it.enter(0, 10).unwrap();
+    let worker = it.enter(0, 10, GONE).unwrap();
     let [first, second] = [&worker.upstreams[0], &worker.upstreams[1]];
     keep(first.meter(C).unwrap());
     assert_eq!([A, B, C, b""].map(|address| first.is_configured(address)), [true, true, false, false]);
@@ -192,7 +195,7 @@ fn tells_which_servers_are_configured() {
 #[test]
 fn the_phases_of_a_dead_worker_vanish_but_not_its_counts() {
     let it = generation(vec![upstream("u", &[A], true)], 2, None, &[]);
-    let workers = [it.enter(0, 10).unwrap(), it.enter(1, 11).unwrap()];
+    let workers = [it.enter(0, 10, GONE).unwrap(), it.enter(1, 11, GONE).unwrap()];
     for worker in &workers {
         keep(worker.upstreams[0].meter(A).unwrap());
         keep(worker.upstreams[0].meter(C).unwrap());
@@ -202,15 +205,65 @@ fn the_phases_of_a_dead_worker_vanish_but_not_its_counts() {
     let snapshot = it.snapshot(|process| process == 11, &|_, it| Some(server(it))).unwrap();
     assert_eq!((snapshot.queue(0).0(QueueCount::Size), snapshot.queue(0).0(QueueCount::Requests)), (1, 2));
     // A new process in its place begins with the counts only.
-    it.enter(0, 12).unwrap();
+    it.enter(0, 12, GONE).unwrap();
     assert_eq!(seen(&it, 0, &[11, 12]), [(text(A), 2, 1, 0), (text(C), 2, 1, 0)]);
     assert_eq!(it.snapshot(|_| true, &|_, it| Some(server(it))).unwrap().queue(0).0(QueueCount::Size), 1);
+}
+
+/// As when a binary upgrade is taken back while the old workers still finish requests.
+#[test]
+fn a_process_counts_beside_another_one_that_is_the_same_worker() {
+    let it = generation(vec![upstream("u", &[A], true)], 2, None, &[]);
+    let first = it.enter(0, 10, GONE).unwrap();
+    let second = it.enter(0, 11, |_| true).unwrap();
+    assert_eq!(it.enter(0, 12, |_| true).err(), Some(Refused::Taken));
+    for worker in [&first, &second] {
+        keep(worker.upstreams[0].meter(A).unwrap());
+        keep(worker.upstreams[0].meter(C).unwrap());
+        worker.upstreams[0].queue().unwrap().begin();
+        worker.upstreams[0].handover().unwrap().ask();
+        worker.auth[0].decide(Decision::Denied, 3);
+    }
+    first.upstreams[0].meter(A).unwrap().end(Phase::Idle, End::Timeout);
+    let snapshot = |alive: &'static [u64]| {
+        it.snapshot(|process| alive.contains(&process), &|_, address| Some(server(address))).unwrap()
+    };
+    assert_eq!(seen(&it, 0, &[10, 11]), [(text(A), 2, 1, 1), (text(C), 2, 2, 0)]);
+    assert_eq!((snapshot(&[10, 11]).workers(), snapshot(&[11]).workers()), (2, 1));
+    assert_eq!(snapshot(&[10, 11]).queue(0).0(QueueCount::Size), 2);
+    assert_eq!(snapshot(&[11]).queue(0).0(QueueCount::Size), 1);
+    assert_eq!(snapshot(&[]).handover(0).count(HandoverCount::Asked), 2);
+    assert_eq!(snapshot(&[]).auth(0).0.collect::<Vec<_>>()[1], ("denied", 2));
+    // The first one is gone.
+    assert_eq!(seen(&it, 0, &[11]), [(text(A), 2, 1, 1), (text(C), 2, 1, 0)]);
+    let third = it.enter(0, 13, |process| process == 11).unwrap();
+    keep(third.upstreams[0].meter(A).unwrap());
+    assert_eq!(seen(&it, 0, &[11, 13]), [(text(A), 3, 2, 1), (text(C), 2, 1, 0)]);
+    // After a reload the counts go on, while the second one runs and when it is gone.
+    for alive in [&[11][..], &[]] {
+        let next = generation(vec![upstream("u", &[A], true)], 1, Some(&it), alive);
+        assert_eq!(
+            seen(&next, 0, alive),
+            [(text(A), 3, alive.len() as u64, 1), (text(C), 2, alive.len() as u64, 0)]
+        );
+    }
+}
+
+#[test]
+fn a_second_process_counts_nothing_if_there_is_no_memory_for_it() {
+    let plan = Plan::new(vec![upstream("u", &[A], false)], Vec::new());
+    let words: Vec<AtomicU64> = (0..plan.size_for_two_each(3) - 1).map(|_| AtomicU64::new(0)).collect();
+    let it = Arc::new(Generation::new(plan, 3, words.leak(), Box::new(()), None, GONE).unwrap());
+    keep(it.enter(2, 10, GONE).unwrap().upstreams[0].meter(A).unwrap());
+    assert_eq!(it.enter(2, 11, |_| true).err(), Some(Refused::Taken));
+    assert_eq!(seen(&it, 0, &[10]), [(text(A), 1, 1, 0)]);
+    assert!(it.enter(2, 10, |_| true).is_ok(), "it is the same");
 }
 
 #[test]
 fn servers_that_come_and_go_get_places_as_long_as_there_are_some() {
     let it = generation(vec![upstream("u", &[A], true)], 1, None, &[]);
-    let counters = &it.enter(0, 10).unwrap().upstreams[0];
+    let counters = &it.enter(0, 10, GONE).unwrap().upstreams[0];
     keep(counters.meter(b"x").unwrap());
     keep(counters.meter(b"y").unwrap());
     keep(counters.meter(b"z").unwrap());
@@ -235,10 +288,10 @@ fn servers_that_come_and_go_get_places_as_long_as_there_are_some() {
 #[test]
 fn a_worker_that_is_killed_while_a_place_changes_hands_leaves_it_readable() {
     let it = generation(vec![upstream("u", &[A], true)], 1, None, &[]);
-    keep(it.enter(0, 10).unwrap().upstreams[0].meter(b"x").unwrap());
+    keep(it.enter(0, 10, GONE).unwrap().upstreams[0].meter(b"x").unwrap());
     let place = it.own.places[0].0 + plan::SERVERS + SERVER_CELLS;
     it.own.column(0)[place].fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-    let counters = &it.enter(0, 11).unwrap().upstreams[0];
+    let counters = &it.enter(0, 11, GONE).unwrap().upstreams[0];
     assert_eq!(seen(&it, 0, &[11])[1], ("x".into(), 1, 0, 0));
     keep(counters.meter(b"y").unwrap());
     for _ in 0..5 {
@@ -250,7 +303,7 @@ fn a_worker_that_is_killed_while_a_place_changes_hands_leaves_it_readable() {
 #[test]
 fn connections_of_a_killed_worker_have_ended() {
     let it = generation(vec![upstream("u", &[A], true)], 1, None, &[]);
-    let counters = &it.enter(0, 10).unwrap().upstreams[0];
+    let counters = &it.enter(0, 10, GONE).unwrap().upstreams[0];
     [A, b"x"].into_iter().for_each(|address| keep(counters.meter(address).unwrap()));
     counters.meter(A).unwrap().open();
     let exited = |alive: bool| {
@@ -260,17 +313,17 @@ fn connections_of_a_killed_worker_have_ended() {
     };
     assert_eq!(exited(true), [0, 0]);
     assert_eq!(exited(false), [2, 1]);
-    it.enter(0, 11).unwrap();
+    it.enter(0, 11, GONE).unwrap();
     assert_eq!(exited(true), [2, 1]);
 }
 
 #[test]
 fn a_former_generation_is_given_up_when_nobody_writes_it_any_more() {
     let first = generation(vec![upstream("u", &[A], false)], 1, None, &[]);
-    first.enter(0, 10).unwrap();
+    first.enter(0, 10, GONE).unwrap();
     let memory = Arc::downgrade(&first.own);
     let second = generation(vec![upstream("u", &[A], false)], 1, Some(&first), &[10]);
-    second.enter(0, 20).unwrap();
+    second.enter(0, 20, GONE).unwrap();
     drop(first);
     assert!(memory.upgrade().is_some());
     let third = generation(vec![upstream("u", &[A], false)], 1, Some(&second), &[20]);
@@ -282,14 +335,14 @@ fn a_former_generation_is_given_up_when_nobody_writes_it_any_more() {
 #[test]
 fn unknown_servers_of_a_fixed_upstream_are_others() {
     let it = generation(vec![upstream("u", &[A], false)], 1, None, &[]);
-    keep(it.enter(0, 10).unwrap().upstreams[0].meter(B).unwrap());
+    keep(it.enter(0, 10, GONE).unwrap().upstreams[0].meter(B).unwrap());
     assert_eq!(seen(&it, 0, &[10]), [(text(A), 0, 0, 0), ("other".into(), 1, 1, 0)]);
 }
 
 #[test]
 fn counts_go_on_after_a_reload_while_old_workers_run_and_when_they_are_gone() {
     let first = generation(vec![upstream("gone", &[A], false), upstream("u", &[A, B], false)], 2, None, &[]);
-    let old = [first.enter(0, 10).unwrap(), first.enter(1, 11).unwrap()];
+    let old = [first.enter(0, 10, GONE).unwrap(), first.enter(1, 11, GONE).unwrap()];
     old.iter().for_each(|worker| {
         keep(worker.upstreams[1].meter(A).unwrap());
         keep(worker.upstreams[1].meter(B).unwrap());
@@ -304,7 +357,7 @@ fn counts_go_on_after_a_reload_while_old_workers_run_and_when_they_are_gone() {
         Some(&first),
         &[10, 11],
     );
-    let new = second.enter(0, 20).unwrap();
+    let new = second.enter(0, 20, GONE).unwrap();
     keep(new.upstreams[0].meter(A).unwrap());
     // An old worker continues to count.
     old[1].upstreams[1].meter(A).unwrap().end(Phase::Idle, End::Timeout);
@@ -332,7 +385,7 @@ fn counts_go_on_after_a_reload_while_old_workers_run_and_when_they_are_gone() {
 fn a_generation_whose_workers_have_not_begun_yet_is_not_given_up() {
     let first = generation(vec![upstream("u", &[A], false)], 1, None, &[]);
     let second = generation(vec![upstream("u", &[A], false)], 1, Some(&first), &[]);
-    keep(first.enter(0, 10).unwrap().upstreams[0].meter(A).unwrap());
+    keep(first.enter(0, 10, GONE).unwrap().upstreams[0].meter(A).unwrap());
     assert_eq!(seen(&second, 0, &[10]), [(text(A), 1, 1, 0)]);
 }
 

@@ -77,7 +77,7 @@ fn numbers() -> Snapshot {
     let plan = Plan::new(vec![first, second], vec!["/auth".into(), ODD.into()]);
     let words: Vec<AtomicU64> = (0..plan.size(1)).map(|_| AtomicU64::new(0)).collect();
     let generation = Generation::new(plan, 1, words.leak(), Box::new(()), None, |_| true).unwrap();
-    let worker = generation.enter(0, 1).unwrap();
+    let worker = generation.enter(0, 1, |_| false).unwrap();
     let meter = worker.upstreams[0].meter(b"1").unwrap();
     meter.open();
     meter.open();

@@ -47,14 +47,17 @@ pub(crate) unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int
         // SAFETY: nginx passes the worker's cycle, whose configuration has been read.
         let Some(main) = (unsafe { MainConf::of_cycle(cycle) }) else { return NGX_OK as ngx_int_t };
         // SAFETY: the configuration was found in this cycle.
-        unsafe { main.workers.enter(cycle, me, bell_handler) };
+        let is_together = unsafe { main.workers.enter(cycle, me, bell_handler) };
         // SAFETY: the configuration was found in this cycle.
         let meters = unsafe { main.zone.enter(cycle, me) };
         // SAFETY: the worker's cycle, whose configuration has been read.
         if let (Some(meters), Some(auth)) = (meters, unsafe { AuthConf::of_cycle(cycle) }) {
             let _ = auth.meters.set(meters);
         }
-        if is_worker_of_master() {
+        if !is_together {
+            // The inboxes are those of the other process with this number, even if it has ended by now.
+            Mail::close();
+        } else if is_worker_of_master() {
             // SAFETY: the configuration was found in this cycle, which is the worker's.
             unsafe { join_handover(main, cycle, me) };
         }

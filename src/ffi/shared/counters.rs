@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nginx_sys::{
     ngx_conf_t, ngx_cycle_t, ngx_log_error_core, ngx_log_t, ngx_sock_ntop, ngx_str_t, ngx_uint_t, sockaddr,
-    NGX_LOG_CRIT, NGX_LOG_EMERG, NGX_LOG_WARN,
+    NGX_LOG_CRIT, NGX_LOG_EMERG, NGX_LOG_NOTICE, NGX_LOG_WARN,
 };
 
 use crate::base::address::MAX_ADDRESS;
 use crate::base::memory::{is_spare, push};
-use crate::metrics::{self, AuthMeter, Describe, Generation, Plan, ServerInfo, Snapshot};
+use crate::metrics::{self, AuthMeter, Describe, Generation, Plan, Refused, ServerInfo, Snapshot};
 
 use crate::ffi::nginx::log::write_line;
 use crate::ffi::nginx::mapping::Mapping;
@@ -139,15 +139,19 @@ impl Zone {
         // SAFETY: the caller says that the cycle is live.
         let log = unsafe { Cycle::from_ptr(cycle) }.log();
         let mut plan = self.plan.take();
-        if let Some(Directive { size, .. }) = self.directive.get() {
-            if let Err(needed) = plan.use_all(size / size_of::<AtomicU64>(), workers) {
+        // Memory that was never touched costs nothing, so there is enough by default.
+        let size =
+            self.directive.get().map_or(usize::MAX, |directive| directive.size / size_of::<AtomicU64>());
+        if self.directive.get().is_some() {
+            if let Err(needed) = plan.use_all(size, workers) {
                 let format = c"\"keepalive_zone\" is too small with worker_processes %uz, %uzk are used";
                 let bytes = (needed * size_of::<AtomicU64>()).div_ceil(1024);
                 // SAFETY: the log is live; `%uz` and `%uzk` take a size.
                 unsafe { ngx_log_error_core(NGX_LOG_WARN as usize, log, 0, format.as_ptr(), workers, bytes) };
             }
         }
-        let mapping = match Mapping::new(plan.size(workers)) {
+        let for_two_each = Some(plan.size_for_two_each(workers)).filter(|needed| *needed <= size);
+        let mapping = match Mapping::new(for_two_each.unwrap_or(plan.size(workers))) {
             Ok(mapping) => mapping,
             Err(err) => {
                 log_nothing_counted(log, err.raw_os_error().unwrap_or(0));
@@ -177,10 +181,19 @@ impl Zone {
     /// `cycle` is the live cycle to which this belongs.
     pub(crate) unsafe fn enter(&self, cycle: *mut ngx_cycle_t, me: usize) -> Option<Vec<AuthMeter>> {
         let generation = self.generation.get()?;
-        let Some(worker) = generation.enter(me, this_process()) else {
-            // SAFETY: the caller says that the cycle is live.
-            log_nothing_counted(unsafe { Cycle::from_ptr(cycle) }.log(), libc::ENOMEM);
-            return None;
+        // SAFETY: the caller says that the cycle is live.
+        let log = unsafe { Cycle::from_ptr(cycle) }.log();
+        let worker = match generation.enter(me, this_process(), is_alive) {
+            Ok(worker) => worker,
+            Err(Refused::NoMemory) => {
+                log_nothing_counted(log, libc::ENOMEM);
+                return None;
+            }
+            Err(Refused::Taken) => {
+                let line = c"keepalive: the status does not count this worker, because other processes with its number still run";
+                write_line(log, NGX_LOG_NOTICE, 0, line);
+                return None;
+            }
         };
         for (upstream, records) in self.upstreams.borrow().iter().zip(worker.upstreams) {
             // It was empty until now, so this cannot fail.

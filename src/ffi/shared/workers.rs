@@ -2,15 +2,18 @@
 //!
 //! The master makes both once it knows how many workers there will be; the workers inherit them. They belong to one
 //! configuration: after a reload, old and new workers count separately, as with nginx's own zones.
+//!
+//! nginx can start a second set of workers with the same configuration and numbers while the first one still runs: with HUP to
+//! a master that has started a new binary, or when that new master has ended. Such a worker counts for itself.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use nginx_sys::{ngx_cycle_t, NGX_LOG_CRIT};
+use nginx_sys::{ngx_cycle_t, NGX_LOG_CRIT, NGX_LOG_NOTICE};
 
 use crate::base::memory::push;
-use crate::ledger::{Ledger, Table};
+use crate::ledger::{Entered, Ledger, Table};
 
 use crate::ffi::nginx::channel::watch_channel;
 use crate::ffi::nginx::configured::Configured;
@@ -29,8 +32,9 @@ pub(crate) struct Workers {
     bells: OnceCell<Bells>,
     /// What this worker knows of the processes of all workers.
     known: OnceCell<KnownProcesses>,
-    /// The memory of the ledgers, kept as long as they are.
-    memory: Cell<Option<Mapping>>,
+    /// The memory of the ledgers, kept as long as they are: shared by all workers, and of each worker alone. The master makes
+    /// both, so no worker can lack the second one when it needs it.
+    memory: Cell<Option<[Mapping; 2]>>,
 }
 
 /// An upstream whose ledger is shared.
@@ -85,14 +89,17 @@ impl Workers {
         let known = KnownProcesses::new(workers).ok_or_else(no_memory)?;
         let known = NonNull::from(self.known.get_or_init(|| known));
         let size = |sharing: &Sharing| Ledger::size(sharing.servers, workers);
-        let memory = Mapping::new(upstreams.iter().map(size).sum())?;
-        let mut words = memory.words();
+        let words = upstreams.iter().map(size).sum();
+        let memory = [Mapping::new(words)?, Mapping::private(words)?];
+        let mut words = memory.each_ref().map(Mapping::words);
         // The ledgers that are made stay, even if there is no memory for all.
         self.memory.set(Some(memory));
         for sharing in upstreams.iter() {
-            let (table, others) = words.split_at(size(sharing));
-            words = others;
-            let ledger = Ledger::new(Table::Shared(table), sharing.servers, workers, sharing.changing);
+            let [(shared, more_shared), (alone, more_alone)] =
+                words.map(|words| words.split_at(size(sharing)));
+            words = [more_shared, more_alone];
+            let table = Table::shared(shared, alone);
+            let ledger = Ledger::new(table, sharing.servers, workers, sharing.changing);
             let upstream = &*sharing.upstream;
             if let Some(ledger) = ledger {
                 set_ledger(upstream, ledger).ok_or_else(no_memory)?;
@@ -103,20 +110,30 @@ impl Workers {
         Ok(())
     }
 
-    /// This process is now worker number `me`; `rung` is called when another worker has rung its bell.
+    /// This process is now worker number `me`; `rung` is called when another worker has rung its bell. Returns whether it counts
+    /// together with the other workers.
     ///
     /// # Safety
     /// `cycle` is the live cycle to which they belong.
-    pub(crate) unsafe fn enter(&self, cycle: *mut ngx_cycle_t, me: usize, rung: Handler) {
+    pub(crate) unsafe fn enter(&self, cycle: *mut ngx_cycle_t, me: usize, rung: Handler) -> bool {
+        let mut is_alone = false;
         for sharing in self.upstreams.borrow().iter() {
             if let Some(ledger) = sharing.upstream.counts.shared() {
                 ledger.set_worker(me);
                 end_lost_requests(&sharing.upstream, |left| {
-                    ledger.enter(this_process(), is_gone, wait_briefly, left)
+                    is_alone |= ledger.enter(this_process(), is_gone, wait_briefly, left) == Entered::Alone;
                 });
             }
         }
-        let Some(bell) = self.bells.get().and_then(|bells| bells.of(me)) else { return };
+        if is_alone {
+            // SAFETY: the caller says that the cycle is live.
+            let log = unsafe { Cycle::from_ptr(cycle) }.log();
+            let line = c"keepalive: this worker counts \"max_conns\" alone until the next reload, because another process with its number still runs";
+            write_line(log, NGX_LOG_NOTICE, 0, line);
+            // The bell is that of the other process, which would miss a ring that is answered here.
+            return false;
+        }
+        let Some(bell) = self.bells.get().and_then(|bells| bells.of(me)) else { return true };
         // If this fails, waiting requests are only dispatched once a second.
         // SAFETY: the caller says that the cycle is live; the descriptor is open as long as the cycle.
         if !unsafe { watch_channel(cycle, bell, rung) } {
@@ -124,6 +141,7 @@ impl Workers {
             let log = unsafe { Cycle::from_ptr(cycle) }.log();
             write_line(log, NGX_LOG_CRIT, 0, c"keepalive: other workers cannot wake this one");
         }
+        true
     }
 }
 

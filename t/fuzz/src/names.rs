@@ -27,7 +27,8 @@ pub fn target(data: &[u8]) {
     WORDS[..size].iter().for_each(|word| word.store(0, SeqCst));
     let upstreams = plan.upstreams.clone();
     let auth = plan.auth.clone();
-    let generation = Generation::new(plan, 1, &WORDS, Box::new(()), None, |_| true).expect("enough memory");
+    let generation =
+        Generation::new(plan, 1, &WORDS[..size], Box::new(()), None, |_| true).expect("enough memory");
     count(&generation, &upstreams);
     let generation = Arc::new(generation);
     let json = json(snapshot(&generation), &upstreams, &auth);
@@ -72,7 +73,7 @@ fn plan(lines: Vec<&[u8]>) -> Plan {
 
 /// Other numbers for each server.
 fn count(generation: &Generation, upstreams: &[UpstreamInfo]) {
-    let worker = generation.enter(0, 1).expect("there is one worker");
+    let worker = generation.enter(0, 1, |_| false).expect("there is one worker");
     for (number, (upstream, records)) in upstreams.iter().zip(&worker.upstreams).enumerate() {
         for (at, server) in upstream.servers.iter().enumerate() {
             let meter = records.meter(&server.address).expect("of the configuration");

@@ -1,6 +1,8 @@
 //! Workers that were killed, and what becomes of their connections and requests.
 #![forbid(unsafe_code)]
 
+use keepalive::ledger::Entered;
+
 use super::{Cells, Left, Model, ADDRESSES};
 
 impl Model {
@@ -23,12 +25,13 @@ impl Model {
         self.pids += 1;
         let alive = self.alive();
         let mut left = Left::new();
-        self.workers[me].ledger.enter(
+        let entered = self.workers[me].ledger.enter(
             self.pids,
             |pid| !alive.contains(&pid),
             |_| false,
             |address, requests| left.push((address.to_vec(), requests)),
         );
+        assert_eq!(entered, Entered::Together);
         let expected = if self.workers[me].known == 0 { Vec::new() } else { self.take_left(me) };
         assert_eq!(left, expected);
         (self.workers[me].pid, self.workers[me].known) = (self.pids, self.pids);

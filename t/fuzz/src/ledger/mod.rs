@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use keepalive::ledger::{Ledger, LineKind, Server, Table};
+use keepalive::ledger::{Entered, Ledger, LineKind, Server, Table};
 
 use crate::input::Input;
 
@@ -92,10 +92,13 @@ impl Model {
         let words = &WORDS[..Ledger::size(SERVERS, number)];
         words.iter().for_each(|word| word.store(0, SeqCst));
         let worker = |me: usize| {
-            let ledger = Ledger::new(Table::Shared(words), SERVERS, number, true).expect("enough memory");
+            // No process finds another one in its place that runs, so the second memory is not used.
+            let ledger =
+                Ledger::new(Table::shared(words, words), SERVERS, number, true).expect("enough memory");
             ledger.set_worker(me);
             let pid = me as u64 + 1;
-            ledger.enter(pid, |_| false, |_| false, |_, _| panic!("nobody was there before"));
+            let entered = ledger.enter(pid, |_| false, |_| false, |_, _| panic!("nobody was there before"));
+            assert_eq!(entered, Entered::Together);
             let cells = (0..Ledger::numbers(SERVERS) as Server).map(|server| (server, Cells::default()));
             Worker {
                 ledger,

@@ -124,7 +124,7 @@ fn generation(
     last: Option<&Generation>,
     alive: &[u64],
 ) -> Option<Arc<Generation>> {
-    let (words, rest) = memory.split_at_checked(plan.size(workers))?;
+    let (words, rest) = memory.split_at_checked(plan.size_for_two_each(workers))?;
     *memory = rest;
     let is_alive = |pid| alive.contains(&pid);
     let generation = Generation::new(plan, workers, words, Box::new(()), last, is_alive);
@@ -154,7 +154,9 @@ impl Model {
     fn start(&mut self, number: usize) {
         self.pids += 1;
         let generation = self.generation.clone();
-        let worker = generation.enter(number, self.pids).expect("there is such a worker");
+        let alive = self.alive();
+        let is_alive = |pid| alive.contains(&pid);
+        let worker = generation.enter(number, self.pids, is_alive).expect("there is such a worker");
         let (mut counters, mut auth) = (worker.upstreams, worker.auth);
         let plan = self.generation.snapshot(|_| true, &|_, it| Some(server(it))).expect("enough memory");
         if plan.plan().upstreams[0].name != UPSTREAMS[0] {
@@ -204,6 +206,15 @@ impl Model {
                 });
             }
             2..=5 | 12 if !process.connections.is_empty() => self.act_on_connection(op, at, input),
+            // A second process becomes the worker while the first one still runs.
+            12 if Arc::ptr_eq(&process.generation, &self.generation) => {
+                let number = process.number;
+                let is_same =
+                    |it: &&Process| it.number == number && Arc::ptr_eq(&it.generation, &self.generation);
+                if self.processes.iter().filter(is_same).count() == 1 {
+                    self.start(number);
+                }
+            }
             6 => {
                 let queue = process.counters[which].queue().expect("each has the place");
                 let waited = usize::from(input.byte()) * 300;
