@@ -29,7 +29,7 @@ my $backend = Keepalive::Backend->start(host => $Keepalive::Link::FAR, within =>
 
 # The times of requests, two in a second, sorted; and how many connections they needed.
 sub measured {
-    my ($workers, $listen, $directive) = @_;
+    my ($workers, $listen, $directive, $number) = @_;
     my $port = free_port();
     my $nginx = Keepalive::Nginx->new(workers => $workers, http => <<"END")->start;
 $proxy_keepalive
@@ -39,7 +39,7 @@ server { listen 127.0.0.1:$port $listen; location / { proxy_pass http://far; } }
 END
     my $before = $backend->stats->{accepted};
     my @times;
-    for (1 .. 16) {
+    for (1 .. $number // 16) {
         my $begun = time;
         is get($port, '/?idle=1000')->{status}, 200, 'answered';
         push @times, 1000 * (time - $begun);
@@ -63,5 +63,9 @@ for my $listen ('', 'reuseport') {
 my ($without, @slow) = measured(4, 'reuseport', 'keepalive_handover off;');
 cmp_ok $without, '>', 2, 'four workers that do not ask each other need more connections';
 diag sprintf 'off: median %.1f ms, %d connections', $slow[7], $without;
+
+# The local address of a connection is not the one to which it was bound.
+my ($bound) = measured(4, 'reuseport', 'proxy_bind 0.0.0.0;', 8);
+is $bound, 1, 'bound to any address: one connection';
 
 done_testing;

@@ -1,5 +1,5 @@
-# A reload: the new workers take over the idle connections of the old ones, at once or when their requests end, as far as the new
-# configuration has a use for them.
+# A reload: the new workers take over the idle connections of the old ones: those that are not used, those that they ask for, and
+# all others when the old ones exit, or later when their requests end; as far as the new configuration has a use for them.
 #
 # faults: F14.1 "the module is there again: it takes over connections"
 # faults: F21.5 "$title: what was handed over" "a server was removed, and an upstream renamed: their connections are closed"

@@ -77,7 +77,7 @@ fn give_one(upstream: &Upstream, key: &Key<'_>, to: Recipient) -> bool {
             let entry = pool.entry(slot)?;
             let may_go = match to {
                 Recipient::Sibling { .. } => elapsed(entry.since) >= MIN_IDLE,
-                Recipient::Heir { .. } => can_go(entry.conn),
+                Recipient::Heir { .. } => can_go(upstream, entry.conn),
             };
             may_go.then_some((slot, *entry.conn))
         };

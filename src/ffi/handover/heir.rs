@@ -31,7 +31,7 @@ pub(crate) fn yield_connections(upstream: &Upstream) -> bool {
     if !upstream.is_empty() {
         upstream.dispatch_soon(if is_full { RETRY_INTERVAL } else { COLD });
     }
-    is_full && is_worth_waiting(upstream)
+    is_full && worker_is_exiting() && is_worth_waiting(upstream)
 }
 
 /// Whether a worker that exits still waits for room in the inbox of its heir.
@@ -74,16 +74,16 @@ pub(crate) fn give_instead_of_closing(upstream: &Upstream, slot: u32) -> bool {
 }
 
 /// Whether a connection can be given to an heir that needs one now.
-pub(super) fn can_go(idle: &Idle) -> bool {
-    worker_is_exiting() || idle.server.is_none()
+pub(super) fn can_go(upstream: &Upstream, idle: &Idle) -> bool {
+    if worker_is_exiting() {
+        return !is_needed_by_others(upstream, idle);
+    }
+    idle.server.is_none()
 }
 
 /// Whether this worker does without a connection that was stored at `since`.
 fn is_spare(upstream: &Upstream, idle: &Idle, since: Msec) -> bool {
-    if worker_is_exiting() {
-        return !is_needed_by_others(upstream, idle);
-    }
-    can_go(idle) && elapsed(since) >= COLD
+    can_go(upstream, idle) && (worker_is_exiting() || elapsed(since) >= COLD)
 }
 
 /// Whether requests of another worker of this configuration wait for the slot of a connection.

@@ -12,8 +12,8 @@ use crate::ffi::nginx::socket::{self, silent};
 use crate::ffi::state::handover::Handover;
 use crate::ffi::state::upstream::{Idle, Place, Upstream};
 
-/// Takes the connection out of the pool and closes it, unless an heir of this worker takes it. If its slot holds another one, as after a panic, it is closed all the
-/// same.
+/// Takes the connection out of the pool and closes it, unless an heir of this worker takes it. If its slot holds another one,
+/// as after a panic, it is closed all the same.
 ///
 /// # Safety
 /// [`Upstream::store`] has returned `place` for this connection, which was open ever since: so nginx has kept the cycle in

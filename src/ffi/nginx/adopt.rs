@@ -160,7 +160,7 @@ pub(crate) enum Unfit {
 
 /// Whether a socket is connected to `address`.
 pub(crate) fn leads_to(fd: RawFd, address: &[u8]) -> bool {
-    is_same(name_of(fd, libc::getpeername), address, true)
+    is_same(name_of(fd, libc::getpeername), address, false)
 }
 
 /// Checks that a descriptor is a connection to `address`, from `local` if that is not empty, and that there is nothing to read.
@@ -175,10 +175,10 @@ pub(crate) fn verify(fd: RawFd, address: &[u8], local: &[u8]) -> Result<(), Unfi
         let has_been_reset = std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOTCONN);
         return Err(if has_been_reset { Unfit::NotSilent } else { Unfit::Other });
     };
-    if !is_same(Some(peer), address, true) {
+    if !is_same(Some(peer), address, false) {
         return Err(Unfit::Other);
     }
-    if !local.is_empty() && !is_same(name_of(fd, libc::getsockname), local, false) {
+    if !local.is_empty() && !is_same(name_of(fd, libc::getsockname), local, true) {
         return Err(Unfit::Other);
     }
     // SAFETY: an open descriptor, and a command without an argument.
@@ -221,8 +221,8 @@ fn name_of(fd: RawFd, ask: Ask) -> Option<Name> {
     (rc == 0).then_some(name)
 }
 
-/// Whether the name of a socket is `address`. With `with_port` the ports must be equal; otherwise only if `address` has one.
-fn is_same(name: Option<Name>, address: &[u8], with_port: bool) -> bool {
+/// Whether the name of a socket is `address`: of its peer, or with `is_local` its own, of which `address` can leave parts open.
+fn is_same(name: Option<Name>, address: &[u8], is_local: bool) -> bool {
     let Some(name) = name else { return false };
     let name = name.bytes();
     let family = address.first_chunk().map(|bytes| c_int::from(u16::from_ne_bytes(*bytes)));
@@ -232,10 +232,10 @@ fn is_same(name: Option<Name>, address: &[u8], with_port: bool) -> bool {
     let is_any = |range: std::ops::Range<usize>| {
         address.get(range).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
     };
-    let has_equal_port = || equal(2..4) || (!with_port && is_any(2..4));
-    // Who connects to no address, connects to this machine.
+    let has_equal_port = || equal(2..4) || (is_local && is_any(2..4));
+    // Who binds to no address, has the one that leads to the server. Who connects to no address, connects to this machine.
     let is_loopback = |range: std::ops::Range<usize>, loopback: &[u8]| {
-        is_any(range.clone()) && name.get(range) == Some(loopback)
+        is_any(range.clone()) && (is_local || name.get(range) == Some(loopback))
     };
     const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
     const LOOPBACK6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];

@@ -1,5 +1,6 @@
 //! State. Of the configuration of an upstream: `srv_conf`. Of its pool: `upstream`, `tls_sessions`, `counts`, `bells`,
-//! `waits`, `watch`. Of the handover of connections: `inboxes`, `handover`. Of a request: `peer_data`, `reuse`, `refusal`, `notes`, `tried`. Of a wait: `waiter`.
+//! `waits`, `watch`. Of the handover of connections: `inboxes`, `handover`. Of a request: `peer_data`, `reuse`, `refusal`,
+//! `notes`, `tried`. Of a wait: `waiter`.
 
 pub(crate) mod srv_conf;
 
