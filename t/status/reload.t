@@ -328,6 +328,7 @@ SKIP: {
         $port = free_port();
         $nginx = Keepalive::Nginx->new(workers => $workers, http => <<"END")->start;
 resolver 127.0.0.1:@{[ $names->port ]} valid=1s ipv6=off;
+keepalive_handover off;
 $proxy_keepalive
 upstream u {
     zone u 128k;

@@ -47,11 +47,12 @@ pub(super) fn answer(upstream: Option<&Upstream>, handover: &Handover, key: &Por
         let key =
             Key { address: key.address, protocol, location: key.location as usize, identity: key.identity };
         let given = give_one(upstream, &key, to);
-        let is_last = || upstream.idle.with(|idle| idle.oldest_like(&key).is_none()).unwrap_or(true);
-        if !given || is_last() {
+        let is_left = upstream.idle.with(|idle| idle.oldest_like(&key).is_some()).unwrap_or(false);
+        // It makes no sense to ask for one again that is not there, or cannot be given.
+        if !is_left || given == Given::Unfit {
             handover.clear(upstream.tag(key.hash()));
         }
-        given
+        given == Given::Gone
     });
     if given {
         return;
@@ -69,9 +70,9 @@ pub(super) fn answer(upstream: Option<&Upstream>, handover: &Handover, key: &Por
 
 /// Gives the connection that fits and has been idle longest. A worker of the same configuration gets none that is in use but
 /// for moments.
-fn give_one(upstream: &Upstream, key: &Key<'_>, to: Recipient) -> bool {
-    // Requests that wait here need it themselves.
-    while !upstream.waits.any() {
+fn give_one(upstream: &Upstream, key: &Key<'_>, to: Recipient) -> Given {
+    // Requests that wait here for a slot need it themselves.
+    while !upstream.waits.any_queued() && !upstream.waits.any_parked() {
         let oldest = |pool: &mut crate::pool::IdlePool<Idle>| {
             let slot = pool.oldest_like(key)?;
             let entry = pool.entry(slot)?;
@@ -81,13 +82,13 @@ fn give_one(upstream: &Upstream, key: &Key<'_>, to: Recipient) -> bool {
             };
             may_go.then_some((slot, *entry.conn))
         };
-        let Some((slot, idle)) = upstream.idle.with(oldest).flatten() else { return false };
+        let Some((slot, idle)) = upstream.idle.with(oldest).flatten() else { break };
         if silent(idle.conn) {
-            return give(upstream, slot, to) == Given::Gone;
+            return give(upstream, slot, to);
         }
         if let Some(idle) = upstream.take_slot(slot) {
             close_idle(upstream, idle, End::Check);
         }
     }
-    false
+    Given::Later
 }

@@ -46,7 +46,7 @@ pub(crate) fn give(upstream: &Upstream, slot: u32, to: Recipient) -> Given {
     if !is_there || !is_fit(idle) {
         return Given::Unfit;
     }
-    let Ok(transfer) = announce(upstream, &idle, to) else { return Given::Unfit };
+    let Ok(transfer) = announce(upstream, &idle, to) else { return Given::Later };
     // Counted before it is sent, so that no more are taken than given if this worker is killed meanwhile.
     if let Some(meter) = idle.meter {
         meter.give();

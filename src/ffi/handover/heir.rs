@@ -7,6 +7,7 @@
 use crate::base::clock::Msec;
 use crate::handover::index::MIN_IDLE;
 
+use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::process::{elapsed, now, worker_is_exiting};
 use crate::ffi::state::upstream::{Idle, Upstream};
 
@@ -49,22 +50,39 @@ pub(super) fn give_all(upstream: &Upstream) -> bool {
         let is_spare = upstream
             .idle
             .with(|idle| idle.entry(slot).is_some_and(|entry| is_spare(upstream, entry.conn, entry.since)));
-        if is_spare == Some(true) && give(upstream, slot, Recipient::Heir { question: 0 }) == Given::Later {
-            return true;
+        if is_spare != Some(true) {
+            continue;
+        }
+        match give(upstream, slot, Recipient::Heir { question: 0 }) {
+            Given::Later => return true,
+            Given::Gone => has_room(upstream),
+            Given::Unfit => {}
         }
     }
     false
 }
 
-/// nginx closes the idle connections of a worker that exits. Returns whether the one in a slot is given to the heir instead, now
-/// or as soon as there is room in its inbox.
-pub(crate) fn give_instead_of_closing(upstream: &Upstream, slot: u32) -> bool {
+/// The inbox of the heir has room.
+fn has_room(upstream: &Upstream) {
+    if let Some(handover) = upstream.handover() {
+        handover.full_since.set(None);
+    }
+}
+
+/// nginx closes the idle connections of a worker that exits. Returns whether this one, in its slot, is given to the heir
+/// instead, now or as soon as there is room in its inbox.
+pub(crate) fn give_instead_of_closing(upstream: &Upstream, slot: u32, conn: Conn) -> bool {
     let idle = upstream.idle.with(|idle| idle.entry(slot).map(|entry| *entry.conn)).flatten();
+    // After a panic, the slot may hold another one.
+    let idle = idle.filter(|idle| idle.conn == conn);
     if !upstream.has_heir() || idle.is_none_or(|idle| is_needed_by_others(upstream, &idle)) {
         return false;
     }
     match give(upstream, slot, Recipient::Heir { question: 0 }) {
-        Given::Gone => true,
+        Given::Gone => {
+            has_room(upstream);
+            true
+        }
         Given::Later => {
             upstream.dispatch_soon(RETRY_INTERVAL);
             is_worth_waiting(upstream)

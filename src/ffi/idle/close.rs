@@ -21,7 +21,7 @@ use crate::ffi::state::upstream::{Idle, Place, Upstream};
 pub(crate) unsafe fn close_in_place(place: NonNull<Place>, conn: Conn, why: End) {
     // SAFETY: `store` has written it, in the pool of the cycle, which the caller says is alive.
     let Place { upstream, slot } = unsafe { place.read() };
-    let is_given = |handover: &Handover| (handover.give_instead_of_closing)(&upstream, slot);
+    let is_given = |handover: &Handover| (handover.give_instead_of_closing)(&upstream, slot, conn);
     if why == End::Exiting && upstream.handover().is_some_and(is_given) {
         return;
     }

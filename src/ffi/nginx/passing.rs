@@ -78,11 +78,11 @@ pub(crate) fn send(to: RawFd, message: &[u8], fd: Option<RawFd>) -> io::Result<(
         header.msg_controllen = control_length() as _;
         // SAFETY: the control memory is large enough for one header.
         let first = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
-        let cmsg = libc::cmsghdr {
-            cmsg_len: control_length() as _,
-            cmsg_level: libc::SOL_SOCKET,
-            cmsg_type: libc::SCM_RIGHTS,
-        };
+        // SAFETY: a structure of numbers, all of which may be zero; some C libraries have more of them than others.
+        let mut cmsg: libc::cmsghdr = unsafe { std::mem::zeroed() };
+        cmsg.cmsg_len = control_length() as _;
+        cmsg.cmsg_level = libc::SOL_SOCKET;
+        cmsg.cmsg_type = libc::SCM_RIGHTS;
         // SAFETY: points at the start of the control memory, which is aligned and large enough.
         unsafe { first.write(cmsg) };
         // SAFETY: behind the header that was written just now.

@@ -50,6 +50,8 @@ impl Alarm {
         if self.is_set() && set_for.wrapping_sub(now().wrapping_add(after)) as isize <= 0 {
             return;
         }
+        // nginx leaves a timer as it is that would be moved by less than 300 ms (`NGX_TIMER_LAZY_DELAY`).
+        self.clear();
         add_timer(event, after);
     }
 

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use nginx_sys::{ngx_cycle_t, NGX_LOG_CRIT, NGX_LOG_WARN};
 
+use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::log::write_line;
 use crate::ffi::nginx::process::{descriptor_limit, monotonic_nanoseconds, this_process, Cycle};
 use crate::ffi::state::handover::Handover;
@@ -89,7 +90,7 @@ impl Mail {
     pub(crate) fn enter(
         &self,
         me: usize,
-        give_instead_of_closing: fn(&Upstream, u32) -> bool,
+        give_instead_of_closing: fn(&Upstream, u32, Conn) -> bool,
     ) -> Option<NonNull<Handover>> {
         let own = NonNull::from(self.own.get()?);
         let mut inboxes = next().take().map_or(Vec::new(), |next| next.inboxes);

@@ -10,6 +10,7 @@ use crate::handover::index::{Row, Tag};
 use crate::handover::message::{Body, Message, MAX_MESSAGE};
 use crate::handover::questions::Questions;
 
+use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::passing::send;
 use crate::ffi::nginx::process::{exists, is_gone, now};
 use crate::ffi::nginx::timer::Alarm;
@@ -39,7 +40,7 @@ pub(crate) struct Handover {
     pub(crate) full_since: Cell<Option<Msec>>,
     /// Is called for the slot of a connection that would be closed because this worker exits. Returns whether it was given to the
     /// heir instead.
-    pub(crate) give_instead_of_closing: fn(&Upstream, u32) -> bool,
+    pub(crate) give_instead_of_closing: fn(&Upstream, u32, Conn) -> bool,
     /// Tells predecessors of this worker once it runs.
     pub(crate) announcement: Alarm,
     protocols: RefCell<Vec<Protocol>>,
@@ -89,7 +90,7 @@ impl Handover {
         me: usize,
         process: u64,
         link: Option<OwnedFd>,
-        give_instead_of_closing: fn(&Upstream, u32) -> bool,
+        give_instead_of_closing: fn(&Upstream, u32, Conn) -> bool,
     ) -> Option<Self> {
         // SAFETY: the caller says that they are there, and not changed.
         let of_all = unsafe { inboxes.as_ref() };
@@ -269,6 +270,9 @@ impl Handover {
         *heir = Heir { generation, process, inbox };
         self.has_heir.set(true);
         self.row.set(None);
+        // They have the same heir now, and would answer that one.
+        self.predecessors.borrow_mut().iter_mut().for_each(|predecessor| predecessor.is_heard = false);
+        self.has_predecessor.set(false);
         self.inboxes().index.leave(self.me);
         true
     }
