@@ -84,21 +84,26 @@ fn serve_all(upstream: &Upstream) {
 /// Gives idle connections to the workers in which requests wait for them.
 fn give_what_others_need(upstream: &Upstream) {
     let Some(ledger) = upstream.counts.shared() else { return };
-    let give = |server| give_or_close(upstream, ledger.parked(server).next(), server);
+    // If the request that needed it has gone on by now, the connection stays.
+    let give = |server| {
+        if let Some(worker) = ledger.parked(server).next() {
+            give_or_close(upstream, worker, server);
+        }
+    };
     ledger.each_close_request(give, |server| {
         ledger.parked(server).for_each(|worker| upstream.counts.ring(worker))
     });
     while let Some(server) = upstream.waits.released.with(|released| released.take()).flatten() {
         if let Some(worker) = neediest(upstream, server) {
-            give_or_close(upstream, Some(worker), server);
+            give_or_close(upstream, worker, server);
         }
     }
 }
 
 /// Gives a connection to another worker. If none can be given, one is closed, so that the other worker can open one.
-fn give_or_close(upstream: &Upstream, worker: Option<usize>, server: Server) {
+fn give_or_close(upstream: &Upstream, worker: usize, server: Server) {
     let newest = || upstream.idle.with(|idle| idle.newest_of(server)).flatten();
-    if let (Some(worker), Some(slot), Some(ledger)) = (worker, newest(), upstream.counts.shared()) {
+    if let (Some(slot), Some(ledger)) = (newest(), upstream.counts.shared()) {
         // The message wakes it. If it does not answer, the next connection goes elsewhere.
         ledger.ring(worker, now());
         if give(upstream, slot, Recipient::Sibling { worker, question: 0 }) == Given::Gone {
