@@ -71,7 +71,8 @@ sub rollback {
         ok wait_for { !grep { Keepalive::Nginx::is_alive($_) } keys %is_old }, "$title: the old workers are gone";
     }
     ok wait_for { upstream()->{active} == 0 }, "$title: no request is active" or diag explain upstream();
-    is $status->json->{workers}, $how{winch} ? 2 : 4, "$title: so many workers count";
+    my $number = $how{winch} ? 2 : 4;
+    ok wait_for { $status->json->{workers} == $number }, "$title: so many workers count: $number" or diag $status->json->{workers};
     is statuses(map { begin($port, "/u?delay=20&n=$_", timeout => 20) } 1 .. 40), '200 x 40', "$title: all are answered";
     cmp_ok established($backend->port, $_), '<=', 4, "$title: a worker has no more connections than the limit" for $nginx->workers;
     $status->consistent("$title: all numbers agree");
