@@ -55,8 +55,8 @@ for my $listen ('', 'reuseport') {
     my $title = $listen || 'shared listen';
     my ($number, @times) = measured(4, $listen, '');
     is $number, 1, "four workers, $title: one connection too";
-    # A new connection would take 20 ms more, so some milliseconds are left to a busy machine.
-    ok $times[4] < $one[4] + 6, "four workers, $title: the median request takes as long"
+    # A new connection would take 20 ms more; what is left between is for a busy machine, which prove -v shows.
+    ok $times[4] < $one[4] + 12, "four workers, $title: the median request takes as long"
         or diag sprintf 'median %.1f ms with four workers, %.1f ms with one', $times[4], $one[4];
     diag sprintf '%s: median %.1f ms with four workers, %.1f ms with one', $title, $times[4], $one[4];
 }
