@@ -176,6 +176,8 @@ for my $queue ('', 'queue 100 timeout=20s;') {
     cmp_ok time - $begun, '<', 5, 'old worker killed: soon';
     ok wait_for { !Keepalive::Nginx::is_alive($other) }, 'old worker killed: the other one goes, as it was to';
     is statuses(@lost), '0 x 7', 'old worker killed: what it had is lost';
+    # The new workers have the idle connections of the old one now: until then they would open others.
+    settle($port, connections_to($port, $_, 2)) for $nginx->workers;
     is statuses(begin_all(map { "/u?delay=20&n=$_" } 1 .. 20)), '200 x 20', 'old worker killed: the new ones serve';
     is $backend->stats->{max_open}, 2, 'old worker killed: within max_conns';
     $nginx->stop;
