@@ -21,7 +21,7 @@ $below{'ffi/auth'} = { 'ffi/nginx' => 1 };
 # The two modules are put together at the top.
 $below{'ffi/setup'}{'ffi/auth'} = 1;
 my %core = (
-    base => [], fastcgi => ['base'], handover => ['base'], http1 => ['base'], http2 => ['base'], queue => ['base'],
+    base => [], fastcgi => ['base'], handover => ['base'], http1 => ['base'], http2 => [qw(base http1 pool)], queue => ['base'],
     ledger => ['base'], pool => ['base'], metrics => ['base'], drain => [qw(base fastcgi)], reuse => [qw(base http1)],
     directive => [qw(base http1 pool queue reuse)], auth => [qw(base directive)], status => [qw(base metrics)],
 );

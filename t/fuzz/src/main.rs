@@ -10,12 +10,14 @@
 #![cfg_attr(feature = "libfuzzer", no_main)]
 
 mod accept;
+mod carrier;
 mod decision;
 mod directive;
 mod drain;
 mod frames;
 mod handover;
 mod hint;
+mod hpack;
 mod identity;
 mod input;
 mod ledger;
@@ -24,17 +26,23 @@ mod names;
 mod pool;
 mod queue;
 mod records;
+mod request;
 mod request_head;
+mod response;
 mod stateful;
 mod times;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 16] = [
+const TARGETS: [(&str, Target); 20] = [
     ("hint", hint::target),
     ("request_head", request_head::target),
     ("drain", drain::target),
     ("frames", frames::target),
+    ("hpack", hpack::target),
+    ("request", request::target),
+    ("response", response::target),
+    ("carrier", carrier::target),
     ("accept", accept::target),
     ("handover", handover::target),
     ("names", names::target),

@@ -1,0 +1,459 @@
+//! Which requests share a carrier: those with equal keys. For each key there are a few carriers, and requests that wait
+//! for one of their streams.
+//!
+//! ```text
+//!   a request --> has a carrier a free stream? -- yes: the one with the most free streams        -> Join
+//!                   | no
+//!                   +-- others wait, one is being opened, or its server has yet to say how many
+//!                   |   streams it allows: the request waits                                     -> Wait
+//!                   +-- the server did not choose HTTP/2: an ordinary connection                 -> Ordinary
+//!                   +-- fewer carriers than allowed: the request opens one                       -> Open
+//!                   +-- all streams are taken                                                    -> Wait
+//! ```
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+
+use crate::pool::Key;
+
+/// A group of equal keys. It is valid as long as the group has a carrier, an opener or a waiting request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupId(u32);
+
+/// What a carrier can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// The number of streams that can be opened now.
+    pub streams: usize,
+    /// The server has said how many streams it allows.
+    pub is_settled: bool,
+    /// It takes no further stream, ever.
+    pub is_draining: bool,
+}
+
+/// Where a request finds its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place<C> {
+    /// On this carrier.
+    Join(C),
+    /// On a carrier that it opens: [`Sharing::opened`] or [`Sharing::not_opened`] follows.
+    Open(GroupId),
+    /// On a connection of its own: the server does not speak HTTP/2.
+    Ordinary,
+    /// It waits.
+    Wait(GroupId),
+    /// There is no memory.
+    Failed,
+}
+
+/// How many keys without carriers are remembered because their servers do not speak HTTP/2.
+const MAX_ORDINARY: usize = 4096;
+
+/// The carriers of one upstream in one worker.
+#[derive(Debug)]
+pub struct Sharing<C> {
+    groups: Vec<Option<Group<C>>>,
+    /// The first group for a hash.
+    heads: HashMap<u32, u32>,
+    free: Vec<u32>,
+    /// How many groups are there only to be remembered as ordinary.
+    remembered: usize,
+}
+
+#[derive(Debug)]
+struct Group<C> {
+    key: OwnedKey,
+    hash: u32,
+    /// The next group with the same hash.
+    next: Option<u32>,
+    carriers: Vec<C>,
+    /// Requests that open a connection which is to become a carrier.
+    opening: usize,
+    waiting: usize,
+    is_ordinary: bool,
+}
+
+#[derive(Debug)]
+struct OwnedKey {
+    address: Box<[u8]>,
+    protocol: usize,
+    location: usize,
+    identity: Box<[u8]>,
+}
+
+impl OwnedKey {
+    fn of(key: &Key<'_>) -> Option<Self> {
+        let copy = |bytes: &[u8]| {
+            let mut copy = Vec::new();
+            copy.try_reserve_exact(bytes.len()).ok()?;
+            copy.extend_from_slice(bytes);
+            Some(copy.into_boxed_slice())
+        };
+        Some(Self {
+            address: copy(key.address)?,
+            protocol: key.protocol,
+            location: key.location,
+            identity: copy(key.identity)?,
+        })
+    }
+
+    fn is(&self, key: &Key<'_>) -> bool {
+        self.protocol == key.protocol
+            && self.location == key.location
+            && *self.address == *key.address
+            && *self.identity == *key.identity
+    }
+}
+
+impl<C> Default for Sharing<C> {
+    fn default() -> Self {
+        Self { groups: Vec::new(), heads: HashMap::new(), free: Vec::new(), remembered: 0 }
+    }
+}
+
+impl<C: Clone> Sharing<C> {
+    /// Finds the place of a request. `most` is how many carriers a key may have; `has_waited` says that the request has its
+    /// turn, so it does not wait behind others; `look` tells what a carrier can take.
+    pub fn place(
+        &mut self,
+        key: &Key<'_>,
+        most: usize,
+        has_waited: bool,
+        look: impl Fn(&C) -> Room,
+    ) -> Place<C> {
+        let Some(id) = self.find(key).or_else(|| self.add(key)) else { return Place::Failed };
+        let Some(group) = self.group_mut(id) else { return Place::Failed };
+        let (best, usable) = group.survey(look);
+        let waits = group.waiting > 0 && !has_waited;
+        match best {
+            Some(carrier) if !waits => return Place::Join(carrier),
+            _ if group.is_ordinary => return Place::Ordinary,
+            _ => {}
+        }
+        if waits || group.opening > 0 || usable.is_unsettled || usable.number >= most {
+            return Place::Wait(id);
+        }
+        group.opening += 1;
+        Place::Open(id)
+    }
+
+    /// Whether a request that waits at a group would find a place.
+    pub fn has_place(&self, id: GroupId, most: usize, look: impl Fn(&C) -> Room) -> bool {
+        let Some(group) = self.group(id) else { return true };
+        let (best, usable) = group.survey(look);
+        best.is_some()
+            || group.is_ordinary
+            || (group.opening == 0 && !usable.is_unsettled && usable.number < most)
+    }
+
+    /// The connection of an opener has become a carrier. `None` if there is no memory: nobody else uses it then.
+    pub fn opened(&mut self, id: GroupId, carrier: C) -> Option<()> {
+        let group = self.group_mut(id)?;
+        group.opening = group.opening.saturating_sub(1);
+        group.is_ordinary = false;
+        group.carriers.try_reserve(1).ok()?;
+        group.carriers.push(carrier);
+        Some(())
+    }
+
+    /// The connection of an opener has failed, or carries one request only. `is_ordinary`: the server did not choose HTTP/2.
+    pub fn not_opened(&mut self, id: GroupId, is_ordinary: bool) {
+        if let Some(group) = self.group_mut(id) {
+            group.opening = group.opening.saturating_sub(1);
+            group.is_ordinary |= is_ordinary;
+        }
+        self.drop_if_empty(id);
+    }
+
+    /// A request waits at the group.
+    pub fn wait(&mut self, id: GroupId) {
+        if let Some(group) = self.group_mut(id) {
+            group.waiting += 1;
+        }
+    }
+
+    /// A request does not wait any more.
+    pub fn end_wait(&mut self, id: GroupId) {
+        if let Some(group) = self.group_mut(id) {
+            group.waiting = group.waiting.saturating_sub(1);
+        }
+        self.drop_if_empty(id);
+    }
+
+    /// Takes out the carriers of a group for which `is_it` is true. Returns one of them.
+    pub fn remove(&mut self, id: GroupId, is_it: impl Fn(&C) -> bool) -> Option<C> {
+        let group = self.group_mut(id)?;
+        let at = group.carriers.iter().position(is_it)?;
+        let carrier = group.carriers.swap_remove(at);
+        self.drop_if_empty(id);
+        Some(carrier)
+    }
+
+    /// The group with this key, where a connection that nobody has announced becomes a carrier.
+    pub fn announce(&mut self, key: &Key<'_>) -> Option<GroupId> {
+        let id = self.find(key).or_else(|| self.add(key))?;
+        self.group_mut(id)?.opening += 1;
+        Some(id)
+    }
+
+    /// All carriers, with the addresses of their servers.
+    pub fn carriers(&self) -> impl Iterator<Item = (&[u8], &C)> {
+        let groups = self.groups.iter().flatten();
+        groups.flat_map(|group| group.carriers.iter().map(|carrier| (&*group.key.address, carrier)))
+    }
+
+    fn find(&self, key: &Key<'_>) -> Option<GroupId> {
+        let mut at = self.heads.get(&key.hash()).copied();
+        while let Some(number) = at {
+            let group = self.group(GroupId(number))?;
+            if group.key.is(key) {
+                return Some(GroupId(number));
+            }
+            at = group.next;
+        }
+        None
+    }
+
+    fn add(&mut self, key: &Key<'_>) -> Option<GroupId> {
+        let hash = key.hash();
+        let owned = OwnedKey::of(key)?;
+        self.heads.try_reserve(1).ok()?;
+        let number = match self.free.pop() {
+            Some(number) => number,
+            None => {
+                let number = u32::try_from(self.groups.len()).ok()?;
+                self.groups.try_reserve(1).ok()?;
+                // One place for each group that can become free: giving one back needs no memory.
+                self.free.try_reserve(self.groups.len() + 1).ok()?;
+                self.groups.push(None);
+                number
+            }
+        };
+        let next = self.heads.insert(hash, number);
+        *self.groups.get_mut(number as usize)? = Some(Group {
+            key: owned,
+            hash,
+            next,
+            carriers: Vec::new(),
+            opening: 0,
+            waiting: 0,
+            is_ordinary: false,
+        });
+        Some(GroupId(number))
+    }
+
+    fn group(&self, id: GroupId) -> Option<&Group<C>> {
+        self.groups.get(id.0 as usize)?.as_ref()
+    }
+
+    fn group_mut(&mut self, id: GroupId) -> Option<&mut Group<C>> {
+        self.groups.get_mut(id.0 as usize)?.as_mut()
+    }
+
+    /// Forgets a group that has nothing any more. A server that does not speak HTTP/2 is remembered.
+    fn drop_if_empty(&mut self, id: GroupId) {
+        let Some(group) = self.group(id) else { return };
+        if !group.carriers.is_empty() || group.opening > 0 || group.waiting > 0 {
+            return;
+        }
+        if group.is_ordinary {
+            self.remembered += 1;
+            if self.remembered <= MAX_ORDINARY {
+                return;
+            }
+            self.forget_ordinary();
+            return;
+        }
+        self.take_out(id);
+    }
+
+    /// Forgets all servers that do not speak HTTP/2, so that they are asked again.
+    fn forget_ordinary(&mut self) {
+        self.remembered = 0;
+        for number in 0..self.groups.len() as u32 {
+            let id = GroupId(number);
+            let is_unused =
+                |group: &Group<C>| group.carriers.is_empty() && group.opening == 0 && group.waiting == 0;
+            if self.group(id).is_some_and(is_unused) {
+                self.take_out(id);
+            }
+        }
+    }
+
+    fn take_out(&mut self, id: GroupId) {
+        let Some(group) = self.groups.get_mut(id.0 as usize).and_then(Option::take) else { return };
+        self.free.push(id.0);
+        match (self.heads.get(&group.hash).copied(), group.next) {
+            (Some(head), Some(next)) if head == id.0 => {
+                self.heads.insert(group.hash, next);
+            }
+            (Some(head), None) if head == id.0 => {
+                self.heads.remove(&group.hash);
+            }
+            (Some(mut at), next) => {
+                while let Some(before) = self.group_mut(GroupId(at)) {
+                    match before.next {
+                        Some(behind) if behind == id.0 => {
+                            before.next = next;
+                            return;
+                        }
+                        Some(behind) => at = behind,
+                        None => return,
+                    }
+                }
+            }
+            (None, _) => {}
+        }
+    }
+}
+
+/// The carriers of a group that still take requests.
+struct Usable {
+    number: usize,
+    /// One of them has yet to be told how many streams its server allows.
+    is_unsettled: bool,
+}
+
+impl<C: Clone> Group<C> {
+    /// The carrier with the most free streams, if any has one, and what is usable.
+    fn survey(&self, look: impl Fn(&C) -> Room) -> (Option<C>, Usable) {
+        let (mut best, mut most) = (None, 0);
+        let mut usable = Usable { number: 0, is_unsettled: false };
+        for carrier in &self.carriers {
+            let room = look(carrier);
+            if room.is_draining {
+                continue;
+            }
+            usable.number += 1;
+            usable.is_unsettled |= !room.is_settled;
+            if room.streams > most {
+                (best, most) = (Some(carrier), room.streams);
+            }
+        }
+        (best.cloned(), usable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: &u8) -> Key<'_> {
+        Key { address: std::slice::from_ref(number), protocol: 1, location: 0, identity: b"" }
+    }
+
+    fn room(streams: usize) -> impl Fn(&u32) -> Room {
+        move |_| Room { streams, is_settled: true, is_draining: false }
+    }
+
+    fn open(sharing: &mut Sharing<u32>, server: u8, carrier: u32, most: usize) -> GroupId {
+        let Place::Open(id) = sharing.place(&key(&server), most, false, room(0)) else { panic!() };
+        sharing.opened(id, carrier).unwrap();
+        id
+    }
+
+    #[test]
+    fn one_request_opens_a_carrier_and_others_wait_for_it() {
+        let mut sharing = Sharing::default();
+        let Place::Open(id) = sharing.place(&key(&1), 2, false, room(0)) else { panic!() };
+        assert_eq!(sharing.place(&key(&1), 2, false, room(0)), Place::Wait(id));
+        assert!(matches!(sharing.place(&key(&2), 2, false, room(0)), Place::Open(_)));
+        sharing.opened(id, 7).unwrap();
+        assert_eq!(sharing.place(&key(&1), 2, false, room(9)), Place::Join(7));
+        let unsettled = |_: &u32| Room { streams: 0, is_settled: false, is_draining: false };
+        assert_eq!(sharing.place(&key(&1), 2, false, unsettled), Place::Wait(id));
+        assert_eq!(sharing.place(&key(&1), 2, false, room(0)), Place::Open(id));
+    }
+
+    #[test]
+    fn the_least_loaded_carrier_is_joined_and_the_number_is_limited() {
+        let mut sharing = Sharing::default();
+        let id = open(&mut sharing, 1, 10, 2);
+        open(&mut sharing, 1, 20, 2);
+        let by_carrier = |carrier: &u32| Room {
+            streams: if *carrier == 20 { 5 } else { 4 },
+            is_settled: true,
+            is_draining: false,
+        };
+        assert_eq!(sharing.place(&key(&1), 2, false, by_carrier), Place::Join(20));
+        assert_eq!(sharing.place(&key(&1), 2, false, room(0)), Place::Wait(id));
+        assert!(!sharing.has_place(id, 2, room(0)) && sharing.has_place(id, 3, room(0)));
+        assert!(sharing.has_place(id, 2, by_carrier));
+    }
+
+    #[test]
+    fn a_draining_carrier_does_not_count() {
+        let mut sharing = Sharing::default();
+        let id = open(&mut sharing, 1, 10, 1);
+        let draining = |_: &u32| Room { streams: 0, is_settled: false, is_draining: true };
+        assert_eq!(sharing.place(&key(&1), 1, false, draining), Place::Open(id));
+    }
+
+    #[test]
+    fn who_waits_has_the_first_turn() {
+        let mut sharing = Sharing::default();
+        let id = open(&mut sharing, 1, 10, 1);
+        sharing.wait(id);
+        assert_eq!(sharing.place(&key(&1), 1, false, room(1)), Place::Wait(id));
+        assert_eq!(sharing.place(&key(&1), 1, true, room(1)), Place::Join(10));
+        sharing.end_wait(id);
+        assert_eq!(sharing.place(&key(&1), 1, false, room(1)), Place::Join(10));
+    }
+
+    #[test]
+    fn a_server_without_http2_is_remembered() {
+        let mut sharing = Sharing::<u32>::default();
+        let Place::Open(id) = sharing.place(&key(&1), 1, false, room(0)) else { panic!() };
+        sharing.not_opened(id, true);
+        assert_eq!(sharing.place(&key(&1), 1, false, room(0)), Place::Ordinary);
+        let again = sharing.announce(&key(&1)).unwrap();
+        sharing.opened(again, 3).unwrap();
+        assert_eq!(sharing.place(&key(&1), 1, false, room(1)), Place::Join(3));
+    }
+
+    #[test]
+    fn a_failed_opener_lets_the_next_one_open() {
+        let mut sharing = Sharing::<u32>::default();
+        let Place::Open(id) = sharing.place(&key(&1), 1, false, room(0)) else { panic!() };
+        sharing.wait(id);
+        sharing.not_opened(id, false);
+        assert_eq!(sharing.place(&key(&1), 1, true, room(0)), Place::Open(id));
+    }
+
+    #[test]
+    fn groups_with_equal_hashes_stay_apart_and_are_forgotten() {
+        let mut sharing = Sharing::default();
+        let ids: Vec<_> = (0..5).map(|server| open(&mut sharing, server, server.into(), 1)).collect();
+        // As if all had one hash.
+        for number in 0..5 {
+            let group = sharing.groups[number].as_mut().unwrap();
+            (group.hash, group.next) = (99, number.checked_sub(1).map(|before| before as u32));
+        }
+        sharing.heads = HashMap::from([(99, 4)]);
+        for (number, id) in [(2, ids[2]), (4, ids[4]), (0, ids[0]), (1, ids[1]), (3, ids[3])] {
+            assert_eq!(sharing.remove(id, |carrier| *carrier == number), Some(number));
+            let left: Vec<_> = sharing.carriers().map(|(_, carrier)| *carrier).collect();
+            let mut chain = Vec::new();
+            let mut at = sharing.heads.get(&99).copied();
+            while let Some(group) = at {
+                chain.push(group);
+                at = sharing.groups[group as usize].as_ref().unwrap().next;
+            }
+            chain.sort_unstable();
+            assert_eq!(chain, left);
+        }
+        assert!(sharing.heads.is_empty() && sharing.free.len() == 5);
+    }
+
+    #[test]
+    fn not_too_many_servers_are_remembered() {
+        let mut sharing = Sharing::<u32>::default();
+        for server in 0..=MAX_ORDINARY as u32 {
+            let address = server.to_be_bytes();
+            let key = Key { address: &address, protocol: 1, location: 0, identity: b"" };
+            let Place::Open(id) = sharing.place(&key, 1, false, room(0)) else { panic!() };
+            sharing.not_opened(id, true);
+        }
+        assert!(sharing.heads.is_empty() && sharing.free.len() == MAX_ORDINARY + 1);
+    }
+}
