@@ -46,7 +46,7 @@ pub enum Place<C> {
     Failed,
 }
 
-/// How many keys without carriers are remembered because their servers do not speak HTTP/2.
+/// Up to how many keys those without carriers are remembered, because their servers do not speak HTTP/2.
 const MAX_ORDINARY: usize = 4096;
 
 /// The carriers of one upstream in one worker.
@@ -56,8 +56,6 @@ pub struct Sharing<C> {
     /// The first group for a hash.
     heads: HashMap<u32, u32>,
     free: Vec<u32>,
-    /// How many groups are there only to be remembered as ordinary.
-    remembered: usize,
 }
 
 #[derive(Debug)]
@@ -107,7 +105,7 @@ impl OwnedKey {
 
 impl<C> Default for Sharing<C> {
     fn default() -> Self {
-        Self { groups: Vec::new(), heads: HashMap::new(), free: Vec::new(), remembered: 0 }
+        Self { groups: Vec::new(), heads: HashMap::new(), free: Vec::new() }
     }
 }
 
@@ -256,27 +254,8 @@ impl<C: Clone> Sharing<C> {
         if !group.carriers.is_empty() || group.opening > 0 || group.waiting > 0 {
             return;
         }
-        if group.is_ordinary {
-            self.remembered += 1;
-            if self.remembered <= MAX_ORDINARY {
-                return;
-            }
-            self.forget_ordinary();
-            return;
-        }
-        self.take_out(id);
-    }
-
-    /// Forgets all servers that do not speak HTTP/2, so that they are asked again.
-    fn forget_ordinary(&mut self) {
-        self.remembered = 0;
-        for number in 0..self.groups.len() as u32 {
-            let id = GroupId(number);
-            let is_unused =
-                |group: &Group<C>| group.carriers.is_empty() && group.opening == 0 && group.waiting == 0;
-            if self.group(id).is_some_and(is_unused) {
-                self.take_out(id);
-            }
+        if !group.is_ordinary || self.groups.len() - self.free.len() > MAX_ORDINARY {
+            self.take_out(id);
         }
     }
 
@@ -335,125 +314,4 @@ impl<C: Clone> Group<C> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(number: &u8) -> Key<'_> {
-        Key { address: std::slice::from_ref(number), protocol: 1, location: 0, identity: b"" }
-    }
-
-    fn room(streams: usize) -> impl Fn(&u32) -> Room {
-        move |_| Room { streams, is_settled: true, is_draining: false }
-    }
-
-    fn open(sharing: &mut Sharing<u32>, server: u8, carrier: u32, most: usize) -> GroupId {
-        let Place::Open(id) = sharing.place(&key(&server), most, false, room(0)) else { panic!() };
-        sharing.opened(id, carrier).unwrap();
-        id
-    }
-
-    #[test]
-    fn one_request_opens_a_carrier_and_others_wait_for_it() {
-        let mut sharing = Sharing::default();
-        let Place::Open(id) = sharing.place(&key(&1), 2, false, room(0)) else { panic!() };
-        assert_eq!(sharing.place(&key(&1), 2, false, room(0)), Place::Wait(id));
-        assert!(matches!(sharing.place(&key(&2), 2, false, room(0)), Place::Open(_)));
-        sharing.opened(id, 7).unwrap();
-        assert_eq!(sharing.place(&key(&1), 2, false, room(9)), Place::Join(7));
-        let unsettled = |_: &u32| Room { streams: 0, is_settled: false, is_draining: false };
-        assert_eq!(sharing.place(&key(&1), 2, false, unsettled), Place::Wait(id));
-        assert_eq!(sharing.place(&key(&1), 2, false, room(0)), Place::Open(id));
-    }
-
-    #[test]
-    fn the_least_loaded_carrier_is_joined_and_the_number_is_limited() {
-        let mut sharing = Sharing::default();
-        let id = open(&mut sharing, 1, 10, 2);
-        open(&mut sharing, 1, 20, 2);
-        let by_carrier = |carrier: &u32| Room {
-            streams: if *carrier == 20 { 5 } else { 4 },
-            is_settled: true,
-            is_draining: false,
-        };
-        assert_eq!(sharing.place(&key(&1), 2, false, by_carrier), Place::Join(20));
-        assert_eq!(sharing.place(&key(&1), 2, false, room(0)), Place::Wait(id));
-        assert!(!sharing.has_place(id, 2, room(0)) && sharing.has_place(id, 3, room(0)));
-        assert!(sharing.has_place(id, 2, by_carrier));
-    }
-
-    #[test]
-    fn a_draining_carrier_does_not_count() {
-        let mut sharing = Sharing::default();
-        let id = open(&mut sharing, 1, 10, 1);
-        let draining = |_: &u32| Room { streams: 0, is_settled: false, is_draining: true };
-        assert_eq!(sharing.place(&key(&1), 1, false, draining), Place::Open(id));
-    }
-
-    #[test]
-    fn who_waits_has_the_first_turn() {
-        let mut sharing = Sharing::default();
-        let id = open(&mut sharing, 1, 10, 1);
-        sharing.wait(id);
-        assert_eq!(sharing.place(&key(&1), 1, false, room(1)), Place::Wait(id));
-        assert_eq!(sharing.place(&key(&1), 1, true, room(1)), Place::Join(10));
-        sharing.end_wait(id);
-        assert_eq!(sharing.place(&key(&1), 1, false, room(1)), Place::Join(10));
-    }
-
-    #[test]
-    fn a_server_without_http2_is_remembered() {
-        let mut sharing = Sharing::<u32>::default();
-        let Place::Open(id) = sharing.place(&key(&1), 1, false, room(0)) else { panic!() };
-        sharing.not_opened(id, true);
-        assert_eq!(sharing.place(&key(&1), 1, false, room(0)), Place::Ordinary);
-        let again = sharing.announce(&key(&1)).unwrap();
-        sharing.opened(again, 3).unwrap();
-        assert_eq!(sharing.place(&key(&1), 1, false, room(1)), Place::Join(3));
-    }
-
-    #[test]
-    fn a_failed_opener_lets_the_next_one_open() {
-        let mut sharing = Sharing::<u32>::default();
-        let Place::Open(id) = sharing.place(&key(&1), 1, false, room(0)) else { panic!() };
-        sharing.wait(id);
-        sharing.not_opened(id, false);
-        assert_eq!(sharing.place(&key(&1), 1, true, room(0)), Place::Open(id));
-    }
-
-    #[test]
-    fn groups_with_equal_hashes_stay_apart_and_are_forgotten() {
-        let mut sharing = Sharing::default();
-        let ids: Vec<_> = (0..5).map(|server| open(&mut sharing, server, server.into(), 1)).collect();
-        // As if all had one hash.
-        for number in 0..5 {
-            let group = sharing.groups[number].as_mut().unwrap();
-            (group.hash, group.next) = (99, number.checked_sub(1).map(|before| before as u32));
-        }
-        sharing.heads = HashMap::from([(99, 4)]);
-        for (number, id) in [(2, ids[2]), (4, ids[4]), (0, ids[0]), (1, ids[1]), (3, ids[3])] {
-            assert_eq!(sharing.remove(id, |carrier| *carrier == number), Some(number));
-            let left: Vec<_> = sharing.carriers().map(|(_, carrier)| *carrier).collect();
-            let mut chain = Vec::new();
-            let mut at = sharing.heads.get(&99).copied();
-            while let Some(group) = at {
-                chain.push(group);
-                at = sharing.groups[group as usize].as_ref().unwrap().next;
-            }
-            chain.sort_unstable();
-            assert_eq!(chain, left);
-        }
-        assert!(sharing.heads.is_empty() && sharing.free.len() == 5);
-    }
-
-    #[test]
-    fn not_too_many_servers_are_remembered() {
-        let mut sharing = Sharing::<u32>::default();
-        for server in 0..=MAX_ORDINARY as u32 {
-            let address = server.to_be_bytes();
-            let key = Key { address: &address, protocol: 1, location: 0, identity: b"" };
-            let Place::Open(id) = sharing.place(&key, 1, false, room(0)) else { panic!() };
-            sharing.not_opened(id, true);
-        }
-        assert!(sharing.heads.is_empty() && sharing.free.len() == MAX_ORDINARY + 1);
-    }
-}
+mod tests;

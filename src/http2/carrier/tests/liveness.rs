@@ -151,6 +151,23 @@ fn a_window_that_stays_at_0_retires_the_carrier() {
 }
 
 #[test]
+fn a_window_that_is_used_up_when_the_last_stream_ends_retires_the_carrier() {
+    for (body, is_retired) in [(40_000, false), (65_535, true)] {
+        let mut carrier = settled_with(9, &[(4, 1 << 20)]);
+        let key = put(&mut carrier, 1 << 20);
+        let mut left = body;
+        while left > 0 {
+            let taken = carrier.send(key, &vec![b'b'; left]).unwrap();
+            output(&mut carrier);
+            assert!(taken > 0, "{left} of {body}");
+            left -= taken;
+        }
+        carrier.close(key);
+        assert_eq!(carrier.is_draining(), is_retired, "{body}");
+    }
+}
+
+#[test]
 fn a_window_that_opens_in_time_is_no_stall() {
     let mut carrier = settled_with(9, &[(4, 1 << 20)]);
     let key = put(&mut carrier, 1 << 20);
