@@ -63,15 +63,22 @@ pub fn to_lower_case(bytes: &[u8], to: &mut [u8]) -> usize {
 /// Whether this is the name of a field of HTTP/2: a token in lower case. A pseudo-header field is none.
 #[inline]
 pub fn is_name(name: &[u8]) -> bool {
+    is_usual_name(name)
+        || !name.is_empty() && name.iter().all(|byte| *byte != 0 && LOWER[usize::from(*byte)] == *byte)
+}
+
+/// Whether these are at least four letters in lower case and hyphens.
+#[inline]
+fn is_usual_name(name: &[u8]) -> bool {
+    let others = |word: u64| HIGHEST & !(small_letters(word) | hyphens(word));
+    let Some(last) = name.last_chunk() else { return short_word(name).is_some_and(|word| others(word) == 0) };
+    let mut marks = others(u64::from_le_bytes(*last));
     let mut rest = name;
     while let Some((word, behind)) = rest.split_first_chunk() {
-        let word = u64::from_le_bytes(*word);
-        if HIGHEST & !(small_letters(word) | hyphens(word)) != 0 {
-            break;
-        }
+        marks |= others(u64::from_le_bytes(*word));
         rest = behind;
     }
-    !name.is_empty() && rest.iter().all(|byte| *byte != 0 && LOWER[usize::from(*byte)] == *byte)
+    marks == 0
 }
 
 /// Whether this is the value of a field of HTTP/2: no control characters except tabs, and no blank at either end.
@@ -184,6 +191,13 @@ fn small_letters(word: u64) -> u64 {
 fn hyphens(word: u64) -> u64 {
     let zero = (word ^ (ONES * u64::from(b'-'))) & !HIGHEST;
     !(zero + !HIGHEST) & !word & HIGHEST
+}
+
+/// All bytes, which are four to eight. Some are there twice.
+#[inline(always)]
+fn short_word(bytes: &[u8]) -> Option<u64> {
+    let (first, last) = (bytes.first_chunk()?, bytes.last_chunk()?);
+    Some(u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32)
 }
 
 /// Eight bytes at this position.

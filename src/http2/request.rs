@@ -44,17 +44,17 @@ pub fn path(head: &[u8]) -> Path {
         return Path::Frames;
     }
     let Some(Line(first, mut rest)) = Line::read(head) else { return Path::Ordinary };
-    if head.starts_with(b"CONNECT ") || !is_http1(first) {
+    if head.starts_with(b"CONNECT ") || !is_http1(without_cr(first)) {
         return Path::Ordinary;
     }
     while let Some(Line(line, behind)) = Line::read(rest) {
         rest = behind;
-        let is_ordinary = match line.first() {
-            None => return Path::Translate,
-            Some(b'u' | b'U') => value_of(line, b"upgrade").is_some(),
-            Some(b'a' | b'A') => value_of(line, b"authorization").is_some_and(has_scheme),
-            Some(b'p' | b'P') => value_of(line, b"proxy-authorization").is_some_and(has_scheme),
-            Some(_) => false,
+        let is_ordinary = match line {
+            [] | [b'\r'] => return Path::Translate,
+            [b'u' | b'U', ..] => value_of(line, b"upgrade").is_some(),
+            [b'a' | b'A', ..] => value_of(line, b"authorization").is_some_and(has_scheme),
+            [b'p' | b'P', ..] => value_of(line, b"proxy-authorization").is_some_and(has_scheme),
+            _ => false,
         };
         if is_ordinary {
             return Path::Ordinary;
@@ -63,15 +63,26 @@ pub fn path(head: &[u8]) -> Path {
     Path::Ordinary
 }
 
-/// A line without its end, which is CRLF, and the bytes behind it.
+/// A line without the line feed at its end, and the bytes behind it.
 struct Line<'a>(&'a [u8], &'a [u8]);
 
 impl<'a> Line<'a> {
     #[inline]
     fn read(bytes: &'a [u8]) -> Option<Self> {
         let (line, rest) = bytes.split_at_checked(fields::line_length(bytes)?)?;
-        Some(Self(line.strip_suffix(b"\r").unwrap_or(line), rest.get(1..)?))
+        Some(Self(line, rest.get(1..)?))
     }
+
+    /// A line that is not empty.
+    #[inline]
+    fn read_field(bytes: &'a [u8]) -> Option<Self> {
+        Self::read(bytes).filter(|line| !matches!(line.0, [] | [b'\r']))
+    }
+}
+
+#[inline]
+fn without_cr(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 /// The value of a field, if it has this name, without blanks around it.
@@ -79,7 +90,7 @@ impl<'a> Line<'a> {
 fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let (start, rest) = line.split_at_checked(name.len())?;
     let value = rest.strip_prefix(b":").filter(|_| start.eq_ignore_ascii_case(name))?;
-    Some(fields::trimmed(value))
+    Some(fields::trimmed(without_cr(value)))
 }
 
 /// How the end of a request's body is found in what nginx writes.
@@ -285,7 +296,7 @@ impl<'a, 'h> Block<'a, 'h> {
         Ok(true)
     }
 
-    #[inline]
+    #[inline(always)]
     fn put(&mut self, name: &[u8], value: &[u8], is_sensitive: bool) -> Result<(), Unfit> {
         self.encoder.field(name, value, is_sensitive).ok_or(Unfit::TooLarge)
     }
@@ -316,7 +327,7 @@ fn cut_off(rest: &[u8], invalid: Unfit) -> Unfit {
 /// The value of the first `Host`.
 #[inline]
 fn host(mut rest: &[u8]) -> Option<&[u8]> {
-    while let Some(Line(line, behind)) = Line::read(rest).filter(|line| !line.0.is_empty()) {
+    while let Some(Line(line, behind)) = Line::read_field(rest) {
         if let Some(host) = value_of(line, b"host") {
             return Some(host);
         }

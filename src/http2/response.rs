@@ -209,7 +209,7 @@ impl Header {
 }
 
 /// Refuses a field that a response cannot have.
-#[inline]
+#[inline(always)]
 fn check(name: &[u8], value: &[u8]) -> Result<(), Malformed> {
     if !fields::is_name(name) {
         return Err(if name.starts_with(b":") { Malformed::Pseudo } else { Malformed::Name });
@@ -224,7 +224,7 @@ fn check(name: &[u8], value: &[u8]) -> Result<(), Malformed> {
 }
 
 /// Passes on a field.
-#[inline]
+#[inline(always)]
 fn line(name: &[u8], value: &[u8], out: &mut impl Sink) -> Result<(), Malformed> {
     put(out, name)?;
     put(out, b": ")?;

@@ -2,18 +2,19 @@
 //! for one of their streams.
 //!
 //! ```text
-//!   a request --> has a carrier a free stream? -- yes: the one with the most free streams        -> Join
-//!                   | no
-//!                   +-- others wait, one is being opened, or its server has yet to say how many
-//!                   |   streams it allows: the request waits                                     -> Wait
+//!   a request --> has a carrier a free stream, and nobody waits for it?
+//!                   | no         yes: the one with the most free streams                         -> Join
 //!                   +-- the server did not choose HTTP/2: an ordinary connection                 -> Ordinary
-//!                   +-- fewer carriers than allowed: the request opens one                       -> Open
-//!                   +-- all streams are taken                                                    -> Wait
+//!                   +-- as many carriers as allowed, with those that are being opened            -> Wait
+//!                   +-- those being opened, and those whose servers have yet to say how many
+//!                   |   streams they allow, will have room for all who wait, in a second         -> Wait
+//!                   +-- else the request opens one                                               -> Open
 //! ```
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
 
+use crate::base::clock::Msec;
 use crate::pool::Key;
 
 /// A group of equal keys. It is valid as long as the group has a carrier, an opener or a waiting request.
@@ -46,6 +47,18 @@ pub enum Place<C> {
     Failed,
 }
 
+/// What each key may have, at least 1 of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Most {
+    /// Carriers.
+    pub carriers: usize,
+    /// Streams of a carrier.
+    pub streams: usize,
+}
+
+/// How long requests wait for a carrier that is to come before another one may be opened, in milliseconds.
+const PATIENCE: Msec = 1_000;
+
 /// Up to how many keys those without carriers are remembered, because their servers do not speak HTTP/2.
 const MAX_ORDINARY: usize = 4096;
 
@@ -67,6 +80,8 @@ struct Group<C> {
     carriers: Vec<C>,
     /// Requests that open a connection which is to become a carrier.
     opening: usize,
+    /// When the last of them has begun.
+    opened: Msec,
     waiting: usize,
     is_ordinary: bool,
 }
@@ -110,13 +125,14 @@ impl<C> Default for Sharing<C> {
 }
 
 impl<C: Clone> Sharing<C> {
-    /// Finds the place of a request. `most` is how many carriers a key may have; `has_waited` says that the request has its
-    /// turn, so it does not wait behind others; `look` tells what a carrier can take.
+    /// Finds the place of a request. `has_waited` says that the request has its turn, so it does not wait behind others; `look` tells
+    /// what a carrier can take.
     pub fn place(
         &mut self,
         key: &Key<'_>,
-        most: usize,
+        most: Most,
         has_waited: bool,
+        now: Msec,
         look: impl Fn(&C) -> Room,
     ) -> Place<C> {
         let Some(id) = self.find(key).or_else(|| self.add(key)) else { return Place::Failed };
@@ -128,20 +144,19 @@ impl<C: Clone> Sharing<C> {
             _ if group.is_ordinary => return Place::Ordinary,
             _ => {}
         }
-        if waits || group.opening > 0 || usable.is_unsettled || usable.number >= most {
-            return Place::Wait(id);
+        if group.needs_another(&usable, most, !has_waited, now) {
+            group.opening += 1;
+            group.opened = now;
+            return Place::Open(id);
         }
-        group.opening += 1;
-        Place::Open(id)
+        Place::Wait(id)
     }
 
     /// Whether a request that waits at a group would find a place.
-    pub fn has_place(&self, id: GroupId, most: usize, look: impl Fn(&C) -> Room) -> bool {
+    pub fn has_place(&self, id: GroupId, most: Most, now: Msec, look: impl Fn(&C) -> Room) -> bool {
         let Some(group) = self.group(id) else { return true };
         let (best, usable) = group.survey(look);
-        best.is_some()
-            || group.is_ordinary
-            || (group.opening == 0 && !usable.is_unsettled && usable.number < most)
+        best.is_some() || group.is_ordinary || group.needs_another(&usable, most, false, now)
     }
 
     /// The connection of an opener has become a carrier. `None` if there is no memory: nobody else uses it then.
@@ -234,6 +249,7 @@ impl<C: Clone> Sharing<C> {
             next,
             carriers: Vec::new(),
             opening: 0,
+            opened: 0,
             waiting: 0,
             is_ordinary: false,
         });
@@ -289,27 +305,37 @@ impl<C: Clone> Sharing<C> {
 /// The carriers of a group that still take requests.
 struct Usable {
     number: usize,
-    /// One of them has yet to be told how many streams its server allows.
-    is_unsettled: bool,
+    /// How many of them have yet to be told how many streams their servers allow.
+    unsettled: usize,
 }
 
 impl<C: Clone> Group<C> {
     /// The carrier with the most free streams, if any has one, and what is usable.
     fn survey(&self, look: impl Fn(&C) -> Room) -> (Option<C>, Usable) {
         let (mut best, mut most) = (None, 0);
-        let mut usable = Usable { number: 0, is_unsettled: false };
+        let mut usable = Usable { number: 0, unsettled: 0 };
         for carrier in &self.carriers {
             let room = look(carrier);
             if room.is_draining {
                 continue;
             }
             usable.number += 1;
-            usable.is_unsettled |= !room.is_settled;
+            usable.unsettled += usize::from(!room.is_settled);
             if room.streams > most {
                 (best, most) = (Some(carrier), room.streams);
             }
         }
         (best.cloned(), usable)
+    }
+
+    /// Whether a request opens a carrier. It waits if the carriers to come will have room for all: for it, if it `is_new`, for those
+    /// who wait, and for those who open them, of whom each has a stream.
+    /// A carrier that does not come within a second is not waited for.
+    fn needs_another(&self, usable: &Usable, most: Most, is_new: bool, now: Msec) -> bool {
+        let is_soon = now.wrapping_sub(self.opened) < PATIENCE;
+        let to_come = if is_soon { self.opening + usable.unsettled } else { 0 };
+        let requests = self.waiting + usize::from(is_new) + to_come;
+        usable.number + self.opening < most.carriers && requests > most.streams.saturating_mul(to_come)
     }
 }
 

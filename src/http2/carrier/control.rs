@@ -77,7 +77,6 @@ impl<T: Copy> Carrier<T> {
     /// The server has reset a stream. After a complete response that only says that the rest of the request is not needed.
     pub(super) fn reset_by_server(&mut self, stream: u32, code: u32) {
         let Some(at) = self.slots.find(stream) else { return };
-        self.counters.reset_by_server += 1;
         let slot = &mut self.slots.all[at as usize];
         if slot.server_ended {
             slot.we_ended = true;
@@ -86,6 +85,9 @@ impl<T: Copy> Carrier<T> {
             return;
         }
         let is_refused = code == REFUSED_STREAM && !slot.is_answered;
+        // Not because there are too many: it would refuse the next one, too.
+        self.is_draining |= is_refused && self.slots.live == 1;
+        self.counters.reset_by_server += u64::from(!is_refused);
         self.fail_closed(at, if is_refused { Failure::Refused } else { Failure::Reset(code) });
     }
 }

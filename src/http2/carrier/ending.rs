@@ -19,8 +19,10 @@ pub enum Close {
     ResetByUs,
     /// It ended with the server's RST_STREAM.
     ResetByServer,
-    /// The carrier was lost, or the request could not be sent.
+    /// The carrier was lost, or there was no memory.
     Failed,
+    /// The request cannot be sent over HTTP/2.
+    Unfit,
     /// Nothing of it was sent.
     Unsent,
 }
@@ -40,10 +42,13 @@ impl<T: Copy> Carrier<T> {
             None if slot.id == 0 => Close::Unsent,
             Some(Failure::Refused) => Close::Refused,
             Some(Failure::Reset(_)) => Close::ResetByServer,
-            Some(Failure::Lost | Failure::Unfit(_)) => Close::Failed,
+            Some(Failure::Lost) => Close::Failed,
+            Some(Failure::Unfit(_)) => Close::Unfit,
             _ if slot.id == 0 => Close::Failed,
             _ => Close::ResetByUs,
         };
+        // A server that has not said anything yet may never do so.
+        self.is_draining |= !self.settings.is_known && slot.id != 0;
         if !slot.is_closed && slot.reset.is_none() {
             let code = if slot.server_ended { NO_ERROR } else { CANCEL };
             self.reset(at, code);
@@ -82,6 +87,7 @@ impl<T: Copy> Carrier<T> {
     pub(super) fn fail(&mut self, at: Link, failure: Failure, code: u32) -> Failure {
         self.slots.all[at as usize].failure = Some(failure);
         self.counters.refused += u64::from(failure == Failure::Refused);
+        self.drop_leftover(at);
         self.stop(at);
         self.slots.wake(at, BOTH);
         self.reset(at, code);
@@ -93,6 +99,7 @@ impl<T: Copy> Carrier<T> {
     pub(super) fn fail_closed(&mut self, at: Link, failure: Failure) {
         self.slots.all[at as usize].failure = Some(failure);
         self.counters.refused += u64::from(failure == Failure::Refused);
+        self.drop_leftover(at);
         self.stop(at);
         self.slots.wake(at, BOTH);
         self.slots.close(at);
@@ -188,6 +195,16 @@ impl<T: Copy> Carrier<T> {
                 Some(_) => self.slots.close(at),
                 None if is_open && slot.id != 0 => self.drop_closed(at),
                 None => {}
+            }
+        }
+    }
+
+    /// Streams whose header blocks were not sent are not, any more.
+    pub(super) fn refuse_unsent(&mut self) {
+        for at in 0..self.slots.all.len() as Link {
+            let slot = &self.slots.all[at as usize];
+            if slot.owner.is_some() && slot.id == 0 && !slot.is_closed {
+                self.fail_closed(at, Failure::Refused);
             }
         }
     }

@@ -29,8 +29,8 @@ pub(super) struct Liveness {
     heard: Option<Msec>,
     /// When a frame of a stream has come.
     moved: Msec,
-    /// When requests came to be in flight.
-    since: Msec,
+    /// When requests came to be in flight, or when they did so for the first time since the server was heard.
+    since: Option<Msec>,
     /// When a PING was sent that nothing has followed yet, and how long may pass after it.
     unanswered: Option<(Msec, Msec)>,
     /// When the last PING was sent.
@@ -60,6 +60,10 @@ pub(super) fn elapsed(now: Msec, since: Msec) -> Msec {
     }
 }
 
+fn is_before(time: Msec, other: Msec) -> bool {
+    (time.wrapping_sub(other) as isize) < 0
+}
+
 impl Liveness {
     /// Something has come. Returns whether header blocks were held until now.
     #[inline]
@@ -84,7 +88,9 @@ impl Liveness {
     /// The first request is put in flight. Returns whether PING must be sent first.
     #[inline]
     pub(super) fn begin(&mut self, now: Msec) -> bool {
-        self.since = now;
+        // Requests that fail one after the other are one silence.
+        let is_silent = |since| self.heard.is_none_or(|heard| is_before(heard, since));
+        self.since = self.since.filter(|since| is_silent(*since)).or(Some(now));
         let is_long = self.heard.is_some_and(|heard| elapsed(now, heard) > SILENCE);
         is_long && self.begin_after_idleness(now)
     }
@@ -129,7 +135,8 @@ impl Liveness {
         if !in_flight {
             return Verdict::Wait(None);
         }
-        let silent = self.heard.map_or(Msec::MAX, |heard| elapsed(now, heard)).min(elapsed(now, self.since));
+        let since = |time: Option<Msec>| time.map_or(Msec::MAX, |time| elapsed(now, time));
+        let silent = since(self.heard).min(since(self.since));
         let left = SILENCE.saturating_sub(silent);
         let pause = self.pause().saturating_sub(elapsed(now, self.pinged));
         match left.max(pause) {

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The files, in reading order: `frame.rs`, `fault.rs`, `limits.rs`; the parts `settings.rs`, `window.rs`, `liveness.rs`,
-//! `buffer.rs`, `output.rs`, `stream.rs`, `slots.rs`; what the owner of a stream does: `sending.rs`, `passage.rs`, `reading.rs`; what the server
+//! `buffer.rs`, `output.rs`, `stream.rs`, `slots.rs`; what the owner of a stream does: `sending.rs`, `passage.rs`, `leftover.rs`, `reading.rs`; what the server
 //! does: `input.rs`, `response.rs`, `control.rs`; and the end: `ending.rs`.
 //!
 //! Memory, at most: 72 KB of output, 64 KB for Huffman strings, 64 KB for a header block in several frames; for each stream what may
@@ -22,6 +22,7 @@ mod ending;
 mod fault;
 mod frame;
 mod input;
+mod leftover;
 mod limits;
 mod liveness;
 #[cfg(any(test, fuzzing))]
@@ -72,7 +73,7 @@ pub struct Counters {
     pub refused: u64,
     /// Streams that ended with our RST_STREAM.
     pub reset_by_us: u64,
-    /// Streams that ended with the server's RST_STREAM.
+    /// Streams that failed by the server's RST_STREAM, without those that it has refused.
     pub reset_by_server: u64,
     /// GOAWAY frames of the server.
     pub goaways: u64,
@@ -242,6 +243,12 @@ impl<T: Copy> Carrier<T> {
         let _ = self.output.control(FOR_ANSWERS, PING, 0, 0, &self.counters.pings_sent.to_be_bytes());
     }
 
+    /// The number of a stream. `None` if it was closed, or its header block was not sent yet.
+    pub fn number(&self, key: StreamKey) -> Option<u32> {
+        let at = self.slots.at(key)?;
+        Some(self.slots.all[at as usize].id).filter(|id| *id > 0)
+    }
+
     /// Who a stream belongs to. `None` if it was closed.
     #[inline]
     pub fn owner(&self, key: StreamKey) -> Option<T> {
@@ -315,7 +322,7 @@ impl<T: Copy> Carrier<T> {
         Tick::Dead(fault)
     }
 
-    /// A server that takes no DATA at all gets no more streams. It is given up only if it sends nothing of any stream either: others
+    /// A server that takes no DATA at all gets no more streams, and those that it has not got yet are for others. It is given up only if it sends nothing of any stream either: others
     /// than uploads may go on, and an upload has its own timeout. Returns how long to wait.
     fn watch_window(&mut self, now: Msec) -> Result<Option<Msec>, Fault> {
         let is_waited_for = self.slots.senders.oldest() != NONE;
@@ -328,7 +335,8 @@ impl<T: Copy> Carrier<T> {
             return Ok(Some(STALL - passed));
         }
         self.is_draining = true;
-        if !is_waited_for {
+        self.refuse_unsent();
+        if self.slots.senders.oldest() == NONE {
             return Ok(None);
         }
         let left = (STALL + STALLED).saturating_sub(passed);

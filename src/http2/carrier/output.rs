@@ -16,6 +16,16 @@ use super::frame::{
 };
 use super::limits::CONNECTION_WINDOW;
 use super::settings::{self, SETTING};
+use crate::http2::hpack::SIZE_UPDATE;
+
+/// The number of a connection's first stream.
+pub(super) const FIRST: u32 = 1;
+
+/// How many bytes come before the fields of a request's header block: `SIZE_UPDATE`, in the connection's first one.
+#[inline]
+fn begun(stream: u32) -> usize {
+    usize::from(stream == FIRST)
+}
 
 /// Up to where DATA is written.
 pub(super) const FOR_DATA: usize = 48 << 10;
@@ -154,16 +164,22 @@ impl Output {
         }
     }
 
-    /// The place for a header block, behind the header of its frame.
+    /// The place for a header block, behind the header of its frame. The connection's first block has begun already, with
+    /// `SIZE_UPDATE`.
     #[inline]
-    pub(super) fn block_mut(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(self.filled + HEADER..FOR_BLOCKS).unwrap_or_default()
+    pub(super) fn block_mut(&mut self, stream: u32) -> &mut [u8] {
+        let block = self.bytes.get_mut(self.filled + HEADER..FOR_BLOCKS).unwrap_or_default();
+        let begun = begun(stream).min(block.len());
+        let (update, fields) = block.split_at_mut(begun);
+        update.fill(SIZE_UPDATE);
+        fields
     }
 
     /// Makes a header block that was put into its place a part of the output. If it is longer than a frame, it is divided. `None`
     /// if there is no room to divide it.
     #[inline]
     pub(super) fn block(&mut self, stream: u32, length: usize, is_end: bool) -> Option<()> {
+        let length = begun(stream) + length;
         let more = length.saturating_sub(1) / LONGEST;
         if more > 0 {
             self.divide(length, more)?;
@@ -191,6 +207,22 @@ impl Output {
             self.bytes.copy_within(part.clone(), part.start + nth * HEADER);
         }
         Some(())
+    }
+
+    /// Writes the frames of the connection's first header block. `SIZE_UPDATE` gets a frame of its own: the next one may be full.
+    #[cold]
+    pub(super) fn first_frames(&mut self, frames: &[u8]) {
+        let Some((header, _)) = frames.split_first_chunk::<HEADER>() else { return };
+        let header = Header::read(header);
+        let flags = header.flags & END_STREAM;
+        self.put(&Header { length: 1, flags, stream: FIRST, ..header }.bytes());
+        self.put(&[SIZE_UPDATE]);
+        let behind = self.filled;
+        self.frames(FIRST, frames);
+        let next = Header { kind: CONTINUATION, flags: header.flags & END_HEADERS, stream: FIRST, ..header };
+        if let Some(place) = self.bytes.get_mut(behind..behind + HEADER) {
+            place.copy_from_slice(&next.bytes());
+        }
     }
 
     /// Writes the frames of a header block, which are complete, with another stream number. There is room for them.

@@ -8,7 +8,7 @@
 //!                   '------- --> SETTINGS, PING, WINDOW_UPDATE, others: skipped
 //! ```
 //!
-//! The module reads frames of stream 1. It believes that it may send 65,535 bytes, and is credited with what was taken of it, so
+//! The module reads frames of stream 1, whatever our number is. It believes that it may send 65,535 bytes, and is credited with what was taken of it, so
 //! that it may send on. It allows the server 2^31 - 1 bytes, which is ignored: the server is credited with what was read.
 #![forbid(unsafe_code)]
 
@@ -16,9 +16,9 @@ use super::buffer::Buffer;
 use super::fault::Failure;
 use super::frame::{
     Header, CANCEL, CONTINUATION, DATA, DEFAULT_WINDOW, END_HEADERS, END_STREAM, HEADER, HEADERS, LONGEST,
-    PADDED, PREFACE, RST_STREAM, WINDOW_UPDATE,
+    PADDED, PREFACE, PRIORITIZED, RST_STREAM, WINDOW_UPDATE,
 };
-use super::output::FOR_BLOCKS;
+use super::output::{FIRST, FOR_BLOCKS};
 use super::stream::{Sending, Waiting, Wake};
 use super::Carrier;
 use crate::base::list::Link;
@@ -40,9 +40,6 @@ pub(super) enum Passage {
     /// How many bytes of DATA are missing, and whether the stream ends with them.
     Data(usize, bool),
 }
-
-/// The number of the stream for the module.
-const FIRST: u32 = 1;
 
 /// How much of the module's DATA is credited at once: half of its window.
 const CREDIT: u32 = DEFAULT_WINDOW / 2;
@@ -77,10 +74,7 @@ impl<T: Copy> Carrier<T> {
                 }
                 Passage::Frame => match self.pass_frame(at, rest)? {
                     Some(step) => step,
-                    None => {
-                        self.slots.wait(at, Waiting::Head);
-                        return Ok(bytes.len() - rest.len());
-                    }
+                    None => return Ok(bytes.len() - rest.len()),
                 },
             };
             self.slots.all[at as usize].sending = Sending::Frames(next);
@@ -101,7 +95,7 @@ impl<T: Copy> Carrier<T> {
     }
 
     /// Reads a frame header, and the whole frame if it may not be divided. Returns how many bytes were taken and what follows.
-    /// `None` if there is no room for a header block, of which nothing or only a part is taken then.
+    /// `None` if a header block has to wait, of which nothing or only a part is taken then.
     fn pass_frame(&mut self, at: Link, bytes: &[u8]) -> Result<Option<(usize, Passage)>, Failure> {
         let mut partial = std::mem::take(&mut self.slots.all[at as usize].partial);
         let before = partial.len();
@@ -188,20 +182,26 @@ impl<T: Copy> Carrier<T> {
             self.fail(at, Failure::NotOpen, code);
             return Ok(true);
         }
-        if header.stream == 0 || is_out_of_order {
+        if header.stream == 0 || is_out_of_order || header.has(PADDED | PRIORITIZED) {
             return Err(self.fail(at, Failure::Passage, CANCEL));
         }
-        if number == 0 && self.must_wait() {
+        if number == 0 && !header.has(END_STREAM) && self.shared.is_used_up() {
+            self.slots.wait(at, Waiting::Data);
             return Ok(false);
         }
-        if self.output.room(FOR_BLOCKS) < frames.len() {
-            if self.output.is_empty() {
-                return Err(self.fail(at, Failure::Unfit(Unfit::TooLarge), CANCEL));
-            }
+        let is_too_long = self.output.room(FOR_BLOCKS) < frames.len() + HEADER + 1;
+        if is_too_long && self.output.is_empty() {
+            return Err(self.fail(at, Failure::Unfit(Unfit::TooLarge), CANCEL));
+        }
+        if is_too_long || (number == 0 && self.must_wait()) {
+            self.slots.wait(at, Waiting::Head);
             return Ok(false);
         }
         let id = if number == 0 { self.next_number(at)? } else { number };
-        self.output.frames(id, frames);
+        match (number, id) {
+            (0, FIRST) => self.output.first_frames(frames),
+            _ => self.output.frames(id, frames),
+        }
         if number == 0 {
             self.numbered(at, id);
         }
@@ -218,17 +218,24 @@ impl<T: Copy> Carrier<T> {
         if slot.taken < CREDIT {
             return Ok(());
         }
-        let credit = std::mem::take(&mut slot.taken).to_be_bytes();
+        let credit = std::mem::take(&mut slot.taken);
         slot.open_data = 0;
-        for stream in [0, FIRST] {
-            let header = Header { length: credit.len(), kind: WINDOW_UPDATE, flags: 0, stream };
-            if slot.buffer.put(&header.bytes()).and_then(|()| slot.buffer.put(&credit)).is_none() {
-                return Err(self.fail(at, Failure::NoMemory, CANCEL));
-            }
+        if put_credit(&mut slot.buffer, credit).is_none() {
+            return Err(self.fail(at, Failure::NoMemory, CANCEL));
         }
         self.slots.wake(at, Wake { read: true, write: false });
         Ok(())
     }
+}
+
+/// Lets the module send more, on its stream and on its connection. `None` if there is no memory.
+pub(super) fn put_credit(to: &mut Buffer, credit: u32) -> Option<()> {
+    for stream in [0, FIRST] {
+        let header = Header { length: size_of::<u32>(), kind: WINDOW_UPDATE, flags: 0, stream };
+        to.put(&header.bytes())?;
+        to.put(&credit.to_be_bytes())?;
+    }
+    Some(())
 }
 
 /// Adds to what was taken of a frame header or header block. `None` if there is no memory.

@@ -29,7 +29,9 @@ impl<T: Copy> Carrier<T> {
         let slot = &mut self.slots.all[at as usize];
         match slot.failure {
             None | Some(Failure::Lost) if !slot.buffer.is_empty() => {}
-            Some(failure) => return Read::Failed(failure),
+            Some(failure) if slot.leftover.is_none() => return Read::Failed(failure),
+            Some(_) if slot.buffer.is_empty() => return Read::Pending,
+            Some(_) => {}
             None if slot.server_ended => return Read::End,
             None => return Read::Pending,
         }
@@ -45,7 +47,7 @@ impl<T: Copy> Carrier<T> {
     pub fn is_readable(&self, key: StreamKey) -> bool {
         let Some(at) = self.slots.at(key) else { return true };
         let slot = &self.slots.all[at as usize];
-        !slot.buffer.is_empty() || slot.server_ended || slot.failure.is_some()
+        !slot.buffer.is_empty() || slot.server_ended || slot.told().is_some()
     }
 
     /// Whether both sides have ended and all was read: nothing is left to do but [`Carrier::close`].

@@ -16,7 +16,8 @@ use crate::http2::response::Response;
 pub(super) const WRITE: Wake = Wake { read: false, write: true };
 
 impl<T: Copy> Carrier<T> {
-    /// Sends a part of a request, as nginx's module writes it. For [`super::Kind::Translated`] the first part has the whole head.
+    /// Sends a part of a request, as nginx's module writes it. The head of a request with a body waits while the connection's window
+    /// is used up: should the server never open it, the request is provably not processed. For [`super::Kind::Translated`] the first part has the whole head.
     /// Returns how many bytes were taken: all or nothing of a head, and of a body as much as windows and output allow. If it is not
     /// all, a wake to write follows. Once the response is complete, everything is taken and dropped (RFC 9113, section 8.1).
     ///
@@ -27,6 +28,10 @@ impl<T: Copy> Carrier<T> {
         let at = self.slots.at(key).ok_or(Failure::NotOpen)?;
         let slot = &self.slots.all[at as usize];
         if let Some(failure) = slot.failure {
+            if slot.leftover.is_some() {
+                self.drop_sent(at, bytes);
+                return Ok(bytes.len());
+            }
             return Err(failure);
         }
         if slot.server_ended {
@@ -71,9 +76,14 @@ impl<T: Copy> Carrier<T> {
             return Ok(0);
         }
         let id = self.next_number(at)?;
-        let written = request::translate(bytes, self.config.secure, self.output.block_mut());
+        let written = request::translate(bytes, self.config.secure, self.output.block_mut(id));
+        let is_bodiless = |head: &Translated| matches!(head.body, Body::None | Body::Length(0));
+        if self.shared.is_used_up() && written.is_ok_and(|head| !is_bodiless(&head)) {
+            self.slots.wait(at, Waiting::Data);
+            return Ok(0);
+        }
         let head = written.and_then(|head| {
-            let is_end = matches!(head.body, Body::None | Body::Length(0));
+            let is_end = is_bodiless(&head);
             self.output.block(id, head.block, is_end).map(|()| (head, is_end)).ok_or(Unfit::TooLarge)
         });
         let (Translated { length, body, is_head, .. }, is_end) = match head {
@@ -276,6 +286,23 @@ impl<T: Copy> Carrier<T> {
         }
     }
 
+    /// Those who were woken to send have done so by now, or will not: nginx sends nothing more of a request once the header of the
+    /// response was sent to the client. Their turn is the next one's.
+    #[inline]
+    pub fn end_turns(&mut self) {
+        if self.promised > 0 {
+            self.take_turns_back();
+        }
+    }
+
+    #[cold]
+    fn take_turns_back(&mut self) {
+        for at in 0..self.slots.all.len() as Link {
+            self.end_turn(at);
+        }
+        self.wake_senders();
+    }
+
     /// Wakes streams that wait to send DATA, in turn, as many as can send.
     #[inline]
     pub(super) fn wake_senders(&mut self) {
@@ -292,8 +319,8 @@ impl<T: Copy> Carrier<T> {
         while at != NONE && left > 0 {
             let slot = &mut self.slots.all[at as usize];
             let next = slot.waiting_links.newer();
-            let allowed = slot.window.allows(&self.shared, is_alone);
-            if allowed > 0 {
+            let is_head = slot.id == 0;
+            if is_head || slot.window.allows(&self.shared, is_alone) > 0 {
                 slot.is_promised = true;
                 self.promised += 1;
                 left -= TURN;

@@ -10,6 +10,7 @@
 
 use super::buffer::Buffer;
 use super::fault::Failure;
+use super::leftover::Leftover;
 use super::passage::Passage;
 use super::window::Own;
 use crate::base::list::{Link, Neighbours, Node, NONE};
@@ -23,6 +24,8 @@ pub enum Kind {
     Translated,
     /// As frames of stream 1.
     Frames,
+    /// The same, and the module has the whole request: it can be sent again, whatever was sent of it.
+    KeptFrames,
 }
 
 /// A stream of a carrier. It is void once its owner has closed it.
@@ -76,6 +79,10 @@ pub(super) struct Slot<T> {
     pub(super) sending: Sending,
     pub(super) response: Response,
     pub(super) failure: Option<Failure>,
+    /// The module has the whole request.
+    pub(super) is_kept: bool,
+    /// The stream has failed, and its owner is not told yet.
+    pub(super) leftover: Option<Leftover>,
     /// RST_STREAM with this code is to be sent.
     pub(super) reset: Option<u32>,
     /// We have sent END_STREAM.
@@ -123,6 +130,8 @@ impl<T> Slot<T> {
             sending: Sending::Head,
             response: Response::new(false),
             failure: None,
+            is_kept: false,
+            leftover: None,
             reset: None,
             we_ended: false,
             server_ended: false,
@@ -155,9 +164,10 @@ impl<T> Slot<T> {
         self.id = 0;
         self.sending = match kind {
             Kind::Translated => Sending::Head,
-            Kind::Frames => Sending::Frames(Passage::default()),
+            Kind::Frames | Kind::KeptFrames => Sending::Frames(Passage::default()),
         };
-        self.failure = None;
+        self.is_kept = kind == Kind::KeptFrames;
+        (self.failure, self.leftover) = (None, None);
         self.reset = None;
         (self.we_ended, self.server_ended, self.is_closed) = (false, false, false);
         (self.wants, self.is_promised, self.owes_end) = (false, false, false);
@@ -169,6 +179,12 @@ impl<T> Slot<T> {
 
     pub(super) fn is_passage(&self) -> bool {
         matches!(self.sending, Sending::Frames(_))
+    }
+
+    /// What the owner is told of a failure.
+    #[inline]
+    pub(super) fn told(&self) -> Option<Failure> {
+        self.failure.filter(|_| self.leftover.is_none())
     }
 }
 

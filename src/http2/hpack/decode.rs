@@ -47,6 +47,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// The next field (RFC 7541, section 6). `None` at the end of the block.
+    #[inline(always)]
     fn next<'s>(&mut self, scratch: &'s mut [u8]) -> Result<Option<Field<'s>>, Fault>
     where
         'a: 's,
@@ -110,6 +111,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// A string (RFC 7541, section 5.2).
+    #[inline(always)]
     fn string<'s>(&mut self, scratch: &'s mut [u8]) -> Result<Text<'s>, Fault>
     where
         'a: 's,

@@ -32,7 +32,9 @@ impl<'a> Encoder<'a> {
     }
 
     /// Appends a field. The name is in lower case (RFC 9113, section 8.2.1). Nobody on the way may put a `sensitive` value into
-    /// a table (RFC 7541, section 7.1.3). `None` if there is no room: the block is as it was.
+    /// a table (RFC 7541, section 7.1.3). `None` if there is no room: the block is as it was. It is inlined, because nothing is
+    /// left of the look-up for a constant name.
+    #[inline(always)]
     pub fn field(&mut self, name: &[u8], value: &[u8], sensitive: bool) -> Option<()> {
         let before = self.length;
         let written = self.write(name, value, sensitive);
@@ -42,6 +44,7 @@ impl<'a> Encoder<'a> {
         written
     }
 
+    #[inline(always)]
     fn write(&mut self, name: &[u8], value: &[u8], sensitive: bool) -> Option<()> {
         let kind = if sensitive { NEVER_INDEXED } else { NOT_INDEXED };
         match find(name, value) {

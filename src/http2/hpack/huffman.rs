@@ -31,8 +31,8 @@ const LONGEST: u32 = 30;
 /// Codes up to this length are looked up in one step. All letters and digits have such codes.
 const SHORT: u32 = 8;
 
-/// In the place of a length: the code is longer than [`SHORT`]. No string has so many bits left.
-const LONG: u32 = 0xff;
+/// In the place of a length: the code is longer than [`SHORT`].
+const LONG: u8 = 0;
 
 /// The codes of one length above [`SHORT`].
 #[derive(Clone, Copy)]
@@ -45,7 +45,7 @@ struct Group {
 }
 
 struct Tables {
-    /// By the next 8 bits: the symbol, and the length of its code in bits, or [`LONG`].
+    /// By the next 8 bits, inverted: the symbol, and the length of its code in bits, or [`LONG`].
     short: [(u8, u8); 1 << SHORT],
     long: [Group; (LONGEST - SHORT) as usize],
     /// The symbols in the order of their codes.
@@ -59,63 +59,112 @@ static TABLES: Tables = tables();
 /// # Errors
 /// [`Fault::Huffman`] if the string contains EOS, or ends in something else than at most 7 bits of ones. [`Fault::TooLarge`]
 /// if `out` is too small.
-pub(super) fn decode(mut string: &[u8], out: &mut [u8]) -> Result<usize, Fault> {
-    // The next `count` bits of the string, from the highest one on, then zeros.
-    let (mut bits, mut count) = (0u64, 0u32);
-    let mut written = 0;
+#[inline(never)]
+pub(super) fn decode(string: &[u8], out: &mut [u8]) -> Result<usize, Fault> {
+    let mut bits = Bits { next: 0, count: 0, string };
+    let capacity = out.len();
+    let mut room = out;
     loop {
-        let [first, ..] = bits.to_be_bytes();
-        let (mut symbol, length) = TABLES.short[usize::from(first)];
-        let mut length = u32::from(length);
-        // One comparison for each short code: the rest is rare.
-        if length > count {
-            if count < LONGEST && !string.is_empty() {
-                (bits, count) = refill(bits, count, &mut string);
+        bits.refill();
+        if let Some(group) = room.first_chunk_mut() {
+            let decoded = bits.short_codes(group);
+            room = room.get_mut(decoded..).unwrap_or_default();
+            if decoded == GROUP {
                 continue;
             }
-            if length == LONG {
-                (symbol, length) = long(bits).ok_or(Fault::Huffman)?;
-            }
-            if length > count {
-                break;
-            }
+            bits.refill();
         }
-        *out.get_mut(written).ok_or(Fault::TooLarge)? = symbol;
-        written += 1;
-        bits <<= length;
-        count -= length;
+        let Some(symbol) = bits.code()? else { return Ok(capacity - room.len()) };
+        let (place, rest) = room.split_first_mut().ok_or(Fault::TooLarge)?;
+        *place = symbol;
+        room = rest;
     }
-    let is_padding = count < 8 && (bits | u64::MAX >> count) == u64::MAX;
-    is_padding.then_some(written).ok_or(Fault::Huffman)
 }
 
-/// Appends bytes of the string: all of them, or so many that there are more bits than the longest code has.
-#[inline]
-fn refill(mut bits: u64, mut count: u32, string: &mut &[u8]) -> (u64, u32) {
-    if let Some((four, rest)) = string.split_first_chunk() {
-        *string = rest;
-        return (bits | u64::from(u32::from_be_bytes(*four)) << (32 - count), count + 32);
+/// So many short codes are decoded together. That many bits are always there, or all that are left.
+const GROUP: usize = 7;
+
+/// What is left of a string.
+struct Bits<'a> {
+    /// The next bits, from the highest one on, inverted. Behind the last one are zeros, which stand for ones as in padding: no
+    /// short code begins with them.
+    next: u64,
+    /// How many they are. A short code that is cut off makes it negative.
+    count: i32,
+    /// What follows them.
+    string: &'a [u8],
+}
+
+impl Bits<'_> {
+    /// Appends bytes of the string: all of them, or so many that there are at least 56 bits.
+    #[inline(always)]
+    fn refill(&mut self) {
+        // Bits of a byte that is not appended as a whole may be there already: they will be the same.
+        if let Some(word) = self.string.first_chunk() {
+            self.next |= !u64::from_be_bytes(*word) >> self.count;
+            let bytes = (63 - self.count as u32) / 8;
+            self.string = self.string.get(bytes as usize..).unwrap_or_default();
+            self.count += bytes as i32 * 8;
+            return;
+        }
+        if let Some((half, rest)) = self.string.split_first_chunk().filter(|_| self.count <= 32) {
+            self.next |= u64::from(!u32::from_be_bytes(*half)) << (32 - self.count);
+            (self.string, self.count) = (rest, self.count + 32);
+        }
+        while let Some((byte, rest)) = self.string.split_first().filter(|_| self.count <= 56) {
+            self.next |= u64::from(!byte) << (56 - self.count);
+            (self.string, self.count) = (rest, self.count + 8);
+        }
     }
-    for byte in std::mem::take(string) {
-        count += 8;
-        bits |= u64::from(*byte) << (64 - count);
+
+    /// Decodes short codes up to a long one, or to the end of the string. Returns how many they are.
+    #[inline(always)]
+    fn short_codes(&mut self, out: &mut [u8; GROUP]) -> usize {
+        for (decoded, place) in out.iter_mut().enumerate() {
+            let [first, ..] = self.next.to_be_bytes();
+            let (symbol, length) = TABLES.short[usize::from(first)];
+            if length == LONG {
+                return decoded;
+            }
+            *place = symbol;
+            self.next <<= length;
+            self.count -= i32::from(length);
+        }
+        GROUP
     }
-    (bits, count)
+
+    /// Decodes a code of any length. `None` if there is only padding.
+    fn code(&mut self) -> Result<Option<u8>, Fault> {
+        if self.next == 0 && matches!(self.count, 0..8) {
+            return Ok(None);
+        }
+        let [first, ..] = self.next.to_be_bytes();
+        let (symbol, length) = match TABLES.short[usize::from(first)] {
+            (_, LONG) => long(!self.next).ok_or(Fault::Huffman)?,
+            short => short,
+        };
+        self.next <<= length;
+        self.count -= i32::from(length);
+        if self.count < 0 {
+            return Err(Fault::Huffman);
+        }
+        Ok(Some(symbol))
+    }
 }
 
 /// The symbol whose code has more than 8 bits and comes first, and the length of the code. `None` for EOS.
-fn long(bits: u64) -> Option<(u8, u32)> {
+fn long(bits: u64) -> Option<(u8, u8)> {
     let [first, second, third, fourth, ..] = bits.to_be_bytes();
     let window = u32::from_be_bytes([first, second, third, fourth]);
     let group = TABLES.long.iter().find(|group| window < group.end)?;
     let place = (window >> (32 - group.length)).wrapping_add(group.offset);
-    Some((*TABLES.symbols.get(place as usize)?, group.length))
+    Some((*TABLES.symbols.get(place as usize)?, group.length as u8))
 }
 
 const fn tables() -> Tables {
     let nothing = Group { end: 0, length: 0, offset: 0 };
     let mut tables = Tables {
-        short: [(0, LONG as u8); 1 << SHORT],
+        short: [(0, LONG); 1 << SHORT],
         long: [nothing; (LONGEST - SHORT) as usize],
         symbols: [0; 256],
     };
@@ -144,11 +193,11 @@ const fn tables() -> Tables {
     tables
 }
 
-/// Enters a code for all bytes that begin with it.
+/// Enters a code for all bytes that begin with it, inverted.
 const fn fill(short: &mut [(u8, u8); 1 << SHORT], code: u32, symbol: u8, length: u32) {
     let mut byte = code << (SHORT - length);
     while byte < (code + 1) << (SHORT - length) {
-        short[byte as usize] = (symbol, length as u8);
+        short[!byte as u8 as usize] = (symbol, length as u8);
         byte += 1;
     }
 }

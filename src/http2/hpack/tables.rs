@@ -87,7 +87,7 @@ pub(super) enum Found {
 }
 
 /// Looks a field up. The case of names matters: they are lower case in HTTP/2 (RFC 9113, section 8.2.1).
-#[inline]
+#[inline(always)]
 pub(super) fn find(name: &[u8], value: &[u8]) -> Option<Found> {
     let first = *SLOTS.get(slot(name)?)?;
     let entries = TABLE.get(usize::from(first).checked_sub(1)?..)?;
@@ -111,7 +111,7 @@ const MULTIPLIER: u32 = 0xf18_06b1;
 static SLOTS: [u8; 128] = slots();
 
 /// A hash of the length and of the first and last byte. `None` for names that are shorter than each of the table.
-#[inline]
+#[inline(always)]
 const fn slot(name: &[u8]) -> Option<usize> {
     let [first, .., last] = name else { return None };
     let [length, ..] = name.len().to_le_bytes();

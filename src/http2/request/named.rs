@@ -37,7 +37,7 @@ impl<'a> Named<'a> {
     #[cold]
     pub(super) fn read(mut rest: &'a [u8]) -> Result<Self, Unfit> {
         let mut named = Self { names: [b""; MAX_NAMED], length: 0 };
-        while let Some(Line(line, behind)) = Line::read(rest).filter(|line| !line.0.is_empty()) {
+        while let Some(Line(line, behind)) = Line::read_field(rest) {
             rest = behind;
             for name in names(value_of(line, b"connection").unwrap_or(b"")) {
                 *named.names.get_mut(named.length).ok_or(Unfit::Options)? = name;

@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 use keepalive::auth::{is_same_header, parse_header, parse_status, parse_uri, OnError};
-use keepalive::directive::{Invalid, Keepalive, KeepaliveDrain, KeepaliveHint, Queue};
+use keepalive::directive::{
+    Http2, Http2Mode, Invalid, Keepalive, KeepaliveDrain, KeepaliveHint, Queue, MAX_CONNECTIONS, MAX_STREAMS,
+};
 use keepalive::http1::keep_alive::Margin;
 use keepalive::pool::{Limit, MAX_CAPACITY};
 use keepalive::queue::MAX_WAITERS;
@@ -19,6 +21,7 @@ pub fn target(data: &[u8]) {
         b"keepalive_drain" => drain(first, &others),
         b"keepalive_hint" => hint(first, &others),
         b"keepalive_stale_retry" => stale_retry(first),
+        b"http2" => http2(first, &others),
         b"auth_subrequest" => uri(first),
         b"auth_subrequest_error" => on_error(first),
         b"auth_subrequest_pass_status" => status(first),
@@ -156,6 +159,35 @@ fn hint(first: &[u8], others: &[&[u8]]) {
         _ => Err(Invalid::Argument("keepalive_hint", first)),
     };
     assert_eq!(parsed, expected);
+}
+
+fn http2(first: &[u8], others: &[&[u8]]) {
+    let parsed = Http2::parse(first, others.iter().copied());
+    named(&parsed, &[&[first], others].concat());
+    let in_range =
+        |value, largest: u32| number(value).filter(|number| (1..=largest as usize).contains(number));
+    let wrong = first_wrong(others, |word| {
+        let value = |name: &[u8]| word.strip_prefix(name).filter(|_| first != b"off");
+        let (which, number) = match (value(b"streams="), value(b"connections=")) {
+            (Some(value), _) => ("streams", in_range(value, MAX_STREAMS)),
+            (_, Some(value)) => ("connections", in_range(value, MAX_CONNECTIONS)),
+            _ => return Err(Invalid::Parameter(word)),
+        };
+        number.map(|_| which).ok_or(Invalid::Value(word))
+    });
+    let mode = match first {
+        b"on" => Http2Mode::On,
+        b"off" => Http2Mode::Off,
+        b"auto" => Http2Mode::Auto,
+        _ => return assert_eq!(parsed, Err(Invalid::Argument("http2", first))),
+    };
+    let of = |name, default| value(others, name).and_then(number).unwrap_or(default) as u32;
+    let expected = match wrong {
+        Some(wrong) => Err(wrong),
+        None => Ok(Http2 { mode, streams: of("streams=", 100), connections: of("connections=", 2) }),
+    };
+    assert_eq!(parsed, expected);
+    assert_eq!(parsed.is_ok_and(|parsed| parsed.is_on()), expected.is_ok() && mode != Http2Mode::Off);
 }
 
 fn stale_retry(word: &[u8]) {

@@ -52,7 +52,7 @@ pub fn survive<'a>(settled: bool, pieces: impl IntoIterator<Item = &'a [u8]>) {
 
 /// Opens a stream of one kind or another.
 fn open(carrier: &mut Carrier<usize>, keys: &mut Vec<StreamKey>, nth: usize) {
-    let kind = if nth % 3 == 2 { Kind::Frames } else { Kind::Translated };
+    let kind = [Kind::Translated, Kind::Frames, Kind::KeptFrames][nth % 3];
     let Some(key) = carrier.open(kind, nth, nth * 100) else { return };
     keys.push(key);
     let request = match nth % 3 {

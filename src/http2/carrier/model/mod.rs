@@ -110,8 +110,12 @@ impl Model {
 
     fn open(&mut self, frames: bool, body: u32, chunked: bool) {
         let room = self.carrier.room();
-        let kind = if frames { Kind::Frames } else { Kind::Translated };
         let number = self.server.next_number();
+        let kind = match frames {
+            true if number % 2 == 0 => Kind::KeptFrames,
+            true => Kind::Frames,
+            false => Kind::Translated,
+        };
         let key = self.carrier.open(kind, number, self.now);
         assert_eq!(key.is_some(), room > 0);
         if let Some(key) = key {

@@ -39,7 +39,7 @@ impl Owner {
                     .into_bytes(),
                 chunks(&body),
             ),
-            (Kind::Frames, _) => frames(number, &body, chunked),
+            (Kind::Frames | Kind::KeptFrames, _) => frames(number, &body, chunked),
         };
         let length = head.len();
         Self {
@@ -100,6 +100,10 @@ impl Owner {
     fn failed(&mut self, failure: Failure) {
         assert!(self.failure.is_none_or(|before| before == failure));
         self.failure = Some(failure);
+        // Behind END_STREAM are at most SETTINGS and WINDOW_UPDATE.
+        let is_held = self.taken + HEADER + HEADER + 4 < self.request.len();
+        let may_be_repeated = failure == Failure::Refused && self.kind == Kind::KeptFrames;
+        assert!(!may_be_repeated || !is_held, "{} of {}", self.taken, self.request.len());
     }
 
     /// After the end of everything: the stream is complete, or the server did not want it.

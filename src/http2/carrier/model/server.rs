@@ -7,6 +7,7 @@ use crate::http2::carrier::frame::{
     Header, ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADER, HEADERS, LONGEST, PADDED, PING,
     PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE,
 };
+use crate::http2::hpack::SIZE_UPDATE;
 
 pub(super) struct Server {
     streams: Vec<Stream>,
@@ -15,6 +16,9 @@ pub(super) struct Server {
     /// What was not a whole frame.
     rest: Vec<u8>,
     in_block: bool,
+    /// The first frame of the header block that has begun, and what has come of the block.
+    head: Option<Header>,
+    block: Vec<u8>,
     last_id: u32,
     has_settled: bool,
     limit: u32,
@@ -40,6 +44,8 @@ impl Default for Server {
             read: 0,
             rest: Vec::new(),
             in_block: false,
+            head: None,
+            block: Vec::new(),
             last_id: 0,
             has_settled: false,
             limit: u32::MAX,
@@ -126,8 +132,17 @@ impl Server {
         self.in_block = matches!(header.kind, HEADERS | CONTINUATION) && !header.has(END_HEADERS);
         let number = payload.first_chunk().map_or(0, |it| u32::from_be_bytes(*it));
         match header.kind {
-            HEADERS => self.head(header, payload),
-            CONTINUATION => {}
+            HEADERS | CONTINUATION => {
+                if header.kind == HEADERS {
+                    self.head = Some(header);
+                }
+                self.block.extend_from_slice(payload);
+                if header.has(END_HEADERS) {
+                    let block = std::mem::take(&mut self.block);
+                    let head = self.head.take().expect("a first frame");
+                    self.head(head, &block);
+                }
+            }
             DATA => self.data(header, payload),
             RST_STREAM => {
                 // It may have crossed one of the server.
@@ -166,7 +181,8 @@ impl Server {
     fn head(&mut self, header: Header, block: &[u8]) {
         assert!(header.stream % 2 == 1 && header.stream > self.last_id);
         assert!(!self.client_goaway && self.goaway.is_none());
-        let limit = if self.has_settled { self.limit } else { 10 };
+        assert_eq!(block[0] == SIZE_UPDATE, header.stream == 1);
+        let limit = if self.has_settled { self.limit } else { 1 };
         assert!(self.open_streams() < limit as usize);
         self.last_id = header.stream;
         let mark = block.windows(6).find(|it| it.starts_with(b"/n") && it[5] == b'z').expect("a mark");

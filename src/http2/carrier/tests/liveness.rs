@@ -186,3 +186,39 @@ fn a_window_that_opens_in_time_is_no_stall() {
     }
     assert!(!carrier.is_draining());
 }
+
+#[test]
+fn requests_that_fail_one_after_the_other_are_one_silence() {
+    // After 10 s without a word the next request is held behind a PING; a server that was never heard gets one meanwhile.
+    for (has_settings, end) in [(true, 13_000), (false, 16_000)] {
+        let mut carrier = fresh(9);
+        if has_settings {
+            carrier.receive(&settings(&[]), 0).unwrap();
+        }
+        output(&mut carrier);
+        let mut died = None;
+        for now in (1_000..30_000).step_by(1_000) {
+            let Some(key) = carrier.open(Kind::Translated, 1, now) else { break };
+            if let Tick::Dead(fault) = carrier.tick(now + 900) {
+                died = Some((now, fault));
+                break;
+            }
+            carrier.close(key);
+        }
+        assert_eq!(died, Some((end, Fault::NoAnswer)), "{has_settings}");
+    }
+}
+
+#[test]
+fn a_server_that_leaves_its_first_request_unanswered_gets_no_more() {
+    let mut carrier = fresh(9);
+    let key = get(&mut carrier);
+    output(&mut carrier);
+    carrier.close(key);
+    assert!(carrier.is_draining());
+    // A request that was not sent says nothing of the server.
+    let mut carrier = fresh(9);
+    let key = open(&mut carrier, Kind::Translated);
+    carrier.close(key);
+    assert!(!carrier.is_draining());
+}

@@ -3,6 +3,7 @@
 
 mod closing;
 mod connection;
+mod leftover;
 mod liveness;
 mod operations;
 mod passage;
@@ -178,7 +179,7 @@ fn an_unfit_request_costs_its_stream_only() {
     let key = open(&mut carrier, Kind::Translated);
     let failure = carrier.send(key, b"nonsense\r\nwithout: a sense\r\n");
     assert!(matches!(failure, Err(Failure::Unfit(it)) if it != Unfit::TooLarge), "{failure:?}");
-    assert_eq!((carrier.close(key), kinds(&mut carrier)), (Close::Failed, vec![(frame::HEADERS, 1)]));
+    assert_eq!((carrier.close(key), kinds(&mut carrier)), (Close::Unfit, vec![(frame::HEADERS, 1)]));
     assert_eq!(read(&mut carrier, other), Read::Pending);
     let next = get(&mut carrier);
     assert_eq!((kinds(&mut carrier), next == key), (vec![(frame::HEADERS, 3)], false));

@@ -10,12 +10,12 @@ fn opening() -> Vec<u8> {
     [PREFACE, &settings, &number(WINDOW_UPDATE, 0, 0x7fff_0000)].concat()
 }
 
-fn request(flags: u8) -> Vec<u8> {
+pub(super) fn request(flags: u8) -> Vec<u8> {
     [opening(), frame(HEADERS, flags, 1, b"block")].concat()
 }
 
 /// Sends all of it.
-fn send(carrier: &mut Carrier<u32>, key: StreamKey, bytes: &[u8]) {
+pub(super) fn send(carrier: &mut Carrier<u32>, key: StreamKey, bytes: &[u8]) {
     assert_eq!(carrier.send(key, bytes), Ok(bytes.len()));
 }
 
@@ -28,7 +28,7 @@ fn begun(carrier: &mut Carrier<u32>) -> StreamKey {
 }
 
 /// The frames that the module reads now.
-fn delivered(carrier: &mut Carrier<u32>, key: StreamKey) -> Vec<Frame> {
+pub(super) fn delivered(carrier: &mut Carrier<u32>, key: StreamKey) -> Vec<Frame> {
     frames_of(&read_all(carrier, key).0)
 }
 
@@ -86,7 +86,12 @@ fn the_preface_may_be_missing_and_the_number_another() {
     let mut carrier = settled();
     let key = open(&mut carrier, Kind::Frames);
     send(&mut carrier, key, &frame(HEADERS, END_HEADERS | END_STREAM, 5, b"block"));
-    assert_eq!(output(&mut carrier), [(HEADERS, 5, 1, b"block".to_vec())]);
+    let sent = [(HEADERS, END_STREAM, 1, vec![0x20]), (CONTINUATION, END_HEADERS, 1, b"block".to_vec())];
+    assert_eq!(output(&mut carrier), sent);
+    // A server that lowers the size of the dynamic table expects an update in the first block: it has come, in any case.
+    let key = open(&mut carrier, Kind::Frames);
+    send(&mut carrier, key, &frame(HEADERS, END_HEADERS | END_STREAM, 5, b"block"));
+    assert_eq!(output(&mut carrier), [(HEADERS, END_HEADERS | END_STREAM, 3, b"block".to_vec())]);
 }
 
 #[test]
@@ -221,7 +226,8 @@ fn a_block_waits_for_room_and_for_a_sign_of_life() {
     carrier.written(1 << 20);
     assert_eq!(writers(&mut carrier), [0]);
     send(&mut carrier, key, &request(END_HEADERS)[opening + 4..]);
-    assert_eq!(output(&mut carrier), [(HEADERS, END_HEADERS, 1, b"block".to_vec())]);
+    let sent = [(HEADERS, 0, 1, vec![0x20]), (CONTINUATION, END_HEADERS, 1, b"block".to_vec())];
+    assert_eq!(output(&mut carrier), sent);
     // Trailers wait for room too, also when the server takes no more streams.
     receive(&mut carrier, &[settings(&[(3, 1)])]);
     carrier.output.fill_for_test();
@@ -230,4 +236,47 @@ fn a_block_waits_for_room_and_for_a_sign_of_life() {
     carrier.written(1 << 20);
     assert_eq!(writers(&mut carrier), [0]);
     send(&mut carrier, key, &trailers);
+}
+
+#[test]
+fn a_head_with_a_body_waits_for_the_window_of_the_connection() {
+    for kind in [Kind::Translated, Kind::Frames] {
+        let mut carrier = settled();
+        let first = open(&mut carrier, Kind::Frames);
+        send(&mut carrier, first, &request(END_HEADERS));
+        for _ in 0..5 {
+            send(&mut carrier, first, &frame(DATA, 0, 1, &[7; 13_107]));
+            output(&mut carrier);
+        }
+        assert_eq!(carrier.send(first, &frame(DATA, 0, 1, b"more")), Ok(HEADER));
+        let (second, is_translated) = (carrier.open(kind, 2, 0).unwrap(), kind == Kind::Translated);
+        let head = match is_translated {
+            true => b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody".to_vec(),
+            false => request(END_HEADERS)[opening().len()..].to_vec(),
+        };
+        if !is_translated {
+            send(&mut carrier, second, &opening());
+        }
+        assert_eq!(carrier.send(second, &head), Ok(0), "{kind:?}");
+        assert_eq!(output(&mut carrier), []);
+        // One without a body does not.
+        let third = carrier.open(Kind::Translated, 3, 0).unwrap();
+        send(&mut carrier, third, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(kinds(&mut carrier), [(HEADERS, 3)]);
+        assert_eq!(carrier.tick(0), Tick::Wait(Some(2_000)));
+        if is_translated {
+            // It is sent once there is a window.
+            receive(&mut carrier, &[number(WINDOW_UPDATE, 0, 1_000_000)]);
+            assert!(writers(&mut carrier).contains(&2));
+            assert_eq!(carrier.send(second, &head), Ok(head.len()));
+            assert_eq!(kinds(&mut carrier)[0], (HEADERS, 5));
+        } else {
+            // Or is for another connection, if there is none for too long.
+            woken(&mut carrier);
+            carrier.tick(2_000);
+            assert!(carrier.is_draining());
+            assert_eq!(woken(&mut carrier), [(2, Wake { read: true, write: true })]);
+            assert_eq!(carrier.close(second), Close::Refused);
+        }
+    }
 }

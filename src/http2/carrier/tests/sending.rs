@@ -343,3 +343,30 @@ fn numbers_are_used_up() {
     receive(&mut carrier, &[answer(LARGEST)]);
     assert_eq!(read_all(&mut carrier, keys[0]).1, Read::End);
 }
+
+#[test]
+fn who_does_not_send_when_it_is_its_turn_loses_it() {
+    let mut carrier = settled();
+    let keys: Vec<_> = (0..6).map(|_| put(&mut carrier, 1 << 20)).collect();
+    output(&mut carrier);
+    // All of the connection's window is used, and all want to send more.
+    for key in &keys {
+        while carrier.send(*key, &[7; 16_384]).unwrap() > 0 {
+            output(&mut carrier);
+        }
+    }
+    woken(&mut carrier);
+    receive(&mut carrier, &[number(WINDOW_UPDATE, 0, 65_535)]);
+    let first = writers(&mut carrier);
+    assert!(first.len() < keys.len(), "{first:?}");
+    // nginx does not want to send any more: the next ones have their turn.
+    let mut seen = first;
+    for _ in 0..keys.len() {
+        carrier.end_turns();
+        seen.extend(writers(&mut carrier));
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [0, 1, 2, 3, 4, 5]);
+    assert_eq!(carrier.promised, 0);
+    assert!(carrier.send(keys[5], &[7; 16_384]).unwrap() > 0);
+}

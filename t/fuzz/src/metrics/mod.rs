@@ -15,6 +15,7 @@ use crate::input::Input;
 
 mod configuration;
 mod handover;
+mod http2;
 mod times;
 
 use configuration::{configuration, server, Configuration, ADDRESSES, AUTH, UPSTREAMS};
@@ -98,6 +99,7 @@ struct Process {
     auth: Vec<AuthMeter>,
     connections: Vec<Connection>,
     waiting: [u64; 2],
+    carried: [http2::Carried; 2],
 }
 
 struct Model {
@@ -112,6 +114,7 @@ struct Model {
     /// Requests, overflows and timeouts, and waiting times.
     queues: [([u64; 3], Times); 2],
     handed_over: [HandedOver; 2],
+    http2: [http2::Counted; 2],
     decisions: [([u64; DECIDED.len()], Times); 2],
     warned: BTreeSet<(usize, u32)>,
 }
@@ -144,6 +147,7 @@ impl Model {
             counted: BTreeMap::new(),
             queues: Default::default(),
             handed_over: Default::default(),
+            http2: Default::default(),
             decisions: Default::default(),
             warned: BTreeSet::new(),
         };
@@ -171,6 +175,7 @@ impl Model {
             auth,
             connections: Vec::new(),
             waiting: [0; 2],
+            carried: Default::default(),
         });
     }
 
@@ -179,7 +184,7 @@ impl Model {
     }
 
     fn act(&mut self, input: &mut Input<'_>, memory: &mut &'static [AtomicU64]) {
-        let op = input.below(15);
+        let op = input.below(16);
         match op {
             9 => return self.reload(input, memory),
             10 => return self.compare(),
@@ -245,6 +250,7 @@ impl Model {
                 let handover = process.counters[which].handover().expect("each has the place");
                 self.handed_over[which].ask(handover, input.flag());
             }
+            15 => self.http2[which].act(&process.counters[which], &mut process.carried[which], input),
             _ => {}
         }
     }
@@ -337,6 +343,8 @@ impl Model {
             self.compare_numbers(&first.expect("always there").counters, |of, address| {
                 (of, address) == (which, 0)
             });
+            let carried = self.processes.iter().map(|process| process.carried[which]);
+            self.http2[which].compare(&view.http2(at), carried);
             let (queue, times) = view.queue(at);
             let size: u64 = self.processes.iter().map(|process| process.waiting[which]).sum();
             let ([requests, overflows, timeouts], expected) = &self.queues[which];
