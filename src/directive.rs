@@ -1,6 +1,8 @@
 //! The values of the directives that have parameters, and their defaults.
 #![forbid(unsafe_code)]
 
+mod http2;
+
 use std::fmt;
 
 use crate::base::clock::Msec;
@@ -8,6 +10,8 @@ use crate::base::decimal::decimal;
 use crate::http1::keep_alive::Margin;
 use crate::pool::{Limit, MAX_CAPACITY};
 use crate::queue::MAX_WAITERS;
+
+pub use http2::{Http2, Http2Mode, MAX_CONNECTIONS, MAX_STREAMS};
 
 /// `keepalive connections [local] [per_server];`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

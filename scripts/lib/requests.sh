@@ -1,5 +1,5 @@
-# What `scripts/bench queue`, `auth` and `stale` share: instructions per request of the nginx that runs in FOLDER under
-# callgrind, at COUNTED_PORT. Sourced, not run.
+# What `scripts/bench queue`, `auth`, `stale` and `streams` share: instructions per request of the nginx that runs in FOLDER
+# under callgrind, at COUNTED_PORT. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
 note_counting_needs() {

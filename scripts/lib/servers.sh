@@ -29,6 +29,23 @@ start_backend() {
     PORT=${ADDRESSES[0]##*:}
 }
 
+# start_until_stopped NAME COMMAND..: a program that goes on until it is stopped; it says "ready" when it has begun. Sets PID; what it
+# says is in TEMP/NAME.out.
+start_until_stopped() {
+    local out=$TEMP/$1.out
+    shift
+    # A file of its own: an earlier program of this name has said "ready", too.
+    rm -f "$out"
+    : >"$out"
+    "$@" >>"$out" 2>&1 </dev/null &
+    PID=$!
+    remember_pid "$PID"
+    wait_for 60 is_ready_or_gone "$out" "$PID" || true
+    grep -qx ready "$out" || die "this does not start: $*: $(cat "$out")"
+}
+
+is_ready_or_gone() { grep -qx ready "$1" || ! is_running "$2"; }
+
 # backend_count CONTROL NAME: one number of the backend's statistics.
 backend_count() { http_get "$1" /stats | sed -n "s/.*\"$2\":\([0-9]*\).*/\1/p"; }
 

@@ -8,6 +8,7 @@
 //! - [`waiting`]: a request waits for its connection;
 //! - [`handover`]: connections come from other workers, or go to them;
 //! - [`idle`]: idle connections;
+//! - [`streams`]: many requests over one connection;
 //! - [`max_conns`]: the limit of connections to a server;
 //! - [`shared`]: shared memory of the workers of a configuration;
 //! - [`state`]: the state of an upstream, of a request, of a wait;
@@ -25,4 +26,5 @@ mod peer;
 mod setup;
 mod shared;
 mod state;
+mod streams;
 mod waiting;

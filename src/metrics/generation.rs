@@ -12,10 +12,12 @@ use std::sync::Arc;
 use crate::base::memory::{collect, is_spare, push};
 
 use super::index::Index;
-use super::plan::{Plan, ServerInfo, GONE, HANDOVER, OTHER, QUEUE, SERVERS};
-use super::snapshot::{add_auth, add_handover, add_queue, each_server, Describe, Snapshot, Target};
+use super::plan::{Plan, ServerInfo, GONE, HANDOVER, HTTP2, OTHER, QUEUE, SERVERS};
+use super::snapshot::{
+    add_auth, add_handover, add_http2, add_queue, each_server, Describe, Snapshot, Target,
+};
 use super::worker_counters::{settle, WorkerCounters};
-use super::{add, AuthMeter, AUTH_CELLS, HANDOVER_CELLS, QUEUE_CELLS, SERVER_CELLS};
+use super::{add, AuthMeter, AUTH_CELLS, HANDOVER_CELLS, HTTP2_CELLS, QUEUE_CELLS, SERVER_CELLS};
 
 /// The counters of one configuration, and of the configurations before it. The master makes it, its workers inherit it.
 pub struct Generation {
@@ -241,6 +243,9 @@ impl Memory {
             let mut handover = [0; HANDOVER_CELLS];
             add_handover(&past.memory, *number, &mut handover);
             add_all(&words[HANDOVER..], &handover);
+            let mut http2 = [0; HTTP2_CELLS];
+            add_http2(&past.memory, &[], *number, &mut http2);
+            add_all(&words[HTTP2..], &http2);
         }
         let auth = column[self.plan.first_auth()..].chunks_exact(AUTH_CELLS);
         for (words, number) in auth.zip(&past.auth) {

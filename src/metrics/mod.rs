@@ -1,23 +1,24 @@
 //! The counters of the pools: the connections of each server and why they ended, those that workers hand over to each other,
-//! the requests in the queues, and the decisions of `auth_subrequest`.
+//! the carriers of HTTP/2, the requests in the queues, and the decisions of `auth_subrequest`.
 //!
 //! ```text
 //!   a generation: the memory of one configuration, shared by its workers
 //!
 //!   head | process of worker 0, 1, ..  | for each upstream: the warnings that were written
-//!   worker 0 | upstream a: queue, handover, other, gone, server 1, 2, .. | upstream b: ..  | auth /a, /b, ..
+//!   worker 0 | upstream a: queue, handover, http2, other, gone, server 1, 2, .. | upstream b: ..  | auth /a, /b, ..
 //!   worker 1 | the same
 //!   folded   | the same: the sums of former generations whose workers have all ended
 //! ```
 //!
 //! Each worker writes only its own column, so it needs neither a lock nor an atomic addition. Readers
 //! add up the columns, including the columns of former generations whose workers may still run. Counters survive their
-//! worker. Gauges (phases, the size of a queue) count only while their worker is alive.
+//! worker. Gauges (phases, carriers, streams, the size of a queue) count only while their worker is alive.
 #![forbid(unsafe_code)]
 
 mod generation;
 mod handover;
 mod histogram;
+mod http2;
 mod index;
 mod plan;
 mod snapshot;
@@ -28,10 +29,12 @@ mod worker_counters;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use handover::HANDOVER_CELLS;
+use http2::HTTP2_CELLS;
 
 pub use generation::{Generation, Refused, Worker};
 pub use handover::{Dropped, Handover, HandoverCount, HandoverMeter, DROPPED};
 pub use histogram::{Histogram, BOUNDS};
+pub use http2::{Http2, Http2Count, Http2Gauge, Http2Meter, HTTP2_COUNTS};
 pub use plan::{readable, Plan, ServerInfo, UpstreamInfo};
 pub use snapshot::{Describe, Row, Snapshot, GONE_LABEL};
 pub use worker_counters::WorkerCounters;

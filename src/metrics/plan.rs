@@ -4,7 +4,7 @@
 use crate::base::memory::{append, collect};
 
 use super::worker_counters::PLACE_WORDS;
-use super::{AUTH_CELLS, HANDOVER_CELLS, QUEUE_CELLS, SERVER_CELLS};
+use super::{AUTH_CELLS, HANDOVER_CELLS, HTTP2_CELLS, QUEUE_CELLS, SERVER_CELLS};
 
 /// Everything that a configuration counts.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +32,8 @@ pub struct UpstreamInfo {
     pub per_server: bool,
     /// The number of `queue`.
     pub queue: Option<usize>,
+    /// Whether connections may carry many requests (`http2`).
+    pub http2: bool,
 }
 
 /// What is known about a server.
@@ -76,7 +78,8 @@ pub fn readable(bytes: &[u8]) -> Option<String> {
 // Where the counters of an upstream are, relative to its beginning.
 pub(super) const QUEUE: usize = 0;
 pub(super) const HANDOVER: usize = QUEUE + QUEUE_CELLS;
-pub(super) const OTHER: usize = HANDOVER + HANDOVER_CELLS;
+pub(super) const HTTP2: usize = HANDOVER + HANDOVER_CELLS;
+pub(super) const OTHER: usize = HTTP2 + HTTP2_CELLS;
 pub(super) const GONE: usize = OTHER + SERVER_CELLS;
 pub(super) const SERVERS: usize = GONE + SERVER_CELLS;
 

@@ -10,11 +10,12 @@ use crate::base::memory::{collect, copy, owned, push};
 use super::generation::{Generation, Memory, Past};
 use super::handover::Handover;
 use super::histogram::Histogram;
-use super::plan::{Plan, ServerInfo, GONE, HANDOVER, OTHER, QUEUE, SERVERS};
+use super::http2::{is_gauge, Http2};
+use super::plan::{Plan, ServerInfo, GONE, HANDOVER, HTTP2, OTHER, QUEUE, SERVERS};
 use super::worker_counters::{read, settled};
 use super::{
-    QueueCount, ServerCounters, AUTH_CELLS, AUTH_TIMES, DECISIONS, HANDOVER_CELLS, QUEUE_CELLS, QUEUE_TIMES,
-    SERVER_CELLS,
+    QueueCount, ServerCounters, AUTH_CELLS, AUTH_TIMES, DECISIONS, HANDOVER_CELLS, HTTP2_CELLS, QUEUE_CELLS,
+    QUEUE_TIMES, SERVER_CELLS,
 };
 
 /// Where the counters of a server go.
@@ -175,6 +176,18 @@ impl Snapshot {
         Handover(cells)
     }
 
+    /// The counters of the carriers of an upstream.
+    pub fn http2(&self, upstream: usize) -> Http2 {
+        let mut cells = [0; HTTP2_CELLS];
+        add_http2(&self.generation.own, self.alive(), upstream, &mut cells);
+        for (past, alive) in self.past() {
+            if let Some(Some((number, _))) = past.upstreams.get(upstream) {
+                add_http2(&past.memory, alive, *number, &mut cells);
+            }
+        }
+        Http2(cells)
+    }
+
     /// The numbers of decisions, by their names, and the durations.
     pub fn auth(&self, uri: usize) -> (impl Iterator<Item = (&'static str, u64)>, Histogram) {
         let mut cells = [0; AUTH_CELLS];
@@ -269,6 +282,20 @@ pub(super) fn add_handover(from: &Memory, upstream: usize, cells: &mut [u64; HAN
         let words = &from.column(column)[at + HANDOVER..];
         for (to, word) in cells.iter_mut().zip(words) {
             *to = to.wrapping_add(word.load(Relaxed));
+        }
+    }
+}
+
+/// Adds the cells of the carriers in all columns to `cells`. The gauges count only for live processes.
+pub(super) fn add_http2(from: &Memory, alive: &[bool], upstream: usize, cells: &mut [u64; HTTP2_CELLS]) {
+    let Some((at, _)) = from.places.get(upstream) else { return };
+    for column in from.written() {
+        let is_alive = alive.get(column).copied().unwrap_or(false);
+        let words = &from.column(column)[at + HTTP2..];
+        for (cell, (to, word)) in cells.iter_mut().zip(words).enumerate() {
+            if is_alive || !is_gauge(cell) {
+                *to = to.wrapping_add(word.load(Relaxed));
+            }
         }
     }
 }

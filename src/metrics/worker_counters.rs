@@ -16,9 +16,11 @@ use crate::base::address::MAX_ADDRESS;
 use crate::base::hash::words_of;
 
 use super::generation::Memory;
-use super::plan::{UpstreamInfo, GONE, HANDOVER, OTHER, QUEUE, SERVERS};
+use super::http2::is_gauge;
+use super::plan::{UpstreamInfo, GONE, HANDOVER, HTTP2, OTHER, QUEUE, SERVERS};
 use super::{
-    add, End, HandoverMeter, Meter, QueueMeter, FIRST_END, HANDOVER_CELLS, PHASES, QUEUE_CELLS, SERVER_CELLS,
+    add, End, HandoverMeter, Http2Meter, Meter, QueueMeter, FIRST_END, HANDOVER_CELLS, HTTP2_CELLS, PHASES,
+    QUEUE_CELLS, SERVER_CELLS,
 };
 
 // Offsets of the words of a place.
@@ -79,6 +81,12 @@ impl WorkerCounters {
     pub fn handover(&self) -> Option<HandoverMeter> {
         let words = self.words.get(HANDOVER..)?.first_chunk::<HANDOVER_CELLS>();
         words.map(HandoverMeter)
+    }
+
+    /// The counters of the carriers.
+    pub fn http2(&self) -> Option<Http2Meter> {
+        let words = self.words.get(HTTP2..)?.first_chunk::<HTTP2_CELLS>();
+        words.map(Http2Meter)
     }
 
     /// The common counters of all servers that have none of their own.
@@ -184,10 +192,12 @@ pub(super) fn read(places: &[AtomicU64], mut each: impl FnMut(&[u8], &[u64; SERV
     }
 }
 
-/// Ends what the worker of these words left behind, as it is gone: its connections count as ended, no request waits, and no
-/// place is being changed.
+/// Ends what the worker of these words left behind, as it is gone: its connections count as ended, no request waits, there
+/// are no carriers and no streams, and no place is being changed.
 pub(super) fn settle(upstream: &UpstreamInfo, words: &[AtomicU64]) {
     words[QUEUE].store(0, Relaxed);
+    let gauges = words[HTTP2..OTHER].iter().enumerate().filter(|(cell, _)| is_gauge(*cell));
+    gauges.for_each(|(_, gauge)| gauge.store(0, Relaxed));
     let end = |numbers: &[AtomicU64]| {
         let connections = numbers
             .iter()

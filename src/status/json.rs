@@ -7,7 +7,7 @@ use std::fmt::Display;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::base::memory::Text;
-use crate::metrics::{Count, HandoverCount, Phase, QueueCount, Row, ServerCounters, Snapshot};
+use crate::metrics::{Count, HandoverCount, Http2Gauge, Phase, QueueCount, Row, ServerCounters, Snapshot};
 
 use super::buckets;
 
@@ -130,6 +130,9 @@ impl Serialize for UpstreamJson<'_> {
         map.serialize_entry("per_server", &plan.per_server)?;
         numbers(&mut map, &self.sum)?;
         map.serialize_entry("handover", &HandoverJson(self))?;
+        if plan.http2 {
+            map.serialize_entry("http2", &Http2Json(self))?;
+        }
         if let Some(max_size) = plan.queue {
             let (snapshot, number) = (self.snapshot, self.number);
             map.serialize_entry("queue", &QueueJson { snapshot, number, max_size })?;
@@ -187,6 +190,21 @@ impl Serialize for HandoverJson<'_> {
         map.serialize_entry("asked", &handover.count(HandoverCount::Asked))?;
         map.serialize_entry("answered", &handover.count(HandoverCount::Answered))?;
         map.serialize_entry("dropped", &Map(|| handover.dropped()))?;
+        map.end()
+    }
+}
+
+struct Http2Json<'a>(&'a UpstreamJson<'a>);
+
+impl Serialize for Http2Json<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let http2 = self.0.snapshot.http2(self.0.number);
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("carriers", &http2.gauge(Http2Gauge::Carriers))?;
+        map.serialize_entry("streams", &http2.gauge(Http2Gauge::Streams))?;
+        for (name, number) in http2.counts() {
+            map.serialize_entry(name, &number)?;
+        }
         map.end()
     }
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod families;
 mod json;
 mod prometheus;
 #[cfg(test)]

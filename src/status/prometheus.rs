@@ -4,10 +4,9 @@
 use std::fmt::{self, Display, Formatter, Write};
 
 use crate::base::memory::{owned, push, Text};
-use crate::metrics::{
-    Count, HandoverCount, Histogram, Phase, QueueCount, ServerCounters, Snapshot, GONE_LABEL, PHASES,
-};
+use crate::metrics::{Histogram, Phase, ServerCounters, Snapshot, GONE_LABEL, PHASES};
 
+use super::families::{Family, Source, FAMILIES};
 use super::{buckets, Seconds};
 
 /// Writes the counters family by family and upstream by upstream.
@@ -28,173 +27,6 @@ struct Servers {
     /// Connections that are handed over and have not arrived yet.
     in_transit: u64,
 }
-
-/// A metric family.
-struct Family {
-    name: &'static str,
-    kind: &'static str,
-    help: &'static str,
-    source: Source,
-}
-
-enum Source {
-    Workers,
-    Limit,
-    Phases,
-    Server(fn(&ServerCounters) -> u64),
-    Closed,
-    NotStored,
-    InTransit,
-    Handover(HandoverCount),
-    Dropped,
-    Queue(QueueCount),
-    QueueLimit,
-    QueueTimes,
-    Decisions,
-    AuthTimes,
-}
-
-impl Source {
-    fn is_about_servers(&self) -> bool {
-        matches!(self, Self::Phases | Self::Server(_) | Self::Closed | Self::NotStored | Self::InTransit)
-    }
-}
-
-const fn family(name: &'static str, kind: &'static str, help: &'static str, source: Source) -> Family {
-    Family { name, kind, help, source }
-}
-
-const FAMILIES: [Family; 24] = [
-    family("nginx_upstream_keepalive_workers", "gauge", "Worker processes that are alive.", Source::Workers),
-    family(
-        "nginx_upstream_keepalive_limit",
-        "gauge",
-        "Idle connections that each worker may keep.",
-        Source::Limit,
-    ),
-    family("nginx_upstream_keepalive_connections", "gauge", "Connections, by what they do.", Source::Phases),
-    family(
-        "nginx_upstream_keepalive_requests_total",
-        "counter",
-        "Requests that got a connection.",
-        Source::Server(ServerCounters::requests),
-    ),
-    family(
-        "nginx_upstream_keepalive_opened_total",
-        "counter",
-        "Connections opened for a request.",
-        Source::Server(|numbers| numbers.count(Count::Opened)),
-    ),
-    family(
-        "nginx_upstream_keepalive_reused_total",
-        "counter",
-        "Requests that got a connection from the pool.",
-        Source::Server(|numbers| numbers.count(Count::Reused)),
-    ),
-    family(
-        "nginx_upstream_keepalive_given_total",
-        "counter",
-        "Connections handed over to another worker.",
-        Source::Server(|numbers| numbers.count(Count::Given)),
-    ),
-    family(
-        "nginx_upstream_keepalive_taken_total",
-        "counter",
-        "Connections taken over from another worker.",
-        Source::Server(|numbers| numbers.count(Count::Taken)),
-    ),
-    family(
-        "nginx_upstream_keepalive_stale_total",
-        "counter",
-        "Connections from the pool that failed before the first byte of a response.",
-        Source::Server(|numbers| numbers.count(Count::Stale)),
-    ),
-    family(
-        "nginx_upstream_keepalive_repeats_total",
-        "counter",
-        "Requests sent again over a new connection because the first one was stale.",
-        Source::Server(|numbers| numbers.count(Count::Repeats)),
-    ),
-    family(
-        "nginx_upstream_keepalive_closed_total",
-        "counter",
-        "Connections that were kept, or could have been, by why they ended.",
-        Source::Closed,
-    ),
-    family(
-        "nginx_upstream_keepalive_not_stored_total",
-        "counter",
-        "Connections that could not be kept, by why not.",
-        Source::NotStored,
-    ),
-    family(
-        "nginx_upstream_keepalive_in_transit",
-        "gauge",
-        "Connections that are handed over and have not arrived yet.",
-        Source::InTransit,
-    ),
-    family(
-        "nginx_upstream_keepalive_asked_total",
-        "counter",
-        "Questions to other workers for an idle connection.",
-        Source::Handover(HandoverCount::Asked),
-    ),
-    family(
-        "nginx_upstream_keepalive_answered_total",
-        "counter",
-        "Questions that were answered with a connection.",
-        Source::Handover(HandoverCount::Answered),
-    ),
-    family(
-        "nginx_upstream_keepalive_dropped_total",
-        "counter",
-        "Connections from other workers that were not taken over, by why not.",
-        Source::Dropped,
-    ),
-    family("nginx_upstream_queue_size", "gauge", "Requests that wait.", Source::Queue(QueueCount::Size)),
-    family(
-        "nginx_upstream_queue_limit",
-        "gauge",
-        "Requests that may wait in each worker.",
-        Source::QueueLimit,
-    ),
-    family(
-        "nginx_upstream_queue_requests_total",
-        "counter",
-        "Requests that have come to wait.",
-        Source::Queue(QueueCount::Requests),
-    ),
-    family(
-        "nginx_upstream_queue_overflows_total",
-        "counter",
-        "Requests for which the queue was full.",
-        Source::Queue(QueueCount::Overflows),
-    ),
-    family(
-        "nginx_upstream_queue_timeouts_total",
-        "counter",
-        "Requests that have waited for too long.",
-        Source::Queue(QueueCount::Timeouts),
-    ),
-    family(
-        "nginx_upstream_queue_wait_seconds",
-        "histogram",
-        "How long requests have waited.",
-        Source::QueueTimes,
-    ),
-    family(
-        "nginx_auth_subrequest_decisions_total",
-        "counter",
-        "Requests, by what was decided about them.",
-        Source::Decisions,
-    ),
-    family(
-        "nginx_auth_subrequest_duration_seconds",
-        "histogram",
-        "How long decisions have taken.",
-        Source::AuthTimes,
-    ),
-];
 
 impl PrometheusWriter {
     pub(super) fn new(snapshot: Snapshot) -> Self {
@@ -259,6 +91,9 @@ impl PrometheusWriter {
                     sample(to, name, self.upstream_label(), &[("reason", &reason)], number);
                 }
             }
+            Source::Http2Gauge(_) | Source::Http2(_) if !snapshot.plan().upstreams[next].http2 => {}
+            Source::Http2Gauge(what) => self.of_upstream(to, name, snapshot.http2(next).gauge(*what)),
+            Source::Http2(what) => self.of_upstream(to, name, snapshot.http2(next).count(*what)),
             Source::Queue(_) | Source::QueueLimit | Source::QueueTimes
                 if snapshot.plan().upstreams[next].queue.is_none() => {}
             Source::Queue(what) => self.of_upstream(to, name, snapshot.queue(next).0(*what)),

@@ -5,7 +5,9 @@ use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
 
 use super::*;
-use crate::metrics::{Decision, Dropped, End, Generation, Phase, Plan, ServerInfo, UpstreamInfo};
+use crate::metrics::{
+    Decision, Dropped, End, Generation, Http2Count, Phase, Plan, ServerInfo, UpstreamInfo, HTTP2_COUNTS,
+};
 
 fn chosen(argument: Option<&str>, accept: &[&str]) -> Option<Format> {
     choose(argument.map(str::as_bytes), accept.iter().map(|value| value.as_bytes()))
@@ -70,6 +72,7 @@ fn numbers() -> Snapshot {
         servers: vec![server(b"1", "10.0.0.1:80"), server(b"2", ODD)],
         limit: 32,
         queue: Some(9),
+        http2: true,
         ..UpstreamInfo::default()
     };
     let second =
@@ -98,6 +101,12 @@ fn numbers() -> Snapshot {
     handover.ask();
     handover.ask();
     handover.answer();
+    let http2 = worker.upstreams[0].http2().unwrap();
+    http2.carrier_opened();
+    http2.stream_opened();
+    http2.stream_opened();
+    http2.stream_closed();
+    http2.add(Http2Count::Repeats, 4);
     let queue = worker.upstreams[0].queue().unwrap();
     queue.begin();
     queue.begin();
@@ -132,6 +141,12 @@ fn writes_json() {
     assert_eq!(handover["dropped"].as_object().unwrap().len(), 8);
     assert_eq!((&handover["dropped"]["protocol"], &handover["dropped"]["server"]), (&1.into(), &0.into()));
     assert_eq!(json["upstreams"][ODD]["handover"]["in_transit"], 0);
+    let http2 = &upstream["http2"];
+    for (name, value) in [("carriers", 1), ("streams", 1), ("opened", 2), ("repeats", 4), ("waits", 0)] {
+        assert_eq!(http2[name], value, "{name}");
+    }
+    assert_eq!(http2.as_object().unwrap().len(), 2 + HTTP2_COUNTS.len());
+    assert!(json["upstreams"][ODD].get("http2").is_none());
     assert_eq!(upstream["queue"]["size"], 1);
     assert_eq!(upstream["queue"]["max_size"], 9);
     assert_eq!(upstream["queue"]["overflows"], 1);
@@ -172,6 +187,10 @@ fn writes_for_prometheus() {
         "nginx_upstream_keepalive_dropped_total{upstream=\"a\",reason=\"limit\"} 0".into(),
         format!("nginx_upstream_keepalive_opened_total{{upstream=\"{odd}\",server=\"new\"}} 1"),
         "nginx_upstream_keepalive_closed_total{upstream=\"a\",server=\"10.0.0.1:80\",reason=\"server_closed\"} 1".into(),
+        "nginx_upstream_http2_carriers{upstream=\"a\"} 1".into(),
+        "nginx_upstream_http2_streams{upstream=\"a\"} 1".into(),
+        "nginx_upstream_http2_opened_total{upstream=\"a\"} 2".into(),
+        "nginx_upstream_http2_repeats_total{upstream=\"a\"} 4".into(),
         "nginx_upstream_queue_wait_seconds_bucket{upstream=\"a\",le=\"2.5\"} 1".into(),
         "nginx_upstream_queue_wait_seconds_sum{upstream=\"a\"} 1.5".into(),
         format!("nginx_auth_subrequest_decisions_total{{uri=\"{odd}\",outcome=\"failed_open\"}} 1"),
@@ -180,8 +199,9 @@ fn writes_for_prometheus() {
         assert!(text.lines().any(|it| it == line), "{line}\n{text}");
     }
     assert_eq!(text.matches("# TYPE nginx_upstream_keepalive_connections gauge\n").count(), 1);
-    assert_eq!(text.matches("# TYPE ").count(), 24);
+    assert_eq!(text.matches("# TYPE ").count(), 24 + 2 + HTTP2_COUNTS.len());
     assert!(!text.contains("reason=\"timeout\""));
+    assert!(!text.contains(&format!("http2_streams{{upstream=\"{odd}\"}}")));
     assert!(!text.contains(&format!("queue_size{{upstream=\"{odd}\"}}")));
 }
 

@@ -93,7 +93,7 @@ for my $name (sort keys %documented) {
 
 # The words that are meant literally are those that the sources compare with.
 my @in_code = qw(on off);
-for my $text (map { source($_) } qw(directive.rs reuse/stale.rs auth/directives.rs)) {
+for my $text (map { source($_) } qw(directive.rs directive/http2.rs reuse/stale.rs auth/directives.rs)) {
     push @in_code, $text =~ /\bb"(\w+)" => /g, $text =~ /strip_prefix\(b"(\w+)="\)/g;
 }
 is_deeply sorted(@values, map { s/=.*//r } @options), sorted(@in_code), 'all values and parameters are documented, and no others';
@@ -113,6 +113,7 @@ my %default = (
     keepalive_hint => ['on', map { $_ eq 'Share' ? () : $_ } found($values, qr/Self \{ margin: Some\(Margin::(\w+)\) \}/)],
     keepalive_stale_retry => [map { lc } found(source('reuse/stale.rs'), qr/#\[default\]\s+(\w+)/)],
     keepalive_stale_fails => [map { $_ eq '==' ? 'off' : 'on' } found($conf, qr/self\.stale_fails (\S+) 1/)],
+    http2 => [map { lc } found(source('directive/http2.rs'), qr/#\[default\]\s+(\w+)/)],
     keepalive_handover => [map { $_ eq '!=' ? 'on' : 'off' } found($conf, qr/UNSET_NUMBER => http\.handover (\S+) 0/)],
     auth_subrequest => ['off'],
     auth_subrequest_pass_status => [split /, /, join '', found(source('auth/directives.rs'), qr/PASS_STATUS: &\[u16\] = &\[(.*?)\]/)],
@@ -131,6 +132,10 @@ for my $name (sort keys %documented) {
 }
 my ($timeout, $status) = found($values, qr/timeout: timeout\.unwrap_or\((\w+)\), status: status\.unwrap_or\((\d+)\)/);
 is plain('60s'), $timeout, 'queue: 60 seconds';
+my ($streams, $connections) = found(source('directive/http2.rs'), qr/streams: (\d+), connections: (\d+) \}/);
+my ($max_streams, $max_connections) = found(source('directive/http2.rs'), qr/MAX_STREAMS: u32 = (\w+);.*MAX_CONNECTIONS: u32 = (\w+);/s);
+like section('http2'), qr/`streams`.*\($streams by default, at most $max_streams\)/s, 'http2: streams';
+like section('http2'), qr/`connections`.*\($connections by default, at most $max_connections\)/s, 'http2: connections';
 like section('queue'), qr/at most `timeout` \(60 seconds by default\).*gets $status, or the `status`/s, 'and the status';
 
 # Variables.
@@ -151,6 +156,7 @@ my $backend = Keepalive::Backend->start;
 my $port = free_port();
 $nginx->configure(module => 1, main => '', http => <<"END");
 upstream backend { server @{[ $backend->address ]} max_conns=8; keepalive 8; keepalive_requests 2; queue 10; }
+upstream carried { server 127.0.0.1:1; keepalive 8; http2 on; }
 server {
     listen 127.0.0.1:$port;
     location = /status { keepalive_status; }

@@ -14,7 +14,7 @@ use Keepalive::Setup;
 needs_module();
 
 # From the top. What stands beside each other in a row does not know the others.
-my @shell = qw(setup observe peer waiting handover idle max_conns shared state nginx);
+my @shell = qw(setup observe peer waiting handover idle streams max_conns shared state nginx);
 my %below;
 for my $at (0 .. $#shell) { $below{"ffi/$shell[$at]"} = { map { ("ffi/$_" => 1) } @shell[$at + 1 .. $#shell] } }
 $below{'ffi/auth'} = { 'ffi/nginx' => 1 };

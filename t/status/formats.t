@@ -25,6 +25,7 @@ my %reasons = (
     closed => [qw(timeout time requests hint evicted server_closed unexpected_data error check drain_limit exiting removed client_closed)],
     not_stored => [qw(http_1_0 connection_close request_close body_unread body_unsent error disabled connect upgraded identity protocol stateful_auth)],
 );
+my @http2 = qw(opened refused reset_sent reset_received goaways pings pings_lost stalls waits repeats);
 my @dropped = qw(disabled server protocol limit closed expired resources invalid);
 my @bounds = qw(0.001 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 5 10 30 60 +Inf);
 my %type = (json => 'application/json', prometheus => 'text/plain; version=0.0.4; charset=utf-8', html => 'text/html; charset=utf-8');
@@ -73,6 +74,8 @@ $proxy_keepalive
 upstream plain { server @{[ $backend->address ]}; server @{[ $backend->address(1) ]} backup; keepalive 4; }
 upstream each { server @{[ $backend->address ]} max_conns=7; keepalive 4 per_server; }
 upstream waits { server @{[ $backend->address ]} max_conns=1; queue 10 timeout=5s; keepalive 1; }
+upstream carried { server 127.0.0.1:1; keepalive 4; http2 on; }
+upstream ordinary { server 127.0.0.1:1; keepalive 4; http2 off; }
 upstream unseen { server 127.0.0.1:1; }
 server {
     listen 127.0.0.1:$port;
@@ -177,11 +180,11 @@ sub check_histogram {
     cmp_ok abs($json->{timestamp} - time), '<', 5, 'JSON: the time';
     is $json->{workers}, 2, 'JSON: the workers';
     my $has_default = default_is_on();
-    is keys_of($json->{upstreams}), names(qw(plain each waits), $has_default ? 'unseen' : ()), 'JSON: upstreams with a pool or a queue';
+    is keys_of($json->{upstreams}), names(qw(plain each waits carried ordinary), $has_default ? 'unseen' : ()), 'JSON: upstreams with a pool or a queue';
     for my $name (sort keys %{ $json->{upstreams} }) {
         my $upstream = $json->{upstreams}{$name};
         my @both = ('active', 'draining', @counters, keys %reasons);
-        is keys_of($upstream), names(@both, qw(keepalive limit per_server handover peers), $name eq 'waits' ? 'queue' : ()), "JSON: $name";
+        is keys_of($upstream), names(@both, qw(keepalive limit per_server handover peers), $name eq 'waits' ? 'queue' : (), $name eq 'carried' ? 'http2' : ()), "JSON: $name";
         is keys_of($upstream->{handover}), names(qw(in_transit asked answered dropped)), "JSON: $name, handover";
         is keys_of($upstream->{handover}{dropped}), names(@dropped), "JSON: $name, dropped";
         for my $peer (@{ $upstream->{peers} }) {
@@ -206,6 +209,8 @@ sub check_histogram {
     cmp_ok $queue->{requests}, '>=', 1, 'JSON: requests that have waited';
     is $queue->{wait}{count}, $queue->{requests}, 'JSON: for a known time';
     check_histogram($queue->{wait}, 'JSON: the queue');
+    is keys_of($json->{upstreams}{carried}{http2}), names(qw(carriers streams), @http2), 'JSON: HTTP/2';
+    is_deeply [grep { $_ != 0 } values %{ $json->{upstreams}{carried}{http2} }], [], 'JSON: no request was sent over it';
     is keys_of($json->{auth}), '/auth', 'JSON: URIs that authorise';
     is keys_of($json->{auth}{'/auth'}), names(qw(allowed denied failed timed_out failed_open time)), 'JSON: their numbers';
     is $json->{auth}{'/auth'}{allowed}, 2, 'JSON: two were allowed';
@@ -217,6 +222,8 @@ sub check_histogram {
     is_deeply \%families, {
         (map { ("nginx_upstream_keepalive_$_" => 'gauge') } qw(workers limit connections in_transit)),
         (map { ("nginx_upstream_keepalive_${_}_total" => 'counter') } @counters, keys %reasons, qw(asked answered dropped)),
+        (map { ("nginx_upstream_http2_$_" => 'gauge') } qw(carriers streams)),
+        (map { ("nginx_upstream_http2_${_}_total" => 'counter') } @http2),
         (map { ("nginx_upstream_queue_$_" => 'gauge') } qw(size limit)),
         (map { ("nginx_upstream_queue_${_}_total" => 'counter') } qw(requests overflows timeouts)),
         nginx_auth_subrequest_decisions_total => 'counter',
@@ -314,7 +321,7 @@ $nginx->stop;
             "zone: $size is too small";
     }
     my ($needed) = $says->("keepalive_zone 1;\n$site") =~ /(\d+)k are needed/;
-    cmp_ok abs($needed * 1024 - 4 * (10 * 320 + 960)), '<=', 1024, 'zone: what is needed is what the documentation says';
+    cmp_ok abs($needed * 1024 - 4 * (10 * 320 + 1088)), '<=', 1024, 'zone: what is needed is what the documentation says';
     is $says->("keepalive_zone ${needed}k;\n$site"), 'accepted', 'zone: what was said is enough';
     like $says->('keepalive_zone ' . ($needed - 1) . "k;\n$site"), qr/^refused: "keepalive_zone" of \d+ bytes is too small, ${needed}k/,
         'zone: less is not';

@@ -38,6 +38,7 @@ upstream backend {
     keepalive_requests 5;
     queue 10;
 }
+upstream carried { server 127.0.0.1:1; keepalive 8; http2 on; }
 $proxy_keepalive
 server {
     listen 127.0.0.1:$port;

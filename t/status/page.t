@@ -35,7 +35,7 @@ sub http {
     return <<"END";
 $proxy_keepalive
 upstream backend { zone backend 64k; server @{[ $backend->address ]} max_conns=2; keepalive 8; queue 100; }
-upstream @{[ quoted($nasty) ]} { server @{[ quoted($socket) ]}; server 127.0.0.1:1 backup; keepalive 2 per_server; }
+upstream @{[ quoted($nasty) ]} { server @{[ quoted($socket) ]}; server 127.0.0.1:1 backup; keepalive 2 per_server; http2 on; }
 upstream auth { server @{[ $backend->address ]}; keepalive 4; }
 $more
 server {
@@ -95,6 +95,12 @@ like text_of('#list [data-as=reuse]'), qr/^\d+(?:\.\d)?%$/, 'and the share of re
 like $browser->run('return document.querySelector("[data-as=rateLine] path").getAttribute("d")'), qr/^M.*L/, 'and their history';
 like text_of('#list [data-as=places]'), qr/^of 200$/, 'a queue has its places in each of two workers';
 is text_of('#list [data-as=idle]') =~ s/^\d+//r, ' idle (limit 16)', 'and a pool its room';
+
+# What is known of connections that carry many requests, where there may be some.
+is text_of('article:nth-of-type(2) [data-as=http2]'), 'HTTP/2: 0 requests over 0 connections, 0 in all; 0 waited, 0 refused, '
+    . '0 sent again, 0 reset (0 by the server); 0 GOAWAY, 0 stalls, 0 of 0 PINGs lost.', 'HTTP/2';
+is $browser->run('return [...document.querySelectorAll("[data-as=http2]")].map(line => line.hidden).join(" ")'), 'true false true',
+    'and nowhere else';
 
 # Names are text.
 is_deeply upstreams(), ['backend', $nasty, 'auth'], 'upstreams are named as in the configuration';

@@ -11,7 +11,7 @@ measure_waiters() {
     declare -gA BYTES
     ulimit -Sn "$(ulimit -Hn)"
     (($(ulimit -n) > 5 * $1)) || die "a process may have no more than $(ulimit -n) open files (ulimit -n)"
-    start_perl hanging "$LIB/queue/hanging.pl"
+    start_until_stopped hanging perl "$LIB/queue/hanging.pl"
     HANGING_PORT=$(head -n 1 "$TEMP/hanging.out")
     for state in "${STATES[@]}"; do
         step "memory: $1 and $((2 * $1)) clients, $state"
@@ -34,21 +34,12 @@ measure_waiters() {
 
 # add_clients PORT NUMBER TOTAL: comes back when nginx works at the requests of all.
 add_clients() {
-    start_perl clients "$LIB/queue/clients.pl" "$1" "$2"
+    start_until_stopped clients perl "$LIB/queue/clients.pl" "$1" "$2"
     wait_for 60 requests_in_work "$1" "$3" || die "nginx does not work at $3 requests: $(http_get "$1" /status)"
 }
 
 # The one that asks is one of them.
 requests_in_work() { [[ $(http_get "$1" /status | sed -n 's/.*Writing: \([0-9]*\).*/\1/p') == $(($2 + 1)) ]]; }
-
-# start_perl NAME SCRIPT ARGUMENT..: one that goes on until it is stopped; it says "ready" when it has begun.
-start_perl() {
-    local out=$TEMP/$1.out
-    : >"$out"
-    perl "${@:2}" >>"$out" 2>&1 </dev/null &
-    remember_pid $!
-    wait_for 60 grep -qx ready "$out" || die "$2 does not start: $(cat "$out")"
-}
 
 # check_sockets STATE PID CLIENTS: is it as it is meant to be?
 check_sockets() {

@@ -1,6 +1,6 @@
 //! Idle connections, which no request has. One is stored (`store`), sleeps until something happens to it (`sleep`), and is
 //! closed (`close`). Before it is stored, the rest of a response may have to be read (`drain`). Its server may leave
-//! (`resolve`).
+//! (`resolve`), or the worker itself runs out of connections (`shortage`).
 
 pub(crate) mod store;
 
@@ -10,5 +10,7 @@ pub(crate) mod close;
 
 pub(crate) mod drain;
 
+pub(crate) mod shortage;
+
 #[cfg(nginx_resolve)]
-mod resolve;
+pub(crate) mod resolve;

@@ -14,14 +14,15 @@ use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::{get_field, Live};
 use crate::ffi::state::upstream::Upstream;
 use crate::ffi::state::watch::{Watch, NEVER};
+use crate::ffi::streams;
 
 use super::close::close_removed;
 
 /// How often to check the number, in milliseconds.
 const INTERVAL: ngx_msec_t = 1000;
 
-/// A connection was stored that was opened when the number was `generation`. Starts the check, which goes on as long as
-/// there are idle connections.
+/// A connection was stored, or became a carrier, that was opened when the number was `generation`. Starts the check, which goes on
+/// as long as there are idle connections, or carriers.
 pub(crate) fn stored(upstream: &Upstream, watch: &Watch, generation: usize) {
     if generation != watch.compared.get() {
         watch.compared.set(NEVER);
@@ -43,12 +44,14 @@ fn compare(upstream: &Upstream, watch: &Watch) {
         // Without memory the check is repeated in a second.
         if let Some(here) = addresses(watch) {
             watch.compared.set(generation);
-            if upstream.mark_removed(|address| here.binary_search(&Address::from(address)).is_ok()) {
+            let is_there = |address: &[u8]| here.binary_search(&Address::from(address)).is_ok();
+            if upstream.mark_removed(is_there) {
                 close_removed(upstream, End::Removed);
             }
+            streams::idle::close_removed(upstream, is_there);
         }
     }
-    if !upstream.is_empty() {
+    if !upstream.is_empty() || streams::idle::any(upstream) {
         set_timer(upstream, watch);
     }
 }

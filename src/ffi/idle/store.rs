@@ -3,12 +3,12 @@
 use crate::metrics::{End, Phase};
 use crate::pool::{Key, Offer};
 
-use crate::ffi::max_conns::shortage::yield_to_clients;
 use crate::ffi::max_conns::slots::close_idle;
 use crate::ffi::state::upstream::{Idle, Stored, Upstream};
 
 #[cfg(nginx_resolve)]
 use super::resolve;
+use super::shortage::yield_to_clients;
 use super::sleep::sleep;
 
 /// Where a connection comes from.

@@ -4,13 +4,14 @@ use std::ptr::NonNull;
 
 use nginx_sys::{
     ngx_connection_t, ngx_connection_tcp_nopush_e_NGX_TCP_NOPUSH_DISABLED as NOPUSH_DISABLED,
-    ngx_event_handler_pt, ngx_event_t, ngx_handle_read_event, ngx_int_t, ngx_log_t, ngx_msec_t,
-    ngx_posted_events, ngx_posted_next_events, NGX_AGAIN, NGX_OK,
+    ngx_event_handler_pt, ngx_event_t, ngx_handle_read_event, ngx_handle_write_event, ngx_int_t, ngx_log_t,
+    ngx_msec_t, ngx_posted_events, ngx_posted_next_events, NGX_AGAIN, NGX_OK,
 };
 
 use super::constants;
 use super::handle::{get_bit, get_bits, get_field, handle, set_bit, set_field, Handle};
 use super::memory::Pool;
+use super::process::remaining;
 use super::timer::{add_timer, post_to, remove_timer};
 
 /// A connection.
@@ -37,6 +38,15 @@ pub(crate) enum Received {
     Nothing,
     /// The server has closed the connection, or there was an error.
     End,
+}
+
+/// The result of writing to a connection.
+pub(crate) enum Sent {
+    Bytes(usize),
+    /// Nothing can be sent now.
+    Nothing,
+    /// There was an error.
+    Failed,
 }
 
 handle!(Conn, ngx_connection_t);
@@ -142,6 +152,45 @@ impl Conn {
         }
     }
 
+    /// Writes bytes, encrypted if the connection uses TLS.
+    pub(crate) fn send(self, bytes: &[u8]) -> Sent {
+        let Some(send) = (get_field!(self.send)) else { return Sent::Failed };
+        // SAFETY: the connection is open by the type invariant; pointer and length are those of the bytes, which are only read.
+        let n = unsafe { send(self.as_ptr(), bytes.as_ptr().cast_mut(), bytes.len()) };
+        match usize::try_from(n) {
+            Ok(n @ 1..) => Sent::Bytes(n),
+            Ok(0) => Sent::Nothing,
+            Err(_) if n == NGX_AGAIN as isize => Sent::Nothing,
+            Err(_) => Sent::Failed,
+        }
+    }
+
+    /// Lets the kernel send small pieces at once, as `ngx_tcp_nodelay()` does. A socket that is not of TCP does so in any case.
+    pub(crate) fn send_at_once(self) {
+        let on: libc::c_int = 1;
+        let (value, length) = ((&raw const on).cast(), size_of_val(&on) as libc::socklen_t);
+        // SAFETY: the descriptor of an open connection; pointer and length are those of a number.
+        unsafe { libc::setsockopt(self.fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, value, length) };
+    }
+
+    /// Whether it uses TLS.
+    pub(crate) fn has_tls(self) -> bool {
+        #[cfg(ngx_feature = "http_ssl")]
+        return !self.ssl().is_null();
+        #[cfg(not(ngx_feature = "http_ssl"))]
+        false
+    }
+
+    /// Counts bytes that were sent for the present request.
+    pub(crate) fn count_sent(self, bytes: usize) {
+        let sent = get_field!(self.sent);
+        set_field!(self.sent = sent + bytes as nginx_sys::off_t);
+    }
+
+    pub(crate) fn set_fd(self, fd: libc::c_int) {
+        set_field!(self.fd = fd);
+    }
+
     pub(crate) fn reset_sent(self) {
         set_field!(self.sent = 0);
     }
@@ -186,6 +235,16 @@ impl Conn {
     #[cfg(ngx_feature = "http_ssl")]
     pub(crate) fn ssl(self) -> *mut nginx_sys::ngx_ssl_connection_t {
         get_field!(self.ssl)
+    }
+
+    /// Whether the server has chosen this protocol by ALPN (RFC 7301).
+    pub(crate) fn negotiated(self, protocol: &[u8]) -> bool {
+        #[cfg(ngx_feature = "http_ssl")]
+        if let Some(tls) = super::tls::of(self) {
+            return super::tls::negotiated(tls, protocol);
+        }
+        let _ = protocol;
+        false
     }
 
     /// Makes everything that logs about this connection write to `log`. The log of a request must not stay behind: it is
@@ -269,6 +328,24 @@ impl Event {
         get_bit!(self: ngx_event_t::ready_raw)
     }
 
+    pub(crate) fn set_ready(self) {
+        set_bit!(self: ngx_event_t::set_ready_raw, 1);
+    }
+
+    pub(crate) fn set_eof(self) {
+        set_bit!(self: ngx_event_t::set_eof_raw, 1);
+    }
+
+    pub(crate) fn set_error(self) {
+        set_bit!(self: ngx_event_t::set_error_raw, 1);
+    }
+
+    /// How many milliseconds are left of its timer, if that is set.
+    pub(crate) fn time_left(self) -> Option<ngx_msec_t> {
+        let expires = get_field!(self.timer.key);
+        get_bit!(self: ngx_event_t::timer_set_raw).then(|| remaining(expires))
+    }
+
     pub(crate) fn clear_ready(self) {
         set_bit!(self: ngx_event_t::set_ready_raw, 0);
     }
@@ -283,6 +360,10 @@ impl Event {
         set_bit!(self: ngx_event_t::set_delayed_raw, 0);
     }
 
+    pub(crate) fn handler(self) -> ngx_event_handler_pt {
+        get_field!(self.handler)
+    }
+
     pub(crate) fn set_handler(self, handler: ngx_event_handler_pt) {
         set_field!(self.handler = handler);
     }
@@ -292,6 +373,13 @@ impl Event {
     pub(crate) fn wait_readable(self) -> bool {
         // SAFETY: a read event of an open connection, by the type invariant.
         unsafe { ngx_handle_read_event(self.as_ptr(), 0) == NGX_OK as ngx_int_t }
+    }
+
+    /// Asks nginx to call the handler when something can be written; `false` on failure. Mirrors
+    /// `ngx_handle_write_event()`.
+    pub(crate) fn wait_writable(self) -> bool {
+        // SAFETY: a write event of an open connection, by the type invariant.
+        unsafe { ngx_handle_write_event(self.as_ptr(), 0) == NGX_OK as ngx_int_t }
     }
 
     pub(crate) fn set_timer(self, after: ngx_msec_t) {

@@ -3,10 +3,10 @@
 
 use std::ffi::CStr;
 
-use nginx_sys::{ngx_log_error_core, ngx_log_t, NGX_LOG_DEBUG, NGX_LOG_DEBUG_HTTP};
+use nginx_sys::{ngx_log_error_core, ngx_log_t, NGX_LOG_DEBUG, NGX_LOG_DEBUG_HTTP, NGX_LOG_ERR};
 
 use crate::ffi::nginx::conn::Conn;
-use crate::ffi::nginx::handle::Handle as _;
+use crate::ffi::nginx::handle::{get_field, Handle as _};
 
 /// Writes `line` at the level `debug_http`.
 #[inline]
@@ -53,4 +53,15 @@ pub(crate) fn takes(log: *mut ngx_log_t, level: u32) -> bool {
 pub(crate) fn write_line(log: *mut ngx_log_t, level: u32, errno: i32, line: &CStr) {
     // SAFETY: the log is live, as in `level_of`; `%s` takes a string that ends with a null byte.
     unsafe { ngx_log_error_core(level as usize, log, errno, c"%s".as_ptr(), line.as_ptr()) };
+}
+
+/// Writes an error about a connection, to the log of its request if it has one.
+#[cold]
+pub(crate) fn error_text(conn: Conn, text: std::fmt::Arguments<'_>) {
+    let log = get_field!(conn.log);
+    if takes(log, NGX_LOG_ERR) {
+        if let Ok(line) = std::ffi::CString::new(text.to_string()) {
+            write_line(log, NGX_LOG_ERR, 0, &line);
+        }
+    }
 }

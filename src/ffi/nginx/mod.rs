@@ -5,6 +5,11 @@ pub(crate) mod handle;
 
 pub(crate) mod conn;
 
+#[cfg(ngx_feature = "http_ssl")]
+pub(crate) mod tls;
+
+pub(crate) mod buf;
+
 pub(crate) mod peer_connection;
 
 pub(crate) mod request;

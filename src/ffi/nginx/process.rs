@@ -1,15 +1,16 @@
 //! The process and its cycle: the time, the log, which worker this is, and which processes are alive.
 
 use std::cell::Cell;
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_core_conf_t, ngx_core_module, ngx_current_msec, ngx_cycle, ngx_cycle_t, ngx_log_t, ngx_process,
-    ngx_worker, NGX_PROCESS_SINGLE, NGX_PROCESS_WORKER,
+    ngx_core_conf_t, ngx_core_module, ngx_current_msec, ngx_cycle, ngx_cycle_t, ngx_event_conf_t,
+    ngx_event_core_module, ngx_events_module, ngx_log_t, ngx_process, ngx_worker, NGX_PROCESS_SINGLE,
+    NGX_PROCESS_WORKER,
 };
 
 use crate::base::clock::Msec;
@@ -21,6 +22,16 @@ use super::handle::{get_field, handle};
 pub(crate) fn now() -> Msec {
     // SAFETY: nginx's cached time; only this thread writes it.
     unsafe { ngx_current_msec }
+}
+
+/// How many milliseconds are left until a point in time, at least 1.
+pub(crate) fn remaining(until: Msec) -> Msec {
+    let left = until.wrapping_sub(now());
+    if (left as isize) > 0 {
+        left
+    } else {
+        1
+    }
 }
 
 /// The time since `since`, in milliseconds.
@@ -118,6 +129,34 @@ pub(crate) unsafe fn worker_processes(cycle: *mut ngx_cycle_t) -> usize {
     // SAFETY: the caller says that the core module has its configuration, which is at its index.
     let number = unsafe { (*core).worker_processes };
     usize::try_from(number).unwrap_or(1).max(1)
+}
+
+/// The name of the event method (`use`) that the workers of a cycle will have.
+///
+/// # Safety
+/// `cycle` is live, and its configuration has been read.
+pub(crate) unsafe fn event_method<'a>(cycle: *mut ngx_cycle_t) -> &'a CStr {
+    // SAFETY: the caller says that the cycle is live.
+    let cycle = unsafe { Cycle::from_ptr(cycle) };
+    let confs = get_field!(cycle.conf_ctx);
+    // SAFETY: a global of nginx, which sets the index before it reads any configuration.
+    let index = unsafe { ngx_events_module.index };
+    // SAFETY: `conf_ctx` has an element for each module.
+    let events = unsafe { confs.add(index) };
+    // SAFETY: an element of `conf_ctx`, because the index belongs to a module.
+    let events: *mut *mut *mut ngx_event_conf_t = unsafe { *events }.cast();
+    // SAFETY: nginx accepts no configuration without `events {}`, which makes the array of the event modules.
+    let confs = unsafe { *events };
+    // SAFETY: a global of nginx, which sets the index before it reads `events {}`.
+    let index = unsafe { ngx_event_core_module.ctx_index };
+    // SAFETY: the array has an element for each event module.
+    let conf = unsafe { confs.add(index) };
+    // SAFETY: an element of the array, because the index belongs to an event module.
+    let conf = unsafe { *conf };
+    // SAFETY: the configuration of this module, which is complete, as the caller says; reads one field.
+    let name = unsafe { (*conf).name };
+    // SAFETY: the name of an event module: a constant string that ends with a null byte.
+    unsafe { CStr::from_ptr(name.cast()) }
 }
 
 /// Whether this worker was told to exit, at once or when its requests are served.

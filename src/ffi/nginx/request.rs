@@ -6,8 +6,8 @@ use std::ptr::NonNull;
 use nginx_sys::{
     ngx_http_finalize_request, ngx_http_log_ctx_t, ngx_http_request_body_t, ngx_http_request_t,
     ngx_http_run_posted_requests, ngx_http_upstream_conf_t, ngx_http_upstream_state_t, ngx_http_upstream_t,
-    ngx_int_t, ngx_log_t, ngx_module_t, ngx_pool_t, ngx_table_elt_t, ngx_uint_t, off_t, NGX_HTTP_VERSION_20,
-    NGX_LOG_CRIT, NGX_LOG_ERR, NGX_LOG_INFO,
+    ngx_int_t, ngx_log_t, ngx_module_t, ngx_output_chain_filter_pt, ngx_pool_t, ngx_table_elt_t, ngx_uint_t,
+    off_t, NGX_HTTP_VERSION_20, NGX_LOG_CRIT, NGX_LOG_ERR, NGX_LOG_INFO,
 };
 
 use ngx::http::{HttpModuleLocationConf, NgxHttpCoreModule};
@@ -33,6 +33,13 @@ pub(crate) struct Request(NonNull<ngx_http_request_t>);
 /// Points at an `ngx_http_upstream_t` in the pool of a request that is alive.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HttpUpstream(NonNull<ngx_http_upstream_t>);
+
+/// A function that sends, and its data.
+#[derive(Clone, Copy)]
+pub(crate) struct Output {
+    pub(crate) filter: ngx_output_chain_filter_pt,
+    pub(crate) data: *mut c_void,
+}
 
 handle!(Request, ngx_http_request_t);
 
@@ -252,6 +259,17 @@ impl HttpUpstream {
         return get_bit!(self: ngx_http_upstream_t::ssl_raw);
         #[cfg(not(ngx_feature = "http_ssl"))]
         false
+    }
+
+    /// The function by which the core sends, and its data.
+    pub(crate) fn output(self) -> Output {
+        Output { filter: get_field!(self.output.output_filter), data: get_field!(self.output.filter_ctx) }
+    }
+
+    /// Replaces the function by which the core sends.
+    pub(crate) fn set_output(self, output: Output) {
+        set_field!(self.output.output_filter = output.filter);
+        set_field!(self.output.filter_ctx = output.data);
     }
 
     /// Calls `evaluate` while `$upstream_addr` shows the peer that the balancer has just chosen, as it will once the core

@@ -1,5 +1,7 @@
 //! The socket of a connection: whether there is something to read, and how the connection is closed.
 
+use std::os::fd::{FromRawFd as _, OwnedFd};
+
 use nginx_sys::ngx_close_connection;
 #[cfg(ngx_feature = "http_ssl")]
 use nginx_sys::{ngx_connection_t, ngx_ssl_connection_t, ngx_ssl_shutdown, NGX_AGAIN};
@@ -152,4 +154,33 @@ pub(crate) fn say_goodbye(conn: Conn) -> bool {
     let Some(ssl) = tls_of(conn) else { return true };
     set_bit!(ssl: ngx_ssl_connection_t::set_no_wait_shutdown_raw, 1);
     shut_down(conn)
+}
+
+/// Opens a socket that is not connected to anything. `None` if there is no descriptor.
+pub(crate) fn unused_socket() -> Option<OwnedFd> {
+    // SAFETY: takes numbers only.
+    let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    // SAFETY: opened just now, and nothing else has it.
+    (fd != -1).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// At least as long as the text of any socket address, in bytes (`NGX_SOCKADDR_STRLEN`).
+const ADDRESS_TEXT: usize = 128;
+
+/// A socket address as text, with its port. Mirrors `ngx_sock_ntop()`.
+#[cold]
+pub(crate) fn address_text(address: &[u8]) -> String {
+    let mut text = [0u8; ADDRESS_TEXT];
+    // SAFETY: an address of this length, as a balancer has given it, which is only read; and memory of the size that nginx
+    // uses for such texts.
+    let length = unsafe {
+        nginx_sys::ngx_sock_ntop(
+            address.as_ptr().cast_mut().cast(),
+            address.len() as _,
+            text.as_mut_ptr(),
+            text.len(),
+            1,
+        )
+    };
+    String::from_utf8_lossy(text.get(..length).unwrap_or_default()).into_owned()
 }

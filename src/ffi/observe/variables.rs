@@ -1,5 +1,5 @@
 //! Variables about the attempts of a request: `$upstream_connection_reused`, `$upstream_connection_requests`,
-//! `$upstream_keepalive_status`, `$upstream_queue_time`.
+//! `$upstream_keepalive_status`, `$upstream_http2_stream`, `$upstream_queue_time`.
 
 use std::fmt::{self, Write};
 
@@ -24,6 +24,7 @@ pub(crate) fn add(cf: *mut ngx_conf_t) -> Option<()> {
     add_one(cf, ngx_string!("upstream_connection_reused"), Some(upstream_connection_reused))?;
     add_one(cf, ngx_string!("upstream_connection_requests"), Some(upstream_connection_requests))?;
     add_one(cf, ngx_string!("upstream_keepalive_status"), Some(upstream_keepalive_status))?;
+    add_one(cf, ngx_string!("upstream_http2_stream"), Some(upstream_http2_stream))?;
     add_one(cf, ngx_string!("upstream_queue_time"), Some(upstream_queue_time))
 }
 
@@ -62,6 +63,17 @@ unsafe extern "C" fn upstream_keepalive_status(
     let status = |note: Option<Note>| note.map_or(Status::Bypass, |note| note.status);
     // SAFETY: nginx passes a live request, and the value to set.
     unsafe { write_attempts(r, value, |to, _, note| to.write_str(status(note).name())) }
+}
+
+/// The number of the stream that the request has, or had (RFC 9113, section 5.1.1).
+unsafe extern "C" fn upstream_http2_stream(
+    r: *mut ngx_http_request_t,
+    value: *mut ngx_http_variable_value_t,
+    _: usize,
+) -> ngx_int_t {
+    let stream = |note: Note| Some(note.stream).filter(|stream| *stream > 0);
+    // SAFETY: nginx passes a live request, and the value to set.
+    unsafe { write_attempts(r, value, |to, _, note| write_or_none(to, note.and_then(stream))) }
 }
 
 /// How long the request has waited for its connection, in seconds with milliseconds.
@@ -122,7 +134,12 @@ unsafe fn write_attempts(
 /// The note about an attempt of a request, by its place in `r->upstream_states`.
 fn note_of(r: Request, attempt: usize) -> Option<Note> {
     let attempt = u16::try_from(attempt).ok()?;
-    peer_data(r).and_then(|kp| kp.notes.of(attempt)).or_else(|| kept_note_of(r, attempt))
+    let note = |kp: &PeerData| {
+        // The request may still have the stream of its last attempt.
+        kp.stream.get().and_then(|stream| stream.number()).inspect(|number| kp.notes.had_stream(*number));
+        kp.notes.of(attempt)
+    };
+    peer_data(r).and_then(note).or_else(|| kept_note_of(r, attempt))
 }
 
 /// The data of the request's present upstream part, if its hooks are ours.

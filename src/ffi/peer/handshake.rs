@@ -4,8 +4,12 @@ use std::ffi::c_void;
 
 use nginx_sys::{ngx_int_t, ngx_peer_connection_t, NGX_ERROR, NGX_OK};
 
+use crate::directive::Http2Mode;
+
+use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::peer_connection::Peer;
+use crate::ffi::nginx::tls::offer_protocols;
 use crate::ffi::peer::identity;
 use crate::ffi::state::peer_data::{Attempt, PeerData};
 
@@ -39,6 +43,9 @@ pub(crate) unsafe extern "C" fn set_session(pc: *mut ngx_peer_connection_t, data
         return NGX_OK as ngx_int_t;
     };
     guard(NGX_ERROR as ngx_int_t, || {
+        if !offer_http2(kp, conn) {
+            return NGX_ERROR as ngx_int_t;
+        }
         // SAFETY: the request whose handshake begins is live.
         let Some(identity) = (unsafe { identity::identity_of_handshake(kp.r, kp.u) }) else {
             return NGX_OK as ngx_int_t;
@@ -54,6 +61,17 @@ pub(crate) unsafe extern "C" fn set_session(pc: *mut ngx_peer_connection_t, data
         }
         kp.upstream().sessions.offer(&identity::key(&peer, kp.u, 0, now), conn)
     })
+}
+
+/// Offers HTTP/2 to the server, if the connection is to carry many requests. `false` on failure.
+fn offer_http2(kp: &PeerData, conn: Conn) -> bool {
+    let is_planned = kp.stream.get().is_some_and(|stream| stream.output.get().is_some());
+    !is_planned
+        || match kp.upstream().http2.get().mode {
+            Http2Mode::Off => true,
+            Http2Mode::On => offer_protocols(conn, b"\x02h2"),
+            Http2Mode::Auto => offer_protocols(conn, b"\x02h2\x08http/1.1"),
+        }
 }
 
 /// Keeps a TLS session for resumption.

@@ -8,40 +8,33 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_http_request_t, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_peer_connection_t, ngx_uint_t,
-    NGX_AGAIN, NGX_BUSY, NGX_DONE, NGX_ERROR, NGX_OK, NGX_PEER_FAILED,
+    ngx_http_request_t, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_peer_connection_t, ngx_uint_t, NGX_BUSY,
+    NGX_DONE, NGX_ERROR, NGX_OK, NGX_PEER_FAILED,
 };
 
-use crate::ledger::Server;
-use crate::metrics::{Count, End};
+use crate::metrics::End;
 
-use crate::ffi::idle::sleep::wake;
-use crate::ffi::max_conns::shortage::yield_to_request;
-use crate::ffi::max_conns::slots::{reserve_slot, Reservation};
 use crate::ffi::nginx::balancer::Balancer;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::{get_field, Handle as _};
-use crate::ffi::nginx::log::{debug, debug_conn};
+use crate::ffi::nginx::log::debug;
 use crate::ffi::nginx::memory::allocate;
 use crate::ffi::nginx::peer_connection::{Hooks, Peer};
 use crate::ffi::nginx::request::{HttpUpstream, Request};
-use crate::ffi::peer::bound::reclaim;
-use crate::ffi::peer::checkout::{checkout, find, note_identity};
+use crate::ffi::peer::carrier::end_opening;
 use crate::ffi::peer::choose::{choose, init_balancer, Choice};
+use crate::ffi::peer::connect::{connect, repeat, reuse_own};
 #[cfg(ngx_feature = "http_ssl")]
 use crate::ffi::peer::handshake::{save_session, set_session};
-use crate::ffi::peer::identity;
 use crate::ffi::peer::refusal;
 use crate::ffi::peer::release::{count_close, leave_server, release_to_pool};
 use crate::ffi::peer::retry::{self, RetryDecision};
-use crate::ffi::state::handover::Handover;
+use crate::ffi::peer::stream::free_stream;
 use crate::ffi::state::notes::{keep_notes, Notes, Status};
 use crate::ffi::state::peer_data::{PeerData, Stage};
-use crate::ffi::state::reuse::PinnedServer;
 use crate::ffi::state::srv_conf::SrvConf;
-use crate::ffi::state::upstream::{Idle, Upstream};
-use crate::ffi::waiting::enqueue::{enqueue, leave_wait, park, ServerReturn};
-use crate::ffi::waiting::inquire::inquire;
+use crate::ffi::state::upstream::Upstream;
+use crate::ffi::waiting::enqueue::{enqueue, leave_wait, ServerReturn};
 
 /// Puts our hooks before those that the balancer sets for this request.
 pub(crate) unsafe extern "C" fn init_keepalive_peer(
@@ -123,6 +116,7 @@ fn new_peer_data(r: Request, u: HttpUpstream, upstream: NonNull<Upstream>, balan
         stage: Cell::new(Stage::Asking),
         tried: Cell::new(None),
         waiter: Cell::new(None),
+        stream: Cell::new(None),
         #[cfg(nginx_resolve)]
         generation: Cell::new(0),
     }
@@ -153,8 +147,11 @@ fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
         }
     }
     let within_limit = match kp.stage.get() {
-        Stage::Again(pinned) => return repeat(kp, peer, pinned),
-        Stage::Resuming(_) | Stage::Informed(_) => true,
+        Stage::Again(pinned) => match repeat(kp, peer, pinned) {
+            Some(rc) => return rc,
+            None => true,
+        },
+        Stage::Resuming(_) | Stage::Informed(_) | Stage::TryingStream(_) => true,
         stage => match choose_server(kp, peer, stage) {
             Ok(within_limit) => within_limit,
             Err(rc) => return rc,
@@ -189,116 +186,6 @@ fn choose_server(kp: &PeerData, peer: Peer, stage: Stage) -> Result<bool, ngx_in
     }
 }
 
-/// The request has a server. It gets a connection from the pool, or a new one, or waits for a slot.
-#[inline(always)]
-fn connect(kp: &PeerData, peer: Peer, is_within_limit: bool) -> ngx_int_t {
-    let has_waited = !matches!(kp.stage.get(), Stage::Asking | Stage::Informed(_));
-    // If the pool fails, a new connection is opened.
-    if let Some(idle) = guard(None, || find(kp, peer, checkout)) {
-        return reuse(kp, peer, idle, has_waited);
-    }
-    if kp.upstream().handover().is_some_and(Handover::can_ask) && is_within_limit {
-        if let Some(rc) = guard(None, || ask_others(kp, peer)) {
-            return rc;
-        }
-    }
-    match kp.server.get() {
-        Some(server) if !has_slot(kp, server, is_within_limit) => park_for_slot(kp, peer, server),
-        _ => {
-            guard((), || open(kp, peer, if has_waited { Status::Queued } else { Status::Miss }));
-            NGX_OK as ngx_int_t
-        }
-    }
-}
-
-/// Asks another worker for a connection, if one may have it. `None` if the request has to do without.
-#[cold]
-fn ask_others(kp: &PeerData, peer: Peer) -> Option<ngx_int_t> {
-    let attempt = kp.attempt.get()?;
-    // SAFETY: in the pool of the live request, or empty.
-    let identity = unsafe { attempt.identity.as_slice() };
-    let key = identity::key(&peer, kp.u, kp.location(), identity);
-    inquire(kp, peer, &key)
-}
-
-/// Reserves a slot for a new connection to the server.
-#[inline(always)]
-fn has_slot(kp: &PeerData, server: Server, is_within_limit: bool) -> bool {
-    let parked = match kp.stage.get() {
-        Stage::Resuming(_) => kp.waited(),
-        _ => None,
-    };
-    reserve_slot(kp.upstream(), server, is_within_limit, parked) == Reservation::Reserved
-}
-
-/// Parks the request. If that fails, it does not use the server any more.
-#[inline(always)]
-fn park_for_slot(kp: &PeerData, peer: Peer, server: Server) -> ngx_int_t {
-    let rc = park(kp, peer, server);
-    if rc != NGX_AGAIN as ngx_int_t {
-        kp.server.set(None);
-        kp.upstream().counts.end_request(server);
-    }
-    rc
-}
-
-/// The request is sent again: to the server that it had, over a new connection.
-#[cold]
-fn repeat(kp: &PeerData, peer: Peer, pinned: NonNull<PinnedServer>) -> ngx_int_t {
-    let was_stale = retry::take_pinned(peer, pinned);
-    kp.stage.set(Stage::Asking);
-    guard((), || note_identity(kp, peer));
-    guard((), || open(kp, peer, Status::Miss));
-    if let Some(meter) = kp.meter.get().filter(|_| was_stale) {
-        meter.count(Count::Repeats);
-    }
-    NGX_OK as ngx_int_t
-}
-
-/// Takes the connection that is bound to the client of the request, if there is one.
-#[cold]
-#[inline(never)]
-fn reuse_own(kp: &PeerData, peer: Peer) -> Option<ngx_int_t> {
-    let is_asking = kp.stage.get() == Stage::Asking;
-    let idle = is_asking.then(|| guard(None, || reclaim(kp, peer))).flatten()?;
-    Some(reuse(kp, peer, idle, false))
-}
-
-/// The request gets a connection from the pool.
-#[inline(always)]
-fn reuse(kp: &PeerData, peer: Peer, idle: Idle, has_waited: bool) -> ngx_int_t {
-    let Idle { conn, server, meter, is_taken, .. } = idle;
-    debug_conn(peer.log(), c"get keepalive peer: using connection %p", conn);
-    kp.upstream().counts.reuse(server, kp.server.get());
-    if let Some(meter) = meter {
-        meter.reuse();
-    }
-    kp.meter.set(meter);
-    let status = match has_waited {
-        _ if is_taken => Status::Taken,
-        true => Status::Queued,
-        false => Status::Hit,
-    };
-    kp.note(status, conn.requests() + 1);
-    wake(conn, peer.log());
-    peer.use_cached(conn);
-    NGX_DONE as ngx_int_t
-}
-
-/// The request gets a new connection.
-#[inline(never)]
-fn open(kp: &PeerData, peer: Peer, status: Status) {
-    let upstream = kp.upstream();
-    yield_to_request(upstream);
-    let meter = upstream.meter(peer.address());
-    if let Some(meter) = meter {
-        meter.open();
-    }
-    kp.meter.set(meter);
-    let bypasses = upstream.limits.is_none() || kp.attempt.get().is_none();
-    kp.note(if bypasses && status == Status::Miss { Status::Bypass } else { status }, 1);
-}
-
 /// Stores the connection if it may be kept, then gives the server back to the balancer.
 unsafe extern "C" fn free_keepalive_peer(
     pc: *mut ngx_peer_connection_t,
@@ -318,7 +205,7 @@ unsafe extern "C" fn free_keepalive_peer(
     let failure = AttemptEnd { server: Some(ServerReturn::State(state)), connection: Err(End::Error) };
     let outcome = guard(failure, || match kp.stage.replace(Stage::Asking) {
         Stage::Asking => free(kp, peer, state),
-        stage => AttemptEnd { server: leave_wait(kp, peer, stage, state), connection: Ok(()) },
+        stage => stop_waiting(kp, peer, stage, state),
     });
     guard((), || settle(kp, peer, &outcome));
     match outcome.server {
@@ -333,11 +220,19 @@ unsafe extern "C" fn free_keepalive_peer(
 }
 
 /// How an attempt has ended.
-struct AttemptEnd {
+pub(super) struct AttemptEnd {
     /// How the balancer gets the server back; `None` if the request keeps it, or has none.
-    server: Option<ServerReturn>,
+    pub(super) server: Option<ServerReturn>,
     /// What has ended the connection, unless the pool keeps it.
-    connection: Result<(), End>,
+    pub(super) connection: Result<(), End>,
+}
+
+/// The end of an attempt that has waited, and has no connection.
+#[cold]
+#[inline(never)]
+fn stop_waiting(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uint_t) -> AttemptEnd {
+    end_opening(kp);
+    AttemptEnd { server: leave_wait(kp, peer, stage, state), connection: Ok(()) }
 }
 
 /// The end of an attempt that had a server.
@@ -345,6 +240,11 @@ struct AttemptEnd {
 fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> AttemptEnd {
     let has_failed = state & NGX_PEER_FAILED as ngx_uint_t != 0;
     let unsent = kp.unsent.take();
+    if kp.stream.get().is_some() {
+        if let Some(outcome) = free_stream(kp, peer, state) {
+            return outcome;
+        }
+    }
     let outcome = match (kp.attempt.take(), peer.connection()) {
         (Some(attempt), Some(conn))
             if !has_failed || (attempt.reuse.is_none() && !refusal::is_refused(kp, conn)) =>

@@ -288,9 +288,23 @@ pub(crate) mod tls {
     /// # Safety
     /// As for [`evaluate_tls`].
     pub(crate) unsafe fn ask_for_handshake(r: NonNull<ngx_http_request_t>, u: HttpUpstream) -> Option<()> {
+        if !certificate_varies(u) {
+            return None;
+        }
+        // SAFETY: as the caller promises.
+        unsafe { ask_for_any_handshake(r, u) }
+    }
+
+    /// The same whether or not the certificate varies: there, too, is told which protocols may be chosen.
+    ///
+    /// # Safety
+    /// As for [`evaluate_tls`].
+    pub(crate) unsafe fn ask_for_any_handshake(
+        r: NonNull<ngx_http_request_t>,
+        u: HttpUpstream,
+    ) -> Option<()> {
         // SAFETY: the configuration of the location, which lives as long as the request; reads one field.
-        let reused = unsafe { u.conf().as_ref() }.ssl_session_reuse != 0;
-        if reused || !certificate_varies(u) {
+        if unsafe { u.conf().as_ref() }.ssl_session_reuse != 0 {
             return None;
         }
         // SAFETY: a live request has its pool.

@@ -1,8 +1,10 @@
-//! The way of a request. It asks for a connection (`hooks`, `choose`, `checkout`, `bound`, `identity`, `handshake`) and gives
-//! it back (`release`, `not_stored`, `warnings`). It is sent again if the connection was stale (`retry`), or if an HTTP/2
+//! The way of a request. It asks for a connection (`hooks`, `connect`, `choose`, `checkout`, `bound`, `identity`,
+//! `handshake`), or for a stream of one that carries many requests (`stream`, `carrier`), and gives it back (`release`, `not_stored`, `warnings`). It is sent again if the connection was stale (`retry`), or if an HTTP/2
 //! server has refused it (`refusal`).
 
 pub(crate) mod hooks;
+
+pub(crate) mod connect;
 
 pub(crate) mod choose;
 
@@ -14,6 +16,10 @@ pub(crate) mod identity;
 
 #[cfg(ngx_feature = "http_ssl")]
 pub(crate) mod handshake;
+
+pub(crate) mod stream;
+
+mod carrier;
 
 pub(crate) mod release;
 

@@ -199,7 +199,7 @@ fn ask_round_trip(conn: Conn) -> RoundTrip {
 
 /// The identity under which a connection is stored: the one with which it was opened. `None` if it is unknown.
 #[inline]
-fn identity_to_keep(kp: &PeerData, attempt: Attempt, conn: Conn) -> Option<Bytes> {
+pub(super) fn identity_to_keep(kp: &PeerData, attempt: Attempt, conn: Conn) -> Option<Bytes> {
     if attempt.reuse.is_some() || attempt.identity.is_empty() {
         return Some(attempt.identity);
     }

@@ -26,7 +26,7 @@ use crate::metrics::{Count, End};
 use crate::reuse::stale::{ConnectionFailure, Failed, FailureKind, StaleRetry, Taken, UnreadInput};
 
 use crate::ffi::idle::close::close_suspect_idle;
-use crate::ffi::max_conns::shortage::yield_after_failure;
+use crate::ffi::idle::shortage::yield_after_failure;
 use crate::ffi::max_conns::slots::{close_idle, release_slot};
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::guard;

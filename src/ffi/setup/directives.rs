@@ -13,7 +13,7 @@ use nginx_sys::{
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::ngx_string;
 
-use crate::directive::{Invalid, Keepalive, KeepaliveDrain, KeepaliveHint, Queue};
+use crate::directive::{Http2, Invalid, Keepalive, KeepaliveDrain, KeepaliveHint, Queue};
 use crate::reuse::stale::StaleRetry;
 
 use crate::ffi::nginx::conf_words::{report, size, time, words, Setter, IS_DUPLICATE};
@@ -24,7 +24,7 @@ use crate::ffi::shared::main_conf::MainConf;
 use crate::ffi::state::srv_conf::SrvConf;
 
 /// The command table; an empty name ends it.
-pub(crate) static mut COMMANDS: [ngx_command_t; 15] = [
+pub(crate) static mut COMMANDS: [ngx_command_t; 16] = [
     // keepalive connections [local] [per_server];
     command(ngx_string!("keepalive"), NGX_CONF_TAKE123, keepalive, 0),
     // queue number [timeout=time] [status=code];
@@ -58,6 +58,8 @@ pub(crate) static mut COMMANDS: [ngx_command_t; 15] = [
         offset: offset_of!(SrvConf, handover),
         post: ptr::null_mut(),
     },
+    // http2 on | off | auto [streams=number] [connections=number];
+    command(ngx_string!("http2"), NGX_CONF_TAKE123, http2, 0),
     // ntlm;
     command(ngx_string!("ntlm"), NGX_CONF_NOARGS, ntlm, 0),
     // keepalive_time time;
@@ -134,12 +136,28 @@ unsafe extern "C" fn queue(cf: *mut ngx_conf_t, _cmd: *mut ngx_command_t, conf: 
     unsafe { set(cf, conf, |conf| &mut conf.queue, |first, others| Queue::parse(first, others, time)) }
 }
 
+/// Sets `http2`. At the levels `http` and `server` the name belongs to nginx's own module, as nginx looks on if a directive is
+/// not allowed where it stands.
+unsafe extern "C" fn http2(cf: *mut ngx_conf_t, _cmd: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char {
+    // SAFETY: nginx passes both for a directive of `upstream {}`.
+    let result = unsafe { set(cf, conf, |conf| &mut conf.http2, Http2::parse) };
+    // SAFETY: nginx passes what `SrvConf::create` made for this upstream; nobody else has a reference to it.
+    let conf = unsafe { &*conf.cast::<SrvConf>() };
+    // Connections that authenticate a client cannot be shared.
+    if result == NGX_CONF_OK && conf.ntlm && conf.http2().is_on() {
+        return c"is incompatible with \"ntlm\"".as_ptr().cast_mut();
+    }
+    result
+}
+
 /// Sets `ntlm`.
 unsafe extern "C" fn ntlm(_cf: *mut ngx_conf_t, _cmd: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char {
     // SAFETY: nginx passes what `SrvConf::create` made for this upstream; nobody else has a reference to it.
-    let place = unsafe { &mut (*conf.cast::<SrvConf>()).ntlm };
-    if std::mem::replace(place, true) {
+    let conf = unsafe { &mut *conf.cast::<SrvConf>() };
+    if std::mem::replace(&mut conf.ntlm, true) {
         IS_DUPLICATE.as_ptr().cast_mut()
+    } else if conf.http2().is_on() {
+        c"is incompatible with \"http2\"".as_ptr().cast_mut()
     } else {
         NGX_CONF_OK
     }

@@ -158,13 +158,8 @@ fn enable(
 ) -> Result<(), SetupError> {
     let keepalive = conf.keepalive().or(default);
     let limit = keepalive.and_then(|keepalive| keepalive.limit());
-    if conf.ntlm && limit.is_none() {
-        let name = get_field!(us.host);
-        ngx_conf_log_error!(
-            NGX_LOG_WARN,
-            cf.as_ptr(),
-            "\"ntlm\" in upstream \"{name}\" will never be used: it has no \"keepalive\""
-        );
+    if limit.is_none() {
+        warn_of_missing_pool(cf, us, conf);
     }
     // In an upstream with `keepalive 0` it is only counted what becomes of its connections.
     if limit.is_none() && conf.queue.is_none() && conf.keepalive().is_none() {
@@ -188,6 +183,20 @@ fn enable(
     Ok(())
 }
 
+/// Warns of directives that have no effect in an upstream that keeps no connections.
+fn warn_of_missing_pool(cf: Reading, us: UpstreamConf, conf: &SrvConf) {
+    for (directive, is_on) in [("ntlm", conf.ntlm), ("http2", conf.http2().is_on())] {
+        if is_on {
+            let name = get_field!(us.host);
+            ngx_conf_log_error!(
+                NGX_LOG_WARN,
+                cf.as_ptr(),
+                "\"{directive}\" in upstream \"{name}\" will never be used: it has no \"keepalive\""
+            );
+        }
+    }
+}
+
 /// Warns of directives that do not fit the servers of the upstream.
 fn warn_of_servers(
     cf: Reading,
@@ -196,7 +205,7 @@ fn warn_of_servers(
     limit: Option<Limit>,
     servers: &Configured<'_>,
 ) {
-    if conf.queue.is_some() && !servers.any_limited {
+    if conf.queue.is_some() && !servers.any_limited && !conf.http2().is_on() {
         let name = get_field!(us.host);
         ngx_conf_log_error!(
             NGX_LOG_WARN,
@@ -284,9 +293,11 @@ fn new_upstream(
         check: conf.check(),
         stale_retry: conf.stale_retry.unwrap_or_default(),
         stale_fails: conf.stale_fails(),
+        http2: Cell::new(limit.map(|_| conf.http2()).unwrap_or_default()),
         #[cfg(nginx_resolve)]
         // SAFETY: of the cycle in whose pool the upstream comes to lie.
         watch: servers.changing.then(|| unsafe { Watch::new(us) }),
+        carriers: Guarded::default(),
         idle: Guarded::new(IdlePool::new(size, numbers)),
         bindings: conf.ntlm.then(Guarded::default),
         is_stateful: Cell::new(false),
@@ -349,6 +360,7 @@ fn add_to_zone(
             limit: keepalive.map_or(0, |keepalive| keepalive.connections),
             per_server: keepalive.is_some_and(|keepalive| keepalive.per_server),
             queue: conf.queue.map(|queue| queue.number),
+            http2: upstream.http2.get().is_on(),
         },
     )
 }

@@ -1,6 +1,8 @@
 //! The master has read a configuration, and starts the workers that share it.
 
-use nginx_sys::{ngx_connection_t, ngx_cycle_t, ngx_event_t, ngx_int_t, NGX_OK};
+use nginx_sys::{
+    ngx_connection_t, ngx_cycle_t, ngx_event_t, ngx_int_t, ngx_log_error_core, NGX_LOG_WARN, NGX_OK,
+};
 
 use crate::ffi::auth::conf::MainConf as AuthConf;
 use crate::ffi::handover::heir::give_instead_of_closing;
@@ -8,7 +10,7 @@ use crate::ffi::handover::inbox::{close_inbox, inbox_handler, link_handler, sett
 use crate::ffi::nginx::adopt::can_register;
 use crate::ffi::nginx::channel::watch_channel;
 use crate::ffi::nginx::guard::guard;
-use crate::ffi::nginx::process::{is_worker_of_master, worker_number, worker_processes};
+use crate::ffi::nginx::process::{event_method, is_worker_of_master, worker_number, worker_processes, Cycle};
 use crate::ffi::nginx::timer::Handler;
 use crate::ffi::shared::inboxes::Mail;
 use crate::ffi::shared::main_conf::MainConf;
@@ -26,6 +28,8 @@ pub(crate) unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_
         unsafe { main.workers.open(cycle, number) };
         // SAFETY: the configuration was found in this cycle.
         unsafe { main.zone.open(cycle, number) };
+        // SAFETY: nginx passes the new cycle, whose configuration has been read.
+        unsafe { check_event_method(main, cycle) };
         if main.zone.any_upstream(|upstream| upstream.hands_over) {
             // SAFETY: the configuration was found in this cycle.
             unsafe { main.mail.open(cycle, number) };
@@ -34,6 +38,32 @@ pub(crate) unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_
         }
         NGX_OK as ngx_int_t
     })
+}
+
+/// Switches `http2` off if the workers will have an event method that is level-triggered (nginx's `NGX_USE_CLEAR_EVENT` is not
+/// set): a request would get its events again and again. It is not known earlier, as `events {}` may follow `http {}`.
+///
+/// # Safety
+/// `cycle` is live, and its configuration, to which `main` belongs, has been read.
+unsafe fn check_event_method(main: &MainConf, cycle: *mut ngx_cycle_t) {
+    // SAFETY: the caller says the same.
+    let method = unsafe { event_method(cycle) };
+    if matches!(method.to_bytes(), b"epoll" | b"kqueue") {
+        return;
+    }
+    // SAFETY: the caller says that the cycle is live.
+    let log = unsafe { Cycle::from_ptr(cycle) }.log();
+    main.zone.each_upstream(|upstream| {
+        if upstream.http2.take().is_on() {
+            let format = c"\"http2\" in upstream \"%V\" needs the event method epoll or kqueue, and not %s; \
+                each connection carries one request at a time";
+            // SAFETY: `%V` takes a string of nginx, `%s` a string that ends with a null byte; the log is that of the cycle.
+            unsafe {
+                let name = upstream.name();
+                ngx_log_error_core(NGX_LOG_WARN as usize, log, 0, format.as_ptr(), name, method.as_ptr());
+            }
+        }
+    });
 }
 
 /// Runs in each process that nginx starts.

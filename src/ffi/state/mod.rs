@@ -1,6 +1,6 @@
 //! State. Of the configuration of an upstream: `srv_conf`. Of its pool: `upstream`, `tls_sessions`, `counts`, `bells`,
 //! `waits`, `watch`. Of the handover of connections: `inboxes`, `handover`. Of a request: `peer_data`, `reuse`, `refusal`,
-//! `notes`, `tried`. Of a wait: `waiter`.
+//! `notes`, `tried`. Of a wait: `waiter`. Of many requests over one connection: `stream`, `carrier`.
 
 pub(crate) mod srv_conf;
 
@@ -33,3 +33,7 @@ pub(crate) mod notes;
 pub(crate) mod tried;
 
 pub(crate) mod waiter;
+
+pub(crate) mod stream;
+
+pub(crate) mod carrier;

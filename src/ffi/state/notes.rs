@@ -27,6 +27,8 @@ pub(crate) enum Status {
     Queued,
     /// From the pool of another worker.
     Taken,
+    /// A stream of a connection that carries many requests.
+    Shared,
     /// The pool was not asked.
     Bypass,
     /// There was no server for the request.
@@ -41,6 +43,7 @@ impl Status {
             Self::Stale => "STALE",
             Self::Queued => "QUEUED",
             Self::Taken => "TAKEN",
+            Self::Shared => "SHARED",
             Self::Bypass => "BYPASS",
             Self::None => "-",
         }
@@ -52,6 +55,8 @@ impl Status {
 pub(crate) struct Note {
     /// Requests on its connection, this one included; 0 if it has none.
     pub(crate) requests: u32,
+    /// The number of its stream; 0 if it has none, or no number yet.
+    pub(crate) stream: u32,
     /// The index of the attempt in `r->upstream_states`.
     attempt: u16,
     pub(crate) status: Status,
@@ -81,7 +86,7 @@ impl Notes {
     pub(crate) fn note(&self, r: Request, status: Status, requests: usize) {
         // The numbers tell the attempts of one request apart, and are shown: wrapping around does no harm.
         let attempt = r.attempts().wrapping_sub(1) as u16;
-        let mut note = Note { requests: requests as u32, attempt, status, is_kept: false };
+        let mut note = Note { requests: requests as u32, stream: 0, attempt, status, is_kept: false };
         if let Some(last) = self.last.get() {
             note.is_kept = last.is_kept;
             if last.attempt != note.attempt {
@@ -95,6 +100,13 @@ impl Notes {
     pub(crate) fn was_stale(&self) {
         if let Some(note) = self.last.get() {
             self.last.set(Some(Note { status: Status::Stale, ..note }));
+        }
+    }
+
+    /// The last attempt has left its stream, which had this number.
+    pub(crate) fn had_stream(&self, stream: u32) {
+        if let Some(note) = self.last.get() {
+            self.last.set(Some(Note { stream, ..note }));
         }
     }
 

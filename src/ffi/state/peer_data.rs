@@ -21,6 +21,7 @@ use crate::ffi::nginx::request::{HttpUpstream, Request};
 use crate::ffi::nginx::response::FirstBuffer;
 use crate::ffi::state::notes::{Notes, Status};
 use crate::ffi::state::reuse::{PinnedServer, Reuse};
+use crate::ffi::state::stream::StreamRef;
 use crate::ffi::state::tried::Tried;
 use crate::ffi::state::upstream::{Bytes, Upstream};
 use crate::ffi::state::waiter::Waiter;
@@ -62,6 +63,8 @@ pub(crate) struct PeerData {
     pub(crate) tried: Cell<Option<NonNull<Tried>>>,
     /// Set once the request has waited.
     pub(crate) waiter: Cell<Option<NonNull<Waiter>>>,
+    /// What it has of streams, if it ever had one.
+    pub(crate) stream: Cell<Option<StreamRef>>,
     #[cfg(nginx_resolve)]
     pub(crate) generation: Cell<usize>,
 }
@@ -82,6 +85,8 @@ pub(crate) struct OwnConf {
 ///     |
 ///     +----- another worker may have a connection ---> Inquiring ---> Informed
 ///     |
+///     +----- all streams of a connection are taken ---> AwaitingStream ---> TryingStream
+///     |
 ///     +--> a connection from the pool that is stale ---> Again: it asks for another one
 /// ```
 ///
@@ -98,6 +103,10 @@ pub(crate) enum Stage {
     Inquiring(Ticket),
     /// It has a server, and looks whether the other worker has sent a connection.
     Informed(Ticket),
+    /// It has a server, and waits for a stream of a connection.
+    AwaitingStream(Ticket),
+    /// It has a server, and looks whether a stream is free.
+    TryingStream(Ticket),
     /// It has a server, which refused the connection after the wait.
     Declined,
     Failing(WaitFailure),

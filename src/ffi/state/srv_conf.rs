@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 use nginx_sys::{ngx_conf_t, ngx_flag_t, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_msec_t, ngx_uint_t};
 use ngx::http::HttpModuleConfExt;
 
-use crate::directive::{Keepalive, KeepaliveDrain, KeepaliveHint, Queue};
+use crate::directive::{Http2, Keepalive, KeepaliveDrain, KeepaliveHint, Queue};
 use crate::reuse::lifetime::Limits;
 use crate::reuse::stale::StaleRetry;
 
@@ -28,6 +28,7 @@ pub(crate) struct SrvConf {
     pub(crate) stale_fails: ngx_flag_t,
     pub(crate) handover: ngx_flag_t,
     pub(crate) ntlm: bool,
+    pub(crate) http2: Option<Http2>,
     pub(crate) queue: Option<Queue>,
     pub(crate) drain: Option<KeepaliveDrain>,
     pub(crate) hint: Option<KeepaliveHint>,
@@ -56,6 +57,7 @@ impl SrvConf {
             stale_fails: UNSET_NUMBER,
             handover: UNSET_NUMBER,
             ntlm: false,
+            http2: None,
             queue: None,
             drain: None,
             hint: None,
@@ -112,6 +114,11 @@ impl SrvConf {
     /// `keepalive_stale_fails`, off by default.
     pub(crate) fn stale_fails(&self) -> bool {
         self.stale_fails == 1
+    }
+
+    /// `http2`, off by default.
+    pub(crate) fn http2(&self) -> Http2 {
+        self.http2.unwrap_or_default()
     }
 
     /// `keepalive_handover`: that of the upstream, else that of `http {}`, else on.

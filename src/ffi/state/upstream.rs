@@ -10,9 +10,9 @@ use std::ptr::NonNull;
 use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ngx_pool_t, ngx_str_t};
 
 use crate::base::clock::Msec;
-use crate::directive::KeepaliveDrain;
+use crate::directive::{Http2, KeepaliveDrain};
 use crate::ledger::Server;
-use crate::metrics::{HandoverMeter, Meter, QueueMeter, WorkerCounters};
+use crate::metrics::{HandoverMeter, Http2Meter, Meter, QueueMeter, WorkerCounters};
 use crate::pool::{Connection, GroupRef, IdlePool, Key, Offer};
 use crate::reuse::bound::{Binding, Bindings};
 use crate::reuse::identity::client_of;
@@ -25,6 +25,7 @@ use crate::ffi::nginx::guard::Guarded;
 use crate::ffi::nginx::headers::bytes;
 use crate::ffi::nginx::memory::Pool;
 
+use super::carrier::Carriers;
 use super::counts::Counts;
 use super::handover::HandoverOf;
 #[cfg(ngx_feature = "http_ssl")]
@@ -48,10 +49,15 @@ pub(crate) struct Upstream {
     pub(crate) stale_retry: StaleRetry,
     /// `keepalive_stale_fails`: a stale connection is reported to the balancer as a failure of the server.
     pub(crate) stale_fails: bool,
+    /// `http2`; off if the upstream keeps no connections, and if the event method cannot serve many requests over one. Constant
+    /// once the configuration has been read.
+    pub(crate) http2: Cell<Http2>,
     /// Watches servers that come and go, if the upstream has any.
     #[cfg(nginx_resolve)]
     pub(crate) watch: Option<Watch>,
     pub(crate) idle: Guarded<IdlePool<Idle>>,
+    /// The connections that carry many requests.
+    pub(crate) carriers: Carriers,
     /// `ntlm`: the connections that belong to one client each.
     pub(crate) bindings: Option<Guarded<Bindings>>,
     /// A server has shown in this worker that it authenticates connections.
@@ -205,6 +211,11 @@ impl Upstream {
     /// Counts what is handed over.
     pub(crate) fn handover_meter(&self) -> Option<HandoverMeter> {
         self.records.get()?.handover()
+    }
+
+    /// Counts carriers, and the requests on them.
+    pub(crate) fn http2_meter(&self) -> Option<Http2Meter> {
+        self.records.get()?.http2()
     }
 
     /// Counts the requests in the queue.

@@ -11,6 +11,7 @@ use nginx_sys::{
 };
 
 use crate::base::clock::Msec;
+use crate::http2::sharing::GroupId;
 
 use crate::ffi::nginx::conn::Event;
 use crate::ffi::nginx::handle::{get_field, set_field, Live};
@@ -31,6 +32,8 @@ pub(crate) struct Waiter {
     pub(crate) since: Cell<Msec>,
     /// The question to another worker whose answer it waits for.
     pub(crate) question: Cell<u32>,
+    /// The carriers for one of whose streams it waits.
+    pub(crate) group: Cell<Option<GroupId>>,
 }
 
 impl Waiter {
@@ -51,6 +54,7 @@ impl Waiter {
             request,
             since: Cell::new(0),
             question: Cell::new(0),
+            group: Cell::new(None),
         });
         pool.put(waiter).map(NonNull::cast)
     }

@@ -29,6 +29,8 @@ pub(crate) struct Waits {
     pub(crate) parked: WaitLine,
     /// Requests that have a server, and wait for the answer of another worker: it may have a connection.
     pub(crate) asking: WaitLine,
+    /// Requests that have a server, and wait for a stream of a connection to it.
+    pub(crate) streams: WaitLine,
     /// The servers to which connections were released since the last dispatch.
     pub(crate) released: Guarded<Released>,
     /// Which servers had room at the last look for `retries`.
@@ -47,6 +49,9 @@ pub(crate) type WaitLine = Guarded<WaitQueue<NonNull<Waiter>>>;
 
 /// How many requests can wait for answers of other workers: more than there are workers.
 const MAX_ASKING: usize = 1024;
+
+/// How many requests can wait for a stream of a connection. A `queue` may say less.
+const MAX_FOR_STREAMS: usize = 65_536;
 
 /// How often `dispatch` is called if nothing else happens, in milliseconds.
 pub(crate) const INTERVAL: Msec = 1000;
@@ -78,6 +83,7 @@ impl Waits {
             retries: line(number)?,
             parked: line(parked)?,
             asking: Guarded::new(WaitQueue::new(MAX_ASKING)),
+            streams: line(MAX_FOR_STREAMS)?,
             released: Guarded::new(Released::default()),
             rooms: Guarded::new(Rooms::default()),
             alarm: Alarm::new(),
@@ -108,8 +114,19 @@ impl Waits {
         any(&self.parked)
     }
 
+    pub(crate) fn any_for_stream(&self) -> bool {
+        any(&self.streams)
+    }
+
+    /// Whether as many requests wait for a stream, or a server, as may.
+    pub(crate) fn is_full_of_streams(&self) -> bool {
+        let length = |line: &WaitLine| line.with(|line| line.len()).unwrap_or(0);
+        let all = length(&self.queue) + length(&self.retries) + length(&self.streams);
+        self.directive.is_some_and(|queue| all >= queue.number)
+    }
+
     pub(crate) fn any(&self) -> bool {
-        any(&self.queue) || any(&self.retries) || any(&self.parked) || any(&self.asking)
+        any(&self.queue) || any(&self.retries) || any(&self.parked) || any(&self.asking) || any(&self.streams)
     }
 }
 
@@ -202,7 +219,8 @@ impl Upstream {
         }
         let timeout = self.waits.directive.map_or(Msec::MAX, |queue| queue.timeout);
         let left = |since| timeout.saturating_sub(elapsed(since));
-        let left = [queue, retries].into_iter().flatten().map(left).min().unwrap_or(INTERVAL);
+        let streams = self.waits.directive.and_then(|_| first_since(&self.waits.streams));
+        let left = [queue, retries, streams].into_iter().flatten().map(left).min().unwrap_or(INTERVAL);
         self.prepare_dispatch();
         self.waits.alarm.set(left.clamp(1, INTERVAL) as ngx_msec_t);
     }

@@ -28,12 +28,14 @@ use crate::ffi::state::peer_data::{PeerData, Stage};
 use crate::ffi::state::upstream::Upstream;
 use crate::ffi::state::waiter::Waiter;
 use crate::ffi::state::waits::WaitFailure;
+use crate::ffi::streams::idle::close_oldest_to;
 
 use super::enqueue::{is_worth_waiting, outlook, wait_for_slot};
 use super::fail::{fail, fail_declined, fail_internally};
 use super::inquire::is_over;
 use super::placeholder::install_placeholder;
 use super::resume::resume_connect;
+use super::stream::{end_wait_for_stream, has_place, is_late, time_out, wait_for_stream};
 
 type Waiting = queue::Entry<NonNull<Waiter>>;
 
@@ -71,6 +73,7 @@ fn serve_all(upstream: &Upstream) {
     give_what_others_need(upstream);
     resume_informed(upstream);
     resume_parked(upstream);
+    resume_for_streams(upstream);
     serve_retries(upstream);
     serve_queue(upstream, in_time);
     upstream.waits_changed();
@@ -111,8 +114,13 @@ fn give_or_close(upstream: &Upstream, worker: usize, server: Server) {
         }
         upstream.counts.ring(worker);
     }
-    if let Some(idle) = upstream.take_oldest_of(server) {
-        close_idle(upstream, idle, End::Evicted);
+    match upstream.take_oldest_of(server) {
+        Some(idle) => {
+            close_idle(upstream, idle, End::Evicted);
+        }
+        None => {
+            close_oldest_to(upstream, server);
+        }
     }
 }
 
@@ -152,6 +160,31 @@ fn resume_parked(upstream: &Upstream) {
             Some(behind) => parked.with(|line| line.get(behind.ticket).or_else(|| line.first())).flatten(),
             None => return,
         };
+    }
+}
+
+/// Gives requests that wait for a stream another try, in the order in which they came, if one is free for them.
+fn resume_for_streams(upstream: &Upstream) {
+    let line = &upstream.waits.streams;
+    let mut full = None;
+    let mut next = line.with(|line| line.first()).flatten();
+    for _ in 0..line.with(|line| line.len()).unwrap_or(0) {
+        let Some(waiting) = next else { return };
+        next = line.with(|line| line.next_after(waiting.ticket)).flatten();
+        let is_late = is_late(upstream, waiting.since);
+        // SAFETY: a request in a line is alive, and its waiter is in its pool.
+        if is_late || has_place(upstream, unsafe { waiting.waiter.as_ref() }, &mut full) {
+            if is_late {
+                time_out(upstream, waiting);
+            } else {
+                resume(waiting, Stage::TryingStream(waiting.ticket));
+            }
+            // A request that ends may end others, of the same main request. If the next one is gone, the first one is next.
+            next = match next {
+                Some(behind) => line.with(|line| line.get(behind.ticket).or_else(|| line.first())).flatten(),
+                None => return,
+            };
+        }
     }
 }
 
@@ -278,8 +311,7 @@ fn grant(
         return if is_worth_waiting(kp) { Turn::Busy } else { Turn::NoLiveServer };
     }
     remove(kp.upstream(), kp, waiting);
-    if matches!(kp.stage.get(), Stage::Parked(_)) {
-        wait_for_slot(kp, waiter);
+    if waits_on(kp, waiter) {
         return Turn::WaitEnded;
     }
     finish_wait(kp, waiter, rc);
@@ -302,19 +334,39 @@ fn resume(waiting: Waiting, stage: Stage) {
     let rc = unsafe { ngx_event_connect_peer(peer.as_ptr()) };
     match (stage, kp.stage.get()) {
         // It waits on.
-        (Stage::Resuming(_), Stage::Parked(_)) | (_, Stage::Inquiring(_)) => {}
+        (Stage::Resuming(_), Stage::Parked(_))
+        | (Stage::TryingStream(_), Stage::AwaitingStream(_))
+        | (_, Stage::Inquiring(_)) => {}
         (Stage::Resuming(ticket), _) => {
             upstream.waits.parked.with(|parked| parked.remove(ticket));
-            finish_wait(kp, waiter, rc);
+            if !waits_on(kp, waiter) {
+                finish_wait(kp, waiter, rc);
+            }
         }
-        (_, now) => {
+        (Stage::TryingStream(ticket), _) => {
+            upstream.waits.streams.with(|line| line.remove(ticket));
+            end_wait_for_stream(upstream, waiter);
+            if !waits_on(kp, waiter) {
+                finish_wait(kp, waiter, rc);
+            }
+        }
+        _ => {
             upstream.waits.asking.with(|asking| asking.remove(waiting.ticket));
-            match now {
-                Stage::Parked(_) => wait_for_slot(kp, waiter),
-                _ => go_on(kp, waiter, rc),
+            if !waits_on(kp, waiter) {
+                go_on(kp, waiter, rc);
             }
         }
     }
+}
+
+/// Whether a request that had its turn waits on, for something else: then its timer is set.
+fn waits_on(kp: &PeerData, waiter: &Waiter) -> bool {
+    match kp.stage.get() {
+        Stage::Parked(_) => wait_for_slot(kp, waiter),
+        Stage::AwaitingStream(_) => wait_for_stream(kp, waiter),
+        _ => return false,
+    }
+    true
 }
 
 /// The wait is over: the times of the request do not include it.

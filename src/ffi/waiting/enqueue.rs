@@ -22,6 +22,7 @@ use crate::ffi::state::waits::{WaitFailure, INTERVAL};
 
 use super::fail::fail;
 use super::placeholder::{install_placeholder, start_wait};
+use super::stream::{end_wait_for_stream, wait_for_stream};
 
 /// What the request can expect of the servers; `None` if it is unknown, because the balancer keeps its servers in a way of
 /// its own.
@@ -116,6 +117,7 @@ pub(super) unsafe extern "C" fn core_has_returned(event: *mut ngx_event_t) {
     guard((), || match kp.stage.get() {
         Stage::Failing(failure) => fail(kp, waiter, failure),
         Stage::Parked(_) => wait_for_slot(kp, waiter),
+        Stage::AwaitingStream(_) => wait_for_stream(kp, waiter),
         Stage::Inquiring(_) => waiter.write().clear_timer(),
         Stage::Queued(ticket) => {
             waiter.write().clear_timer();
@@ -188,6 +190,14 @@ pub(crate) fn leave_wait(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uin
             }
             Some(ServerReturn::Untried)
         }
+        Stage::AwaitingStream(ticket) | Stage::TryingStream(ticket) => {
+            upstream.waits.streams.with(|line| line.remove(ticket));
+            end_group_wait(kp);
+            if let Some(server) = kp.server.take() {
+                upstream.counts.end_request(server);
+            }
+            Some(ServerReturn::Untried)
+        }
         Stage::Declined => {
             kp.u.set_request_sent(false);
             kp.note_tried();
@@ -208,6 +218,14 @@ pub(crate) fn leave_wait(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uin
     }
     upstream.waits_changed();
     returned
+}
+
+/// The request does not wait for a stream any more.
+fn end_group_wait(kp: &PeerData) {
+    // SAFETY: `start_wait` has put it into the pool of the live request.
+    if let Some(waiter) = kp.waiter.get().map(|waiter| unsafe { waiter.as_ref() }) {
+        end_wait_for_stream(kp.upstream(), waiter);
+    }
 }
 
 /// Takes the placeholder back from nginx, and ends the time of the wait, unless that was done before.

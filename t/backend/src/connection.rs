@@ -31,14 +31,13 @@ pub enum Farewell {
 
 /// Serves a connection of a listener to its end. Any error of the socket ends it too; the tests see that on nginx's side.
 pub async fn serve(
-    stream: Box<dyn Stream>,
+    mut input: Input,
     protocol: Protocol,
     listener: usize,
     serial: u64,
     stats: Arc<Stats>,
     farewells: watch::Receiver<Farewell>,
 ) {
-    let mut input = Input::new(stream);
     let farewell =
         converse(&mut input, protocol, listener, serial, &stats, farewells).await.unwrap_or(Farewell::Close);
     if farewell == Farewell::Reset {

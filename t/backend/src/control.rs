@@ -4,9 +4,11 @@
 //! - `/last`: the last request as it came, head and body (64 KB of it);
 //! - `/reset`: counters and serials start anew;
 //! - `/drop?how=close|reset`: ends every connection that waits for a request;
-//! - `/refuse?ms=N`: refuses connections for N milliseconds.
+//! - `/refuse?ms=N`: refuses connections for N milliseconds;
+//! - `/behave?..`: what HTTP/2 connections that are still to come do, see `http2/script.rs`;
+//! - `/settings?streams=N&..`, `/frames?frames=..`, `/goaway`: sends this to all HTTP/2 connections that are open.
 //!
-//! `/last`, `/drop` and `/refuse` take `listener=N` (the first is 0) to mean one listener only.
+//! All but `/stats` and `/reset` take `listener=N` (the first is 0) to mean one listener only.
 
 use std::io;
 use std::time::Duration;
@@ -72,11 +74,23 @@ async fn command(target: &str, listeners: &[Listener]) -> Option<String> {
                 listener.refuse(duration).await;
             }
         }
+        "/behave" => meant.for_each(|listener| listener.site().behave(query)),
+        "/settings" => meant.for_each(|listener| listener.site().announce(query)),
+        "/frames" => {
+            let frames = argument("frames")?;
+            meant.for_each(|listener| listener.site().send(frames));
+        }
+        "/goaway" => meant.for_each(|listener| listener.site().goaway()),
         _ => return None,
     }
     Some("done\n".into())
 }
 
 fn line(listener: &Listener) -> String {
-    format!("{{\"addr\":\"{}\",{}}}\n", listener.address(), listener.stats())
+    let stats = listener.stats();
+    let http2 = match listener.is_http2() {
+        true => format!(",\"http2\":{}", stats.http2),
+        false => String::new(),
+    };
+    format!("{{\"addr\":\"{}\",{stats}{http2}}}\n", listener.address())
 }

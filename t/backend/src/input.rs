@@ -26,6 +26,11 @@ impl Input {
         Self { stream, buffer: Vec::new(), taken: Vec::new() }
     }
 
+    /// A connection of which these bytes have been read already.
+    pub fn with(stream: Box<dyn Stream>, buffer: Vec<u8>) -> Self {
+        Self { stream, buffer, taken: Vec::new() }
+    }
+
     pub fn buffered(&self) -> &[u8] {
         &self.buffer
     }

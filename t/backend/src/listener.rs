@@ -4,13 +4,17 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use openssl::ssl::SslAcceptor;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, Instant};
 
-use crate::address::{Address, Socket};
+use crate::address::{Address, Socket, Stream};
 use crate::connection::{self, Farewell};
+use crate::http2::{self, Site};
+use crate::input::Input;
 use crate::protocol::Protocol;
 use crate::stats::Stats;
+use crate::tls;
 
 /// A handle to a running listener.
 pub struct Listener {
@@ -18,6 +22,8 @@ pub struct Listener {
     stats: Arc<Mutex<Arc<Stats>>>,
     farewell: watch::Sender<Farewell>,
     refuse: mpsc::Sender<Refusal>,
+    site: Arc<Site>,
+    is_http2: bool,
 }
 
 /// For how long, and whom to tell once the socket is closed.
@@ -32,9 +38,19 @@ impl Listener {
         self.stats.lock().expect("no holder panics").clone()
     }
 
+    /// What its HTTP/2 connections share.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    pub fn is_http2(&self) -> bool {
+        self.is_http2
+    }
+
     /// Starts counting anew, serials of connections included.
     pub fn reset(&self) {
         *self.stats.lock().expect("no holder panics") = Arc::default();
+        self.site.reset();
     }
 
     /// Makes every connection that waits for a request end this way.
@@ -52,23 +68,41 @@ impl Listener {
 }
 
 /// Starts the listener with this number, as scripts may name it.
-pub async fn start(number: usize, address: &Address, protocol: Protocol) -> io::Result<Listener> {
+///
+/// `script` is what its HTTP/2 connections do; with `tls` all its connections begin with a handshake.
+pub async fn start(
+    number: usize,
+    address: &Address,
+    protocol: Protocol,
+    script: &str,
+    tls: Option<SslAcceptor>,
+) -> io::Result<Listener> {
     let socket = address.bind().await?;
     let address = socket.address()?;
     let stats: Arc<Mutex<Arc<Stats>>> = Arc::default();
     let (farewell, farewells) = watch::channel(Farewell::Close);
     let (refuse, refusals) = mpsc::channel(1);
 
-    tokio::spawn(accept_loop(socket, number, address.clone(), protocol, stats.clone(), farewells, refusals));
+    let site = Arc::new(Site::new(script));
+    let kind = Kind { number, protocol, tls, site: site.clone() };
+    tokio::spawn(accept_loop(socket, kind, address.clone(), stats.clone(), farewells, refusals));
 
-    Ok(Listener { address, stats, farewell, refuse })
+    Ok(Listener { address, stats, farewell, refuse, site, is_http2: protocol == Protocol::Http2 })
+}
+
+/// What the connections of a listener have in common.
+#[derive(Clone)]
+struct Kind {
+    number: usize,
+    protocol: Protocol,
+    tls: Option<SslAcceptor>,
+    site: Arc<Site>,
 }
 
 async fn accept_loop(
     mut socket: Socket,
-    number: usize,
+    kind: Kind,
     address: Address,
-    protocol: Protocol,
     stats: Arc<Mutex<Arc<Stats>>>,
     farewells: watch::Receiver<Farewell>,
     mut refusals: mpsc::Receiver<Refusal>,
@@ -91,9 +125,37 @@ async fn accept_loop(
                 let serial = stats.opened(stream.duplicate().ok());
                 let mut farewells = farewells.clone();
                 farewells.mark_unchanged();
-                tokio::spawn(connection::serve(stream, protocol, number, serial, stats, farewells));
+                tokio::spawn(serve(stream, kind.clone(), serial, stats, farewells));
             }
         }
+    }
+}
+
+async fn serve(
+    mut stream: Box<dyn Stream>,
+    kind: Kind,
+    serial: u64,
+    stats: Arc<Stats>,
+    farewells: watch::Receiver<Farewell>,
+) {
+    let Kind { number: listener, protocol, tls, site } = kind;
+    if let Some(acceptor) = tls {
+        let handshake = if site.fails_handshake() { None } else { tls::accept(&acceptor, stream).await.ok() };
+        let Some(handshake) = handshake else {
+            stats.http2.handshake_failed();
+            return stats.closed(serial, 0);
+        };
+        stats.http2.line(serial, |line| {
+            (line.is_tls, line.is_resumed, line.name) = (true, handshake.is_resumed, handshake.name);
+        });
+        stream = handshake.stream;
+    }
+    match protocol {
+        Protocol::Http2 => {
+            let context = http2::Context { listener, serial, stats, site };
+            http2::serve(stream, context, farewells).await;
+        }
+        _ => connection::serve(Input::new(stream), protocol, listener, serial, stats, farewells).await,
     }
 }
 

@@ -10,6 +10,7 @@ mod connection;
 mod control;
 mod fastcgi;
 mod http;
+mod http2;
 mod input;
 mod listener;
 mod login;
@@ -17,10 +18,13 @@ mod memcached;
 mod protocol;
 mod script;
 mod stats;
+mod tls;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use clap::Parser;
+use openssl::ssl::SslAcceptor;
 use rustix::process::{set_parent_process_death_signal, Signal};
 use tokio::signal::unix::{signal, SignalKind};
 
@@ -34,7 +38,7 @@ struct Options {
     #[arg(long, required = true)]
     listen: Vec<Address>,
 
-    /// Address of the control listener (plain HTTP: /stats, /reset, /drop, /refuse).
+    /// Address of the control listener (plain HTTP: see `control.rs`).
     #[arg(long)]
     control: Address,
 
@@ -42,9 +46,33 @@ struct Options {
     #[arg(long, value_enum, default_value_t = Protocol::Http)]
     protocol: Protocol,
 
+    /// What HTTP/2 connections do, see `http2/script.rs`.
+    #[arg(long, default_value = "")]
+    connection: String,
+
+    /// Certificate and key for TLS on the --listen addresses, and the protocols of ALPN, the preferred one first.
+    #[arg(long, requires = "key")]
+    certificate: Option<PathBuf>,
+    #[arg(long)]
+    key: Option<PathBuf>,
+    #[arg(long, default_value = "h2,http/1.1")]
+    alpn: String,
+
+    /// A file that gets the names of requests that HTTP/2 has brought as a whole (`id=` in their queries), a line each. It
+    /// outlives this process, and several may share it.
+    #[arg(long)]
+    journal: Option<PathBuf>,
+
     /// Terminate when the process that started this one dies.
     #[arg(long)]
     exit_with_parent: bool,
+}
+
+impl Options {
+    fn tls(&self) -> io::Result<Option<SslAcceptor>> {
+        let (Some(certificate), Some(key)) = (&self.certificate, &self.key) else { return Ok(None) };
+        Ok(Some(tls::acceptor(certificate, key, &self.alpn)?))
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -58,9 +86,16 @@ async fn main() -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
+    if let Some(journal) = &options.journal {
+        stats::keep_journal(journal)?;
+    }
+
+    let tls = options.tls()?;
     let mut listeners = Vec::new();
     for (number, address) in options.listen.iter().enumerate() {
-        listeners.push(listener::start(number, address, options.protocol).await?);
+        listeners.push(
+            listener::start(number, address, options.protocol, &options.connection, tls.clone()).await?,
+        );
     }
     let control = options.control.bind().await?;
 

@@ -15,6 +15,8 @@ pub enum Protocol {
     Uwsgi,
     Scgi,
     Memcached,
+    /// With prior knowledge, and what does not begin so by HTTP/1.1.
+    Http2,
 }
 
 /// The part of a request that scripts and answers depend on.
@@ -61,7 +63,7 @@ impl Protocol {
     /// Reads the head of the next request; `None` when the peer closes instead.
     pub async fn read(self, input: &mut Input) -> io::Result<Option<Request>> {
         match self {
-            Self::Http => http::read(input).await,
+            Self::Http | Self::Http2 => http::read(input).await,
             Self::Fastcgi => fastcgi::read(input).await,
             Self::Uwsgi => cgi::read_uwsgi(input).await,
             Self::Scgi => cgi::read_scgi(input).await,
@@ -71,7 +73,7 @@ impl Protocol {
 
     pub fn answer(self, request: &Request, identity: &Identity) -> Answer {
         match self {
-            Self::Http => http::answer(request, identity),
+            Self::Http | Self::Http2 => http::answer(request, identity),
             Self::Fastcgi => fastcgi::answer(request, identity),
             Self::Uwsgi | Self::Scgi => cgi::answer(request, identity),
             Self::Memcached => memcached::answer(request, identity),

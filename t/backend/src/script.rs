@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A body is built in memory, so it has a bound.
-const MAX_LEN: usize = 16 * 1024 * 1024;
+pub const MAX_LEN: usize = 16 * 1024 * 1024;
 
 /// How the answer's body is framed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -184,7 +184,7 @@ impl Script {
 }
 
 /// The bytes of a value in which `%XX` may stand for any of them.
-fn decoded(value: &str) -> Vec<u8> {
+pub fn decoded(value: &str) -> Vec<u8> {
     let mut pieces = value.split('%');
     let mut bytes = pieces.next().unwrap_or("").as_bytes().to_vec();
     for piece in pieces {

@@ -2,11 +2,24 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
+
+use crate::http2::Counts;
+
+/// The names of requests, for whoever looks when this process is no more.
+static JOURNAL: OnceLock<File> = OnceLock::new();
+
+pub fn keep_journal(path: &Path) -> io::Result<()> {
+    let file = File::options().append(true).create(true).open(path)?;
+    JOURNAL.set(file).map_err(|_| io::ErrorKind::AlreadyExists.into())
+}
 
 /// Counters of one listener; a reset replaces them by new ones, so connections older than it no longer count.
 #[derive(Default)]
@@ -23,6 +36,7 @@ pub struct Stats {
     /// The names of requests.
     ids: Mutex<HashSet<String>>,
     ids_again: AtomicU64,
+    pub http2: Counts,
 }
 
 impl Stats {
@@ -53,6 +67,10 @@ impl Stats {
     /// Notes the name of a request that has come as a whole.
     pub fn note_id(&self, id: Option<&str>) {
         let Some(id) = id else { return };
+        if let Some(mut journal) = JOURNAL.get() {
+            // In one piece, as others write too.
+            let _ = journal.write_all(format!("{id}\n").as_bytes());
+        }
         if !self.ids.lock().expect("no holder panics").insert(id.into()) {
             self.ids_again.fetch_add(1, Relaxed);
         }

@@ -15,7 +15,7 @@ my $count = 0;
 
 # Keepalive::Backend->start(protocol => 'fastcgi', listen => ['127.0.0.1:0', 'unix:/path'])
 #
-# With `host` it listens on that address instead of 127.0.0.1. `within` is a command that runs it elsewhere, for example in a
+# `arguments` are more arguments of the program. With `host` it listens on that address instead of 127.0.0.1. `within` is a command that runs it elsewhere, for example in a
 # network namespace; the control listener is a unix socket then.
 sub start {
     my ($class, %options) = @_;
@@ -25,7 +25,7 @@ sub start {
     my @listen = @{ $options{listen} || ["$host:0"] };
 
     my @command = (@{ $options{within} || [] }, $program, '--exit-with-parent', '--protocol', $options{protocol} || 'http',
-        '--control', $control, map { ('--listen', $_) } @listen);
+        @{ $options{arguments} || [] }, '--control', $control, map { ('--listen', $_) } @listen);
     my $pid = open my $output, '-|', @command or die "cannot start $program: $!\n";
 
     my @addresses;

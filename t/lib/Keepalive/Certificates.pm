@@ -11,10 +11,11 @@ use Keepalive::Setup;
 
 our @EXPORT = qw(self_signed);
 
-# Makes a self-signed certificate; returns the paths of the certificate and of its key.
+# Makes a self-signed certificate for this name, in files of that name or of another one; returns the paths of the certificate and
+# of its key.
 sub self_signed {
-    my ($name) = @_;
-    my $base = work_dir() . "/$name";
+    my ($name, $file) = @_;
+    my $base = work_dir() . '/' . ($file // $name);
     system("openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=$name"
         . " -keyout $base.key -out $base.crt >/dev/null 2>&1") == 0
         or die "openssl cannot make a certificate\n";

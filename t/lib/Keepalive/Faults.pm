@@ -132,6 +132,16 @@ F21.3 unread bytes, before the connection is given and while it is in transit
 F21.4 a worker hangs, a client leaves, or a reload comes while a connection is in transit
 F21.5 the next configuration has no use for the connection
 F21.6 no descriptor, connection or memory for it
+F22   Many requests over one connection
+F22.1 GOAWAY: a new stream after it, a repeat above the last stream, a goodbye that counts as a failure
+F22.2 the limit of streams is lowered; streams that are counted wrongly after a reset
+F22.3 a slow reader, or an upload that nobody reads, stalls the others
+F22.4 windows that are lost by padding, resets and clients that leave
+F22.5 a dead connection swallows all requests; one timeout or one bad answer is the end of all
+F22.6 the servers have unequal loads
+F22.7 answers are mixed up
+F22.8 floods and bombs: settings, header blocks, resets, empty frames
+F22.9 smuggling: line ends in a value, wrong lengths, an end too early
 END
 
 # Files that are not about faults.

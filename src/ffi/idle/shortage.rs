@@ -6,20 +6,21 @@
 //! most an eighth is left: a request that needs a new connection then closes as many idle ones as needed. If nginx still
 //! had to close clients in the present second, each connection that is stored closes one. Without a shortage all
 //! connections can be in use. One is also closed after a connection could not be opened because the limit of descriptors
-//! was reached: the next request gets its descriptor.
+//! was reached: the next request gets its descriptor. Connections that carry many requests are the last to be closed, and
+//! only without any.
 
 use nginx_sys::ngx_cached_time;
 
 use crate::metrics::End;
 
+use crate::ffi::max_conns::slots::close_idle;
 use crate::ffi::nginx::handle::{get_field, Handle as _};
 use crate::ffi::nginx::modules::modules;
 use crate::ffi::nginx::process::Cycle;
 use crate::ffi::nginx::this_module::module;
 use crate::ffi::shared::main_conf::MainConf;
 use crate::ffi::state::upstream::Upstream;
-
-use super::slots::close_idle;
+use crate::ffi::streams;
 
 /// How many connections to close at most: one to a limited server may stay for a while after it was closed.
 const ATTEMPTS: usize = 8;
@@ -63,7 +64,13 @@ fn close_oldest_of_all(upstream: &Upstream) -> bool {
 /// Closes the connection of an upstream that is idle for longest. `false` if there is none.
 fn close_oldest(upstream: &Upstream) -> bool {
     let oldest = upstream.idle.with(|idle| idle.take_oldest()).flatten();
-    oldest.map(|idle| close_idle(upstream, idle, End::Evicted)).is_some()
+    match oldest {
+        Some(idle) => {
+            close_idle(upstream, idle, End::Evicted);
+            true
+        }
+        None => streams::idle::close_oldest(upstream, 0),
+    }
 }
 
 /// Whether a cycle has this module.
