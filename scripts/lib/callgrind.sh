@@ -1,5 +1,5 @@
-# What `scripts/bench pool`, `queue`, `auth`, `stale` and `status` share: their options, an nginx with symbols, and valgrind's
-# callgrind, which counts its instructions. Sourced, not run.
+# What `scripts/bench pool`, `queue`, `auth`, `stale`, `status` and `streams` share: their options, an nginx with symbols, and
+# valgrind's callgrind, which counts its instructions. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
 note_callgrind_needs() {
@@ -53,13 +53,20 @@ compiler_options() { sed -n 's/^CFLAGS = *//p' "$BUILD_DIR/Makefile" | grep -o -
 # start_callgrind FOLDER PORT: an nginx of one process, with FOLDER/nginx.conf; nothing is counted yet. Its dumps are
 # FOLDER/callgrind.out.N.
 start_callgrind() {
+    start_program_under_callgrind "$1" "$2" \
+        "$NGINX" -p "$1" -e "$1/error.log" -c "$1/nginx.conf" -g 'daemon off; master_process off;'
+}
+
+# start_program_under_callgrind FOLDER PORT COMMAND..
+start_program_under_callgrind() {
+    local folder=$1 port=$2
+    shift 2
     # Symbols are bound at the start, or the first call of each function would pay for that.
-    LD_BIND_NOW=1 valgrind --tool=callgrind --instr-atstart=no --callgrind-out-file="$1/callgrind.out" \
-        "$NGINX" -p "$1" -e "$1/error.log" -c "$1/nginx.conf" -g 'daemon off; master_process off;' \
-        >"$1/valgrind.log" 2>&1 </dev/null &
+    LD_BIND_NOW=1 valgrind --tool=callgrind --instr-atstart=no --callgrind-out-file="$folder/callgrind.out" "$@" \
+        >"$folder/valgrind.log" 2>&1 </dev/null &
     VALGRIND_PID=$!
-    wait_for 60 http_get "$2" /ready >/dev/null 2>&1 ||
-        die "nginx does not start under valgrind: $(tail -n 5 "$1/valgrind.log")"
+    wait_for 60 http_get "$port" /ready >/dev/null 2>&1 ||
+        die "$1 does not start under valgrind: $(tail -n 5 "$folder/valgrind.log")"
 }
 
 # Whatever happens, valgrind is stopped in the end.

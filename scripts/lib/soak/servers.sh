@@ -1,4 +1,4 @@
-# The servers of scripts/soak: scripted backends, one that speaks TLS, and nginx before them. Sourced, not run.
+# The servers of scripts/soak: scripted backends, two that speak TLS, and nginx before them. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
 # What the configuration calls them, in the order of the backend's listeners.
@@ -7,13 +7,12 @@ LISTENERS=(PLAIN_1 PLAIN_2 BARE EACH_1 EACH_2 EACH_3 QUEUED_1 QUEUED_2 SHORT AUT
 
 # Sets SOAK_ARGUMENTS, by which the load finds them, and SERVER_PIDS.
 start_soak_servers() {
-    local folder=$TEMP/nginx tls=$TEMP/tls user='' name i named=()
-    mkdir -p "$folder" "$tls"
+    local folder=$TEMP/nginx user='' name i named=()
+    mkdir -p "$folder"
     ! is_root || user='user root;'
     for name in server one two; do
         make_certificate "$name" "$folder"
     done
-    cp "$folder"/server.* "$tls"
 
     step "starting the servers"
     start_backend soak "${LISTENERS[@]/*/127.0.0.1:0}" "unix:$TEMP/socket"
@@ -28,22 +27,44 @@ start_soak_servers() {
     pids+=("$PID")
     named+=(FASTCGI "127.0.0.1:$PORT")
 
-    local tls_port status_port port
-    tls_port=$(free_port) status_port=$(free_port)
-    fill_in "$ROOT/nginx-conf/soak-tls.conf" FOLDER "$tls" TEMP_PATHS "$(temp_paths "$NGINX" "$tls")" USER "$user" \
-        PORT "$tls_port" STATUS_PORT "$status_port" "${named[@]}" >"$tls/nginx.conf"
-    start_nginx "$tls"
-    SERVER_PIDS=("${pids[@]}" "$PID")
+    BACKEND_OPTIONS=(--protocol http2 --journal "$TEMP/journal" --connection 'streams=50&own=1000000')
+    start_backend streams 127.0.0.1:0 127.0.0.1:0
+    local streams_control=$CONTROL
+    pids+=("$PID")
+    named+=(STREAMS_1 "${ADDRESSES[0]}" STREAMS_2 "${ADDRESSES[1]}")
+    # The load itself starts and kills these.
+    local mortals=("127.0.0.1:$(free_port)" "127.0.0.1:$(free_port)")
+    named+=(MORTAL_1 "${mortals[0]}" MORTAL_2 "${mortals[1]}")
 
+    local fronts=()
+    start_front tls SECURE ''
+    start_front streams-tls SECURE_STREAMS ' http2'
+    SERVER_PIDS=("${pids[@]}")
+
+    local port
     port=$(free_port)
     fill_in "$ROOT/nginx-conf/soak.conf" MODULE "$OUR_MODULE" FOLDER "$folder" USER "$user" PORT "$port" \
-        TEMP_PATHS "$(temp_paths "$NGINX" "$folder")" SECURE "127.0.0.1:$tls_port" "${named[@]}" >"$folder/nginx.conf"
+        TEMP_PATHS "$(temp_paths "$NGINX" "$folder")" "${named[@]}" >"$folder/nginx.conf"
     start_nginx "$folder"
     SOAK_ARGUMENTS=(
         --nginx "127.0.0.1:$port" --master "$PID" --error-log "$folder/error.log"
-        --control "127.0.0.1:$control" --control "127.0.0.1:$fastcgi_control"
-        --front "127.0.0.1:$tls_port" --front-status "127.0.0.1:$status_port"
+        --control "127.0.0.1:$control" --control "127.0.0.1:$fastcgi_control" --control "127.0.0.1:$streams_control"
+        --streams-control "127.0.0.1:$streams_control" "${fronts[@]}"
+        --backend "$BACKEND" --mortal "${mortals[0]}" --mortal "${mortals[1]}" --journal "$TEMP/journal"
     )
+}
+
+# start_front FOLDER NAME HTTP2: an nginx that speaks TLS; adds to the variables of start_soak_servers.
+start_front() {
+    local tls=$TEMP/$1 port status_port
+    mkdir -p "$tls"
+    cp "$folder"/server.* "$tls"
+    port=$(free_port) status_port=$(free_port)
+    fill_in "$ROOT/nginx-conf/soak-tls.conf" FOLDER "$tls" TEMP_PATHS "$(temp_paths "$NGINX" "$tls")" USER "$user" \
+        PORT "$port" STATUS_PORT "$status_port" HTTP2 "$3" "${named[@]}" >"$tls/nginx.conf"
+    start_nginx "$tls"
+    pids+=("$PID") named+=("$2" "127.0.0.1:$port")
+    fronts+=(--front "127.0.0.1:$port" --front-status "127.0.0.1:$status_port")
 }
 
 # make_certificate NAME FOLDER: one that signs itself.
