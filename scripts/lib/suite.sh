@@ -88,10 +88,11 @@ run_suite() {
     mkdir -p "$folder/tmp"
     : >"$log"
     local files=("${FILES[@]}")
-    is_for_browser "$key" || mapfile -t files < <(printf '%s\n' "${FILES[@]}" | grep -vx "$PAGE_TEST")
+    is_for_browser "$key" || mapfile -t files < <(printf '%s\n' "${files[@]}" | grep -vx "$PAGE_TEST")
+    is_for_server_tests "$key" || mapfile -t files < <(printf '%s\n' "${files[@]}" | grep -vxE "$SERVER_TESTS")
     step "nginx $VERSION on $(module_label "$module"): ${#files[@]} files"
-    # Two files at a time for each core. Each file finds its own ports.
-    prove_files "$module" "$folder" "$log" $((2 * $(nproc))) "${files[@]}"
+    # Five files at a time for two cores: they mostly wait. Each file finds its own ports.
+    prove_files "$module" "$folder" "$log" $((5 * $(nproc) / 2)) "${files[@]}"
     echo $((SECONDS - started)) >"$folder.seconds"
 }
 
@@ -130,6 +131,12 @@ PAGE_TEST=t/status/page.t
 
 # The page is the same on each nginx: the browser test runs on the first version only, without --quick, or if it is chosen alone.
 is_for_browser() { [[ ${FILES[*]} == "$PAGE_TEST" || ($1 == "${KEYS[0]}" && $QUICK == no) ]]; }
+
+# What these show is how the module behaves towards servers, which is the same on each nginx, and they take long: they run on the
+# first and on the last version, or if files are chosen.
+SERVER_TESTS='t/streams/(dead|fairness|hostile|lifecycle|many)\.t'
+
+is_for_server_tests() { [[ $CHOSEN_FILES == yes || $1 == "${KEYS[0]}" || $1 == "${KEYS[-1]}" ]]; }
 
 FAILURES_TEST=t/exhaustion/alloc-failures.t
 

@@ -64,6 +64,12 @@ pub struct Ask {
 
 const OK: &[Outcome] = &[Outcome::Status(200)];
 
+/// How the locations end that pass a request body on as it comes: by `proxy_request_buffering off`, and `grpc_pass` always does.
+const UNBUFFERED: [&str; 2] = ["/direct", "/grpc"];
+
+/// The server answers before it reads the request body.
+pub const EARLY: &str = "early=1";
+
 impl Ask {
     /// A GET that is answered with the name of the request again and again, up to this length.
     pub fn new(location: &str, id: &str, length: u64) -> Self {
@@ -95,6 +101,15 @@ impl Ask {
         let (Body::Length(length) | Body::Chunked(length)) = body else { return self };
         (self.method, self.body) = ("POST", body);
         self.tells("X-Body-Length", length.to_string())
+    }
+
+    /// With a request body that an HTTP/2 server returns, and whose arrival it writes down.
+    pub fn reflected(mut self, body: Body) -> Self {
+        let (Body::Length(length) | Body::Chunked(length)) = body else { return self };
+        (self.method, self.body) = ("POST", body);
+        self.text = Some(repeated(&self.id, length));
+        let named = format!("reflect=1&id={}", self.id);
+        self.with(named)
     }
 
     pub fn head(mut self) -> Self {
@@ -138,6 +153,18 @@ impl Ask {
         self
     }
 
+    /// Whether nginx may have given this outcome before it had read all of the request body.
+    ///
+    /// It does so where it passes the body on as it comes, and the server answers early or is lost. Then nginx closes the
+    /// connection after the answer (`r->reading_body` in `ngx_http_finalize_connection`), although the head of the answer,
+    /// which was sent before, says `Connection: keep-alive`. This is so without our module too.
+    pub fn may_be_unread(&self, outcome: Outcome) -> bool {
+        let location = self.target.split('?').next().unwrap_or("");
+        let is_unbuffered = UNBUFFERED.iter().any(|end| location.ends_with(end));
+        let is_proof = outcome == self.allowed[0] && !self.target.contains(EARLY);
+        self.body != Body::None && is_unbuffered && !is_proof
+    }
+
     pub fn bytes(&self) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/{}\r\nHost: soak\r\n", self.method, self.target, self.version);
         for (name, value) in &self.headers {
@@ -160,9 +187,9 @@ impl Ask {
     }
 }
 
-/// What the server is told to answer.
+/// What the server is told to answer. HTTP/2 has no upper case in names.
 pub fn script(id: &str, length: u64) -> String {
-    format!("header=X-Echo:{id}&body={id}&len={length}")
+    format!("header=x-echo:{id}&body={id}&len={length}")
 }
 
 pub fn repeated(text: &str, length: usize) -> String {
@@ -188,7 +215,7 @@ mod tests {
         let bytes = |ask: Ask| String::from_utf8(ask.bytes()).unwrap();
         assert_eq!(
             bytes(Ask::new("/a", "i7", 5).with("delay=1").header("X", "y")),
-            "GET /a?header=X-Echo:i7&body=i7&len=5&delay=1 HTTP/1.1\r\nHost: soak\r\nX: y\r\n\r\n"
+            "GET /a?header=x-echo:i7&body=i7&len=5&delay=1 HTTP/1.1\r\nHost: soak\r\nX: y\r\n\r\n"
         );
         assert!(
             bytes(Ask::new("/a", "i7", 5).post(Body::Length(3))).ends_with("Content-Length: 3\r\n\r\ni7i")
@@ -196,5 +223,18 @@ mod tests {
         assert!(bytes(Ask::new("/a", "i7", 5).post(Body::Chunked(4)))
             .ends_with("chunked\r\n\r\n2\r\ni7\r\n2\r\ni7\r\n0\r\n\r\n"));
         assert_eq!(encoded("a <b"), "a%20%3Cb");
+    }
+
+    #[test]
+    fn knows_what_proves_that_a_body_was_read() {
+        let ask = |location| Ask::new(location, "i7", 5).post(Body::Length(3));
+        let (done, failed) = (Outcome::Status(200), Outcome::Status(502));
+        assert!(!ask("/a/direct").may_be_unread(done) && ask("/a/direct").may_be_unread(failed));
+        assert!(ask("/a/direct").may_be_unread(Outcome::Cut(200)));
+        assert!(ask("/direct").with(EARLY).may_be_unread(done));
+        assert!(ask("/a/grpc").may_be_unread(failed));
+        // nginx has read the body before it asks the server; or there is none.
+        assert!(!ask("/a").may_be_unread(failed));
+        assert!(!Ask::new("/a/direct", "i7", 5).may_be_unread(failed));
     }
 }

@@ -1,6 +1,6 @@
 //! The kinds of requests that the load is made of, and what each may lead to.
 
-use crate::ask::{encoded, repeated, script, Ask, Body, Manner, Outcome};
+use crate::ask::{encoded, repeated, script, Ask, Body, Manner, Outcome, EARLY};
 use crate::random::Random;
 use Outcome::{Cut, Status};
 
@@ -22,11 +22,16 @@ const PLAIN: Class =
 
 const FAILS: &[Outcome] = &[Status(502)];
 const LATE: &[Outcome] = &[Status(504)];
+/// What has come just before a reset may go with it.
+const RESET: &[Outcome] = &[Cut(200), Status(502)];
+const BEGUN: &[Outcome] = &[Status(200), Cut(200)];
 const BROKEN: &[Outcome] = &[Cut(200)];
 
 const ENDS: &str = "the server was told to end the connection there";
 const HANGS: &str = "the server was told to hang, the location waits 0.7 s";
 const DENIES: &str = "the authorisation server was told to say so";
+const DIES: &str = "its server may be killed at any moment";
+const PARTLY: &str = "a body that nginx has in part only cannot be sent again when the server says goodbye";
 const RACES: &str = "the server closes in the very moment in which the request comes";
 
 pub const CLASSES: &[Class] = &[
@@ -140,7 +145,7 @@ pub const CLASSES: &[Class] = &[
         name: "answered before sent",
         weight: 2,
         make: |r, id| {
-            let mut ask = post("/direct", id, Body::Length(r.between(1, 30_000) as usize)).with("early=1");
+            let mut ask = post("/direct", id, Body::Length(r.between(1, 30_000) as usize)).with(EARLY);
             ask.told.truncate(1);
             ask
         },
@@ -448,6 +453,219 @@ pub const CLASSES: &[Class] = &[
         why: "so it was told",
         ..PLAIN
     },
+    // HTTP/2: many requests over each connection.
+    Class { name: "streams", weight: 24, make: |r, id| Ask::new("/streams", id, r.below(3000)), ..PLAIN },
+    Class {
+        name: "streams, head",
+        weight: 2,
+        make: |r, id| Ask::new("/streams", id, r.below(3000)).head(),
+        ..PLAIN
+    },
+    Class {
+        name: "streams, no body",
+        weight: 2,
+        make: |_, id| Ask::new("/streams", id, 0).with("status=204").gives(&[Status(204)]),
+        ..PLAIN
+    },
+    Class {
+        name: "streams, trailers",
+        weight: 2,
+        make: |r, id| {
+            Ask::new("/streams", id, r.below(9000)).with("length=none&trailer=x-sum:1&interim=103&pad=9")
+        },
+        ..PLAIN
+    },
+    Class {
+        name: "streams, slow answer",
+        weight: 4,
+        make: |r, id| {
+            let script = format!("delay={}&drip={}", r.below(100), r.between(1, 15));
+            Ask::new("/streams", id, 4000).with(script)
+        },
+        ..PLAIN
+    },
+    Class {
+        name: "streams, download",
+        weight: 3,
+        make: |r, id| Ask::new(r.one_of(&["/streams", "/streams/direct"]), id, r.between(50_000, 1_500_000)),
+        ..PLAIN
+    },
+    Class {
+        name: "streams, post",
+        weight: 8,
+        make: |r, id| {
+            let length = r.between(1, 60_000) as usize;
+            let body = r.one_of(&[Body::Length(length), Body::Chunked(length)]);
+            Ask::new(r.one_of(&["/streams", "/streams/direct"]), id, 0).reflected(body)
+        },
+        why: PARTLY,
+        rarely: Some((Status(502), 0.02)),
+        ..PLAIN
+    },
+    Class {
+        name: "streams, upload",
+        weight: 2,
+        make: |r, id| {
+            let body = Body::Length(r.between(100_000, 1_000_000) as usize);
+            Ask::new(r.one_of(&["/streams", "/streams/direct"]), id, 0).reflected(body)
+        },
+        why: PARTLY,
+        rarely: Some((Status(502), 0.02)),
+        ..PLAIN
+    },
+    Class {
+        name: "streams, gRPC",
+        weight: 4,
+        make: |r, id| Ask::new("/streams/grpc", id, r.below(9000)),
+        ..PLAIN
+    },
+    Class {
+        name: "streams, gRPC post",
+        weight: 4,
+        make: |r, id| Ask::new("/streams/grpc", id, 0).reflected(Body::Length(r.between(1, 60_000) as usize)),
+        why: PARTLY,
+        rarely: Some((Status(502), 0.02)),
+        ..PLAIN
+    },
+    Class {
+        name: "streams, auth_request",
+        weight: 4,
+        make: |r, id| authorised("/streams/asked", id, r.one_of(STREAM_ALLOWANCES)),
+        ..PLAIN
+    },
+    Class {
+        name: "streams, auth_subrequest",
+        weight: 4,
+        make: |r, id| authorised("/streams/authorised", id, r.one_of(STREAM_ALLOWANCES)),
+        decision: Some("allowed"),
+        ..PLAIN
+    },
+    Class {
+        name: "streams, denied",
+        weight: 2,
+        make: |_, id| authorised("/streams/asked", id, "status=403&len=500").unknown().gives(&[Status(403)]),
+        why: DENIES,
+        ..PLAIN
+    },
+    Class {
+        name: "streams, tls",
+        weight: 6,
+        make: |r, id| {
+            let name = r.one_of(&["a.example", "b.example", "c.example"]);
+            tls("/streams/tls/name", id, r)
+                .with(format_args!("name={name}"))
+                .tells("X-Name", name)
+                .tells("X-Client", "")
+        },
+        ..PLAIN
+    },
+    Class {
+        name: "streams, tls, certificate",
+        weight: 3,
+        make: |r, id| tls("/streams/tls/one", id, r).tells("X-Client", "CN=one"),
+        ..PLAIN
+    },
+    Class {
+        name: "streams, tls, verified",
+        weight: 3,
+        make: |r, id| tls("/streams/tls/verified", id, r).tells("X-Name", "server").tells("X-Client", ""),
+        ..PLAIN
+    },
+    Class {
+        name: "streams, refused",
+        weight: 3,
+        make: |r, id| {
+            let ask =
+                Ask::new("/streams", id, r.below(2000)).with(r.one_of(&["fault=refuse", "fault=goaway"]));
+            let ask = ask.with("times=1");
+            match r.below(2) {
+                0 => ask.reflected(Body::Length(r.between(1, 30_000) as usize)),
+                _ => ask,
+            }
+        },
+        ..PLAIN
+    },
+    Class {
+        name: "streams, reset",
+        weight: 2,
+        make: |_, id| Ask::new("/streams", id, 500).with("fault=reset&at=start").unknown().gives(FAILS),
+        why: ENDS,
+        ..PLAIN
+    },
+    Class {
+        name: "streams, reset in the body",
+        weight: 2,
+        make: |_, id| Ask::new("/streams", id, 5000).with("fault=reset&at=body&after=30").gives(RESET),
+        why: ENDS,
+        ..PLAIN
+    },
+    Class {
+        name: "streams, hangs",
+        weight: 1,
+        make: |_, id| Ask::new("/streams/hasty", id, 500).with("fault=hang").unknown().gives(LATE),
+        why: HANGS,
+        ..PLAIN
+    },
+    Class {
+        name: "streams, leaves",
+        weight: 6,
+        make: |r, id| {
+            let after = r.between(1, 90);
+            let manner = r.one_of(&[Manner::Leaves(after), Manner::Resets(after)]);
+            let location = r.one_of(&["/streams", "/streams/direct", "/streams/grpc"]);
+            Ask::new(location, id, 200_000).with("delay=20&drip=10").like(manner)
+        },
+        why: "so it was told",
+        ..PLAIN
+    },
+    Class {
+        name: "streams, leaves sending",
+        weight: 3,
+        make: |r, id| {
+            let location = r.one_of(&["/streams", "/streams/direct", "/streams/grpc"]);
+            Ask::new(location, id, 0)
+                .reflected(Body::Length(300_000))
+                .like(Manner::LeavesSending(r.between(1, 30)))
+        },
+        why: "so it was told",
+        ..PLAIN
+    },
+    // HTTP/2 servers that are killed: what they have begun to answer is cut off, and what is no GET fails.
+    Class {
+        name: "mortal, get",
+        weight: 16,
+        make: |r, id| {
+            let script = format!("delay={}", r.below(300));
+            Ask::new("/mortal", id, r.below(5000)).with(script).gives(BEGUN)
+        },
+        why: DIES,
+        ..PLAIN
+    },
+    Class {
+        name: "mortal, download",
+        weight: 4,
+        make: |r, id| Ask::new("/mortal", id, r.between(50_000, 500_000)).with("drip=20").gives(BEGUN),
+        why: DIES,
+        ..PLAIN
+    },
+    Class {
+        name: "mortal, post",
+        weight: 6,
+        make: |r, id| {
+            let length = r.between(1, 200_000) as usize;
+            let body = r.one_of(&[Body::Length(length), Body::Chunked(length)]);
+            let ask = Ask::new(r.one_of(&["/mortal", "/mortal/direct"]), id, 0).reflected(body);
+            ask.with(format_args!("delay={}", r.below(100))).gives(&[Status(200), Cut(200), Status(502)])
+        },
+        why: DIES,
+        ..PLAIN
+    },
+    Class {
+        name: "mortal, auth_request",
+        weight: 4,
+        make: |r, id| authorised("/mortal/asked", id, r.one_of(STREAM_ALLOWANCES)),
+        ..PLAIN
+    },
     Class { name: "status", weight: 1, make: |r, _| status(r), ..PLAIN },
 ];
 
@@ -458,13 +676,16 @@ fn post(location: &str, id: &str, body: Body) -> Ask {
 /// What the authorisation server says is told by a header of the answer, so that it is seen to belong to this request.
 fn authorised(location: &str, id: &str, answer: impl std::fmt::Display) -> Ask {
     Ask::new(location, id, 600)
-        .header("X-Auth-Script", format!("header=X-Echo:{id}&{answer}"))
+        .header("X-Auth-Script", format!("header=x-echo:{id}&{answer}"))
         .tells("X-Auth", id)
 }
 
 fn allowance(random: &mut Random) -> &'static str {
     random.one_of(&["status=204", "len=3000", "len=20000&framing=chunked&drip=1", "status=204&delay=10"])
 }
+
+const STREAM_ALLOWANCES: &[&str] =
+    &["status=204", "len=3000", "len=20000&length=none&drip=1", "status=204&delay=10"];
 
 fn tls(location: &str, id: &str, random: &mut Random) -> Ask {
     let ask = Ask::new(location, id, random.below(5000));
@@ -484,7 +705,7 @@ fn page(random: &mut Random, id: &str) -> Ask {
         text.push_str(&format!("[{}]", repeated(&name, length as usize)));
     }
     Ask {
-        target: format!("/page?header=X-Echo:{id}&header=Content-Type:text/html&body={}", encoded(&source)),
+        target: format!("/page?header=x-echo:{id}&header=Content-Type:text/html&body={}", encoded(&source)),
         ..Ask::new("/page", id, 0).text(text)
     }
 }

@@ -15,6 +15,9 @@ pub struct Diary {
     pub reloads: u64,
     pub drops: u64,
     pub refusals: u64,
+    /// Servers that were killed.
+    pub deaths: u64,
+    pub goodbyes: u64,
 }
 
 impl Diary {

@@ -123,6 +123,10 @@ async fn request(
                     current.reset();
                     return None;
                 }
+                // nginx is about to close it, at once or when it has thrown away what still comes: no request of ours belongs there.
+                if ask.may_be_unread(outcome) {
+                    return None;
+                }
                 return answer.is_some_and(|answer| answer.reusable).then_some(current);
             }
             Ok(Err(error)) => match excuse(shared, worker, sent.elapsed() < AT_ONCE) {
@@ -226,7 +230,8 @@ fn judge(shared: &Shared, class: usize, ask: &Ask, outcome: Outcome, answer: Opt
         blame(shared, class, ask, &format!("{outcome}"));
         return;
     }
-    if let Some(wrong) = answer.filter(|_| outcome == ask.allowed[0]).and_then(|answer| wrong(ask, answer)) {
+    let tells = outcome == ask.allowed[0] || matches!(outcome, Outcome::Cut(_));
+    if let Some(wrong) = answer.filter(|_| tells).and_then(|answer| wrong(ask, answer)) {
         blame(shared, class, ask, &wrong);
         return;
     }

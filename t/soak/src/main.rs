@@ -11,6 +11,7 @@ mod client;
 mod diary;
 mod load;
 mod memory;
+mod mortal;
 mod numbers;
 mod processes;
 mod proof;
@@ -33,6 +34,7 @@ use tokio::time::sleep;
 use diary::Diary;
 use load::Load;
 use memory::Watched;
+use mortal::Mortal;
 use proof::Proof;
 use random::Random;
 use rest::Rest;
@@ -60,13 +62,29 @@ pub struct Options {
     #[arg(long, required = true)]
     pub control: Vec<SocketAddr>,
 
-    /// The server that speaks TLS, as the module names it.
+    /// The control listener, one of these, of the backend that has `streams`.
     #[arg(long)]
-    pub front: String,
+    pub streams_control: SocketAddr,
 
-    /// Its `stub_status`.
+    /// The servers that speak TLS, as the module names them.
+    #[arg(long, required = true)]
+    pub front: Vec<String>,
+
+    /// Their `stub_status`.
+    #[arg(long, required = true)]
+    pub front_status: Vec<SocketAddr>,
+
+    /// The program of the servers that are killed.
     #[arg(long)]
-    pub front_status: SocketAddr,
+    pub backend: PathBuf,
+
+    /// Where they listen.
+    #[arg(long, required = true)]
+    pub mortal: Vec<SocketAddr>,
+
+    /// Where servers write down which requests they have received.
+    #[arg(long)]
+    pub journal: PathBuf,
 
     #[arg(long)]
     pub minutes: f64,
@@ -91,6 +109,7 @@ pub struct Soak {
     diary: Arc<Mutex<Diary>>,
     /// The workers that the last reload has started.
     pub workers: Mutex<Vec<i32>>,
+    mortals: Mutex<Vec<Mortal>>,
     /// The upstreams' servers: upstream, address.
     servers: Vec<(String, String)>,
     /// The addresses of the listeners of the first backend.
@@ -101,6 +120,10 @@ pub struct Soak {
 impl Soak {
     pub fn diary(&self) -> MutexGuard<'_, Diary> {
         self.diary.lock().expect("no holder panics")
+    }
+
+    pub fn mortals(&self) -> MutexGuard<'_, Vec<Mortal>> {
+        self.mortals.lock().expect("no holder panics")
     }
 
     /// The number, as the backend's control listener knows it, of one of the servers of an upstream.
@@ -161,7 +184,9 @@ async fn soak(options: Options) -> io::Result<bool> {
     let listeners =
         numbers::served(options.control[0]).await?.into_iter().map(|served| served.address).collect();
     let workers = Mutex::new(processes::workers(options.master).0);
-    let soak = Soak { options, diary: Arc::default(), workers, servers, listeners, began: Instant::now() };
+    let mortals = Mutex::new(mortal::start(&options).await?);
+    let soak =
+        Soak { options, diary: Arc::default(), workers, mortals, servers, listeners, began: Instant::now() };
     let mut proof = Proof::default();
     let mut all = Tally::default();
     let mut series = Series::default();
@@ -198,6 +223,7 @@ async fn soak(options: Options) -> io::Result<bool> {
             rests.push(Rest::reach(&soak, &mut proof).await?);
         }
         let kills = soak.diary().kills();
+        let deaths = soak.diary().deaths;
         let (tally, watched) = part(
             &soak,
             of.name,
@@ -215,6 +241,8 @@ async fn soak(options: Options) -> io::Result<bool> {
         let before = rests.last().expect("there is one from the start");
         proof.counters(&soak, of.name, before, &rest, &tally, kills);
         proof.lost(&soak, of.name, &tally, kills);
+        let deaths = soak.diary().deaths - deaths;
+        proof.lost_with_servers(&soak, of.name, &tally, deaths);
         if !of.trouble.reloads && !soak.options.any_memory {
             proof.same_workers(&watched);
         }
@@ -229,6 +257,7 @@ async fn soak(options: Options) -> io::Result<bool> {
     proof.rests(&rests);
     stop(&soak, &mut proof).await;
     proof.error_log(&soak)?;
+    proof.journal(&soak)?;
     proof.answers(&all);
     proof.print(&soak, &all);
     Ok(proof.holds())

@@ -71,9 +71,22 @@ impl Status {
         }
     }
 
+    /// Requests to an upstream that a server of HTTP/2 may not have seen: those that were sent again, and those that ended before.
+    pub fn unseen(&self, upstream: &str) -> i64 {
+        ["refused", "repeats", "reset_sent"]
+            .iter()
+            .map(|name| self.sum(&format!("nginx_upstream_http2_{name}_total"), &[("upstream", upstream)]))
+            .sum()
+    }
+
     /// All that must be zero when nobody asks anything and all idle connections have had their time.
     pub fn not_zero(&self) -> Vec<String> {
-        let gauges = [format!("{PREFIX}connections"), "nginx_upstream_queue_size".into()];
+        let gauges = [
+            format!("{PREFIX}connections"),
+            "nginx_upstream_queue_size".into(),
+            "nginx_upstream_http2_carriers".into(),
+            "nginx_upstream_http2_streams".into(),
+        ];
         let busy = self.0.iter().filter(|sample| gauges.contains(&sample.name) && sample.value != 0.0);
         busy.map(|sample| format!("{} {:?} is {}", sample.name, sample.labels, sample.value)).collect()
     }
@@ -112,6 +125,11 @@ pub struct Counted {
 }
 
 impl Counted {
+    /// Whether its numbers agree with each other.
+    pub fn agrees(self) -> bool {
+        self.opened + self.taken == self.ended + self.given && self.requests == self.opened + self.reused
+    }
+
     pub fn since(self, before: Self) -> Self {
         Self {
             requests: self.requests - before.requests,
@@ -136,6 +154,8 @@ pub struct Served {
     pub requests: i64,
     /// Requests that it works at.
     pub busy: i64,
+    /// Rules of HTTP/2 that its clients have broken; -1 if it does not look.
+    pub violations: i64,
 }
 
 /// The listeners of a scripted backend, in their order.
@@ -155,6 +175,7 @@ fn line(line: &str) -> Served {
         open: number("open"),
         requests: number("requests"),
         busy: number("busy"),
+        violations: number("violations"),
     }
 }
 
@@ -164,9 +185,14 @@ pub async fn front(status: SocketAddr, address: &str) -> io::Result<Served> {
     let numbers: Vec<i64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     match numbers[..] {
         // Active connections; accepted, handled, requests; reading, writing, waiting.
-        [open, accepted, _, requests, ..] => {
-            Ok(Served { address: address.into(), accepted, open: open - 1, requests, busy: 0 })
-        }
+        [open, accepted, _, requests, ..] => Ok(Served {
+            address: address.into(),
+            accepted,
+            open: open - 1,
+            requests,
+            busy: 0,
+            violations: -1,
+        }),
         _ => Err(io::Error::other(format!("no status: {text}"))),
     }
 }
@@ -196,7 +222,14 @@ mod tests {
             line(r#"{"addr":"127.0.0.1:1","accepted":4,"open":0,"max_open":2,"requests":9,"busy":0}"#);
         assert_eq!(
             served,
-            Served { address: "127.0.0.1:1".into(), accepted: 4, open: 0, requests: 9, busy: 0 }
+            Served {
+                address: "127.0.0.1:1".into(),
+                accepted: 4,
+                open: 0,
+                requests: 9,
+                busy: 0,
+                violations: -1
+            }
         );
     }
 }

@@ -16,6 +16,9 @@ use crate::Soak;
 /// Servers whose idle connections are ended at any moment: a request that comes at that moment over a new one is lost too.
 const UNSTEADY: [&str; 2] = ["dying", "refusing"];
 
+/// Its servers are killed.
+const MORTAL: &str = "mortal";
+
 const DECISIONS: [&str; 5] = ["allowed", "denied", "failed", "timed_out", "failed_open"];
 
 #[derive(Default)]
@@ -63,17 +66,29 @@ impl Proof {
         for (upstream, server) in after.status.servers() {
             let counted =
                 after.status.of_server(&upstream, &server).since(before.status.of_server(&upstream, &server));
-            let Some(served) = served_since(before, after, &server) else {
+            let served = served_since(soak, before, after, &server);
+            if upstream == MORTAL {
+                // What they have counted died with them.
+                self.check(
+                    counted.agrees(),
+                    format!(
+                        "{part}: {upstream} {server}: {} requests over {} connections",
+                        counted.requests, counted.opened
+                    ),
+                );
+                continue;
+            }
+            let Some(served) = served else {
                 self.problems([format!("{part}: nobody knows server {server} of {upstream}")]);
                 continue;
             };
             let difference = (counted.opened - served.accepted, counted.requests - served.requests);
-            let lost = lost(&upstream, &counted);
+            let mut lost = lost(&upstream, &counted);
+            lost.1 += after.status.unseen(&upstream) - before.status.unseen(&upstream);
             let slack = in_flight;
             let holds = (-slack..=lost.0 + slack).contains(&difference.0)
                 && (-slack..=lost.1 + slack).contains(&difference.1)
-                && counted.opened + counted.taken == counted.ended + counted.given
-                && counted.requests == counted.opened + counted.reused;
+                && counted.agrees();
             if !holds {
                 self.problems([format!("{part}: {upstream} {server}: {counted:?}, the server {served:?}")]);
             }
@@ -170,6 +185,40 @@ impl Proof {
         );
     }
 
+    /// A killed server fails the requests that it has received, at most one for each client.
+    pub fn lost_with_servers(&mut self, soak: &Soak, part: &str, tally: &Tally, deaths: u64) {
+        let failures = |class| {
+            [Outcome::Status(502), Outcome::Cut(200)]
+                .iter()
+                .map(|outcome| tally.of(class, *outcome))
+                .sum::<u64>()
+        };
+        let mortal = CLASSES.iter().enumerate().filter(|(_, class)| class.name.starts_with(MORTAL));
+        let lost: u64 = mortal.map(|(number, _)| failures(number)).sum();
+        let most = deaths * soak.options.clients;
+        self.check(
+            lost <= most,
+            format!("{part}: {lost} requests failed with {deaths} killed servers (at most {most}: one for each client)"),
+        );
+    }
+
+    /// No server has received a request that another one has received, if it cannot be repeated.
+    pub fn journal(&mut self, soak: &Soak) -> io::Result<()> {
+        let text = fs::read_to_string(&soak.options.journal)?;
+        let mut seen = BTreeSet::new();
+        let again: Vec<_> = text.lines().filter(|name| !seen.insert(*name)).collect();
+        self.check(
+            again.is_empty() && !seen.is_empty(),
+            format!(
+                "servers of HTTP/2 have received {} posts, and {} of them twice: {}",
+                seen.len(),
+                again.len(),
+                again.iter().take(10).copied().collect::<Vec<_>>().join(", ")
+            ),
+        );
+        Ok(())
+    }
+
     /// Memory of workers that live on.
     pub fn same_workers(&mut self, watched: &Watched) {
         let Some(first) = watched.workers.first() else { return };
@@ -212,24 +261,29 @@ impl Proof {
 
     /// Descriptors and shared memory, each time at rest.
     pub fn rests(&mut self, rests: &[Rest]) {
+        let broken: i64 =
+            rests.last().map_or(0, |rest| rest.served.iter().map(|served| served.violations.max(0)).sum());
+        self.check(broken == 0, format!("servers have seen {broken} violations of HTTP/2"));
         let of = |what: fn(&Rest) -> Vec<usize>| -> BTreeSet<usize> { rests.iter().flat_map(what).collect() };
-        for (what, numbers) in [
-            ("descriptors of the master", of(|rest| vec![rest.master.descriptors])),
+        // A worker's first stream opens a socket that stays.
+        for (what, numbers, slack) in [
+            ("descriptors of the master", of(|rest| vec![rest.master.descriptors]), 0),
             (
                 "descriptors of the workers",
                 of(|rest| rest.workers.iter().map(|worker| worker.descriptors).collect()),
+                1,
             ),
-            ("shared mappings of the master", of(|rest| vec![rest.master.shared])),
+            ("shared mappings of the master", of(|rest| vec![rest.master.shared]), 0),
             (
                 "shared mappings of the workers",
                 of(|rest| rest.workers.iter().map(|worker| worker.shared).collect()),
+                0,
             ),
         ] {
             let list: Vec<_> = numbers.iter().map(|number| number.to_string()).collect();
-            self.check(
-                list.len() == 1,
-                format!("{what}, {} times at rest: {}", rests.len(), list.join(", ")),
-            );
+            let is_same =
+                numbers.first().zip(numbers.last()).is_some_and(|(least, most)| most - least <= slack);
+            self.check(is_same, format!("{what}, {} times at rest: {}", rests.len(), list.join(", ")));
         }
     }
 
@@ -278,8 +332,8 @@ impl Proof {
         println!("\n{}", all.table());
         let diary = soak.diary();
         println!(
-            "{} reloads, {} killed workers, {} times all idle connections of a server ended, {} times a server refused",
-            diary.reloads, diary.kills(), diary.drops, diary.refusals
+            "{} reloads, {} killed workers, {} times all idle connections of a server ended, {} times a server refused, {} killed servers, {} times a server said goodbye",
+            diary.reloads, diary.kills(), diary.drops, diary.refusals, diary.deaths, diary.goodbyes
         );
         println!(
             "{} times an old worker had closed the connection of a client before a request came over it\n",
@@ -302,12 +356,12 @@ fn lost(upstream: &str, counted: &Counted) -> (i64, i64) {
     (counted.unconnected + unaccepted, counted.unconnected + counted.stale + unsteady)
 }
 
-fn served_since(before: &Rest, after: &Rest, server: &str) -> Option<Served> {
+fn served_since(soak: &Soak, before: &Rest, after: &Rest, server: &str) -> Option<Served> {
     let of = |rest: &Rest| rest.served.iter().find(|served| served.address == server).cloned();
     let (before_that, mut since) = (of(before)?, of(after)?);
     since.accepted -= before_that.accepted;
     since.requests -= before_that.requests;
-    if after.served.last().is_some_and(|front| front.address == server) {
+    if soak.options.front.iter().any(|front| front == server) {
         let asked = after.front_asked - before.front_asked;
         since.accepted -= asked;
         since.requests -= asked;

@@ -17,11 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone, Default)]
 pub struct Rest {
     pub status: Status,
-    /// By server; the one that speaks TLS is the last.
+    /// By server; those that speak TLS are the last.
     pub served: Vec<Served>,
     pub master: Process,
     pub workers: Vec<Process>,
-    /// How often the front has been asked for its numbers: each time is a connection and a request of its own.
+    /// How often each front has been asked for its numbers: each time is a connection and a request of its own.
     pub front_asked: i64,
 }
 
@@ -56,7 +56,9 @@ impl Rest {
             served.extend(numbers::served(*control).await?);
         }
         proof.front_asked += 1;
-        served.push(numbers::front(options.front_status, &options.front).await?);
+        for (address, status) in options.front.iter().zip(&options.front_status) {
+            served.push(numbers::front(*status, address).await?);
+        }
         for open in served.iter().filter(|served| served.open != 0) {
             busy.push(format!("{} has {} connections open", open.address, open.open));
         }

@@ -7,6 +7,7 @@ use rustix::process::{kill_process, Pid, Signal};
 use tokio::time::sleep;
 
 use crate::client::get;
+use crate::mortal::Mortal;
 use crate::processes::{self, Process};
 use crate::random::Random;
 use crate::Soak;
@@ -21,6 +22,11 @@ const KILLS: Duration = Duration::from_secs(60);
 /// The servers of `dying` end all idle connections so often, and one of `refusing` takes none.
 const DROPS: Duration = Duration::from_secs(2);
 const REFUSALS: Duration = Duration::from_secs(7);
+
+/// A server of `mortal` is killed so often, and is away for so long; one of `streams` says goodbye, and allows another number of
+/// streams.
+const DEATHS: Duration = Duration::from_secs(2);
+const AWAY: Duration = Duration::from_millis(300);
 
 /// A busy machine takes its time to start workers.
 const START: Duration = Duration::from_secs(20);
@@ -53,7 +59,8 @@ pub async fn make(
     let mut next_kill = begin + KILLS / 5;
     let mut next_drop = begin + DROPS;
     let mut next_refusal = begin + REFUSALS / 2;
-    let mut round = 0;
+    let mut next_death = begin + DEATHS;
+    let (mut round, mut deaths) = (0, 0);
     while Instant::now() < until {
         sleep(Duration::from_millis(20)).await;
         let now = Instant::now();
@@ -80,6 +87,15 @@ pub async fn make(
             let listener = soak.listener("refusing", 0)?;
             get(soak.options.control[0], &format!("/refuse?ms=200&listener={listener}")).await?;
             soak.diary().refusals += 1;
+        }
+        if now > next_death {
+            next_death += DEATHS;
+            deaths += 1;
+            say_goodbye(soak, deaths, random).await?;
+            kill_server(soak, deaths);
+        }
+        for mortal in &mut *soak.mortals() {
+            mortal.return_after(AWAY)?;
         }
     }
     Ok(problems)
@@ -117,6 +133,25 @@ fn kill(soak: &Soak, random: &mut Random) {
     let Some(pid) = workers.get(random.below(workers.len() as u64) as usize) else { return };
     soak.diary().kill(*pid);
     signal(*pid, Signal::KILL);
+}
+
+/// Not if the other one, which was killed before, is not back.
+fn kill_server(soak: &Soak, number: usize) {
+    let mut mortals = soak.mortals();
+    if mortals.iter().all(Mortal::is_up) {
+        let chosen = number % mortals.len();
+        mortals[chosen].kill();
+        soak.diary().deaths += 1;
+    }
+}
+
+async fn say_goodbye(soak: &Soak, number: usize, random: &mut Random) -> io::Result<()> {
+    let control = soak.options.streams_control;
+    get(control, format!("/goaway?listener={}", number % 2)).await?;
+    get(control, format!("/settings?listener={}&streams={}", (number + 1) % 2, random.between(1, 50)))
+        .await?;
+    soak.diary().goodbyes += 1;
+    Ok(())
 }
 
 pub fn signal(pid: i32, signal: Signal) {
