@@ -145,12 +145,13 @@ impl Own {
         self.unread = self.unread.min(u32::try_from(unread).unwrap_or(u32::MAX));
     }
 
-    /// How much is to be credited to the server now: nothing until half of the window is used and read. If the reader has then
-    /// read everything, the window is doubled.
+    /// How much is to be credited to the server now: nothing until half of the window is used and read, or a quarter of the largest
+    /// one, which is for long round trips. If the reader has then read everything, the window is doubled.
     #[inline]
     pub(super) fn owed(&mut self, shared: &mut Shared) -> Option<u32> {
         let owed = self.size.saturating_sub(self.receive).saturating_sub(self.unread);
-        if owed < self.size / 2 {
+        let least = if self.size < LARGE_WINDOW { self.size / 2 } else { self.size / 4 };
+        if owed < least {
             return None;
         }
         let is_read = self.unread == 0;
