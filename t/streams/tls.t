@@ -1,14 +1,17 @@
 # http2 with TLS: ALPN decides, with `on` and with `auto`; the connection is verified before anything is sent over it, and no other
-# request uses one that was not; one handshake for all that wait for it, one session for the next.
+# request uses one that was not; one handshake for all that wait for it, one session for the next. What TLS could not send as a whole is
+# not sent again in part.
 #
 # faults: F10.1 "a wrong name, twice: nothing is sent" "a connection that was not verified is not used"
 # faults: F18.1 "the session is resumed"
+# faults: F2.4 "no POST comes twice"
 # faults: F1.1 "a handshake fails: those that wait are answered"
 
 use strict;
 use warnings;
 
 use Test::More;
+use Time::HiRes qw(sleep);
 
 use lib 't/lib';
 use Keepalive::Client;
@@ -23,6 +26,7 @@ plan skip_all => 'nginx has no TLS' unless has_feature('with-http_ssl_module');
 my %alpn = (both => 'h2,http/1.1', http1 => 'http/1.1', none => '', last => 'http/1.1,h2');
 my %server = map { $_ => Keepalive::Streams->start(tls => 1, alpn => $alpn{$_}) } keys %alpn;
 $server{plain} = Keepalive::Streams->start;
+my $full = Keepalive::Streams->start(tls => 1, alpn => 'h2', connection => 'streams=1000');
 my ($port, $trusted) = (free_port(), $server{both}->certificate);
 
 my ($blocks, $locations) = ('', '');
@@ -41,8 +45,11 @@ my $nginx = Keepalive::Nginx->new(connections => 4096, http => <<"END")->start;
 $proxy_keepalive
 $blocks
 upstream mixed { server @{[ $server{both}->address ]} max_fails=0; keepalive 8; http2 auto; }
+upstream full { server @{[ $full->address ]} max_fails=0; keepalive 8; http2 on streams=1000 connections=1; }
+large_client_header_buffers 4 32k;
 server {
     listen 127.0.0.1:$port;
+    location /full { proxy_pass https://full; }
     location = /settled { return 200; }
     location /right { $verify proxy_ssl_name localhost; proxy_pass https://mixed; }
     location /wrong { $verify proxy_ssl_name other; proxy_pass https://mixed; }
@@ -150,6 +157,39 @@ for my $name (qw(http1 none)) {
     get($port, "/unverified?name=$_") for qw(a b a b a);
     my @names = sort map { "$_->{name} $_->{streams}" } $server->carriers;
     is_deeply \@names, ['a 3', 'b 2'], 'each name has a connection of its own';
+}
+
+# A server that reads nothing for some time, until the connection takes no more in the middle of what is sent at once. Then it reads all
+# of it, and resets the connection before nginx can send the rest. What has come must not be sent again. Headers of several lengths let
+# the connection be full in different places.
+{
+    my ($worker, $number, $stuck) = ($nginx->workers, 500, 0);
+    for my $length (11_000, 13_000, 14_000, 16_000) {
+        anew($full);
+        get($port, '/full');
+        kill STOP => $full->{pid};
+        my @options = (method => 'POST', body => 'x', timeout => 20, headers => { 'X-Fill' => 'f' x $length });
+        my @posts = map { begin($port, "/full?delay=800&n=$_", @options) } 1 .. $number;
+        settle($port);
+        sleep 0.2;
+        kill STOP => $worker;
+        kill CONT => $full->{pid};
+        my ($before, $streams) = (0, 1);
+        while ($streams != $before) {
+            sleep 0.1;
+            ($before, $streams) = ($streams, ($full->carriers)[0]{streams});
+        }
+        $full->drop('reset');
+        wait_for { !$full->stats->{open} } or die 'the connection stays open';
+        kill CONT => $worker;
+        $stuck++ if $streams <= $number;
+        like statuses(@posts), qr/^(?:200 x \d+)?(?:, )?(?:502 x \d+)?$/, "headers of $length bytes: POSTs are answered, or lost with the connection";
+        my $came = 0;
+        $came += $_->{streams} for $full->carriers;
+        cmp_ok $came, '<=', $number + 1, "headers of $length bytes: no POST comes twice";
+    }
+    note "the connection was full $stuck times";
+    $full->rules_are_kept;
 }
 
 SKIP: {
