@@ -10,6 +10,7 @@
 use strict;
 use warnings;
 
+use IO::Socket::INET;
 use Test::More;
 use Time::HiRes qw(sleep);
 
@@ -164,12 +165,16 @@ for my $name (qw(http1 none)) {
 # the connection be full in different places.
 {
     my ($worker, $number, $stuck) = ($nginx->workers, 500, 0);
-    for my $length (11_000, 13_000, 14_000, 16_000) {
+    for my $length (10_000, 11_000, 12_000, 13_000, 14_000) {
         anew($full);
         get($port, '/full');
-        kill STOP => $full->{pid};
+        # The worker gets all requests together.
+        my @clients = map { IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port) } 1 .. $number;
+        settle($port);
+        kill STOP => $full->{pid}, $worker;
         my @options = (method => 'POST', body => 'x', timeout => 20, headers => { 'X-Fill' => 'f' x $length });
-        my @posts = map { begin($port, "/full?delay=800&n=$_", @options) } 1 .. $number;
+        my @posts = map { begin($port, "/full?delay=500&n=$_", @options, over => $clients[$_ - 1]) } 1 .. $number;
+        kill CONT => $worker;
         settle($port);
         sleep 0.2;
         kill STOP => $worker;

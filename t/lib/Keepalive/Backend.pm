@@ -110,7 +110,8 @@ sub stop {
     # Only the process that started the backend may stop it, not its forked children.
     return if $self->{owner} != $$;
     local ($?, $!);
-    kill TERM => $pid;
+    # A test may have stopped it.
+    kill $_ => $pid for qw(TERM CONT);
     waitpid $pid, 0;
 }
 
