@@ -29,6 +29,7 @@ my $server = Keepalive::Streams->start(listen => ['127.0.0.1:0', '127.0.0.1:0'])
 my $port = free_port();
 my %inside = (one => "server @{[ $server->address ]};", both => join(' ', map { 'server ' . $server->address($_) . ';' } 0, 1),
     # The second one for those that the first one refuses.
+    told => join(' ', map { 'server ' . $server->address($_) . ' fail_timeout=60s;' } 0, 1) . ' keepalive_stale_fails on;',
     backup => "server @{[ $server->address ]}; server @{[ $server->address(1) ]} backup;");
 my %location = (translated => '', unbuffered => 'proxy_request_buffering off;');
 $location{frames} = 'proxy_http_version 2;' if version_at_least('1.29.4');
@@ -200,6 +201,17 @@ for my $fault ('refuse', 'goaway', 'goaway&last=at') {
     is statuses(@requests), '200 x 200', "two servers, $fault: all are answered";
 }
 cmp_ok $server->stats(1)->{ids}, '>=', 200, 'the other one has its share';
+
+# Connections that end while requests are on them are failures of the servers only if that is asked for.
+for my $case ([both => 0], [told => 1]) {
+    my ($name, $fails) = @$case;
+    anew();
+    get($port, "/translated/$name") for 1 .. 2;
+    # The server closes the connection that has answered before, and answers over the next one.
+    get($port, "/translated/$name?fault=close&at=request&times=1&only=$_") for 0, 1;
+    my $is_down = grep { m{temporarily disabled} && m{/translated/$name} } split /\n/, $nginx->error_log;
+    is $is_down > 0 ? 1 : 0, $fails, "$name: a carrier that ends is " . ($fails ? 'a failure' : 'no failure') . ' of its server';
+}
 
 my @disabled = grep { /temporarily disabled/ && /\/both\b/ } split /\n/, $nginx->error_log;
 is @disabled, 0, 'no server is taken for failed' or diag @disabled;

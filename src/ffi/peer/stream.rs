@@ -180,6 +180,8 @@ pub(super) fn free_stream(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Optio
     let meter = carrier.meter.filter(|_| is_stale);
     if let Some(meter) = meter {
         meter.count(Count::Stale);
+    }
+    if is_stale {
         kp.notes.was_stale();
         if kp.upstream().stale_fails {
             return Some(returned(ServerReturn::State(state)));

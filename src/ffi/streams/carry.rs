@@ -138,25 +138,24 @@ fn receive(carrier: &Rc<Carrier>, event: Event) {
     if conn.close_requested() && carrier.idle_since.get().is_some() {
         return end(carrier, asked_to_close(), None);
     }
-    let mut buffer = carrier.input.take();
-    if buffer.is_empty() && buffer.try_reserve_exact(INPUT).is_ok() {
-        buffer.resize(INPUT, 0);
-    }
-    let ended = read_rounds(carrier, conn, event, &mut buffer);
-    carrier.input.set(buffer);
-    match ended {
+    match read_rounds(carrier, conn, event) {
         None => move_on(carrier),
         Some((why, fault)) => end(carrier, why, fault),
     }
 }
 
 /// Reads until nothing is left, or others have their turn. Returns why the connection ends, if it does.
-fn read_rounds(
-    carrier: &Rc<Carrier>,
-    conn: Conn,
-    event: Event,
-    buffer: &mut [u8],
-) -> Option<(End, Option<Fault>)> {
+fn read_rounds(carrier: &Rc<Carrier>, conn: Conn, event: Event) -> Option<(End, Option<Fault>)> {
+    let mut buffer = carrier.input.take();
+    if buffer.is_empty() && buffer.try_reserve_exact(INPUT).is_ok() {
+        buffer.resize(INPUT, 0);
+    }
+    let ended = read_into(carrier, conn, event, &mut buffer);
+    carrier.input.set(buffer);
+    ended
+}
+
+fn read_into(carrier: &Carrier, conn: Conn, event: Event, buffer: &mut [u8]) -> Option<(End, Option<Fault>)> {
     for _ in 0..ROUNDS {
         match conn.receive(buffer) {
             Received::Bytes(length) => {
@@ -190,9 +189,7 @@ pub(super) fn move_on(carrier: &Rc<Carrier>) {
 #[cold]
 fn end_after_rest(carrier: &Rc<Carrier>) {
     let Some(conn) = carrier.conn.get() else { return };
-    let mut buffer = carrier.input.take();
-    let (why, fault) = read_rounds(carrier, conn, conn.read(), &mut buffer).unwrap_or((End::Error, None));
-    carrier.input.set(buffer);
+    let (why, fault) = read_rounds(carrier, conn, conn.read()).unwrap_or((End::Error, None));
     deliver(carrier);
     end(carrier, why, fault);
 }

@@ -218,9 +218,8 @@ impl<T: Copy> Carrier<T> {
     }
 
     /// GOAWAY has come: streams above the last one that it names are not processed, now or later, and may be sent again at once.
-    pub(super) fn go_away(&mut self, last: u32, code: u32) {
+    pub(super) fn go_away(&mut self, last: u32) {
         self.counters.goaways += 1;
-        self.goaway_code = Some(code);
         self.is_draining = true;
         // A server may only lower the number. One that raises it has refused what was above nevertheless.
         let last = self.last.map_or(last, |before| before.min(last));

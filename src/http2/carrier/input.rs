@@ -81,10 +81,10 @@ impl Input {
         Some(*setting)
     }
 
-    /// The two numbers at the beginning of the payload.
-    fn numbers(&self) -> (u32, u32) {
-        let [a, b, c, d, e, f, g, h] = self.gathered;
-        (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]))
+    /// The number at the beginning of the payload.
+    fn number(&self) -> u32 {
+        let [a, b, c, d, ..] = self.gathered;
+        u32::from_be_bytes([a, b, c, d])
     }
 }
 
@@ -225,17 +225,17 @@ impl<T: Copy> Carrier<T> {
         if self.input.left > 0 {
             return Ok(());
         }
-        let (first, second) = self.input.numbers();
+        let number = self.input.number();
         match header.kind {
             SETTINGS if !header.has(ACK) => self.end_of_settings(),
             PING => self.pinged(header.has(ACK), self.input.gathered),
-            WINDOW_UPDATE => self.more_window(header.stream, first),
+            WINDOW_UPDATE => self.more_window(header.stream, number),
             RST_STREAM => {
-                self.reset_by_server(header.stream, first);
+                self.reset_by_server(header.stream, number);
                 Ok(())
             }
             GOAWAY => {
-                self.go_away(first & super::frame::LARGEST, second);
+                self.go_away(number & super::frame::LARGEST);
                 Ok(())
             }
             _ => Ok(()),

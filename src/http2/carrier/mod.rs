@@ -126,8 +126,6 @@ pub struct Carrier<T> {
     on_its_way: u64,
     /// The last stream that the server may process, once GOAWAY has come.
     last: Option<u32>,
-    /// The code of the last GOAWAY.
-    goaway_code: Option<u32>,
     /// No stream is opened any more.
     is_draining: bool,
     /// GOAWAY is to be sent, once all streams have a number.
@@ -160,7 +158,6 @@ impl<T: Copy> Carrier<T> {
             promised: 0,
             on_its_way: 0,
             last: None,
-            goaway_code: None,
             is_draining: false,
             owes_goaway: false,
             said_goaway: false,
@@ -212,12 +209,8 @@ impl<T: Copy> Carrier<T> {
         self.counters
     }
 
-    /// The code of the server's last GOAWAY (RFC 9113, section 7), if one has come. 0 is no failure of the server.
-    pub fn goaway_code(&self) -> Option<u32> {
-        self.goaway_code
-    }
-
     /// What ended the carrier, if it was not the connection.
+    #[cfg(any(test, fuzzing))]
     pub fn fault(&self) -> Option<Fault> {
         self.fault
     }
@@ -250,19 +243,10 @@ impl<T: Copy> Carrier<T> {
     }
 
     /// Who a stream belongs to. `None` if it was closed.
-    #[inline]
+    #[cfg(any(test, fuzzing))]
     pub fn owner(&self, key: StreamKey) -> Option<T> {
         let at = self.slots.at(key)?;
         self.slots.all[at as usize].owner
-    }
-
-    /// A stream belongs to another owner now. Returns whether it is open.
-    pub fn set_owner(&mut self, key: StreamKey, owner: T) -> bool {
-        let at = self.slots.at(key);
-        if let Some(at) = at {
-            self.slots.all[at as usize].owner = Some(owner);
-        }
-        at.is_some()
     }
 
     /// The next stream whose owner can go on, its owner, and with what. Each is returned once until something new happens. It is to

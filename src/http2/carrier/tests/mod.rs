@@ -161,18 +161,6 @@ fn a_small_request_is_one_frame_each_way() {
 }
 
 #[test]
-fn owners_can_change() {
-    let mut carrier = settled();
-    let key = get(&mut carrier);
-    assert!(carrier.set_owner(key, 7));
-    assert_eq!(carrier.owner(key), Some(7));
-    receive(&mut carrier, &[answer(1)]);
-    assert_eq!(woken(&mut carrier), [(7, Wake { read: true, write: false })]);
-    carrier.close(key);
-    assert_eq!((carrier.owner(key), carrier.set_owner(key, 8)), (None, false));
-}
-
-#[test]
 fn an_unfit_request_costs_its_stream_only() {
     let mut carrier = settled();
     let other = get(&mut carrier);
