@@ -53,16 +53,18 @@ impl Default for KeepaliveDrain {
     }
 }
 
-/// `keepalive_hint on | off [margin=time];`
+/// `keepalive_hint learn | on | off [margin=time];`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepaliveHint {
     /// How much earlier than the server nginx closes a connection; `None` if `Keep-Alive` is ignored.
     pub margin: Option<Margin>,
+    /// What the server does not announce is learned: see [`crate::lessons`].
+    pub learns: bool,
 }
 
 impl Default for KeepaliveHint {
     fn default() -> Self {
-        Self { margin: Some(Margin::Share) }
+        Self { margin: Some(Margin::Share), learns: true }
     }
 }
 
@@ -201,20 +203,21 @@ impl KeepaliveDrain {
 }
 
 impl KeepaliveHint {
-    /// Reads the arguments of `keepalive_hint`: `on` or `off`, and with `on` optionally the margin. `time` parses a time as
-    /// nginx does and returns milliseconds.
+    /// Reads the arguments of `keepalive_hint`: `learn`, `on` or `off`, and unless it is off, optionally the margin. `time`
+    /// parses a time as nginx does and returns milliseconds.
     ///
     /// # Errors
-    /// [`Invalid::Argument`] unless the first argument is `on` or `off`; [`Invalid::Value`], [`Invalid::Parameter`] and
+    /// [`Invalid::Argument`] unless the first argument is one of these; [`Invalid::Value`], [`Invalid::Parameter`] and
     /// [`Invalid::Duplicate`] for the margin.
     pub fn parse<'a>(
         switch: &'a [u8],
         parameters: impl IntoIterator<Item = &'a [u8]>,
         time: impl Fn(&'a [u8]) -> Option<Msec>,
     ) -> Result<Self, Invalid<'a>> {
-        let on = match switch {
-            b"on" => true,
-            b"off" => false,
+        let (on, learns) = match switch {
+            b"learn" => (true, true),
+            b"on" => (true, false),
+            b"off" => (false, false),
             _ => return Err(Invalid::Argument("keepalive_hint", switch)),
         };
         let mut margin = None;
@@ -224,7 +227,7 @@ impl KeepaliveHint {
                 return Err(Invalid::Duplicate(word));
             }
         }
-        Ok(Self { margin: on.then(|| margin.unwrap_or_default()) })
+        Ok(Self { margin: on.then(|| margin.unwrap_or_default()), learns })
     }
 }
 
@@ -322,10 +325,12 @@ mod tests {
             let parameters = words[1..].iter().map(|word| word.as_bytes());
             KeepaliveHint::parse(words[0].as_bytes(), parameters, decimal).map_err(|err| err.to_string())
         };
-        assert_eq!(hint(&["on"]), Ok(KeepaliveHint::default()));
-        assert_eq!(hint(&["on", "margin=0"]), Ok(KeepaliveHint { margin: Some(Margin::Fixed(0)) }));
-        assert_eq!(hint(&["on", "margin=200"]), Ok(KeepaliveHint { margin: Some(Margin::Fixed(200)) }));
-        assert_eq!(hint(&["off"]), Ok(KeepaliveHint { margin: None }));
+        let is = |margin, learns| Ok(KeepaliveHint { margin, learns });
+        assert_eq!(hint(&["on"]), is(Some(Margin::Share), false));
+        assert_eq!(hint(&["learn"]), Ok(KeepaliveHint::default()));
+        assert_eq!(hint(&["learn", "margin=200"]), is(Some(Margin::Fixed(200)), true));
+        assert_eq!(hint(&["on", "margin=0"]), is(Some(Margin::Fixed(0)), false));
+        assert_eq!(hint(&["off"]), is(None, false));
         assert_eq!(hint(&["yes"]), Err("invalid value \"yes\" in \"keepalive_hint\" directive".into()));
         assert_eq!(hint(&["on", "margin=x"]), Err("invalid value \"margin=x\"".into()));
         assert_eq!(hint(&["on", "x"]), Err("invalid parameter \"x\"".into()));

@@ -19,6 +19,7 @@ pub mod handover;
 pub mod http1;
 pub mod http2;
 pub mod ledger;
+pub mod lessons;
 pub mod metrics;
 pub mod pool;
 pub mod queue;

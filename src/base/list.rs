@@ -76,6 +76,17 @@ impl<K> List<K> {
         }
     }
 
+    /// Adds an element as the oldest one. It must be in no list of this kind.
+    #[cold]
+    pub(crate) fn push_oldest(&mut self, nodes: &mut [impl Node<K>], at: Link) {
+        let newer = std::mem::replace(&mut self.oldest, at);
+        *nodes[at as usize].links() = Neighbours { newer, older: NONE };
+        match nodes.get_mut(newer as usize) {
+            Some(node) => node.links().older = at,
+            None => self.newest = at,
+        }
+    }
+
     /// Removes an element of this list.
     #[inline]
     pub(crate) fn unlink(&mut self, nodes: &mut [impl Node<K>], at: Link) {

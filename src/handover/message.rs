@@ -20,7 +20,7 @@ use crate::base::address::MAX_ADDRESS;
 use crate::base::clock::Msec;
 
 /// The version of the format. A message of another version is ignored.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// The size of a buffer for any message, in bytes. A connection whose description does not fit is not handed over.
 pub const MAX_MESSAGE: usize = 1024;
@@ -98,6 +98,8 @@ pub struct Parcel<'a> {
     pub requests: u64,
     /// When it was opened. All times are in milliseconds of the system's monotonic clock.
     pub opened: Msec,
+    /// Since when it is idle.
+    pub since: Msec,
     /// When it would have been closed.
     pub deadline: Msec,
     /// It would have been closed then because the server would close it.
@@ -223,7 +225,7 @@ impl Writer<'_> {
         self.bytes(&parcel.question.to_le_bytes())?;
         self.bytes(&parcel.transfer.to_le_bytes())?;
         self.bytes(&parcel.requests.to_le_bytes())?;
-        for time in [parcel.opened, parcel.deadline] {
+        for time in [parcel.opened, parcel.since, parcel.deadline] {
             self.bytes(&(time as u64).to_le_bytes())?;
         }
         self.bytes(&parcel.allowed.to_le_bytes())?;
@@ -266,12 +268,13 @@ impl<'a> Reader<'a> {
         let question = u32::from_le_bytes(self.array()?);
         let transfer = u64::from_le_bytes(self.array()?);
         let requests = u64::from_le_bytes(self.array()?);
-        let (opened, deadline) = (self.time()?, self.time()?);
+        let (opened, since, deadline) = (self.time()?, self.time()?, self.time()?);
         Ok(Parcel {
             question,
             transfer,
             requests,
             opened,
+            since,
             deadline,
             hinted: flags & HINTED != 0,
             allowed: u32::from_le_bytes(self.array()?),
@@ -318,6 +321,7 @@ mod tests {
             transfer: 1 << 40,
             requests: 12,
             opened: 1000,
+            since: 1500,
             deadline: 9000,
             hinted: true,
             allowed: u32::MAX,

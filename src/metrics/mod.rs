@@ -78,6 +78,8 @@ pub enum End {
     Requests,
     /// The server has announced that it would close it (`Keep-Alive`).
     Hint,
+    /// The server was [seen](crate::lessons) to close connections at this age, or after so many requests.
+    Learned,
     /// Evicted for another connection.
     Evicted,
     /// Closed by the server while it was idle, or directly after a response.
@@ -123,11 +125,12 @@ pub enum End {
 }
 
 /// Names of the ends of connections that were kept, or could have been kept.
-pub const CLOSED: [&str; 13] = [
+pub const CLOSED: [&str; 14] = [
     "timeout",
     "time",
     "requests",
     "hint",
+    "learned",
     "evicted",
     "server_closed",
     "unexpected_data",
@@ -194,11 +197,13 @@ const FIRST_END: usize = Count::Taken as usize + 1;
 const FIRST_NOT_STORED: usize = FIRST_END + CLOSED.len();
 /// Five cache lines: no two workers share one.
 const SERVER_CELLS: usize = 40;
+/// The cell of [`Meter::note`]: no counter.
+const NOTE: usize = SERVER_CELLS - 1;
 const QUEUE_TIMES: usize = QueueCount::Timeouts as usize + 1;
 const AUTH_TIMES: usize = DECISIONS.len();
 const QUEUE_CELLS: usize = 24;
 const AUTH_CELLS: usize = 24;
-const _: () = assert!(FIRST_NOT_STORED + NOT_STORED.len() <= SERVER_CELLS);
+const _: () = assert!(FIRST_NOT_STORED + NOT_STORED.len() <= NOTE);
 const _: () =
     assert!(QUEUE_TIMES + histogram::CELLS <= QUEUE_CELLS && AUTH_TIMES + histogram::CELLS <= AUTH_CELLS);
 
@@ -264,6 +269,17 @@ impl Meter {
         add(&self.0[Phase::Idle as usize], u64::MAX);
         add(&self.0[Count::Reused as usize], 1);
         add(&self.0[Phase::Active as usize], 1);
+    }
+
+    /// What this worker has noted about the server; 0 if nothing.
+    #[inline]
+    pub fn noted(self) -> u64 {
+        self.0[NOTE].load(Relaxed)
+    }
+
+    /// Notes a number about the server that has a meaning in this worker.
+    pub fn note(self, number: u64) {
+        self.0[NOTE].store(number, Relaxed);
     }
 
     /// A connection changes from one phase to another.

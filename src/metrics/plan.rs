@@ -34,6 +34,8 @@ pub struct UpstreamInfo {
     pub queue: Option<usize>,
     /// Whether connections may carry many requests (`http2`).
     pub http2: bool,
+    /// Whether it keeps to what was learned of its servers (`keepalive_hint learn`).
+    pub learns: bool,
 }
 
 /// What is known about a server.

@@ -14,8 +14,8 @@ use super::http2::{is_gauge, Http2};
 use super::plan::{Plan, ServerInfo, GONE, HANDOVER, HTTP2, OTHER, QUEUE, SERVERS};
 use super::worker_counters::{read, settled};
 use super::{
-    QueueCount, ServerCounters, AUTH_CELLS, AUTH_TIMES, DECISIONS, HANDOVER_CELLS, HTTP2_CELLS, QUEUE_CELLS,
-    QUEUE_TIMES, SERVER_CELLS,
+    QueueCount, ServerCounters, AUTH_CELLS, AUTH_TIMES, DECISIONS, HANDOVER_CELLS, HTTP2_CELLS, NOTE,
+    QUEUE_CELLS, QUEUE_TIMES, SERVER_CELLS,
 };
 
 /// Where the counters of a server go.
@@ -39,8 +39,8 @@ pub struct Snapshot {
     describe: &'static Describe,
 }
 
-/// Describes a server that is not configured. It gets the number of the upstream, and the server's address. `None` if there
-/// is no memory.
+/// Describes a server that is not configured, without its address. It gets the number of the upstream, and the server's address.
+/// `None` if there is no memory.
 pub type Describe = dyn Fn(usize, &[u8]) -> Option<ServerInfo>;
 
 /// The counters of one server.
@@ -131,7 +131,8 @@ impl Snapshot {
         let configured = fixed.into_iter().enumerate();
         rows.extend(configured.map(|(at, numbers)| Row { which: Which::Configured(at), counters: numbers }));
         for (address, numbers) in changing {
-            let server = (self.describe)(upstream, &address)?;
+            let described = (self.describe)(upstream, &address)?;
+            let server = ServerInfo { address, ..described };
             push(&mut rows, Row { which: Which::Other(server), counters: numbers })?;
         }
         for (text, numbers) in [(OTHER_LABEL, other), (GONE_LABEL, gone)] {
@@ -245,7 +246,7 @@ pub(super) fn each_server(
         let counts = |numbers| if is_alive { numbers } else { settled(numbers) };
         let numbers = |words: &[AtomicU64]| {
             let mut numbers = [0; SERVER_CELLS];
-            numbers.iter_mut().zip(words).for_each(|(to, from)| *to = from.load(Relaxed));
+            numbers.iter_mut().zip(words).take(NOTE).for_each(|(to, from)| *to = from.load(Relaxed));
             counts(numbers)
         };
         each(&Target::Other, &[], &numbers(&words[OTHER..]));

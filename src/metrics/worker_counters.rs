@@ -19,8 +19,8 @@ use super::generation::Memory;
 use super::http2::is_gauge;
 use super::plan::{UpstreamInfo, GONE, HANDOVER, HTTP2, OTHER, QUEUE, SERVERS};
 use super::{
-    add, End, HandoverMeter, Http2Meter, Meter, QueueMeter, FIRST_END, HANDOVER_CELLS, HTTP2_CELLS, PHASES,
-    QUEUE_CELLS, SERVER_CELLS,
+    add, End, HandoverMeter, Http2Meter, Meter, QueueMeter, FIRST_END, HANDOVER_CELLS, HTTP2_CELLS, NOTE,
+    PHASES, QUEUE_CELLS, SERVER_CELLS,
 };
 
 // Offsets of the words of a place.
@@ -64,6 +64,11 @@ impl WorkerCounters {
             None if self.places.is_empty() => self.other(),
             None => self.changing(address).or_else(|| self.other()),
         }
+    }
+
+    /// Whether these counters are shared by all servers that have none of their own.
+    pub fn is_shared(&self, Meter(counters): Meter) -> bool {
+        self.other().is_some_and(|Meter(other)| std::ptr::eq(other, counters))
     }
 
     /// Whether the server at an address is one of the upstream's configured servers.
@@ -177,6 +182,7 @@ pub(super) fn read(places: &[AtomicU64], mut each: impl FnMut(&[u8], &[u64; SERV
                 std::hint::spin_loop();
                 continue;
             }
+            words[NUMBERS + NOTE] = 0;
             let length = words[LENGTH] as usize;
             if length == 0 {
                 return;

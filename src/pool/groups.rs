@@ -162,7 +162,30 @@ impl Groups {
     #[cold]
     pub(super) fn add(&mut self, key: &Key<'_>) -> Option<Link> {
         let at = self.free_entry()?;
-        let hash = key.hash();
+        let group = &mut self.entries[at as usize];
+        group.server = None;
+        group.removed = false;
+        self.name(at, key);
+        Some(at)
+    }
+
+    /// Makes a group that of another key, with its connections. Those have the identity of the key.
+    #[cold]
+    pub(super) fn rename(&mut self, at: Link, key: &Key<'_>) {
+        self.forget_name(at);
+        self.name(at, key);
+    }
+
+    /// From now on the entry is another group.
+    #[inline]
+    fn forget_name(&mut self, at: Link) {
+        let group = &mut self.entries[at as usize];
+        group.version = group.version.wrapping_add(1);
+        let bucket = group.hash as usize & (self.buckets.len() - 1);
+        self.buckets[bucket].unlink(&mut self.entries, at);
+    }
+
+    fn name(&mut self, at: Link, key: &Key<'_>) {
         let group = &mut self.entries[at as usize];
         if let Some(room) = group.address.get_mut(..key.address.len()) {
             room.copy_from_slice(key.address);
@@ -171,12 +194,10 @@ impl Groups {
         group.protocol = key.protocol;
         group.location = key.location;
         group.has_identity = !key.identity.is_empty();
+        let hash = key.hash();
         group.hash = hash;
-        group.server = None;
-        group.removed = false;
         let bucket = self.bucket(hash);
         self.buckets[bucket].push(&mut self.entries, at);
-        Some(at)
     }
 
     /// An entry for a new group. `None` if every entry is a group with idle connections.
@@ -222,10 +243,7 @@ impl Groups {
     }
 
     fn remove(&mut self, at: Link) {
-        let group = &mut self.entries[at as usize];
-        group.version = group.version.wrapping_add(1);
-        let bucket = group.hash as usize & (self.buckets.len() - 1);
-        self.buckets[bucket].unlink(&mut self.entries, at);
+        self.forget_name(at);
         self.free.push(&mut self.entries, at);
     }
 

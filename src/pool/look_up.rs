@@ -65,6 +65,13 @@ impl<C: Connection> IdlePool<C> {
         Some(IdleEntry { conn, key, since: slot.since })
     }
 
+    /// The newest connection with this key, and when it was stored.
+    pub fn newest_like(&self, key: &Key<'_>) -> Option<(&C, Msec)> {
+        let newest = is_slot(self.groups.get(self.find(key)?).idle.newest())?;
+        let slot = self.slots.get(newest as usize)?;
+        slot.conn.as_ref().map(|conn| (conn, slot.since))
+    }
+
     /// The slot of the connection with this key that has been idle longest.
     pub fn oldest_like(&self, key: &Key<'_>) -> Option<u32> {
         is_slot(self.groups.get(self.find(key)?).idle.oldest())

@@ -11,6 +11,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod aside;
 mod groups;
 mod limit;
 mod look_up;
@@ -168,15 +169,15 @@ impl<C: Connection> IdlePool<C> {
         self.len == 0
     }
 
-    /// Takes the newest connection with this key, if there is one. The second value is for [`Offer::group`]: with it,
-    /// [`IdlePool::put`] need not look for the group again.
-    #[inline]
-    pub fn checkout(&mut self, key: &Key<'_>) -> (Option<C>, Option<GroupRef>) {
+    /// Takes the newest connection with this key, if there is one; `since` is then when it was stored. The second value is for
+    /// [`Offer::group`]: with it, [`IdlePool::put`] need not look for the group again.
+    #[inline(always)]
+    pub fn checkout(&mut self, key: &Key<'_>, since: &mut Msec) -> (Option<C>, Option<GroupRef>) {
         match self.find(key) {
             None => (None, None),
             Some(group) => {
                 let reference = self.groups.reference(group);
-                (self.release(self.groups.get(group).idle.newest()), Some(reference))
+                (self.release_slot(self.groups.get(group).idle.newest(), since), Some(reference))
             }
         }
     }
@@ -325,11 +326,18 @@ impl<C: Connection> IdlePool<C> {
         })
     }
 
-    /// Takes the connection in a slot, and removes the slot from all lists.
     #[inline(always)]
     fn release(&mut self, at: Link) -> Option<C> {
+        self.release_slot(at, &mut 0)
+    }
+
+    /// Takes the connection in a slot, and removes the slot from all lists. `since` is when the connection was
+    /// stored.
+    #[inline(always)]
+    fn release_slot(&mut self, at: Link, since: &mut Msec) -> Option<C> {
         let slot = self.slots.get_mut(at as usize)?;
         let conn = slot.conn.take()?;
+        *since = slot.since;
         let group = std::mem::replace(&mut slot.group, self.free);
         let server = std::mem::replace(&mut slot.server, NONE);
         self.free = at;

@@ -8,6 +8,9 @@ use super::*;
 
 pub(super) const TIMEOUT: Msec = 800;
 
+/// The protocol of connections that are set aside.
+const ASIDE: usize = 7;
+
 /// A connection: its number, and the identity that it was opened with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TestConn {
@@ -83,6 +86,8 @@ struct ModelEntry {
     key: TestKey,
     stored_at: Msec,
     order: u32,
+    /// Set aside; the greater, the later.
+    aside: u32,
 }
 
 impl ModelRing {
@@ -107,7 +112,7 @@ impl ModelRing {
         let Some(oldest) = self.members.back().copied() else {
             return (self.guest.take().unwrap().number, true);
         };
-        if now - oldest.stored_at >= TIMEOUT - TIMEOUT / 8 {
+        if oldest.aside > 0 || now - oldest.stored_at >= TIMEOUT - TIMEOUT / 8 {
             self.members.pop_back();
             return (oldest.number, false);
         }
@@ -138,6 +143,8 @@ pub enum PoolOp {
     Checkout(TestKey),
     /// Removes the nth of the stored connections.
     Remove(usize),
+    /// Sets the nth of the stored connections aside.
+    SetAside(usize),
     /// Removes a connection that is gone from a slot.
     RemoveStale(u32),
     /// Time passes, in milliseconds: less than the timeout.
@@ -192,6 +199,7 @@ impl Both {
             PoolOp::Put(key, reused) => self.put(key, number, reused),
             PoolOp::Checkout(key) => self.checkout(key),
             PoolOp::Remove(nth) => self.remove(nth),
+            PoolOp::SetAside(nth) => self.set_aside(nth, number),
             PoolOp::RemoveStale(slot) => assert_eq!(self.pool.remove(slot, |_| false), None),
             PoolOp::Expire(after) => self.expire(after),
             PoolOp::RemoveServer(server) => self.remove_server(server),
@@ -222,7 +230,7 @@ impl Both {
         };
         assert_eq!(put.evicted.map(|conn| conn.number), evicted);
         let slot = put.stored.unwrap();
-        let stored = ModelEntry { slot, number, key, stored_at: clock, order: number };
+        let stored = ModelEntry { slot, number, key, stored_at: clock, order: number, aside: 0 };
         let ring = self.ring_of(key);
         if guest {
             ring.guest = Some(stored)
@@ -233,11 +241,17 @@ impl Both {
 
     fn checkout(&mut self, key: TestKey) {
         let ring = self.ring_of(key);
-        let newest = ring.all().filter(|s| s.key == key).max_by_key(|s| s.order).map(|s| s.number);
-        let (found, group) = with(key, |key| self.pool.checkout(key));
-        assert_eq!(found.map(|conn| conn.number), newest);
+        let newest = ring.all().filter(|s| s.key == key).max_by_key(|s| s.order);
+        let newest = newest.map(|s| (s.number, s.stored_at));
+        let looked_up = with(key, |key| self.pool.newest_like(key).map(|(conn, since)| (conn.number, since)));
+        let mut since = 0;
+        let (found, group) = with(key, |key| self.pool.checkout(key, &mut since));
+        let found = found.map(|conn| (conn.number, since));
+        assert_eq!(looked_up, found);
+        let is_since = |stored_at| self.now.wrapping_sub((self.clock - stored_at) as Msec);
+        assert_eq!(found, newest.map(|(number, stored_at)| (number, is_since(stored_at))));
         self.known.insert(key, group);
-        newest.into_iter().for_each(|number| self.forget(number));
+        newest.into_iter().for_each(|(number, _)| self.forget(number));
     }
 
     fn remove(&mut self, nth: usize) {
@@ -245,6 +259,18 @@ impl Both {
         if let Some(stored) = all.get(nth % all.len().max(1)) {
             self.remove_stored(stored);
         }
+    }
+
+    fn set_aside(&mut self, nth: usize, number: u32) {
+        let all = self.stored(|_| true);
+        let Some(stored) = all.get(nth % all.len().max(1)).copied() else { return };
+        let (server, _, _, identity) = stored.key;
+        let key = (server, ASIDE, 0, identity);
+        assert!(self.pool.set_aside(stored.slot, ASIDE, self.now));
+        self.forget(stored.number);
+        let ring = self.ring_of(key);
+        let order = if stored.key == key { stored.order } else { number };
+        ring.members.push_back(ModelEntry { key, order, aside: number + 1, ..stored });
     }
 
     /// What nginx's timers do: each connection is removed by its slot when its time is over.
@@ -273,14 +299,14 @@ impl Both {
         // Any server may be the one: whose turn it is depends on when their entries were made.
         let mut rings = self.rings.iter();
         let ring = rings.find(|ring| ring.all().any(|s| s.number == conn.number)).expect("it was stored");
-        let stored_at = ring.all().find(|s| s.number == conn.number).map(|s| s.stored_at);
-        assert_eq!(stored_at, ring.all().map(|s| s.stored_at).min());
+        let oldest = ring.members.back().into_iter().chain(&ring.guest).min_by_key(|s| s.stored_at);
+        assert_eq!(Some(conn.number), oldest.map(|s| s.number));
         self.forget(conn.number);
     }
 
     fn take_oldest_of(&mut self, server: u32) {
         let all = self.stored(|s| server < LIMITED && u32::from(s.key.0) == server);
-        let oldest = all.iter().min_by_key(|s| s.order).map(|s| s.number);
+        let oldest = all.iter().min_by_key(|s| (std::cmp::Reverse(s.aside), s.order)).map(|s| s.number);
         assert_eq!(self.pool.take_oldest_of(server).map(|conn| conn.number), oldest);
         oldest.into_iter().for_each(|number| self.forget(number));
     }
@@ -361,6 +387,7 @@ mod tests {
             8 => (key(), any::<bool>()).prop_map(|(key, reused)| PoolOp::Put(key, reused)),
             5 => key().prop_map(PoolOp::Checkout),
             2 => any::<usize>().prop_map(PoolOp::Remove),
+            1 => any::<usize>().prop_map(PoolOp::SetAside),
             1 => any::<u32>().prop_map(PoolOp::RemoveStale),
             2 => (0usize..TIMEOUT).prop_map(PoolOp::Expire),
             1 => (0..SERVERS).prop_map(PoolOp::RemoveServer),

@@ -102,6 +102,16 @@ impl Ring {
         }
     }
 
+    /// Makes a connection in the ring the oldest member.
+    pub(super) fn put_last(&mut self, slots: &mut [impl Aging], at: Link) {
+        if self.guest == at {
+            self.guest = NONE;
+        } else {
+            self.members.unlink(slots, at);
+        }
+        self.members.push_oldest(slots, at);
+    }
+
     #[inline]
     pub(super) fn remove(&mut self, slots: &mut [impl Aging], at: Link) {
         self.len -= 1;

@@ -5,7 +5,7 @@ use super::model::{pool, put, put_known, with, TestConn, TestKey, TIMEOUT};
 use super::*;
 
 fn checkout(pool: &mut IdlePool<TestConn>, key: TestKey) -> Option<u32> {
-    with(key, |key| pool.checkout(key)).0.map(|conn| conn.number)
+    with(key, |key| pool.checkout(key, &mut 0)).0.map(|conn| conn.number)
 }
 
 fn server(number: u8) -> TestKey {
@@ -63,8 +63,8 @@ fn addresses_of_different_length_are_different_servers() {
     assert!(pool.put(&key(&[1; 17]), offer(2)).stored.is_ok());
     assert!(pool.put(&key(&[1; 112]), offer(3)).stored.is_ok());
     assert!(pool.put(&key(&[1; 113]), offer(4)).stored.is_err());
-    assert_eq!(pool.checkout(&key(&[1; 17])).0.map(|c| c.number), Some(2));
-    assert_eq!(pool.checkout(&key(&[1; 113])), (None, None));
+    assert_eq!(pool.checkout(&key(&[1; 17]), &mut 0).0.map(|c| c.number), Some(2));
+    assert_eq!(pool.checkout(&key(&[1; 113]), &mut 0), (None, None));
     assert_eq!(pool.len(), 2);
 }
 
@@ -103,6 +103,23 @@ fn a_limit_for_each_server_leaves_the_others_alone() {
 }
 
 #[test]
+fn any_connection_of_a_full_pool_is_set_aside() {
+    for limit in [Limit::Total(1), Limit::Total(3), Limit::PerServer(1)] {
+        let mut pool = pool(limit);
+        let keys: [TestKey; 3] = [server(1), server(2), (3, 0, 0, b"sni")];
+        for (key, number) in keys.into_iter().zip(1..).take(pool.capacity()) {
+            let slot = put(&mut pool, key, number, true, 0).stored.unwrap();
+            assert!(pool.set_aside(slot, 9, 0), "{limit:?}: {number}");
+            assert_eq!(checkout(&mut pool, key), None, "{limit:?}: {number}");
+        }
+        for (key, number) in keys.into_iter().zip(4..).take(pool.capacity()) {
+            put(&mut pool, key, number, true, 0);
+            assert_eq!(checkout(&mut pool, key), Some(number), "{limit:?}: {number}");
+        }
+    }
+}
+
+#[test]
 fn more_servers_than_there_is_room_for_are_not_stored_until_one_is_empty() {
     let mut pool = pool(Limit::PerServer(1));
     let numbers: Vec<[u8; 8]> = (0..=MAX_SERVERS).map(usize::to_ne_bytes).collect();
@@ -119,9 +136,9 @@ fn more_servers_than_there_is_room_for_are_not_stored_until_one_is_empty() {
         assert!(pool.put(&key(at), offer(at as u32)).stored.is_ok());
     }
     assert!(pool.put(&key(MAX_SERVERS), offer(1)).stored.is_err());
-    assert_eq!(pool.checkout(&key(5)).0.map(|c| c.number), Some(5));
+    assert_eq!(pool.checkout(&key(5), &mut 0).0.map(|c| c.number), Some(5));
     assert!(pool.put(&key(MAX_SERVERS), offer(1)).stored.is_ok());
-    assert_eq!(pool.checkout(&key(5)), (None, None));
+    assert_eq!(pool.checkout(&key(5), &mut 0), (None, None));
 }
 
 /// The share of requests that find a connection, with one client and round robin.
@@ -190,7 +207,7 @@ fn a_group_of_another_server_is_not_taken() {
     for limit in [Limit::Total(4), Limit::PerServer(2)] {
         let mut pool = pool(limit);
         put(&mut pool, server(1), 1, false, 0);
-        let (_, group) = with(server(1), |key| pool.checkout(key));
+        let (_, group) = with(server(1), |key| pool.checkout(key, &mut 0));
         assert!(put_known(&mut pool, server(2), 2, group, 0).stored.is_ok());
         assert_eq!(checkout(&mut pool, server(1)), None);
         assert_eq!(checkout(&mut pool, server(2)), Some(2));

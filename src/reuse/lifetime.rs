@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::base::clock::Msec;
 use crate::http1::keep_alive::{Hint, Margin};
+use crate::lessons::Lesson;
 
 /// The limits that the directives of one `upstream` set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct Limits {
     pub timeout: Msec,
     /// `keepalive_hint`: how much earlier than the server nginx closes a connection; `None` if `Keep-Alive` is ignored.
     pub margin: Option<Margin>,
+    /// `keepalive_hint learn`: what the server does not announce is learned.
+    pub learns: bool,
 }
 
 /// A connection when its request ends.
@@ -46,6 +49,8 @@ pub struct Returned {
 pub struct Remaining {
     /// How long it may be idle, in milliseconds.
     pub idle: Msec,
+    /// That is less than `keepalive_timeout`, because of what the server has announced.
+    pub is_hinted: bool,
     /// Requests that the server allows on it, including those it has served, as far as it has announced.
     pub allowed: usize,
 }
@@ -115,7 +120,7 @@ impl Limits {
 
     /// How long a connection that may be kept can be idle, and how many requests it can serve. `hint` is what the server
     /// announced in its last response; `round_trip` returns the round-trip time in milliseconds, and is called only if it
-    /// is needed.
+    /// is needed. `lesson` is what was learned of the server, if anything was.
     ///
     /// # Errors
     /// [`NotKept::Hint`] if the server serves no more requests on it, [`NotKept::ClosesSoon`] if it would close it within the
@@ -125,23 +130,32 @@ impl Limits {
         &self,
         conn: &Returned,
         hint: &Hint,
+        lesson: Option<Lesson>,
         round_trip: impl FnOnce() -> Msec,
     ) -> Result<Remaining, NotKept> {
         let Some(margin) = self.margin else {
-            return Ok(Remaining { idle: self.timeout, allowed: conn.allowed });
+            return Ok(Remaining { idle: self.timeout, is_hinted: false, allowed: conn.allowed });
         };
-        let idle = match hint.timeout {
-            Some(announced) => {
-                margin.left(announced, round_trip).ok_or(NotKept::ClosesSoon)?.min(self.timeout)
+        let (idle, is_hinted) = match (hint.timeout, lesson) {
+            (Some(announced), lesson) => {
+                // The margin that was learned is the better one. Of the two limits the earlier one holds.
+                let learned = lesson.and_then(|lesson| lesson.announced(announced, margin));
+                let left = match learned {
+                    Some(left) => Some(left).filter(|left| *left > 0),
+                    None => margin.left(announced, round_trip),
+                };
+                let left = left.ok_or(NotKept::ClosesSoon)?;
+                (left.min(self.timeout), left < self.timeout)
             }
-            None => self.timeout,
+            (None, None) => (self.timeout, false),
+            (None, Some(lesson)) => (lesson.known_with(margin).next_look().min(self.timeout), false),
         };
         let more = hint.requests.map_or(usize::MAX, |more| conn.requests.saturating_add(more));
         let allowed = conn.allowed.min(more);
         if conn.requests >= allowed {
             return Err(NotKept::Hint);
         }
-        Ok(Remaining { idle, allowed })
+        Ok(Remaining { idle, is_hinted, allowed })
     }
 }
 
@@ -149,8 +163,13 @@ impl Limits {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits =
-        Limits { requests: 100, time: 1000, timeout: 60_000, margin: Some(Margin::Fixed(1000)) };
+    const LIMITS: Limits = Limits {
+        requests: 100,
+        time: 1000,
+        timeout: 60_000,
+        margin: Some(Margin::Fixed(1000)),
+        learns: false,
+    };
     const GOOD: Returned = Returned {
         failed: false,
         broken: false,
@@ -191,7 +210,7 @@ mod tests {
         timeout: Option<Msec>,
         requests: Option<usize>,
     ) -> Option<(Msec, usize)> {
-        let rest = limits.remaining(&conn, &Hint { timeout, requests }, || 5);
+        let rest = limits.remaining(&conn, &Hint { timeout, requests }, None, || 5);
         assert_ne!(rest, Err(NotKept::Requests));
         rest.ok().map(|rest| (rest.idle, rest.allowed))
     }
@@ -233,7 +252,7 @@ mod tests {
 
     #[test]
     fn the_two_announcements_of_the_server_are_told_apart() {
-        let rest = |timeout, requests| LIMITS.remaining(&GOOD, &Hint { timeout, requests }, || 5);
+        let rest = |timeout, requests| LIMITS.remaining(&GOOD, &Hint { timeout, requests }, None, || 5);
         assert_eq!(rest(Some(1000), Some(0)), Err(NotKept::ClosesSoon));
         assert_eq!(rest(Some(2000), Some(0)), Err(NotKept::Hint));
         assert_eq!(rest(None, Some(0)), Err(NotKept::Hint));

@@ -8,3 +8,6 @@ pub mod bound;
 pub mod lifetime;
 
 pub mod stale;
+
+#[cfg(test)]
+mod simulation;

@@ -1,7 +1,10 @@
 //! The metric families of [`super::prometheus`].
 #![forbid(unsafe_code)]
 
+use crate::lessons::View;
 use crate::metrics::{Count, HandoverCount, Http2Count, Http2Gauge, QueueCount, ServerCounters};
+
+use super::in_seconds;
 
 /// A metric family.
 pub(super) struct Family {
@@ -19,6 +22,7 @@ pub(super) enum Source {
     Server(fn(&ServerCounters) -> u64),
     Closed,
     NotStored,
+    Learned(fn(&View) -> Option<f64>),
     InTransit,
     Handover(HandoverCount),
     Dropped,
@@ -34,7 +38,8 @@ pub(super) enum Source {
 impl Source {
     /// Whether the samples are about single servers.
     pub(super) fn is_about_servers(&self) -> bool {
-        matches!(self, Self::Phases | Self::Server(_) | Self::Closed | Self::NotStored | Self::InTransit)
+        use Source::{Closed, InTransit, Learned, NotStored, Phases, Server};
+        matches!(self, Phases | Server(_) | Closed | NotStored | Learned(_) | InTransit)
     }
 }
 
@@ -43,7 +48,7 @@ const fn family(name: &'static str, kind: &'static str, help: &'static str, sour
 }
 
 /// All families, in the order in which they are written.
-pub(super) const FAMILIES: [Family; 36] = [
+pub(super) const FAMILIES: [Family; 40] = [
     family("nginx_upstream_keepalive_workers", "gauge", "Worker processes that are alive.", Source::Workers),
     family(
         "nginx_upstream_keepalive_limit",
@@ -105,6 +110,30 @@ pub(super) const FAMILIES: [Family; 36] = [
         "counter",
         "Connections that could not be kept, by why not.",
         Source::NotStored,
+    ),
+    family(
+        "nginx_upstream_keepalive_learned_idle_timeout_seconds",
+        "gauge",
+        "The idle time after which the server closes connections, as learned.",
+        Source::Learned(|learned| learned.age.map(|(lowest, _)| in_seconds(lowest))),
+    ),
+    family(
+        "nginx_upstream_keepalive_learned_idle_timeout_closes",
+        "gauge",
+        "How many of the last eight closes agree about this time.",
+        Source::Learned(|learned| learned.age.map(|(_, closes)| closes.into())),
+    ),
+    family(
+        "nginx_upstream_keepalive_learned_requests",
+        "gauge",
+        "The number of requests after which the server closes a connection, as learned.",
+        Source::Learned(|learned| learned.requests.map(|(number, _)| number.into())),
+    ),
+    family(
+        "nginx_upstream_keepalive_learned_requests_closes",
+        "gauge",
+        "How many of the last eight closes agree about this number.",
+        Source::Learned(|learned| learned.requests.map(|(_, closes)| closes.into())),
     ),
     family(
         "nginx_upstream_keepalive_in_transit",

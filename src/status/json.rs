@@ -7,9 +7,12 @@ use std::fmt::Display;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::base::memory::Text;
-use crate::metrics::{Count, HandoverCount, Http2Gauge, Phase, QueueCount, Row, ServerCounters, Snapshot};
+use crate::lessons::View;
+use crate::metrics::{
+    Count, HandoverCount, Http2Gauge, Phase, QueueCount, Row, ServerCounters, ServerInfo, Snapshot,
+};
 
-use super::buckets;
+use super::{buckets, in_seconds, lesson_of, Learned};
 
 /// The number of the schema.
 const SCHEMA: u32 = 1;
@@ -17,6 +20,7 @@ const SCHEMA: u32 = 1;
 /// Writes the counters upstream by upstream and server by server.
 pub struct JsonWriter {
     snapshot: Snapshot,
+    learned: &'static Learned,
     time: f64,
     at: At,
 }
@@ -32,8 +36,8 @@ enum At {
 }
 
 impl JsonWriter {
-    pub(super) fn new(snapshot: Snapshot, time: f64) -> Self {
-        Self { snapshot, time, at: At::Head }
+    pub(super) fn new(snapshot: Snapshot, learned: &'static Learned, time: f64) -> Self {
+        Self { snapshot, learned, time, at: At::Head }
     }
 
     /// See [`super::Writer::write`].
@@ -59,7 +63,7 @@ impl JsonWriter {
             At::Peers(number, rows, next) => match rows.get(next) {
                 Some(row) => {
                     comma(to, next);
-                    value(to, &PeerJson { snapshot: &self.snapshot, upstream: number, number: next, row });
+                    value(to, &self.peer(number, next, row));
                     At::Peers(number, rows, next + 1)
                 }
                 None => {
@@ -83,6 +87,12 @@ impl JsonWriter {
             At::End => return false,
         };
         true
+    }
+
+    fn peer<'a>(&'a self, upstream: usize, number: usize, row: &'a Row) -> PeerJson<'a> {
+        let server = self.snapshot.server(upstream, row);
+        let learned = lesson_of(server, &self.snapshot.plan().upstreams[upstream], self.learned);
+        PeerJson { number, server, learned, counters: &row.counters }
     }
 
     /// Writes an upstream up to its servers. Returns what is written next.
@@ -142,25 +152,40 @@ impl Serialize for UpstreamJson<'_> {
 }
 
 struct PeerJson<'a> {
-    snapshot: &'a Snapshot,
-    upstream: usize,
     number: usize,
-    row: &'a Row,
+    server: Option<&'a ServerInfo>,
+    learned: View,
+    counters: &'a ServerCounters,
 }
 
 impl Serialize for PeerJson<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let mut map = to.serialize_map(None)?;
         map.serialize_entry("id", &self.number)?;
-        if let Some(server) = self.snapshot.server(self.upstream, self.row) {
+        if let Some(server) = self.server {
             map.serialize_entry("server", &server.text)?;
             map.serialize_entry("name", &server.name)?;
             map.serialize_entry("backup", &server.backup)?;
             map.serialize_entry("down", &server.down)?;
             map.serialize_entry("max_conns", &server.max_conns)?;
         }
-        map.serialize_entry("idle", &self.row.counters.phase(Phase::Idle))?;
-        numbers(&mut map, &self.row.counters)?;
+        map.serialize_entry("learned", &LearnedJson(self.learned))?;
+        map.serialize_entry("idle", &self.counters.phase(Phase::Idle))?;
+        numbers(&mut map, self.counters)?;
+        map.end()
+    }
+}
+
+struct LearnedJson(View);
+
+impl Serialize for LearnedJson {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let View { age, requests } = self.0;
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("idle_timeout", &age.map(|(lowest, _)| in_seconds(lowest)))?;
+        map.serialize_entry("idle_timeout_closes", &age.map(|(_, closes)| closes))?;
+        map.serialize_entry("requests", &requests.map(|(number, _)| number))?;
+        map.serialize_entry("requests_closes", &requests.map(|(_, closes)| closes))?;
         map.end()
     }
 }
@@ -250,7 +275,7 @@ impl Serialize for Times {
         let mut map = to.serialize_map(None)?;
         map.serialize_entry("buckets", &Map(|| buckets(&self.0)))?;
         map.serialize_entry("count", &self.0.count)?;
-        map.serialize_entry("sum", &(self.0.sum as f64 / 1000.0))?;
+        map.serialize_entry("sum", &in_seconds(self.0.sum))?;
         map.end()
     }
 }

@@ -1,4 +1,5 @@
-//! The response of `keepalive_status`: the counters of [`crate::metrics`] as a page, as JSON, or for Prometheus.
+//! The response of `keepalive_status`: the counters of [`crate::metrics`], and what was learned of the servers, as a page, as
+//! JSON, or for Prometheus.
 #![forbid(unsafe_code)]
 
 mod accept;
@@ -11,7 +12,8 @@ mod tests;
 use std::fmt::{self, Display, Formatter};
 
 use crate::base::memory::Text;
-use crate::metrics::Snapshot;
+use crate::lessons::View;
+use crate::metrics::{ServerInfo, Snapshot, UpstreamInfo};
 use json::JsonWriter;
 use prometheus::PrometheusWriter;
 
@@ -53,12 +55,12 @@ pub enum Writer {
 }
 
 impl Writer {
-    /// Writes `snapshot` in a format. `time` is the current time, in seconds since 1970.
-    pub fn new(format: Format, snapshot: Snapshot, time: f64) -> Self {
+    /// Writes `snapshot` in a format, with what was `learned`. `time` is the current time, in seconds since 1970.
+    pub fn new(format: Format, snapshot: Snapshot, learned: &'static Learned, time: f64) -> Self {
         match format {
             Format::Html => Self::Html(false),
-            Format::Json => Self::Json(JsonWriter::new(snapshot, time)),
-            Format::Prometheus => Self::Prometheus(PrometheusWriter::new(snapshot)),
+            Format::Json => Self::Json(JsonWriter::new(snapshot, learned, time)),
+            Format::Prometheus => Self::Prometheus(PrometheusWriter::new(snapshot, learned)),
         }
     }
 
@@ -76,6 +78,22 @@ impl Writer {
             Self::Prometheus(writer) => writer.write(to),
         }
     }
+}
+
+/// Tells what was learned of the server at an address.
+pub type Learned = dyn Fn(&[u8]) -> View;
+
+/// What was learned of a server of an upstream. Nothing if the upstream does not keep to it, or for a sum of several servers.
+fn lesson_of(server: Option<&ServerInfo>, upstream: &UpstreamInfo, learned: &Learned) -> View {
+    match server {
+        Some(server) if upstream.learns && !server.address.is_empty() => learned(&server.address),
+        _ => View::default(),
+    }
+}
+
+/// Milliseconds as seconds.
+fn in_seconds(time: impl Into<u64>) -> f64 {
+    time.into() as f64 / 1000.0
 }
 
 /// The buckets of a histogram: the upper bounds, displayed in seconds, and the cumulative numbers.

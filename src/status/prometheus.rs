@@ -4,14 +4,16 @@
 use std::fmt::{self, Display, Formatter, Write};
 
 use crate::base::memory::{owned, push, Text};
+use crate::lessons::View;
 use crate::metrics::{Histogram, Phase, ServerCounters, Snapshot, GONE_LABEL, PHASES};
 
 use super::families::{Family, Source, FAMILIES};
-use super::{buckets, Seconds};
+use super::{buckets, lesson_of, Learned, Seconds};
 
 /// Writes the counters family by family and upstream by upstream.
 pub struct PrometheusWriter {
     snapshot: Snapshot,
+    learned: &'static Learned,
     /// The servers of the upstreams written so far. They are read once, so that all families have the counters of the same
     /// moment.
     servers: Vec<Servers>,
@@ -22,15 +24,20 @@ pub struct PrometheusWriter {
 
 /// The servers of an upstream.
 struct Servers {
-    /// Their names and counters.
-    shown: Vec<(String, ServerCounters)>,
+    shown: Vec<Server>,
     /// Connections that are handed over and have not arrived yet.
     in_transit: u64,
 }
 
+struct Server {
+    name: String,
+    counters: ServerCounters,
+    learned: View,
+}
+
 impl PrometheusWriter {
-    pub(super) fn new(snapshot: Snapshot) -> Self {
-        Self { snapshot, servers: Vec::new(), family: 0, next: 0 }
+    pub(super) fn new(snapshot: Snapshot, learned: &'static Learned) -> Self {
+        Self { snapshot, learned, servers: Vec::new(), family: 0, next: 0 }
     }
 
     /// See [`super::Writer::write`].
@@ -69,18 +76,25 @@ impl PrometheusWriter {
                 let servers = if upstream.per_server { upstream.servers.len().max(1) } else { 1 };
                 self.of_upstream(to, name, (upstream.limit * servers) as u64);
             }
-            Source::Phases => self.of_servers(to, |to, labels, numbers| {
+            Source::Phases => self.of_servers(to, |to, labels, server| {
                 for (state, phase) in PHASES.into_iter().zip([Phase::Idle, Phase::Active, Phase::Draining]) {
-                    sample(to, name, labels, &[("state", &state)], numbers.phase(phase));
+                    sample(to, name, labels, &[("state", &state)], server.counters.phase(phase));
                 }
             }),
             Source::Server(number) => {
-                self.of_servers(to, |to, labels, numbers| sample(to, name, labels, &[], number(numbers)));
+                self.of_servers(to, |to, labels, it| sample(to, name, labels, &[], number(&it.counters)));
             }
-            Source::Closed => self.of_servers(to, |to, labels, it| reasons(to, name, labels, it.closed())),
+            Source::Closed => {
+                self.of_servers(to, |to, labels, it| reasons(to, name, labels, it.counters.closed()))
+            }
             Source::NotStored => {
-                self.of_servers(to, |to, labels, it| reasons(to, name, labels, it.not_stored()))
+                self.of_servers(to, |to, labels, it| reasons(to, name, labels, it.counters.not_stored()))
             }
+            Source::Learned(value) => self.of_servers(to, |to, labels, it| {
+                if let Some(value) = value(&it.learned) {
+                    sample(to, name, labels, &[], value);
+                }
+            }),
             Source::InTransit => {
                 let in_transit = self.servers.get(next).map_or(0, |servers| servers.in_transit);
                 self.of_upstream(to, name, in_transit);
@@ -117,14 +131,15 @@ impl PrometheusWriter {
         sample(to, name, self.upstream_label(), &[], value);
     }
 
-    fn of_servers(&self, to: &mut Text, each: impl Fn(&mut Text, Labels<'_>, &ServerCounters)) {
-        for (server, numbers) in self.servers.get(self.next).iter().flat_map(|servers| &servers.shown) {
-            each(to, Labels::Server(self.upstream_name(), server), numbers);
+    fn of_servers(&self, to: &mut Text, each: impl Fn(&mut Text, Labels<'_>, &Server)) {
+        for server in self.servers.get(self.next).iter().flat_map(|servers| &servers.shown) {
+            each(to, Labels::Server(self.upstream_name(), &server.name), server);
         }
     }
 
     /// `None` if there is no memory.
     fn read_servers(&self) -> Option<Servers> {
+        let upstream = &self.snapshot.plan().upstreams[self.next];
         let (mut shown, mut sum) = (Vec::new(), ServerCounters::default());
         for row in self.snapshot.rows(self.next)? {
             sum.add(&row.counters);
@@ -132,7 +147,8 @@ impl PrometheusWriter {
             if let Some(server) =
                 self.snapshot.server(self.next, &row).filter(|server| server.text != GONE_LABEL)
             {
-                push(&mut shown, (owned(&server.text)?, row.counters))?;
+                let learned = lesson_of(Some(server), upstream, self.learned);
+                push(&mut shown, Server { name: owned(&server.text)?, counters: row.counters, learned })?;
             }
         }
         Some(Servers { shown, in_transit: self.snapshot.handover(self.next).in_transit(&sum) })

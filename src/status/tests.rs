@@ -73,10 +73,16 @@ fn numbers() -> Snapshot {
         limit: 32,
         queue: Some(9),
         http2: true,
+        learns: true,
         ..UpstreamInfo::default()
     };
-    let second =
-        UpstreamInfo { name: ODD.into(), per_server: true, changing: true, ..UpstreamInfo::default() };
+    let second = UpstreamInfo {
+        name: ODD.into(),
+        per_server: true,
+        changing: true,
+        learns: true,
+        ..UpstreamInfo::default()
+    };
     let plan = Plan::new(vec![first, second], vec!["/auth".into(), ODD.into()]);
     let words: Vec<AtomicU64> = (0..plan.size(1)).map(|_| AtomicU64::new(0)).collect();
     let generation = Generation::new(plan, 1, words.leak(), Box::new(()), None, |_| true).unwrap();
@@ -113,11 +119,21 @@ fn numbers() -> Snapshot {
     queue.end(1500);
     queue.overflow();
     worker.auth[1].decide(Decision::FailedOpen, 70_000);
-    Arc::new(generation).snapshot(|_| true, &|_, address| Some(server(address, "new"))).unwrap()
+    Arc::new(generation).snapshot(|_| true, &|_, _| Some(server(b"", "new"))).unwrap()
+}
+
+/// Of one server of the first upstream both limits are known, of the other one the idle time; of the server that is not
+/// configured, the requests.
+fn learned(address: &[u8]) -> View {
+    match address {
+        b"1" => View { age: Some((5001, 8)), requests: Some((50, 6)) },
+        b"2" => View { age: Some((60_000, 4)), requests: None },
+        _ => View { age: None, requests: Some((1, 4)) },
+    }
 }
 
 fn written(format: Format) -> String {
-    let mut writer = Writer::new(format, numbers(), 1.5);
+    let mut writer = Writer::new(format, numbers(), &learned, 1.5);
     let mut text = Text::new(0).unwrap();
     while writer.write(&mut text) {}
     assert!(!writer.write(&mut text) && text.is_whole());
@@ -156,12 +172,21 @@ fn writes_json() {
     let peer = &upstream["peers"][0];
     assert_eq!((&peer["server"], &peer["name"]), (&"10.0.0.1:80".into(), &ODD.into()));
     assert_eq!(peer["down"], false);
+    let known = |peer: &serde_json::Value| {
+        ["idle_timeout", "idle_timeout_closes", "requests", "requests_closes"]
+            .map(|name| peer["learned"].get(name).and_then(serde_json::Value::as_f64))
+    };
+    assert_eq!(known(peer), [Some(5.001), Some(8.0), Some(50.0), Some(6.0)]);
+    assert_eq!(known(&upstream["peers"][1]), [Some(60.0), Some(4.0), None, None]);
+    assert_eq!(peer["learned"].as_object().unwrap().len(), 4);
+    assert!(text.contains(r#""requests":null,"requests_closes":null"#), "null where nothing is known");
     assert_eq!((&peer["backup"], &peer["max_conns"], &peer["id"]), (&true.into(), &7.into(), &0.into()));
     assert_eq!((&peer["reused"], &peer["closed"]["server_closed"]), (&1.into(), &1.into()));
     assert_eq!((&peer["given"], &peer["taken"]), (&0.into(), &0.into()));
     assert_eq!((&upstream["peers"][1]["given"], &upstream["peers"][1]["taken"]), (&3.into(), &1.into()));
     assert_eq!(upstream["peers"].as_array().unwrap().len(), 2);
     assert_eq!(json["upstreams"][ODD]["peers"][0]["server"], "new");
+    assert_eq!(known(&json["upstreams"][ODD]["peers"][0]), [None, None, Some(1.0), Some(4.0)]);
     assert!(json["upstreams"][ODD].get("queue").is_none());
     assert_eq!(json["auth"][ODD]["failed_open"], 1);
     assert_eq!(json["auth"][ODD]["time"]["buckets"]["60"], 0);
@@ -187,6 +212,11 @@ fn writes_for_prometheus() {
         "nginx_upstream_keepalive_dropped_total{upstream=\"a\",reason=\"limit\"} 0".into(),
         format!("nginx_upstream_keepalive_opened_total{{upstream=\"{odd}\",server=\"new\"}} 1"),
         "nginx_upstream_keepalive_closed_total{upstream=\"a\",server=\"10.0.0.1:80\",reason=\"server_closed\"} 1".into(),
+        "nginx_upstream_keepalive_learned_idle_timeout_seconds{upstream=\"a\",server=\"10.0.0.1:80\"} 5.001".into(),
+        format!("nginx_upstream_keepalive_learned_idle_timeout_seconds{{upstream=\"a\",server=\"{odd}\"}} 60"),
+        format!("nginx_upstream_keepalive_learned_idle_timeout_closes{{upstream=\"a\",server=\"{odd}\"}} 4"),
+        "nginx_upstream_keepalive_learned_requests{upstream=\"a\",server=\"10.0.0.1:80\"} 50".into(),
+        "nginx_upstream_keepalive_learned_requests_closes{upstream=\"a\",server=\"10.0.0.1:80\"} 6".into(),
         "nginx_upstream_http2_carriers{upstream=\"a\"} 1".into(),
         "nginx_upstream_http2_streams{upstream=\"a\"} 1".into(),
         "nginx_upstream_http2_opened_total{upstream=\"a\"} 2".into(),
@@ -199,16 +229,28 @@ fn writes_for_prometheus() {
         assert!(text.lines().any(|it| it == line), "{line}\n{text}");
     }
     assert_eq!(text.matches("# TYPE nginx_upstream_keepalive_connections gauge\n").count(), 1);
-    assert_eq!(text.matches("# TYPE ").count(), 24 + 2 + HTTP2_COUNTS.len());
+    assert_eq!(text.matches("# TYPE ").count(), 28 + 2 + HTTP2_COUNTS.len());
+    // Nothing is said of what is not known.
+    assert_eq!(text.matches("\nnginx_upstream_keepalive_learned_").count(), 8);
     assert!(!text.contains("reason=\"timeout\""));
     assert!(!text.contains(&format!("http2_streams{{upstream=\"{odd}\"}}")));
     assert!(!text.contains(&format!("queue_size{{upstream=\"{odd}\"}}")));
 }
 
 #[test]
+fn what_was_learned_is_of_one_server() {
+    let learns = UpstreamInfo { learns: true, ..UpstreamInfo::default() };
+    let (one, other) = (server(b"1", "a"), server(b"", "other"));
+    assert_eq!(lesson_of(Some(&one), &learns, &learned), learned(b"1"));
+    assert_eq!(lesson_of(Some(&one), &UpstreamInfo::default(), &learned), View::default());
+    assert_eq!(lesson_of(Some(&other), &learns, &learned), View::default());
+    assert_eq!(lesson_of(None, &learns, &learned), View::default());
+}
+
+#[test]
 fn pieces_are_small() {
     for format in [Format::Json, Format::Prometheus] {
-        let (mut writer, mut text) = (Writer::new(format, numbers(), 1.5), Text::new(0).unwrap());
+        let (mut writer, mut text) = (Writer::new(format, numbers(), &learned, 1.5), Text::new(0).unwrap());
         while writer.write(&mut text) {
             assert!(text.bytes().len() < 4096, "{}", text.bytes().len());
             text.clear();

@@ -140,6 +140,7 @@ fn parcel<'a>(
         transfer: transfer.map_or(0, Transfer::to_bits),
         requests: idle.conn.requests() as u64,
         opened: idle.conn.start_time(),
+        since: entry.since,
         deadline: idle.conn.deadline().ok_or(Given::Unfit)?,
         hinted: idle.hinted,
         allowed: idle.allowed,

@@ -6,7 +6,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use crate::base::clock::Msec;
 use crate::handover::message::{Parcel, PortableKey};
 use crate::ledger::{Server, Transfer};
-use crate::metrics::Dropped;
+use crate::lessons::Known;
+use crate::metrics::{Dropped, Meter};
 use crate::pool::{Key, Offer};
 use crate::reuse::identity::local_of_plain;
 
@@ -17,7 +18,7 @@ use crate::ffi::nginx::adopt::{adopt, verify, Luggage, Unfit};
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::log::debug_conn;
 use crate::ffi::nginx::modules;
-use crate::ffi::nginx::process::{cycle_log, now};
+use crate::ffi::nginx::process::{cycle_log, elapsed, now};
 use crate::ffi::state::handover::{Handover, Protocol};
 use crate::ffi::state::upstream::{Bytes, Idle, Upstream};
 
@@ -76,6 +77,15 @@ fn discard(upstream: &Upstream, fd: Option<OwnedFd>, counted: Option<Server>) {
     }
 }
 
+/// How much later than this worker another one can have looked at the clock, in milliseconds: this one may be busy.
+const AHEAD: Msec = 1000;
+
+/// The time since a moment at which another worker looked at its clock, in milliseconds. `None` if that cannot be.
+fn age(then: Msec) -> Option<Msec> {
+    let age = elapsed(then);
+    (elapsed(then.wrapping_sub(AHEAD)) as isize >= 0).then_some(if age as isize >= 0 { age } else { 0 })
+}
+
 /// What was found out about a connection that can be used.
 #[derive(Clone, Copy)]
 struct Checked {
@@ -107,7 +117,8 @@ fn check(
     let (now, requests) = (now(), usize::try_from(parcel.requests).unwrap_or(usize::MAX));
     let left = parcel.deadline.wrapping_sub(now);
     let is_over = left as isize <= 0
-        || now.wrapping_sub(parcel.opened) >= limits.time
+        || age(parcel.opened).is_none_or(|age| age >= limits.time)
+        || age(parcel.since).is_none()
         || requests >= limits.requests
         || requests >= parcel.allowed as usize;
     if is_over {
@@ -178,6 +189,9 @@ fn put_into_pool(
     server: Option<Server>,
 ) -> Result<(), Dropped> {
     let key = &parcel.key;
+    let meter = upstream.meter(key.address);
+    let since = now().wrapping_sub(age(parcel.since).unwrap_or(0));
+    let timeout = until_next_look(upstream, meter, since, checked)?;
     #[cfg(nginx_resolve)]
     let generation = upstream.watch.as_ref().map_or(0, crate::ffi::state::watch::Watch::generation);
     #[cfg(not(nginx_resolve))]
@@ -193,7 +207,7 @@ fn put_into_pool(
         conn,
         identity: identity.ok_or(Dropped::Resources)?,
         server,
-        meter: upstream.meter(key.address),
+        meter,
         hinted: checked.hinted,
         round_trip: NonZeroU16::new(parcel.round_trip),
         allowed: parcel.allowed,
@@ -210,9 +224,28 @@ fn put_into_pool(
         conn: idle,
         group: None,
         reused: parcel.reused,
-        now: now(),
-        timeout: checked.timeout,
+        now: since,
+        timeout: timeout.saturating_add(elapsed(since)),
         server,
     };
     store(upstream, &full, offer, Origin::OtherWorker, generation, || {}).map_err(|_| Dropped::Limit)
+}
+
+/// How long the connection can be idle here, in milliseconds, by what was learned of the server too.
+fn until_next_look(
+    upstream: &Upstream,
+    meter: Option<Meter>,
+    since: Msec,
+    checked: Checked,
+) -> Result<Msec, Dropped> {
+    let (known, age) = (upstream.known(meter), elapsed(since));
+    match known {
+        Known::NOTHING => Ok(checked.timeout),
+        known if known.is_too_old(age) => Err(Dropped::Expired),
+        // Only a limit ends it before the server does what it has announced.
+        known if checked.hinted && !known.is_too_old(known.next_look().saturating_add(1)) => {
+            Ok(checked.timeout)
+        }
+        known => Ok(checked.timeout.min(known.next_look().saturating_sub(age).max(1))),
+    }
 }

@@ -12,7 +12,9 @@ use crate::ffi::nginx::socket::{self, silent};
 use crate::ffi::state::handover::Handover;
 use crate::ffi::state::upstream::{Idle, Place, Upstream};
 
-/// Takes the connection out of the pool and closes it, unless an heir of this worker takes it. If its slot holds another one,
+use super::learn;
+
+/// Takes the connection out of the pool and closes it, unless an heir of this worker takes it, or its time is not over yet. If its slot holds another one,
 /// as after a panic, it is closed all the same.
 ///
 /// # Safety
@@ -25,10 +27,19 @@ pub(crate) unsafe fn close_in_place(place: NonNull<Place>, conn: Conn, why: End)
     if why == End::Exiting && upstream.handover().is_some_and(is_given) {
         return;
     }
+    let why = match why {
+        End::Timeout => match learn::on_timer(&upstream, slot, conn) {
+            Some(why) => why,
+            None => return,
+        },
+        why => {
+            learn::on_end(&upstream, slot, conn, why);
+            why
+        }
+    };
     let removed = upstream.idle.with(|idle| idle.remove(slot, |idle| idle.conn == conn)).flatten();
     match removed {
         Some(idle) => {
-            let why = if idle.hinted && why == End::Timeout { End::Hint } else { why };
             close_idle(&upstream, idle, why);
         }
         None => socket::close(conn),

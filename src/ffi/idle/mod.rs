@@ -1,5 +1,5 @@
 //! Idle connections, which no request has. One is stored (`store`), sleeps until something happens to it (`sleep`), and is
-//! closed (`close`). Before it is stored, the rest of a response may have to be read (`drain`). Its server may leave
+//! closed (`close`), from which the pool learns (`learn`). Before it is stored, the rest of a response may have to be read (`drain`). Its server may leave
 //! (`resolve`), or the worker itself runs out of connections (`shortage`).
 
 pub(crate) mod store;
@@ -7,6 +7,8 @@ pub(crate) mod store;
 pub(crate) mod sleep;
 
 pub(crate) mod close;
+
+pub(crate) mod learn;
 
 pub(crate) mod drain;
 

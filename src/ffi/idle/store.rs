@@ -4,6 +4,7 @@ use crate::metrics::{End, Phase};
 use crate::pool::{Key, Offer};
 
 use crate::ffi::max_conns::slots::close_idle;
+use crate::ffi::nginx::process::elapsed;
 use crate::ffi::state::upstream::{Idle, Stored, Upstream};
 
 #[cfg(nginx_resolve)]
@@ -34,7 +35,11 @@ pub(crate) fn store(
     taken: impl FnOnce(),
 ) -> Result<(), End> {
     let Idle { conn, server, meter, .. } = offer.conn;
-    let timeout = offer.timeout;
+    // Elsewhere it has been idle for a while.
+    let timeout = match from {
+        Origin::Phase(_) => offer.timeout,
+        Origin::OtherWorker => offer.timeout.saturating_sub(elapsed(offer.now)).max(1),
+    };
     let Stored { place, hash, evicted } = upstream.store(key, offer);
     if let Some(place) = place {
         taken();

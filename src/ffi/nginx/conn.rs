@@ -301,6 +301,11 @@ impl Event {
         set_bit!(self: ngx_event_t::set_timedout_raw, 1);
     }
 
+    /// Its timer is set anew.
+    pub(crate) fn clear_timed_out(self) {
+        set_bit!(self: ngx_event_t::set_timedout_raw, 0);
+    }
+
     pub(crate) fn posted(self) -> bool {
         get_bit!(self: ngx_event_t::posted_raw)
     }

@@ -50,7 +50,7 @@ pub(crate) fn silent(conn: Conn) -> bool {
 /// What there is to read, as a reason to close an idle connection. If there is nothing, one system call finds out. TLS may
 /// have records of its own to read.
 #[inline]
-fn pending_end(conn: Conn) -> Option<End> {
+pub(crate) fn pending_end(conn: Conn) -> Option<End> {
     let n = peek(conn);
     if n == 0 {
         return Some(End::ServerClosed);

@@ -26,6 +26,7 @@ use ngx::http::{HttpModuleLocationConf, NgxHttpCoreModule};
 use ngx::ngx_string;
 
 use crate::base::memory::Text;
+use crate::lessons::View;
 use crate::metrics::ServerInfo;
 use crate::status::{choose, Format, Writer};
 
@@ -190,20 +191,29 @@ fn text(text: &'static str) -> ngx_str_t {
     ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() }
 }
 
-/// Describes a server of the present configuration, by the number of its upstream and its address.
-fn describe(upstream: usize, address: &[u8]) -> Option<ServerInfo> {
+/// The present configuration.
+fn present<'a>() -> Option<&'a MainConf> {
     // SAFETY: nginx sets it before any request, and only its one thread reads it here.
     let cycle = unsafe { ngx_cycle };
     // SAFETY: the worker's cycle, whose configuration has been read.
-    let main = unsafe { MainConf::of_cycle(cycle) }?;
-    main.zone.describe(upstream, address)
+    unsafe { MainConf::of_cycle(cycle) }
+}
+
+/// Describes a server of the present configuration, by the number of its upstream and its address.
+fn describe(upstream: usize, address: &[u8]) -> Option<ServerInfo> {
+    present()?.zone.describe(upstream, address)
+}
+
+/// What was learned of the server at an address.
+fn learned(address: &[u8]) -> View {
+    present().map_or_else(View::default, |main| main.learning.view(address))
 }
 
 impl Page {
     fn new(r: Request, format: Format) -> Option<NonNull<Self>> {
         let zone = &MainConf::of(r)?.zone;
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let writer = Writer::new(format, zone.snapshot(&describe)?, time.as_secs_f64());
+        let writer = Writer::new(format, zone.snapshot(&describe)?, &learned, time.as_secs_f64());
         // SAFETY: the pool of a live request.
         let buffer = unsafe { allocate::<ngx_buf_t>(r.pool(), 1) }?.cast::<ngx_buf_t>();
         // SAFETY: for a C structure of numbers, bit-fields and pointers zero is a valid value.

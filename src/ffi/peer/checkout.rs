@@ -1,8 +1,13 @@
 //! A request that has a server looks in the pool for an idle connection to it, with the identity that it needs.
 
-use crate::pool::{GroupRef, Key};
+use std::ptr::NonNull;
 
+use crate::pool::{GroupRef, Key};
+use crate::reuse::stale::Taken;
+
+use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::peer_connection::Peer;
+use crate::ffi::nginx::process::elapsed;
 use crate::ffi::peer::identity;
 use crate::ffi::peer::retry;
 use crate::ffi::state::handover::Protocol;
@@ -57,19 +62,51 @@ fn learn_protocol(kp: &PeerData) {
     }
 }
 
-/// Takes a connection that fits from the pool. Connections that turn out to be closed by the server are closed.
+/// Takes a connection that fits from the pool. Connections that turn out to be closed by the server are closed, and so are those
+/// that it may close before the request arrives.
 #[inline]
 pub(crate) fn checkout(
     kp: &PeerData,
     peer: Peer,
     key: &Key<'_>,
 ) -> (Option<(Idle, Reuse)>, Option<GroupRef>) {
+    if retry::is_sent_once(kp) {
+        return checkout_once(kp, peer, key);
+    }
+    take(kp, peer, key, || false, |_| None)
+}
+
+/// The same for a request that cannot be repeated.
+#[inline(never)]
+fn checkout_once(kp: &PeerData, peer: Peer, key: &Key<'_>) -> (Option<(Idle, Reuse)>, Option<GroupRef>) {
+    take(kp, peer, key, || retry::wants_new(kp, key), |conn| retry::note_taken(kp, conn))
+}
+
+#[inline(always)]
+fn take(
+    kp: &PeerData,
+    peer: Peer,
+    key: &Key<'_>,
+    wants_new: impl Fn() -> bool,
+    proof: impl Fn(Conn) -> Option<NonNull<Taken>>,
+) -> (Option<(Idle, Reuse)>, Option<GroupRef>) {
     let upstream = kp.upstream();
     loop {
-        let (found, group) = upstream.checkout(key);
+        if wants_new() {
+            return (None, None);
+        }
+        let mut since = 0;
+        let (found, group) = upstream.checkout(key, &mut since);
         let Some(idle) = found else { return (None, group) };
-        let reuse = Reuse::of(kp, &idle);
-        if !upstream.check || retry::is_fresh(kp, peer, &idle) {
+        let known = upstream.known(idle.meter);
+        let is_limited = !known.is_nothing();
+        if is_limited && known.is_too_old(elapsed(since)) {
+            retry::close_outdated(kp, peer, &idle);
+            continue;
+        }
+        let taken = proof(idle.conn);
+        let reuse = Reuse { since, is_limited, allowed: idle.allowed, round_trip: idle.round_trip, taken };
+        if !upstream.check || retry::is_fresh(kp, peer, &idle, since) {
             return (Some((idle, reuse)), group);
         }
     }

@@ -6,11 +6,13 @@ use crate::base::clock::Msec;
 use crate::drain::{Drain, Progress};
 use crate::http1::keep_alive::Hint;
 use crate::ledger::Server;
+use crate::lessons::{Bound, Lesson, Verdict, BEHIND_WATCH};
 use crate::metrics::{End, Phase};
 use crate::pool::{GroupRef, Key, Offer};
-use crate::reuse::lifetime::{Limits, NotKept, Remaining, Returned};
+use crate::reuse::lifetime::{NotKept, Remaining, Returned};
 
 use crate::ffi::idle::drain;
+use crate::ffi::idle::learn;
 use crate::ffi::idle::store::{store, Origin};
 use crate::ffi::max_conns::slots::{close_and_release, release_slot};
 use crate::ffi::nginx::conn::Conn;
@@ -25,8 +27,10 @@ use crate::ffi::peer::handshake::handshake_agrees;
 use crate::ffi::peer::identity;
 use crate::ffi::peer::not_stored::{failure_reason, not_stored_reason};
 use crate::ffi::peer::warnings::{warn_of_hint, warn_of_no_time};
+use crate::ffi::state::lessons::lesson_of;
 use crate::ffi::state::peer_data::{Attempt, PeerData};
-use crate::ffi::state::upstream::{Bytes, Idle, RoundTrip};
+use crate::ffi::state::reuse::Reuse;
+use crate::ffi::state::upstream::{Bytes, Idle, RoundTrip, Upstream};
 
 /// Takes the connection from the request, into the pool, or to be drained before.
 ///
@@ -49,12 +53,18 @@ pub(crate) fn release_to_pool(
     let now = now();
     if let Some(refusal) = limits.refusal(&returned, now) {
         debug_conn(peer.log(), not_saving(refusal), conn);
-        return Err(not_stored_reason(kp, conn, refusal, state, attempt.reuse.is_some()));
+        let end = not_stored_reason(kp, conn, refusal, state, attempt.reuse.is_some());
+        // A server that ends its response by closing the connection has no limit for that.
+        if end == End::ServerClosed && kp.u.keepalive() && upstream.learns() {
+            let lesson = lesson_of(kp.meter.get()).unwrap_or(Lesson::NONE);
+            learn::on_close(upstream, peer.address(), lesson, (conn, conn.requests()), 0);
+        }
+        return Err(end);
     }
     let said = kp.u.said(r, kp.first_buffer.get());
     let has_user = bound::has_user(kp, said.as_ref());
     let hint = said.map(|said| said.hint).unwrap_or_default();
-    let (rest, round_trip) = rest(kp, peer, conn, attempt, &limits, &returned, hint)?;
+    let rest = rest(kp, peer, conn, attempt, &returned, hint)?;
     if !read.wait_readable() {
         return Err(End::Error);
     }
@@ -67,13 +77,14 @@ pub(crate) fn release_to_pool(
         identity,
         server,
         meter: kp.meter.get(),
-        hinted: rest.idle < limits.timeout,
-        round_trip,
-        allowed: u32::try_from(rest.allowed).unwrap_or(u32::MAX),
+        hinted: rest.is_hinted,
+        round_trip: rest.round_trip,
+        allowed: rest.allowed,
         is_taken: false,
     };
     let reused = attempt.reuse.is_some();
     let offer = Offer { conn: idle, group, reused, now, timeout: rest.idle, server };
+    let (key, offer) = if rest.watches { watching(key, offer) } else { (key, offer) };
     match unread {
         None => save(kp, peer, &key, offer),
         Some(unread) => drain(kp, peer, &unread, &key, offer),
@@ -159,26 +170,94 @@ fn drain(
     }
 }
 
-/// How long a connection that may be kept can still be used, after what its server has said; and how long a round trip takes,
-/// if that was measured.
+/// What a connection that may be kept can still do.
+struct Rest {
+    /// How long it may be idle, in milliseconds.
+    idle: Msec,
+    /// That is less than `keepalive_timeout`, because of what the server has announced.
+    is_hinted: bool,
+    /// It stays only to see if the server closes it now.
+    watches: bool,
+    /// The number of the last request that the server accepts on it, if the server said so.
+    allowed: u32,
+    /// How long a round trip takes, if that was measured.
+    round_trip: Option<RoundTrip>,
+}
+
+/// What a connection that may be kept can still do, after what its server has said, and what was learned of the server. When it
+/// was taken from the pool, that was looked up.
 #[inline(always)]
 fn rest(
     kp: &PeerData,
     peer: Peer,
     conn: Conn,
     attempt: Attempt,
-    limits: &Limits,
     returned: &Returned,
     hint: Hint,
-) -> Result<(Remaining, Option<RoundTrip>), End> {
-    let mut round_trip = attempt.reuse.and_then(|reuse| reuse.round_trip);
+) -> Result<Rest, End> {
+    let upstream = kp.upstream();
+    let (allowed, is_limited, round_trip) = match attempt.reuse {
+        Some(Reuse { allowed, is_limited, round_trip, .. }) => (allowed, is_limited, round_trip),
+        None => (u32::MAX, true, None),
+    };
+    if hint.timeout.is_some() || hint.requests.is_some() || returned.requests >= allowed as usize {
+        return if is_limited {
+            limited_rest(kp, peer, conn, returned, hint, round_trip)
+        } else {
+            rest_of(kp, peer, conn, returned, hint, None, round_trip)
+        };
+    }
+    let mut idle = upstream.limits.map_or(0, |limits| limits.timeout);
+    if is_limited {
+        let known = upstream.known(kp.meter.get());
+        if !known.is_nothing() {
+            if known.is_reached(returned.requests) {
+                return limited_rest(kp, peer, conn, returned, hint, round_trip);
+            }
+            idle = idle.min(known.next_look());
+        }
+    }
+    Ok(Rest { idle, is_hinted: false, watches: false, allowed, round_trip })
+}
+
+/// The same, if something was learned of the server.
+#[inline(never)]
+fn limited_rest(
+    kp: &PeerData,
+    peer: Peer,
+    conn: Conn,
+    returned: &Returned,
+    hint: Hint,
+    round_trip: Option<RoundTrip>,
+) -> Result<Rest, End> {
+    let lesson = lesson_of(kp.meter.get()).filter(|lesson| !lesson.is_blank());
+    rest_of(kp, peer, conn, returned, hint, lesson, round_trip)
+}
+
+/// The same, with what was learned of the server, if anything was.
+#[inline(always)]
+fn rest_of(
+    kp: &PeerData,
+    peer: Peer,
+    conn: Conn,
+    returned: &Returned,
+    hint: Hint,
+    lesson: Option<Lesson>,
+    mut round_trip: Option<RoundTrip>,
+) -> Result<Rest, End> {
+    let Some(limits) = kp.upstream().limits else { return Err(End::Disabled) };
     let ask = || Msec::from(round_trip.get_or_insert_with(|| ask_round_trip(conn)).get());
-    match limits.remaining(returned, &hint, ask) {
-        Ok(rest) => {
+    match limits.remaining(returned, &hint, lesson, ask) {
+        Ok(Remaining { idle, is_hinted, allowed }) => {
             if let Some(announced) = hint.timeout.filter(|timeout| *timeout < limits.timeout) {
                 warn_of_hint(kp, limits.timeout, announced);
             }
-            Ok((rest, round_trip))
+            let watches = match lesson {
+                None => false,
+                Some(lesson) => part_at_number(kp, peer, conn, lesson)?,
+            };
+            let allowed = u32::try_from(allowed).unwrap_or(u32::MAX);
+            Ok(Rest { idle, is_hinted, watches, allowed, round_trip })
         }
         Err(refusal) => {
             debug_conn(peer.log(), not_saving(refusal), conn);
@@ -188,6 +267,41 @@ fn rest(
             Err(End::Hint)
         }
     }
+}
+
+/// The connection has served a number of requests. Returns whether it stays only to see if the server closes it now.
+///
+/// # Errors
+/// If the server would close it, by what was learned.
+#[cold]
+#[inline(never)]
+fn part_at_number(kp: &PeerData, peer: Peer, conn: Conn, lesson: Lesson) -> Result<bool, End> {
+    let Some(Bound::Limit(number) | Bound::Watch(number)) = lesson.requests() else { return Ok(false) };
+    if conn.requests() < number as usize {
+        return Ok(false);
+    }
+    let upstream = kp.upstream();
+    let can_watch = kp.binding.get().is_none() && has_room(upstream, kp.server.get());
+    let (verdict, change) = lesson.reach(&upstream.witness(), now(), conn.requests(), can_watch);
+    learn::log_change(upstream, peer.address(), change);
+    match verdict {
+        Verdict::Keep(_) => Ok(false),
+        Verdict::Watch(_) => Ok(true),
+        Verdict::Close => Err(End::Learned),
+    }
+}
+
+/// Whether one more idle connection takes nothing away: neither a place in the pool, nor a slot at its server.
+fn has_room(upstream: &Upstream, server: Option<Server>) -> bool {
+    let is_full = |server| upstream.counts.ledger.get().is_some_and(|ledger| ledger.is_full(server));
+    !server.is_some_and(is_full) && upstream.idle.with(|idle| idle.len() < idle.capacity()).unwrap_or(false)
+}
+
+/// The connection stays in the pool where no request finds it, once its response has been read.
+#[cold]
+fn watching(key: Key<'_>, offer: Offer<Idle>) -> (Key<'_>, Offer<Idle>) {
+    let key = Key { protocol: learn::WATCHES_REQUESTS, ..key };
+    (key, Offer { group: None, reused: false, timeout: BEHIND_WATCH, ..offer })
 }
 
 /// How long a round trip takes. The kernel is asked once per connection, and only if the server says how long it keeps it.

@@ -22,10 +22,15 @@ use nginx_sys::{
 #[cfg(ngx_feature = "http_ssl")]
 use nginx_sys::{SSL_get_shutdown, SSL_RECEIVED_SHUTDOWN};
 
+use crate::base::clock::Msec;
+use crate::lessons::{Lesson, BEHIND};
 use crate::metrics::{Count, End};
+use crate::pool::{IdlePool, Key};
+use crate::reuse::identity::client_of;
 use crate::reuse::stale::{ConnectionFailure, Failed, FailureKind, StaleRetry, Taken, UnreadInput};
 
 use crate::ffi::idle::close::close_suspect_idle;
+use crate::ffi::idle::learn;
 use crate::ffi::idle::shortage::yield_after_failure;
 use crate::ffi::max_conns::slots::{close_idle, release_slot};
 use crate::ffi::nginx::conn::Conn;
@@ -33,11 +38,12 @@ use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::log::debug_conn;
 use crate::ffi::nginx::memory::{add_cleanup, allocate};
 use crate::ffi::nginx::peer_connection::Peer;
-use crate::ffi::nginx::process::now;
+use crate::ffi::nginx::process::{elapsed, now};
 use crate::ffi::nginx::socket;
 use crate::ffi::nginx::tcp_info::{unacknowledged, TcpState};
 use crate::ffi::peer::not_stored::failure_reason;
 use crate::ffi::peer::refusal;
+use crate::ffi::state::lessons::lesson_of;
 use crate::ffi::state::peer_data::{Attempt, PeerData, Stage};
 use crate::ffi::state::reuse::{PinnedServer, Reuse};
 use crate::ffi::state::upstream::Idle;
@@ -51,21 +57,13 @@ pub(crate) enum RetryDecision {
     KeepServer(NonNull<PinnedServer>, End),
 }
 
-impl Reuse {
-    /// Notes what may be needed if the connection turns out to be stale. A request that nginx repeats by itself needs no proof.
-    /// This is called *before* [`is_fresh`]: if that finds the connection open, no FIN was counted here.
-    #[inline]
-    pub(crate) fn of(kp: &PeerData, idle: &Idle) -> Self {
-        let proves = kp.upstream().stale_retry != StaleRetry::Off
-            && !kp.request().is_unbuffered()
-            && !kp.u.repeats(failure_of(kp, true));
-        let taken = if proves { note_taken(kp, idle.conn) } else { None };
-        Self { then: now(), allowed: idle.allowed, round_trip: idle.round_trip, taken }
-    }
-}
-
+/// Notes what may be needed if the connection turns out to be stale, for a request that nginx does not repeat by itself. This is
+/// called *before* [`is_fresh`]: if that finds the connection open, no FIN was counted here.
 #[cold]
-fn note_taken(kp: &PeerData, conn: Conn) -> Option<NonNull<Taken>> {
+pub(crate) fn note_taken(kp: &PeerData, conn: Conn) -> Option<NonNull<Taken>> {
+    if kp.upstream().stale_retry == StaleRetry::Off || kp.request().is_unbuffered() {
+        return None;
+    }
     let counts = TcpState::about(conn)?.counts;
     // With `keepalive_check off` nobody looks at the connection, so its state is asked for now.
     let has_fin = !kp.upstream().check && TcpState::about(conn)?.has_fin;
@@ -138,9 +136,12 @@ fn retry_stale(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: ngx_u
     let end = if is_closed { End::ServerClosed } else { End::Error };
     let upstream = kp.upstream();
     let is_silent = failure.end == FailureKind::TimedOut;
+    if !is_silent && upstream.learns() {
+        learn_from_stale(kp, peer, conn, reuse, &failure);
+    }
     // With `keepalive_check` each one is checked when it is taken. A silent one would pass that check.
     if is_silent || !upstream.check {
-        close_suspect_idle(upstream, peer.address(), reuse.then, is_silent);
+        close_suspect_idle(upstream, peer.address(), reuse.since, is_silent);
     }
     let proven = upstream.stale_retry.repeats(&failure);
     let keeps_server = !is_silent
@@ -168,6 +169,24 @@ fn retry_stale(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: ngx_u
             RetryDecision::KeepServer(pinned, end)
         }
         None => RetryDecision::ReturnServer(ServerReturn::without_failure(state), end),
+    }
+}
+
+/// The server has closed the connection when the request was on its way, if nothing of it was acknowledged: so it was idle until
+/// then, as far as the server knows. Or it closes connections right behind an answer: then a reset may have come too.
+fn learn_from_stale(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, failure: &ConnectionFailure) {
+    let has_arrived = match failure.acknowledged {
+        Some(any) => any,
+        None => unacknowledged(conn).is_none_or(|bytes| bytes < conn.sent()),
+    };
+    let age = elapsed(reuse.since);
+    let is_closed = failure.end == FailureKind::Closed || conn.read().eof();
+    // If it has arrived, the server may have closed the connection because of this very request.
+    if !has_arrived && (is_closed || age <= BEHIND) {
+        let lesson = lesson_of(kp.meter.get()).unwrap_or(Lesson::NONE);
+        // The last request does not count.
+        let served = conn.requests().saturating_sub(1);
+        learn::on_close(kp.upstream(), peer.address(), lesson, (conn, served), age);
     }
 }
 
@@ -290,11 +309,52 @@ unsafe extern "C" fn unpin_server(data: *mut c_void) {
 
 /// Whether an idle connection is still open and silent. If not, it is closed.
 #[inline]
-pub(crate) fn is_fresh(kp: &PeerData, peer: Peer, idle: &Idle) -> bool {
-    if socket::silent(idle.conn) {
-        return true;
-    }
-    debug_conn(peer.log(), c"get keepalive peer: connection %p was closed by the server", idle.conn);
-    close_idle(kp.upstream(), *idle, End::Check);
+pub(crate) fn is_fresh(kp: &PeerData, peer: Peer, idle: &Idle, since: Msec) -> bool {
+    let Some(end) = socket::pending_end(idle.conn) else { return true };
+    close_ended(kp, peer, idle, since, end);
     false
+}
+
+/// Closes a connection that has ended before a request could use it.
+#[cold]
+fn close_ended(kp: &PeerData, peer: Peer, idle: &Idle, since: Msec, end: End) {
+    debug_conn(peer.log(), c"get keepalive peer: connection %p was closed by the server", idle.conn);
+    if kp.upstream().learns() && learn::is_close(end, elapsed(since)) {
+        learn::on_close(
+            kp.upstream(),
+            peer.address(),
+            idle.lesson(),
+            (idle.conn, idle.conn.requests()),
+            elapsed(since),
+        );
+    }
+    close_idle(kp.upstream(), *idle, End::Check);
+}
+
+/// Closes an idle connection that the server may close before the request arrives, by what was learned of it.
+#[cold]
+pub(crate) fn close_outdated(kp: &PeerData, peer: Peer, idle: &Idle) {
+    debug_conn(peer.log(), c"get keepalive peer: connection %p is too old for the server", idle.conn);
+    close_idle(kp.upstream(), *idle, End::Learned);
+}
+
+/// Whether the request, which cannot be repeated, is to have none of the connections that fit it: the server has closed some that
+/// were younger.
+#[cold]
+#[inline(never)]
+pub(crate) fn wants_new(kp: &PeerData, key: &Key<'_>) -> bool {
+    // A new connection would not have the client's user.
+    if !kp.upstream().learns() || client_of(key.identity).is_some() {
+        return false;
+    }
+    let newest =
+        |pool: &mut IdlePool<Idle>| pool.newest_like(key).map(|(idle, since)| (idle.lesson(), since));
+    let newest = kp.upstream().idle.with(newest).flatten();
+    newest.is_some_and(|(lesson, since)| lesson.cautious_age(now()).is_some_and(|age| elapsed(since) > age))
+}
+
+/// Whether the core sends the request once only.
+#[inline]
+pub(crate) fn is_sent_once(kp: &PeerData) -> bool {
+    kp.request().is_unbuffered() || !kp.u.repeats(failure_of(kp, true))
 }

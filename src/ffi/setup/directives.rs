@@ -38,7 +38,7 @@ pub(crate) static mut COMMANDS: [ngx_command_t; 16] = [
         ngx_conf_set_flag_slot,
         offset_of!(SrvConf, check),
     ),
-    // keepalive_hint on | off [margin=time];
+    // keepalive_hint learn | on | off [margin=time];
     command(ngx_string!("keepalive_hint"), NGX_CONF_TAKE12, keepalive_hint, 0),
     // keepalive_stale_retry off | safe | always;
     command(ngx_string!("keepalive_stale_retry"), NGX_CONF_TAKE1, keepalive_stale_retry, 0),

@@ -312,6 +312,7 @@ fn new_upstream(
         handover: Cell::new(None),
         number: Cell::new(0),
         records: OnceCell::new(),
+        lessons: Cell::new(None),
     })
 }
 
@@ -361,6 +362,7 @@ fn add_to_zone(
             per_server: keepalive.is_some_and(|keepalive| keepalive.per_server),
             queue: conf.queue.map(|queue| queue.number),
             http2: upstream.http2.get().is_on(),
+            learns: upstream.learns(),
         },
     )
 }

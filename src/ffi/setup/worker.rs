@@ -26,6 +26,8 @@ pub(crate) unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_
         let number = unsafe { worker_processes(cycle) };
         // SAFETY: the configuration was found in this cycle.
         unsafe { main.workers.open(cycle, number) };
+        // SAFETY: the configuration was found in this cycle, and the zone with it.
+        unsafe { main.learning.open(cycle, &main.zone) };
         // SAFETY: the configuration was found in this cycle.
         unsafe { main.zone.open(cycle, number) };
         // SAFETY: nginx passes the new cycle, whose configuration has been read.
@@ -78,6 +80,7 @@ pub(crate) unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int
         let Some(main) = (unsafe { MainConf::of_cycle(cycle) }) else { return NGX_OK as ngx_int_t };
         // SAFETY: the configuration was found in this cycle.
         let is_together = unsafe { main.workers.enter(cycle, me, bell_handler) };
+        main.learning.enter();
         // SAFETY: the configuration was found in this cycle.
         let meters = unsafe { main.zone.enter(cycle, me) };
         // SAFETY: the worker's cycle, whose configuration has been read.

@@ -69,6 +69,13 @@ impl Zone {
         self.upstreams.borrow().iter().any(|upstream| look(upstream))
     }
 
+    /// How many servers there can be. To be asked before [`Self::open`].
+    pub(crate) fn servers(&self) -> usize {
+        let plan = self.plan.borrow();
+        let room = |changing| if changing { plan.room } else { 0 };
+        plan.upstreams.iter().map(|upstream| upstream.servers.len() + room(upstream.changing)).sum()
+    }
+
     /// The upstream with a name; `number` is where to look first.
     pub(crate) fn upstream_named(&self, name: &[u8], number: usize) -> Option<UpstreamRef> {
         let upstreams = self.upstreams.borrow();

@@ -14,6 +14,7 @@ use crate::ffi::nginx::this_module::module;
 
 use super::counters::Zone;
 use super::inboxes::Mail;
+use super::lessons::Learning;
 use super::workers::Workers;
 
 /// The main configuration of this module; one for each cycle.
@@ -21,6 +22,7 @@ use super::workers::Workers;
 pub(crate) struct MainConf {
     pub(crate) workers: Workers,
     pub(crate) zone: Zone,
+    pub(crate) learning: Learning,
     pub(crate) mail: Mail,
 }
 

@@ -7,4 +7,6 @@ pub(crate) mod counters;
 
 pub(crate) mod inboxes;
 
+pub(crate) mod lessons;
+
 pub(crate) mod main_conf;

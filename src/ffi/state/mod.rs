@@ -1,5 +1,5 @@
 //! State. Of the configuration of an upstream: `srv_conf`. Of its pool: `upstream`, `tls_sessions`, `counts`, `bells`,
-//! `waits`, `watch`. Of the handover of connections: `inboxes`, `handover`. Of a request: `peer_data`, `reuse`, `refusal`,
+//! `waits`, `watch`, `lessons`. Of the handover of connections: `inboxes`, `handover`. Of a request: `peer_data`, `reuse`, `refusal`,
 //! `notes`, `tried`. Of a wait: `waiter`. Of many requests over one connection: `stream`, `carrier`.
 
 pub(crate) mod srv_conf;
@@ -14,6 +14,8 @@ pub(crate) mod counts;
 pub(crate) mod bells;
 
 pub(crate) mod waits;
+
+pub(crate) mod lessons;
 
 pub(crate) mod inboxes;
 

@@ -14,8 +14,10 @@ use super::upstream::RoundTrip;
 /// A connection from the pool, at the time when it was taken.
 #[derive(Clone, Copy)]
 pub(crate) struct Reuse {
-    /// When it was taken.
-    pub(crate) then: Msec,
+    /// Since when it was idle.
+    pub(crate) since: Msec,
+    /// Something was known of the server when the connection was taken.
+    pub(crate) is_limited: bool,
     /// The number of the last request that the server accepts on it, if the server said so.
     pub(crate) allowed: u32,
     /// The time of a round trip, if it was measured.

@@ -98,11 +98,13 @@ impl SrvConf {
     /// The limits, with nginx's defaults: 1000 requests, 1 hour, 60 seconds.
     pub(crate) fn limits(&self) -> Limits {
         let or = |value: ngx_msec_t, default| if value == UNSET_MSEC { default } else { value };
+        let hint = self.hint.unwrap_or_default();
         Limits {
             requests: if self.requests == UNSET_NUMBER { 1000 } else { self.requests as usize },
             time: or(self.time, 3_600_000),
             timeout: or(self.timeout, 60_000),
-            margin: self.hint.unwrap_or_default().margin,
+            margin: hint.margin,
+            learns: hint.learns,
         }
     }
 

@@ -76,7 +76,7 @@ impl Sessions {
     }
 
     fn take(&self, key: &Key<'_>) -> Option<Session> {
-        self.0.with(|sessions| sessions.checkout(key))?.0
+        self.0.with(|sessions| sessions.checkout(key, &mut 0))?.0
     }
 
     /// Stores a session. One that has to make room is dropped once the pool is no longer borrowed.

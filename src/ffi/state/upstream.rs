@@ -11,7 +11,9 @@ use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ng
 
 use crate::base::clock::Msec;
 use crate::directive::{Http2, KeepaliveDrain};
+use crate::http1::keep_alive::Margin;
 use crate::ledger::Server;
+use crate::lessons::{Known, Lesson, Witness};
 use crate::metrics::{HandoverMeter, Http2Meter, Meter, QueueMeter, WorkerCounters};
 use crate::pool::{Connection, GroupRef, IdlePool, Key, Offer};
 use crate::reuse::bound::{Binding, Bindings};
@@ -28,6 +30,7 @@ use crate::ffi::nginx::memory::Pool;
 use super::carrier::Carriers;
 use super::counts::Counts;
 use super::handover::HandoverOf;
+use super::lessons::{lesson_of, note, ServerLessons};
 #[cfg(ngx_feature = "http_ssl")]
 use super::tls_sessions::Sessions;
 use super::waits::Waits;
@@ -81,6 +84,8 @@ pub(crate) struct Upstream {
     pub(crate) number: Cell<usize>,
     /// In a worker: its counters.
     pub(crate) records: OnceCell<WorkerCounters>,
+    /// What was learned of the servers, if the upstream learns. Lies in the main configuration of the same cycle.
+    pub(crate) lessons: Cell<Option<NonNull<ServerLessons>>>,
 }
 
 /// Refers to an upstream from a connection, or from what workers share.
@@ -141,6 +146,11 @@ pub(crate) struct Idle {
 pub(crate) type RoundTrip = NonZeroU16;
 
 impl Idle {
+    /// What is known of its server.
+    pub(crate) fn lesson(&self) -> Lesson {
+        lesson_of(self.meter).unwrap_or(Lesson::NONE)
+    }
+
     /// The client to which it belongs, if it belongs to one.
     pub(crate) fn binding(&self) -> Option<Binding> {
         client_of(self.identity()).map(|client| Binding::new(client, self.conn.number()))
@@ -205,7 +215,42 @@ impl Upstream {
 
     /// Counts the connections to an address.
     pub(crate) fn meter(&self, address: &[u8]) -> Option<Meter> {
-        self.records.get()?.meter(address)
+        let records = self.records.get()?;
+        let meter = records.meter(address)?;
+        if let Some(lessons) = self.server_lessons() {
+            let lesson = if records.is_shared(meter) { Lesson::NONE } else { lessons.of(address) };
+            note(meter, lesson);
+        }
+        Some(meter)
+    }
+
+    /// Whether it is learned when servers close connections.
+    pub(crate) fn learns(&self) -> bool {
+        self.limits.is_some_and(|limits| limits.learns)
+    }
+
+    /// What a connection to a server has to observe, by the counters of the server.
+    #[inline]
+    pub(crate) fn known(&self, meter: Option<Meter>) -> Known {
+        let Some(lesson) = lesson_of(meter) else { return Known::NOTHING };
+        let known = lesson.known();
+        match self.limits {
+            Some(Limits { margin: Some(margin @ Margin::Fixed(_)), .. }) if !known.is_nothing() => {
+                lesson.known_with(margin)
+            }
+            _ => known,
+        }
+    }
+
+    /// This process, as it learns.
+    pub(crate) fn witness(&self) -> Witness {
+        let nobody = Witness { process: 0, is_alive: |_| true };
+        self.server_lessons().map_or(nobody, ServerLessons::witness)
+    }
+
+    fn server_lessons(&self) -> Option<&ServerLessons> {
+        // SAFETY: lies in the main configuration of the cycle of a borrowed upstream, and is only ever shared.
+        self.lessons.get().map(|lessons| unsafe { lessons.as_ref() })
     }
 
     /// Counts what is handed over.
@@ -223,10 +268,10 @@ impl Upstream {
         self.records.get()?.queue()
     }
 
-    /// Takes an idle connection that fits the key.
+    /// Takes an idle connection that fits the key; `since` is then when it was stored.
     #[inline]
-    pub(crate) fn checkout(&self, key: &Key<'_>) -> (Option<Idle>, Option<GroupRef>) {
-        self.idle.with(|idle| idle.checkout(key)).unwrap_or((None, None))
+    pub(crate) fn checkout(&self, key: &Key<'_>, since: &mut Msec) -> (Option<Idle>, Option<GroupRef>) {
+        self.idle.with(|idle| idle.checkout(key, since)).unwrap_or((None, None))
     }
 
     /// Stores a connection with its key.

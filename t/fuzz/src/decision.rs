@@ -42,7 +42,8 @@ fn kept(input: &mut Input<'_>) {
     let (requests, opened, now) = (input.number(), input.number(), input.number());
     let conn =
         Returned { failed, broken, requests, allowed: usize::MAX, opened, keepalive, request_sent, exiting };
-    let limits = Limits { requests: input.number(), time: input.number(), timeout: 0, margin: None };
+    let limits =
+        Limits { requests: input.number(), time: input.number(), timeout: 0, margin: None, learns: false };
     // The clock wraps around.
     let age = (now as u128 + (1 << usize::BITS) - opened as u128) % (1 << usize::BITS);
     let why: Vec<NotKept> = [

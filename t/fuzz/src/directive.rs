@@ -147,15 +147,18 @@ fn hint(first: &[u8], others: &[&[u8]]) {
     let parsed = KeepaliveHint::parse(first, others.iter().copied(), number);
     named(&parsed, &[&[first], others].concat());
     let wrong = first_wrong(others, |word| match word.strip_prefix(b"margin=") {
-        Some(value) if first == b"on" => number(value).map(|_| "margin").ok_or(Invalid::Value(word)),
+        Some(value) if matches!(first, b"learn" | b"on") => {
+            number(value).map(|_| "margin").ok_or(Invalid::Value(word))
+        }
         _ => Err(Invalid::Parameter(word)),
     });
     let expected = match (first, wrong) {
-        (b"on" | b"off", Some(wrong)) => Err(wrong),
-        (b"on", None) => Ok(KeepaliveHint {
+        (b"learn" | b"on" | b"off", Some(wrong)) => Err(wrong),
+        (b"learn" | b"on", None) => Ok(KeepaliveHint {
             margin: Some(value(others, "margin=").and_then(number).map_or(Margin::Share, Margin::Fixed)),
+            learns: first == b"learn",
         }),
-        (b"off", None) => Ok(KeepaliveHint { margin: None }),
+        (b"off", None) => Ok(KeepaliveHint { margin: None, learns: false }),
         _ => Err(Invalid::Argument("keepalive_hint", first)),
     };
     assert_eq!(parsed, expected);

@@ -29,7 +29,7 @@ pub fn target(data: &[u8]) {
     assert_eq!(hint.requests, smallest(&values, "max", 1));
     assert_eq!(hint.timeout, smallest(&values, "timeout", 1000));
 
-    let limits = Limits { requests: usize::MAX, time: usize::MAX, timeout, margin };
+    let limits = Limits { requests: usize::MAX, time: usize::MAX, timeout, margin, learns: false };
     let conn = Returned {
         failed: false,
         broken: false,
@@ -46,7 +46,7 @@ pub fn target(data: &[u8]) {
         (Margin::Share, Some(announced)) => (announced as u128 / 10).min(1000) + round_trip as u128,
         (Margin::Share, None) => 0,
     });
-    match (limits.remaining(&conn, &hint, || round_trip), margin) {
+    match (limits.remaining(&conn, &hint, None, || round_trip), margin) {
         (rest, None) => assert_eq!(rest.map(|rest| (rest.idle, rest.allowed)), Ok((timeout, allowed))),
         (Ok(rest), Some(margin)) => {
             assert!(rest.idle <= timeout && rest.allowed <= allowed && rest.allowed > requests);

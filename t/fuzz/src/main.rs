@@ -21,6 +21,7 @@ mod hpack;
 mod identity;
 mod input;
 mod ledger;
+mod lessons;
 mod metrics;
 mod names;
 mod pool;
@@ -34,7 +35,7 @@ mod times;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 20] = [
+const TARGETS: [(&str, Target); 21] = [
     ("hint", hint::target),
     ("request_head", request_head::target),
     ("drain", drain::target),
@@ -55,6 +56,7 @@ const TARGETS: [(&str, Target); 20] = [
     ("queue", queue::target),
     ("ledger", ledger::target),
     ("metrics", metrics::target),
+    ("lessons", lessons::target),
 ];
 
 fn find(name: &str) -> Option<Target> {

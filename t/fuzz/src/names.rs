@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
 
 use keepalive::base::memory::Text;
+use keepalive::lessons::View;
 use keepalive::metrics::{
     readable, Decision, End, Generation, Phase, Plan, ServerInfo, Snapshot, UpstreamInfo,
 };
@@ -94,7 +95,7 @@ fn snapshot(generation: &Arc<Generation>) -> Snapshot {
 
 fn written(format: Format, view: Snapshot) -> String {
     let mut text = Text::new(0).expect("enough memory");
-    let mut writer = Writer::new(format, view, 1.5);
+    let mut writer = Writer::new(format, view, &|_| View::default(), 1.5);
     while writer.write(&mut text) {}
     assert!(text.is_whole());
     String::from_utf8(text.bytes().to_vec()).expect("it is UTF-8")

@@ -29,11 +29,12 @@ const PHASES: [Phase; 3] = [Phase::Idle, Phase::Active, Phase::Draining];
 const COUNTS: [Count; 6] =
     [Count::Opened, Count::Reused, Count::Stale, Count::Repeats, Count::Given, Count::Taken];
 
-const ENDS: [End; 25] = [
+const ENDS: [End; 26] = [
     End::Timeout,
     End::Time,
     End::Requests,
     End::Hint,
+    End::Learned,
     End::Evicted,
     End::ServerClosed,
     End::UnexpectedData,

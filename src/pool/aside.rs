@@ -1,0 +1,65 @@
+//! Sets connections aside: no request finds them, and they are the first to be evicted.
+#![forbid(unsafe_code)]
+
+use super::{Connection, IdlePool, Key, Limit};
+use crate::base::address::MAX_ADDRESS;
+use crate::base::clock::Msec;
+use crate::base::list::NONE;
+
+impl<C: Connection> IdlePool<C> {
+    /// Gives the connection in a slot another protocol, by which nobody looks for it, and makes it the next one to be evicted. It
+    /// keeps its slot. `false` if the slot has none: then nothing has changed.
+    #[cold]
+    pub fn set_aside(&mut self, slot: u32, protocol: usize, now: Msec) -> bool {
+        let Some(place) = self.slots.get(slot as usize) else { return false };
+        let Some(conn) = &place.conn else { return false };
+        let former = place.group;
+        let mut address = [0; MAX_ADDRESS];
+        let own = self.groups.get(former).address();
+        let Some(room) = address.get_mut(..own.len()) else { return false };
+        room.copy_from_slice(own);
+        let key = Key { address: room, protocol, location: 0, identity: conn.identity() };
+        let found = self.find(&key);
+        let idle = &self.groups.get(former).idle;
+        let group = match found {
+            Some(found) => found,
+            // Each entry may be needed by a group with a connection: this one becomes the other group.
+            None if idle.newest() == idle.oldest() => {
+                self.groups.rename(former, &key);
+                former
+            }
+            None => match self.groups.add(&key) {
+                Some(added) => added,
+                None => return false,
+            },
+        };
+
+        let server = self.groups.get(former).server;
+        if group != former {
+            let entry = self.groups.get_mut(former);
+            entry.idle.unlink(&mut self.slots, slot);
+            if entry.idle.newest() == NONE {
+                self.groups.vacated(former);
+            }
+            let entry = self.groups.get_mut(group);
+            entry.server = server;
+            entry.idle.push(&mut self.slots, slot);
+        }
+        let place = &mut self.slots[slot as usize];
+        (place.group, place.ripe) = (group, now);
+        if let Some(list) = self.limited.get_mut(place.server as usize) {
+            list.unlink(&mut self.slots, slot);
+            list.push_oldest(&mut self.slots, slot);
+        }
+        let ring = match self.limit {
+            Limit::Total(_) => Some(&mut self.total),
+            Limit::PerServer(_) => {
+                server.and_then(|server| self.servers.known(server)).map(|server| self.servers.ring(server))
+            }
+        };
+        if let Some(ring) = ring {
+            ring.put_last(&mut self.slots, slot);
+        }
+        true
+    }
+}
