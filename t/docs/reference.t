@@ -15,6 +15,7 @@ use Keepalive::Client;
 use Keepalive::Nginx;
 use Keepalive::Readme;
 use Keepalive::Setup;
+use Keepalive::Status;
 
 needs_module();
 
@@ -110,7 +111,8 @@ my %default = (
     keepalive_timeout => [found($conf, qr/\btimeout: or\(self\.timeout, (\w+)\)/)],
     keepalive_drain => [map { /(\d+) << 10/ ? $1 * 1024 : $_ } found($values, qr/Self \{ size: (.*?), timeout: (\w+) \}/)],
     keepalive_check => [map { $_ eq '!=' ? 'on' : 'off' } found($conf, qr/self\.check (\S+) 0/)],
-    keepalive_hint => ['on', map { $_ eq 'Share' ? () : $_ } found($values, qr/Self \{ margin: Some\(Margin::(\w+)\) \}/)],
+    keepalive_hint => [map { $_ eq 'true' ? 'learn' : $_ eq 'Share' ? () : $_ }
+        reverse found($values, qr/Self \{ margin: Some\(Margin::(\w+)\), learns: (true) \}/)],
     keepalive_stale_retry => [map { lc } found(source('reuse/stale.rs'), qr/#\[default\]\s+(\w+)/)],
     keepalive_stale_fails => [map { $_ eq '==' ? 'off' : 'on' } found($conf, qr/self\.stale_fails (\S+) 1/)],
     http2 => [map { lc } found(source('directive/http2.rs'), qr/#\[default\]\s+(\w+)/)],
@@ -152,15 +154,21 @@ is_deeply sorted($row =~ /`([A-Z]+|-)`[:;]/g), sorted(source('ffi/state/notes.rs
     'all values of $upstream_keepalive_status';
 
 # Metrics and JSON, of an nginx that has something of everything.
-my $backend = Keepalive::Backend->start;
+my $backend = Keepalive::Backend->start(listen => [('127.0.0.1:0') x 2]);
 my $port = free_port();
 $nginx->configure(module => 1, main => '', http => <<"END");
 upstream backend { server @{[ $backend->address ]} max_conns=8; keepalive 8; keepalive_requests 2; queue 10; }
 upstream carried { server 127.0.0.1:1; keepalive 8; http2 on; }
+upstream taught { server @{[ $backend->address(1) ]}; keepalive 8; }
 server {
     listen 127.0.0.1:$port;
     location = /status { keepalive_status; }
     location = /auth { internal; proxy_pass http://backend; }
+    location = /taught {
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_pass http://taught;
+    }
     location = /closed {
         proxy_http_version 1.1;
         proxy_set_header Connection "";
@@ -177,6 +185,7 @@ END
 $nginx->start;
 # The last request that a connection may serve ends it for another reason, so that there are more of these than connections.
 get($port, $_) for ('/') x 3, ('/closed?header=Connection:close') x 8;
+Keepalive::Status->new($port)->teach(taught => '/taught', requests => 5);
 # What was closed is counted a moment later.
 my $metrics;
 wait_for { ($metrics = get($port, '/status?format=prometheus')->{body}) =~ /not_stored_total\{/ };

@@ -22,8 +22,9 @@ $below{'ffi/auth'} = { 'ffi/nginx' => 1 };
 $below{'ffi/setup'}{'ffi/auth'} = 1;
 my %core = (
     base => [], fastcgi => ['base'], handover => ['base'], http1 => ['base'], http2 => [qw(base http1 pool)], queue => ['base'],
-    ledger => ['base'], pool => ['base'], metrics => ['base'], drain => [qw(base fastcgi)], reuse => [qw(base http1)],
-    directive => [qw(base http1 pool queue reuse)], auth => [qw(base directive)], status => [qw(base metrics)],
+    ledger => ['base'], pool => ['base'], metrics => ['base'], drain => [qw(base fastcgi)], lessons => [qw(base http1)],
+    reuse => [qw(base http1 lessons)], directive => [qw(base http1 pool queue reuse)], auth => [qw(base directive)],
+    status => [qw(base lessons metrics)],
 );
 $below{$_} = { map { ($_ => 1) } @{ $core{$_} } } for keys %core;
 

@@ -23,8 +23,9 @@ my $addition = has_feature('with-http_addition_module')
 
 my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
 $proxy_keepalive
-upstream backend { server @{[ $backend->address(0) ]}; keepalive 32; }
-upstream helper  { server @{[ $backend->address(1) ]}; keepalive 32; }
+# That the server closes connections behind each tenth request is not to be learned.
+upstream backend { server @{[ $backend->address(0) ]}; keepalive 32; keepalive_hint on; }
+upstream helper  { server @{[ $backend->address(1) ]}; keepalive 32; keepalive_hint on; }
 server {
     listen 127.0.0.1:$port;
     location /auth { auth_request /allow; proxy_pass http://backend; }

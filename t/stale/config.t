@@ -37,12 +37,14 @@ my @refused = (
     [$value->('keepalive_stale_retry', ''), 'keepalive_stale_retry "";'],
     ['"keepalive_stale_retry" directive is duplicate', 'keepalive_stale_retry off;', 'keepalive_stale_retry safe;'],
     [$arguments->('keepalive_hint'), 'keepalive_hint;'],
-    [$arguments->('keepalive_hint'), 'keepalive_hint on margin=1s margin=1s;'],
-    (map { [$value->('keepalive_hint', $_), "keepalive_hint $_;"] } qw(yes On 1s margin=1s)),
-    (map { [qq(invalid value "margin=$_"), "keepalive_hint on margin=$_;"] } qw(x -1 1x 1.5s 99999999999999999999)),
-    ['invalid value "margin="', 'keepalive_hint on margin=;'],
-    (map { [qq(invalid parameter "$_"), "keepalive_hint on $_;"] } qw(off 1s Margin=1s timeout=1s margin)),
+    (map { my $mode = $_; (
+        [$arguments->('keepalive_hint'), "keepalive_hint $mode margin=1s margin=1s;"],
+        (map { [qq(invalid value "margin=$_"), "keepalive_hint $mode margin=$_;"] } '', qw(x -1 1x 1.5s 99999999999999999999)),
+        (map { [qq(invalid parameter "$_"), "keepalive_hint $mode $_;"] } qw(on off learn 1s Margin=1s timeout=1s max=1 margin)),
+    ) } qw(on learn)),
+    (map { [$value->('keepalive_hint', $_), "keepalive_hint $_;"] } qw(yes On 1s margin=1s Learn learned learn=on)),
     ['invalid parameter "margin=1s"', 'keepalive_hint off margin=1s;'],
+    (map { ['"keepalive_hint" directive is duplicate', 'keepalive_hint learn;', "keepalive_hint $_;"] } qw(learn on off)),
     ['"keepalive_hint" directive is duplicate', 'keepalive_hint on;', 'keepalive_hint off;'],
 );
 for my $case (@refused) {
@@ -53,7 +55,8 @@ for my $case (@refused) {
 }
 
 # Elsewhere than in `upstream`.
-for my $directive ('keepalive_check on;', 'keepalive_hint on;', 'keepalive_stale_retry safe;', 'keepalive_stale_fails on;') {
+for my $directive ('keepalive_check on;', 'keepalive_hint on;', 'keepalive_hint learn;', 'keepalive_stale_retry safe;',
+    'keepalive_stale_fails on;') {
     my ($name) = split ' ', $directive;
     for my $http ("$directive\n", "server {\n$directive\n}\n", "server {\nlocation / {\n$directive\n}\n}\n") {
         my ($accepted, $said) = verdict($http);
@@ -65,7 +68,8 @@ for my $directive ('keepalive_check on;', 'keepalive_hint on;', 'keepalive_stale
 for my $lines (
     (map { ["keepalive_check $_;"] } qw(on off ON)), (map { ["keepalive_stale_fails $_;"] } qw(on off)),
     (map { ["keepalive_stale_retry $_;"] } qw(off safe always)),
-    (map { ["keepalive_hint $_;"] } 'on', 'off', 'on margin=0', 'on margin=500ms', 'on margin=1m', 'on margin=2'),
+    (map { ["keepalive_hint $_;"] } 'on', 'off', 'learn'),
+    (map { my $mode = $_; map { ["keepalive_hint $mode margin=$_;"] } qw(0 500ms 1m 2) } qw(on learn)),
     ['keepalive_check off;', 'keepalive_hint off;', 'keepalive_stale_retry off;', 'keepalive_stale_fails on;'],
 ) {
     for my $order ([@$lines, 'keepalive 4;'], ['keepalive 4;', @$lines], ['least_conn;', @$lines, 'keepalive 4;'], $lines, ['keepalive 0;', @$lines]) {

@@ -21,7 +21,7 @@ my $backend = Keepalive::Backend->start;
 my $fastcgi = Keepalive::Backend->start(protocol => 'fastcgi');
 my $port = free_port();
 my %upstreams = (
-    plain => '',
+    plain => 'keepalive_hint on;',
     off   => 'keepalive_hint off;',
     exact => 'keepalive_hint on margin=0;',
     early => 'keepalive_hint on margin=2500ms;',

@@ -22,11 +22,12 @@ needs_module();
 
 my @counters = qw(requests opened reused given taken stale repeats);
 my %reasons = (
-    closed => [qw(timeout time requests hint evicted server_closed unexpected_data error check drain_limit exiting removed client_closed)],
+    closed => [qw(timeout time requests hint learned evicted server_closed unexpected_data error check drain_limit exiting removed client_closed)],
     not_stored => [qw(http_1_0 connection_close request_close body_unread body_unsent error disabled connect upgraded identity protocol stateful_auth)],
 );
 my @http2 = qw(opened refused reset_sent reset_received goaways pings pings_lost stalls waits repeats);
 my @dropped = qw(disabled server protocol limit closed expired resources invalid);
+my @learned = qw(idle_timeout idle_timeout_closes requests requests_closes);
 my @bounds = qw(0.001 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 5 10 30 60 +Inf);
 my %type = (json => 'application/json', prometheus => 'text/plain; version=0.0.4; charset=utf-8', html => 'text/html; charset=utf-8');
 
@@ -51,6 +52,8 @@ for my $case (
     ["# HELP a b\n# TYPE a gauge\na{x=\"1\"} 1\na{x=\"1\"} 2\n", 1],
     ["# HELP a b\n# TYPE a gauge\na{x=\"\xff\"} 1\n", 1],
     ["# HELP a b\n# TYPE a gauge\na 1", 1],
+    ["# HELP a b\n# TYPE a gauge\na 1.5\n", 1],
+    ["# HELP a_seconds b\n# TYPE a_seconds gauge\na_seconds 1.5\n", 0],
     ["# TYPE a gauge\na 1\n", 1],
     ["# HELP a b\na 1\n", 1],
     ["# HELP a b\n# TYPE a counter\na 1\n", 1],
@@ -188,7 +191,9 @@ sub check_histogram {
         is keys_of($upstream->{handover}), names(qw(in_transit asked answered dropped)), "JSON: $name, handover";
         is keys_of($upstream->{handover}{dropped}), names(@dropped), "JSON: $name, dropped";
         for my $peer (@{ $upstream->{peers} }) {
-            is keys_of($peer), names(@both, qw(id server name backup down max_conns idle)), "JSON: $name, $peer->{server}";
+            is keys_of($peer), names(@both, qw(id server name backup down max_conns learned idle)), "JSON: $name, $peer->{server}";
+            is keys_of($peer->{learned}), names(@learned), "JSON: $name, $peer->{server}, learned";
+            is_deeply [grep { defined } values %{ $peer->{learned} }], [], 'JSON: nothing so far';
         }
         for my $of ($upstream, @{ $upstream->{peers} }) {
             is keys_of($of->{$_}), names(@{ $reasons{$_} }), "JSON: $name, $_" for sort keys %reasons;
@@ -221,6 +226,7 @@ sub check_histogram {
     my %families = $text =~ /^# TYPE (\S+) (\S+)$/mg;
     is_deeply \%families, {
         (map { ("nginx_upstream_keepalive_$_" => 'gauge') } qw(workers limit connections in_transit)),
+        (map { ("nginx_upstream_keepalive_learned_$_" => 'gauge') } qw(idle_timeout_seconds idle_timeout_closes requests requests_closes)),
         (map { ("nginx_upstream_keepalive_${_}_total" => 'counter') } @counters, keys %reasons, qw(asked answered dropped)),
         (map { ("nginx_upstream_http2_$_" => 'gauge') } qw(carriers streams)),
         (map { ("nginx_upstream_http2_${_}_total" => 'counter') } @http2),

@@ -15,6 +15,7 @@ use Keepalive::Backend;
 use Keepalive::Client;
 use Keepalive::Nginx;
 use Keepalive::Setup;
+use Keepalive::Status;
 
 needs_module();
 
@@ -27,7 +28,7 @@ my $cases_file = "$folder/prometheus-alerts-test.yml";
 my $accept = 'application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,'
     . 'text/plain;version=0.0.4;q=0.5,*/*;q=0.1';
 
-my $backend = Keepalive::Backend->start;
+my $backend = Keepalive::Backend->start(listen => [('127.0.0.1:0') x 2]);
 my $port = free_port();
 my $nginx = Keepalive::Nginx->new(http => <<"END");
 include $folder/log-format.conf;
@@ -39,12 +40,14 @@ upstream backend {
     queue 10;
 }
 upstream carried { server 127.0.0.1:1; keepalive 8; http2 on; }
+upstream taught { server @{[ $backend->address(1) ]}; keepalive 8; }
 $proxy_keepalive
 server {
     listen 127.0.0.1:$port;
     location = /status { keepalive_status; }
     location = /auth { internal; proxy_pass http://backend; }
     location / { auth_subrequest /auth; proxy_pass http://backend; }
+    location = /taught { proxy_pass http://taught; }
     location = /open { proxy_pass http://backend; access_log logs/access.log upstream_keepalive; }
 }
 END
@@ -83,6 +86,7 @@ like $lines[1], qr{ connect="$number" header="$number" response="$number"$}, 'an
 # Some of everything, so that each metric has a value: the rest of a connection's requests, an answer after which it is
 # closed, and decisions.
 get($port, $_) for ('/open') x 4, '/open?header=Connection:close', '/', '/';
+Keepalive::Status->new($port)->teach(taught => '/taught', requests => 5);
 
 my $status = get($port, '/status?format=prometheus');
 is $status->{status}, 200, 'the status for Prometheus';

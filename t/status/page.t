@@ -16,6 +16,7 @@ use Keepalive::Client;
 use Keepalive::Load;
 use Keepalive::Nginx;
 use Keepalive::Setup;
+use Keepalive::Status;
 
 needs_module();
 my $missing = Keepalive::Browser::missing();
@@ -233,6 +234,28 @@ is_deeply [grep { !/ERR_CONNECTION_REFUSED|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RES
 my ($instead) = get($port, '/status', headers => { Accept => 'text/html' })->{body} =~ m{<noscript>(.*?)</noscript>}s;
 like $instead // '', qr/href="\?format=$_"/, "without JavaScript there is a link to $_" for qw(json prometheus);
 $nginx->stop;
+
+# What was learned of a server, and the connections that are closed for it.
+{
+    my $taught = Keepalive::Nginx->new(http => <<"END")->start;
+$proxy_keepalive
+upstream taught { server @{[ $backend->address ]}; server 127.0.0.1:1 backup; keepalive 4; }
+server { listen 127.0.0.1:$port; location = /status { keepalive_status; } location / { proxy_pass http://taught; } }
+END
+    my $status = Keepalive::Status->new($port);
+    $status->teach(taught => '/');
+    $status->apply_lesson(taught => '/');
+    $browser->visit($page);
+    ok wait_for { @{ upstreams() } == 1 }, 'the upstream is shown';
+    $browser->run('document.querySelector("details").open = true');
+    my $notes = $browser->run('return [...document.querySelectorAll("[data-as=peers] small")].map(note => note.textContent)');
+    like $notes->[0], qr/^closes idle connections after 2[0-4]\d ms \([4-8] closes agree\)$/, 'what was learned of a server is told';
+    is $notes->[1], 'backup', 'and nothing of the other one';
+    ok wait_for { text_of('[data-as=closed]') =~ /server closes soon, as learned\s*\d/ }, 'and why connections are closed'
+        or diag text_of('[data-as=closed]');
+    is_deeply [$browser->console], [], 'the console is empty';
+    $taught->stop;
+}
 
 # A thousand upstreams with ten servers each.
 {

@@ -59,7 +59,7 @@ async fn converse(
     let mut login = Login::default();
     for number in 1.. {
         let request = tokio::select! {
-            request = next_request(input, protocol, idle) => request?,
+            request = next_request(input, protocol, idle, stats) => request?,
             _ = farewells.changed() => return Ok(*farewells.borrow()),
         };
         let Some(mut request) = request else {
@@ -101,12 +101,17 @@ async fn next_request(
     input: &mut Input,
     protocol: Protocol,
     idle: Option<Duration>,
+    stats: &Stats,
 ) -> io::Result<Option<Request>> {
     if let Some(idle) = idle.filter(|_| input.buffered().is_empty()) {
         let is_more = match timeout(idle, input.fill()).await {
             Ok(is_more) => is_more?,
             // It may have come while others were served.
-            Err(_) => input.is_readable(),
+            Err(_) if input.is_readable() => true,
+            Err(_) => {
+                stats.expired();
+                false
+            }
         };
         if !is_more {
             return Ok(None);

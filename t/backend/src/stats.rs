@@ -32,6 +32,8 @@ pub struct Stats {
     requests: AtomicU64,
     busy: AtomicU64,
     left_over: AtomicU64,
+    /// Connections that were closed because they were idle for too long (`idle=`).
+    expired: AtomicU64,
     last: Mutex<Vec<u8>>,
     /// The names of requests.
     ids: Mutex<HashSet<String>>,
@@ -55,6 +57,11 @@ impl Stats {
         self.sockets.lock().expect("no holder panics").remove(&serial);
         self.open.fetch_sub(1, Relaxed);
         self.left_over.fetch_add(left_over as u64, Relaxed);
+    }
+
+    /// Counts a connection that is going to be closed because it was idle for too long.
+    pub fn expired(&self) {
+        self.expired.fetch_add(1, Relaxed);
     }
 
     /// Counts a request, as one that is being answered until what this returns is dropped.
@@ -108,19 +115,20 @@ fn alive(sockets: &HashMap<u64, OwnedFd>) -> u64 {
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ids = self.ids.lock().expect("no holder panics").len();
-        let [accepted, open, max_open, requests, busy, left_over, again] = [
+        let [accepted, open, max_open, requests, busy, left_over, expired, again] = [
             &self.accepted,
             &self.open,
             &self.max_open,
             &self.requests,
             &self.busy,
             &self.left_over,
+            &self.expired,
             &self.ids_again,
         ]
         .map(|counter| counter.load(Relaxed));
         write!(
             f,
-            r#""accepted":{accepted},"open":{open},"max_open":{max_open},"requests":{requests},"busy":{busy},"bytes_left_over":{left_over},"ids":{ids},"ids_again":{again}"#
+            r#""accepted":{accepted},"open":{open},"max_open":{max_open},"requests":{requests},"busy":{busy},"bytes_left_over":{left_over},"expired":{expired},"ids":{ids},"ids_again":{again}"#
         )
     }
 }

@@ -52,7 +52,8 @@ sub port { port_of($_[0]->address($_[1])) }
 # The port of the control listener.
 sub control_port { port_of($_[0]{control}) }
 
-# The counters of a listener: { accepted, open, max_open, requests, busy (being answered), bytes_left_over, ids, ids_again }.
+# The counters of a listener: { accepted, open, max_open, requests, busy (being answered), bytes_left_over, expired (closed by
+# `idle=`), ids, ids_again }.
 sub stats {
     my ($self, $listener) = @_;
     my @lines = split /\n/, $self->control('/stats');

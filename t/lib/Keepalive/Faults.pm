@@ -75,6 +75,7 @@ F11.2 `keepalive_time`, `keepalive_timeout`
 F11.3 least recently used
 F11.4 `keepalive` 0 and 1
 F11.5 a `Keep-Alive` header: 0, 1, huge, garbage, in several headers
+F11.6 a limit that the server does not announce, and that changes; closes that are no limit
 F12   `max_conns`
 F12.1 a connection that is never established is not counted
 F12.2 every way to end releases the slot, and the count returns to zero

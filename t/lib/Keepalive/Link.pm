@@ -36,7 +36,7 @@ sub enter {
 }
 
 # Keepalive::Link->start(delay => 5): each packet takes this many milliseconds, a round trip twice as long. Returns nothing if the
-# kernel does not permit it.
+# kernel does not permit it. With `watched => 1`, hold_ups() tells when packets took longer.
 sub start {
     my ($class, %options) = @_;
     my $self = bless { owner => $$ }, $class;
@@ -57,7 +57,8 @@ sub start {
     ) {
         system(@$command) == 0 or die "@$command failed\n";
     }
-    $self->{forwarder} = child(sub { forward($near, $far, $options{delay} / 1000) });
+    $self->{hold_ups} = Keepalive::Setup::work_dir() . "/hold-ups$self->{far}" if $options{watched};
+    $self->{forwarder} = child(sub { forward($near, $far, $options{delay} / 1000, $self->{hold_ups}) });
     return $self;
 }
 
@@ -92,6 +93,14 @@ sub lost {
     return $lost;
 }
 
+# When packets took longer than they should, as they do on a busy machine: pairs of times, in seconds. What is shorter than 2 ms
+# is not told.
+sub hold_ups {
+    my ($self) = @_;
+    open my $in, '<', $self->{hold_ups} or return;
+    return map { [split] } grep { /\n\z/ } <$in>;
+}
+
 sub tun {
     my ($name) = @_;
     sysopen my $device, '/dev/net/tun', O_RDWR or return;
@@ -110,19 +119,33 @@ sub child {
 
 # Forwards packets in both directions, each after its delay, as long as the test runs.
 sub forward {
-    my ($near, $far, $delay) = @_;
+    my ($near, $far, $delay, $hold_ups) = @_;
     my ($parent, %known, %forgotten) = getppid;
     $SIG{USR1} = sub { %forgotten = %known };
+    my $told;
+    if ($hold_ups) {
+        open $told, '>', $hold_ups or die "$hold_ups: $!\n";
+        $told->autoflush(1);
+    }
+    # Looks each millisecond whether it still runs.
+    my $longest = $told ? 0.001 : 1;
     my @ways = map { { in => $_->[0], out => $_->[1], back => $_->[2], packets => [] } } [$near, $far, 0], [$far, $near, 1];
     $_->{in}->blocking(0) for @ways;
+    my $last = time;
     while (getppid == $parent) {
         my ($read, $next) = ('');
         vec($read, fileno $_->{in}, 1) = 1 for @ways;
         for my $packet (map { $_->{packets}[0] // () } @ways) {
             $next = $packet->[0] if !defined $next || $packet->[0] < $next;
         }
-        my $wait = defined $next ? $next - time : 1;
+        my $wait = defined $next ? $next - time : $longest;
+        $wait = $longest if $wait > $longest;
         select $read, undef, undef, $wait < 0 ? 0 : $wait;
+        if ($told) {
+            my $now = time;
+            print $told "$last $now\n" if $now - $last > $longest + 0.002;
+            $last = $now;
+        }
         for my $way (@ways) {
             while (sysread $way->{in}, my $packet, 65536) {
                 my $connection = connection($packet, $way->{back});

@@ -39,7 +39,7 @@ sub wrong_in {
         my ($of, $suffix) = ($name, '');
         ($of, $suffix) = ($1, $2) if $type eq 'histogram' && $name =~ /^(.*)_(bucket|sum|count)$/;
         push @wrong, "not of $family: $line" if $of ne $family || $type eq 'histogram' && $suffix eq '';
-        push @wrong, "a part of one: $line" if $value =~ /\./ && $suffix ne 'sum';
+        push @wrong, "a part of one: $line" if $value =~ /\./ && $suffix ne 'sum' && !($type eq 'gauge' && $family =~ /_seconds$/);
         my %labels;
         while (($labels // '') =~ /\G(?:^|,)([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\[\\"n])*)"/gc) {
             push @wrong, "$1 twice: $line" if exists $labels{$1};

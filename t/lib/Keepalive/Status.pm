@@ -70,6 +70,11 @@ sub as_metrics {
             my @server = (@of, server => escaped($peer->{server}));
             $add->($peer->{$_}, 'upstream_keepalive_connections', @server, state => $_) for qw(idle active draining);
             $add->($peer->{$_}, "upstream_keepalive_${_}_total", @server) for 'requests', @COUNTS;
+            # What is not known is not listed.
+            my $learned = $peer->{learned};
+            for my $what (grep { defined $learned->{$_} } keys %$learned) {
+                $add->($learned->{$what}, 'upstream_keepalive_learned_' . ($what =~ s/timeout$/timeout_seconds/r), @server);
+            }
             for my $kind (qw(closed not_stored)) {
                 # A reason is listed once it has occurred.
                 $add->($peer->{$kind}{$_}, "upstream_keepalive_${kind}_total", @server, reason => $_)
@@ -122,6 +127,40 @@ sub numbers {
     my $found = $self->json->{upstreams}{$upstream};
     ($found) = grep { $_->{server} eq $server } @{ $found->{peers} } if $found && defined $server;
     return told($found);
+}
+
+# The server of an upstream closes connections until nginx knows its idle time of 200 milliseconds, and then, if `requests` is
+# given, that it closes connections after so many. `path` leads to the upstream, which has no other server.
+sub teach {
+    my ($self, $upstream, $path, %options) = @_;
+    my $known = sub { $self->json->{upstreams}{$upstream}{peers}[0]{learned}{ $_[0] } };
+    for (1 .. 20) {
+        last if $known->('idle_timeout');
+        my $closed = $self->closed_by_servers($upstream);
+        get($self->{port}, "$path?idle=200");
+        # A connection that watches is not closed yet, or nginx has closed it.
+        wait_for { $self->closed_by_servers($upstream) > $closed };
+    }
+    my $number = $options{requests} or return;
+    for (1 .. 20 * $number) {
+        last if $known->('requests');
+        get($self->{port}, "$path?fault=close&from=$number");
+    }
+}
+
+sub closed_by_servers { my ($self, $upstream) = @_; return $self->json->{upstreams}{$upstream}{closed}{server_closed} }
+
+# nginx closes connections of an upstream before the server does, which was taught. Of several idle ones, one stays to watch. A
+# machine that is busy may be too late for the others.
+sub apply_lesson {
+    my ($self, $upstream, $path) = @_;
+    my $closed = sub { $self->json->{upstreams}{$upstream}{closed} };
+    for (1 .. 20) {
+        my $before = $closed->()->{server_closed};
+        $_->finish for map { begin($self->{port}, "$path?idle=200&delay=20") } 1 .. 3;
+        wait_for { $closed->()->{learned} || $closed->()->{server_closed} >= $before + 3 };
+        last if $closed->()->{learned};
+    }
 }
 
 # Tests that the counters become these: workers update them a moment after the client has its answer. They are remembered for
