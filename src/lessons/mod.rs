@@ -52,20 +52,37 @@ impl Lessons {
         (servers.saturating_mul(2) + PROBES).next_power_of_two().saturating_mul(WORDS)
     }
 
-    /// Records in memory that `owner` owns: zeros, of the [size](Self::size) for a number of servers. They begin with what `last`
-    /// knows.
-    pub fn new(words: &'static [AtomicU64], owner: Box<dyn Send + Sync>, last: Option<&Self>) -> Self {
-        let own = Self { words, _owner: owner };
-        for former in last.into_iter().flat_map(Self::records) {
+    /// Records in memory that `owner` owns: zeros, of the [size](Self::size) for a number of servers.
+    pub fn new(words: &'static [AtomicU64], owner: Box<dyn Send + Sync>) -> Self {
+        Self { words, _owner: owner }
+    }
+
+    /// Begins with what `last` knows of the server at an address, in a new configuration that has this server.
+    pub fn inherit(&self, last: &Self, address: &[u8]) {
+        if let Some(former) = last.find(fingerprint(address)) {
+            self.copy(former);
+        }
+    }
+
+    /// Begins with what `last` knows of any other server, as far as there is room: it may come back, if servers change. Its record
+    /// can be given to another one at any time, until a connection to it is opened.
+    pub fn inherit_others(&self, last: &Self) {
+        for former in last.records() {
             let key = former[KEY].load(Relaxed);
-            if key == 0 {
-                continue;
-            }
-            if let Some(record) = own.place(key, former[USED].load(Relaxed)) {
-                words::copy(former, record);
+            if key != 0 && self.find(key).is_none() {
+                if let Some(record) = self.copy(former) {
+                    let long_ago = former[USED].load(Relaxed).wrapping_sub(UNUSED as u64 + 1);
+                    record[USED].store(long_ago, Relaxed);
+                }
             }
         }
-        own
+    }
+
+    /// Copies a record of the last configuration, if there is room.
+    fn copy(&self, former: &[AtomicU64; WORDS]) -> Option<&'static [AtomicU64; WORDS]> {
+        let record = self.claim(former[KEY].load(Relaxed))?;
+        words::copy(former, record);
+        Some(record)
     }
 
     /// What is known of the server at an address, to which a connection is opened at `now`. [`Lesson::NONE`] if there is no
@@ -80,9 +97,11 @@ impl Lessons {
 
     /// What is known of the server at an address, to be shown.
     pub fn view(&self, address: &[u8], now: Msec) -> View {
-        let key = fingerprint(address);
-        let found = self.candidates(key).find(|record| record[KEY].load(Relaxed) == key);
-        found.map_or_else(View::default, |record| Lesson::new(record).view(now))
+        self.find(fingerprint(address)).map_or_else(View::default, |record| Lesson::new(record).view(now))
+    }
+
+    fn find(&self, key: u64) -> Option<&'static [AtomicU64; WORDS]> {
+        self.candidates(key).find(|record| record[KEY].load(Relaxed) == key)
     }
 
     fn records(&self) -> impl Iterator<Item = &'static [AtomicU64; WORDS]> {
@@ -97,15 +116,8 @@ impl Lessons {
 
     /// The record with a key: the one that has it, or a free one, or that of a server that is not used any more.
     fn place(&self, key: u64, now: u64) -> Option<&'static [AtomicU64; WORDS]> {
-        if let Some(found) = self.candidates(key).find(|record| record[KEY].load(Relaxed) == key) {
+        if let Some(found) = self.claim(key) {
             return Some(found);
-        }
-        for record in self.candidates(key) {
-            let holder =
-                record[KEY].compare_exchange(0, key, Relaxed, Relaxed).unwrap_or_else(|holder| holder);
-            if holder == 0 || holder == key {
-                return Some(record);
-            }
         }
         let unused = |record: &&[AtomicU64; WORDS]| words::since(now, record[USED].load(Relaxed));
         let oldest = self.candidates(key).max_by_key(unused)?;
@@ -113,6 +125,16 @@ impl Lessons {
             return None;
         }
         words::give(oldest, key).then_some(oldest)
+    }
+
+    /// The record that has a key, or a free one, which gets it.
+    fn claim(&self, key: u64) -> Option<&'static [AtomicU64; WORDS]> {
+        self.find(key).or_else(|| {
+            self.candidates(key).find(|record| {
+                let holder = record[KEY].compare_exchange(0, key, Relaxed, Relaxed);
+                holder.is_ok() || holder == Err(key)
+            })
+        })
     }
 }
 

@@ -63,6 +63,11 @@ impl Known {
         age > (self.0 as u32).wrapping_sub(1) as Msec
     }
 
+    /// Whether there is a limit of the idle age.
+    pub fn limits_age(self) -> bool {
+        matches!(bound(self.0 as u32), Some(Bound::Limit(_)))
+    }
+
     /// The age at which an idle connection is looked at next, in milliseconds.
     #[inline]
     pub fn next_look(self) -> Msec {
@@ -172,12 +177,6 @@ impl Lesson {
     pub fn known_with(self, margin: Margin) -> Known {
         let Known(word) = self.known();
         Known(u64::from(packed(self.age(margin))) | word & !u64::from(u32::MAX))
-    }
-
-    /// Whether a connection has nothing to observe.
-    #[inline]
-    pub fn is_blank(self) -> bool {
-        self.known().is_nothing()
     }
 
     /// The greatest age of an idle connection, in milliseconds.

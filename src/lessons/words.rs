@@ -1,5 +1,5 @@
-//! The words of a record. They lie in memory that workers share. Two of them hold what several workers decide by; the others are
-//! for whoever has the lock.
+//! The words of a record. They lie in memory that workers share. What workers decide by is read without the lock (`KNOWN`,
+//! `AGE`, `CAUTIOUS`); the others are for whoever has it.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{
@@ -54,10 +54,9 @@ const WATCHED: usize = BURST + 2;
 /// Closes within this time are a burst, in milliseconds. A server that stops closes all connections within it, at any age.
 const BURST_TIME: u32 = 50;
 
-/// So many sightings come of a burst at most: as many as make a limit. It takes as many connections that became idle together: a
-/// few that are closed at the same time at the same age can be chance.
+/// So many connections that became idle together are as many sightings, which make a limit. Fewer that are closed at the same time
+/// at the same age can be chance.
 const BURST_COUNTS: u32 = 4;
-const TOGETHER: u32 = 4;
 
 /// The words of a record, to whoever has the lock.
 pub(super) struct Record(pub(super) &'static [AtomicU64; WORDS]);
@@ -84,7 +83,8 @@ impl Record {
     /// Notes that a connection was closed at a value. Connections that are closed in the same burst at values that are `equal`
     /// became idle together: that is enough to know the limit, unless another one has lived longer. If their values are not equal,
     /// but could be of a sharp limit, they are one sighting, of the lowest; if they could be of a blurred one, they are two, of the
-    /// lowest and the highest: the server looks at its connections from time to time. If they differ too much for a limit, they are none: the server stops, or is short of connections.
+    /// lowest and the highest: the server looks at its connections from time to time. If they differ too much for a limit, they
+    /// are none: the server stops, or is short of connections.
     pub(super) fn see_close(&self, part: Part, now: u64, value: u32, equal: u32) {
         let (began, closes, counts) = self.burst(part);
         if self.is_new_burst(part, now) {
@@ -99,7 +99,9 @@ impl Record {
             return;
         }
         let now_counts = match high - low {
-            range if range <= equal && closes + 1 >= TOGETHER && !self.has_lived(part, high) => BURST_COUNTS,
+            range if range <= equal && closes + 1 >= BURST_COUNTS && !self.has_lived(part, high) => {
+                BURST_COUNTS
+            }
             range if range <= low / SHARP_BAND => 1,
             range if range <= low / BLURRED_BAND => 2,
             _ => 0,
@@ -213,8 +215,8 @@ impl Record {
 
     /// Whether a connection was open at more than this value.
     fn has_lived(&self, part: Part, value: u32) -> bool {
-        let sightings = self.sightings(part).into_iter().map_while(Sighting::from_bits);
-        sightings.into_iter().any(|it| !it.is_close() && it.value() > value)
+        let mut sightings = self.sightings(part).into_iter().map_while(Sighting::from_bits);
+        sightings.any(|it| !it.is_close() && it.value() > value)
     }
 
     /// Removes a sighting.

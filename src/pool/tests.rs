@@ -1,7 +1,9 @@
 //! Tests of each rule of the pool.
 #![forbid(unsafe_code)]
 
-use super::model::{pool, put, put_known, with, TestConn, TestKey, TIMEOUT};
+use proptest::prelude::*;
+
+use super::model::{agree, pool, put, put_known, with, PoolOp, TestConn, TestKey, SERVERS, TIMEOUT};
 use super::*;
 
 fn checkout(pool: &mut IdlePool<TestConn>, key: TestKey) -> Option<u32> {
@@ -251,4 +253,36 @@ fn refuses_a_capacity_that_no_memory_can_hold() {
     assert_eq!(Limit::PerServer(usize::MAX).capacity(), MAX_CAPACITY);
     assert_eq!(Limit::PerServer(2).capacity(), 2 * MAX_SERVERS);
     assert_eq!(Limit::PerServer(100_000).capacity(), MAX_OF_ALL_SERVERS);
+}
+
+fn key() -> impl Strategy<Value = TestKey> {
+    let identity = prop_oneof![Just(&b""[..]), Just(&b"a"[..]), Just(&b"bb"[..])];
+    (0..SERVERS, 0usize..2, 0usize..2, identity)
+}
+
+fn op() -> impl Strategy<Value = PoolOp> {
+    prop_oneof![
+        8 => (key(), any::<bool>()).prop_map(|(key, reused)| PoolOp::Put(key, reused)),
+        5 => key().prop_map(PoolOp::Checkout),
+        2 => any::<usize>().prop_map(PoolOp::Remove),
+        1 => any::<usize>().prop_map(PoolOp::SetAside),
+        1 => any::<u32>().prop_map(PoolOp::RemoveStale),
+        2 => (0usize..TIMEOUT).prop_map(PoolOp::Expire),
+        1 => (0..SERVERS).prop_map(PoolOp::RemoveServer),
+        1 => Just(PoolOp::TakeOldest),
+        2 => (0..u32::from(SERVERS)).prop_map(PoolOp::TakeOldestOf),
+        1 => (0..SERVERS, 0usize..2 * TIMEOUT).prop_map(|(server, ago)| PoolOp::RemoveOlder(server, ago)),
+        1 => Just(PoolOp::Reset),
+    ]
+}
+
+fn limit() -> impl Strategy<Value = Limit> {
+    prop_oneof![(1usize..9).prop_map(Limit::Total), (1usize..4).prop_map(Limit::PerServer)]
+}
+
+proptest! {
+    #[test]
+    fn agrees_with_the_naive_model(limit in limit(), ops in prop::collection::vec(op(), 0..300)) {
+        agree(limit, ops);
+    }
 }

@@ -142,8 +142,10 @@ my $patient = Keepalive::Load->start($port, clients => $parts{announced}{pools},
 # A limit of 300 milliseconds, without a word.
 {
     my $part = $parts{limit};
-    my $closed = teach($part, 0.3, 20);
-    ok knows($part, 0.3), 'a limit: after a few closes, the log tells it' or diag join ' ', told($part);
+    my $closed = teach($part, 0.3, 10);
+    # Once more if the machine was busy: ages that were measured may differ.
+    $closed += teach($part, 0.3, 10) if !knows($part, 0.3) && $hold_ups->();
+    ok knows($part, 0.3), 'a limit: after ten closes at most, the log tells it' or diag join ' ', told($part);
     diag "a limit: told after $closed closes";
     wait_for { !stats($part)->{open} };
 
@@ -338,8 +340,12 @@ sub restart {
     ok scalar told($part), 'an announced limit: it is learned all the same';
     my ($answers, @failures) = $patient->stop;
     is join(' ', @failures), '', 'an announced limit: no request is lost';
-    my ($closed, $half) = let_expire($part, 10, $announced);
-    cmp_ok $half, '>', 0.92, 'an announced limit: connections are kept nearly as long';
+    my ($closed, $half);
+    for (1 .. 5) {
+        ($closed, $half) = let_expire($part, 10, $announced);
+        last if $half > 0.94 && $closed <= 2 || !$hold_ups->();
+    }
+    cmp_ok $half, '>', 0.94, 'an announced limit: connections are kept nearly as long';
     cmp_ok $closed, '<=', 2, 'an announced limit: the server closes hardly any';
 }
 

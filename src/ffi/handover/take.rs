@@ -243,9 +243,7 @@ fn until_next_look(
         Known::NOTHING => Ok(checked.timeout),
         known if known.is_too_old(age) => Err(Dropped::Expired),
         // Only a limit ends it before the server does what it has announced.
-        known if checked.hinted && !known.is_too_old(known.next_look().saturating_add(1)) => {
-            Ok(checked.timeout)
-        }
+        known if checked.hinted && !known.limits_age() => Ok(checked.timeout),
         known => Ok(checked.timeout.min(known.next_look().saturating_sub(age).max(1))),
     }
 }

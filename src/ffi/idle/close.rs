@@ -14,8 +14,8 @@ use crate::ffi::state::upstream::{Idle, Place, Upstream};
 
 use super::learn;
 
-/// Takes the connection out of the pool and closes it, unless an heir of this worker takes it, or its time is not over yet. If its slot holds another one,
-/// as after a panic, it is closed all the same.
+/// Takes the connection out of the pool and closes it, unless an heir of this worker takes it, or its time is not over yet. If
+/// its slot holds another one, as after a panic, it is closed all the same.
 ///
 /// # Safety
 /// [`Upstream::store`] has returned `place` for this connection, which was open ever since: so nginx has kept the cycle in

@@ -230,7 +230,7 @@ fn limited_rest(
     hint: Hint,
     round_trip: Option<RoundTrip>,
 ) -> Result<Rest, End> {
-    let lesson = lesson_of(kp.meter.get()).filter(|lesson| !lesson.is_blank());
+    let lesson = lesson_of(kp.meter.get()).filter(|lesson| !lesson.known().is_nothing());
     rest_of(kp, peer, conn, returned, hint, lesson, round_trip)
 }
 

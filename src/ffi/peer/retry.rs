@@ -137,7 +137,7 @@ fn retry_stale(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: ngx_u
     let upstream = kp.upstream();
     let is_silent = failure.end == FailureKind::TimedOut;
     if !is_silent && upstream.learns() {
-        learn_from_stale(kp, peer, conn, reuse, &failure);
+        learn_from_stale(kp, peer, conn, (reuse, is_closed), failure.acknowledged);
     }
     // With `keepalive_check` each one is checked when it is taken. A silent one would pass that check.
     if is_silent || !upstream.check {
@@ -174,13 +174,18 @@ fn retry_stale(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: ngx_u
 
 /// The server has closed the connection when the request was on its way, if nothing of it was acknowledged: so it was idle until
 /// then, as far as the server knows. Or it closes connections right behind an answer: then a reset may have come too.
-fn learn_from_stale(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, failure: &ConnectionFailure) {
-    let has_arrived = match failure.acknowledged {
+fn learn_from_stale(
+    kp: &PeerData,
+    peer: Peer,
+    conn: Conn,
+    (reuse, is_closed): (Reuse, bool),
+    acknowledged: Option<bool>,
+) {
+    let has_arrived = match acknowledged {
         Some(any) => any,
         None => unacknowledged(conn).is_none_or(|bytes| bytes < conn.sent()),
     };
     let age = elapsed(reuse.since);
-    let is_closed = failure.end == FailureKind::Closed || conn.read().eof();
     // If it has arrived, the server may have closed the connection because of this very request.
     if !has_arrived && (is_closed || age <= BEHIND) {
         let lesson = lesson_of(kp.meter.get()).unwrap_or(Lesson::NONE);
@@ -319,14 +324,10 @@ pub(crate) fn is_fresh(kp: &PeerData, peer: Peer, idle: &Idle, since: Msec) -> b
 #[cold]
 fn close_ended(kp: &PeerData, peer: Peer, idle: &Idle, since: Msec, end: End) {
     debug_conn(peer.log(), c"get keepalive peer: connection %p was closed by the server", idle.conn);
-    if kp.upstream().learns() && learn::is_close(end, elapsed(since)) {
-        learn::on_close(
-            kp.upstream(),
-            peer.address(),
-            idle.lesson(),
-            (idle.conn, idle.conn.requests()),
-            elapsed(since),
-        );
+    let age = elapsed(since);
+    if kp.upstream().learns() && learn::is_close(end, age) {
+        let served = idle.conn.requests();
+        learn::on_close(kp.upstream(), peer.address(), idle.lesson(), (idle.conn, served), age);
     }
     close_idle(kp.upstream(), *idle, End::Check);
 }

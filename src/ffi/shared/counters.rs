@@ -76,6 +76,13 @@ impl Zone {
         plan.upstreams.iter().map(|upstream| upstream.servers.len() + room(upstream.changing)).sum()
     }
 
+    /// Calls `each` with the address of each configured server. To be called before [`Self::open`].
+    pub(crate) fn each_server(&self, each: impl FnMut(&[u8])) {
+        let plan = self.plan.borrow();
+        let servers = plan.upstreams.iter().flat_map(|upstream| &upstream.servers);
+        servers.map(|server| server.address.as_slice()).for_each(each);
+    }
+
     /// The upstream with a name; `number` is where to look first.
     pub(crate) fn upstream_named(&self, name: &[u8], number: usize) -> Option<UpstreamRef> {
         let upstreams = self.upstreams.borrow();

@@ -50,7 +50,11 @@ impl Learning {
         if !learns {
             return;
         }
-        let Err(err) = self.make(servers, before.as_deref()) else {
+        let Err(err) = self.make(servers) else {
+            if let (Some(own), Some(before)) = (self.own.get(), before) {
+                zone.each_server(|address| own.all().inherit(&before, address));
+                own.all().inherit_others(&before);
+            }
             *last = self.own.get().map(|own| own.all().clone());
             let own = self.own.get().map(NonNull::from);
             zone.each_upstream(|upstream| upstream.lessons.set(own.filter(|_| upstream.learns())));
@@ -62,12 +66,12 @@ impl Learning {
         write_line(log, NGX_LOG_CRIT, err.raw_os_error().unwrap_or(0), line);
     }
 
-    /// Makes the lessons, which begin with those of the last configuration.
-    fn make(&self, servers: usize, before: Option<&Lessons>) -> std::io::Result<()> {
+    /// Makes the lessons.
+    fn make(&self, servers: usize) -> std::io::Result<()> {
         let mapping = Mapping::new(Lessons::size(servers))?;
         let no_memory = || std::io::Error::from_raw_os_error(libc::ENOMEM);
         // Two small allocations that have no failing variant.
-        let new = || Arc::new(Lessons::new(mapping.words(), Box::new(mapping), before));
+        let new = || Arc::new(Lessons::new(mapping.words(), Box::new(mapping)));
         let lessons = is_spare().then(new).ok_or_else(no_memory)?;
         // It was empty until now, so this cannot fail.
         let _ = self.own.set(ServerLessons::new(lessons));

@@ -10,7 +10,9 @@ const DEAD: u64 = 8;
 const SEES_DEAD: Witness = Witness { process: 7, is_alive: |process| process != DEAD };
 
 fn all(words: &'static [AtomicU64], last: Option<&Lessons>) -> Lessons {
-    Lessons::new(words, Box::new(()), last)
+    let own = Lessons::new(words, Box::new(()));
+    last.into_iter().for_each(|last| own.inherit_others(last));
+    own
 }
 
 fn address(number: usize) -> Vec<u8> {
@@ -30,7 +32,7 @@ fn what_is_seen_while_another_process_has_the_lock_is_not_noted() {
     assert_eq!(lesson.closed(&ALIVE, NOW, 1000, 1, 0), None);
     assert_eq!(lesson.expires(NOW, 1000), Verdict::Keep(None));
     assert_eq!(lesson.reach(&ALIVE, NOW, 100, true), (Verdict::Keep(None), None));
-    assert!(lesson.is_blank());
+    assert!(lesson.known().is_nothing());
     assert_eq!(record(words)[LOCK].load(Relaxed), 9);
 }
 
@@ -40,7 +42,7 @@ fn a_process_that_was_killed_loses_the_lock() {
     let lesson = all(words, None).of(b"server", NOW);
     record(words)[LOCK].store(DEAD, Relaxed);
     lesson.closed(&SEES_DEAD, NOW, 1000, 1, 0);
-    assert!(!lesson.is_blank());
+    assert!(!lesson.known().is_nothing());
     assert_eq!(record(words)[LOCK].load(Relaxed), 0);
 }
 
@@ -72,7 +74,7 @@ fn nothing_is_learned_without_a_record() {
         assert_eq!(Lesson::NONE.closed(&ALIVE, NOW, 1000, 1, 0), None);
         assert_eq!(Lesson::default().serves_more(&ALIVE, NOW, 1), None);
     }
-    assert!(Lesson::NONE.is_blank());
+    assert!(Lesson::NONE.known().is_nothing());
     assert_eq!(Lesson::NONE.expires(NOW, 1000), Verdict::Keep(None));
 }
 
@@ -100,7 +102,7 @@ fn a_full_table_gives_no_record() {
     }
     let taken = words.chunks(WORDS).filter(|record| record[KEY].load(Relaxed) != 0).count();
     assert_eq!(taken, places);
-    let known = (0..100).filter(|number| !lessons.of(&address(*number), NOW).is_blank()).count();
+    let known = (0..100).filter(|number| !lessons.of(&address(*number), NOW).known().is_nothing()).count();
     assert_eq!(known, places);
 }
 
@@ -112,14 +114,14 @@ fn the_record_of_a_server_that_is_not_used_goes_to_another_one() {
         lessons.of(&address(number), NOW).closes(NOW, &[1000; 4]);
     }
     let later = NOW + UNUSED as Msec;
-    assert!(lessons.of(b"new", later).is_blank());
+    assert!(lessons.of(b"new", later).known().is_nothing());
     lessons.of(b"new", later).closes(later, &[1000; 4]);
     assert_eq!(lessons.view(b"new", later).age, None);
     lessons.of(b"new", later + 1).closes(later, &[2000; 4]);
     assert_eq!(lessons.view(b"new", later + 1).age, Some((2000, 4)));
     // One whose lock another process has stays where it is.
     words.chunks(WORDS).for_each(|record| record[LOCK].store(9, Relaxed));
-    assert!(lessons.of(b"another", later + 1).is_blank());
+    assert!(lessons.of(b"another", later + 1).known().is_nothing());
     assert_eq!(lessons.view(b"new", later + 1).age, Some((2000, 4)));
 }
 
@@ -160,7 +162,7 @@ fn a_smaller_configuration_takes_what_it_has_room_for() {
 #[test]
 fn memory_without_a_record_is_of_no_use_and_no_harm() {
     let lessons = all(&[], None);
-    assert!(lessons.of(b"server", NOW).is_blank());
+    assert!(lessons.of(b"server", NOW).known().is_nothing());
     assert_eq!(lessons.view(b"server", NOW), View::default());
     assert!(Lessons::size(0) >= PROBES * WORDS);
 }
@@ -194,4 +196,26 @@ fn a_limit_is_obeyed_while_another_process_has_the_record() {
     lesson.words()[LOCK].store(ALIVE.process + 1, Relaxed);
     assert_eq!(lesson.expires(now, 900), Verdict::Keep(Some(997)));
     assert_eq!(lesson.expires(now, 997), Verdict::Close);
+}
+
+#[test]
+fn servers_that_are_gone_take_no_records_from_those_that_are_there() {
+    let before = all(words(200), None);
+    let teach = |number: usize| before.of(&address(number), NOW).closes(NOW, &[1000 + number; 4]);
+    let now = (0..200).map(teach).max().unwrap_or(NOW);
+    // Two are still there, and ten are new.
+    let after = all(words(12), None);
+    for number in [7, 190] {
+        after.inherit(&before, &address(number));
+    }
+    after.inherit_others(&before);
+    for number in [7, 190] {
+        let known = after.of(&address(number), now).believes(now);
+        assert_eq!(known, Some(1000 + number as u32));
+    }
+    for number in 1000..1010 {
+        let lesson = after.of(&address(number), now);
+        lesson.closes(now, &[500; 4]);
+        assert!(!lesson.known().is_nothing(), "{number}");
+    }
 }

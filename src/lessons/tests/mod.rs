@@ -21,7 +21,7 @@ fn words(servers: usize) -> &'static [AtomicU64] {
 }
 
 fn lessons() -> Lessons {
-    Lessons::new(words(1), Box::new(()), None)
+    Lessons::new(words(1), Box::new(()))
 }
 
 fn lesson() -> Lesson {

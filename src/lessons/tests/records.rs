@@ -6,7 +6,7 @@ use super::*;
 #[test]
 fn nothing_is_known_at_first() {
     let lesson = lesson();
-    assert!(lesson.is_blank());
+    assert!(lesson.known().is_nothing());
     assert_eq!((lesson.age(Margin::Share), lesson.requests()), (None, None));
     assert_eq!(lesson.known().next_look(), u32::MAX as Msec);
     assert!(!lesson.known().is_too_old(1 << 31));
@@ -172,7 +172,7 @@ fn a_limit_that_a_watcher_outlives_is_forgotten() {
     assert_eq!(lesson.outlives(now, 1062), Some(Change { what: Limited::Age, limit: None }));
     assert_eq!(lesson.watched(), Some(1500));
     assert_eq!(lesson.expires(now, 1500), Verdict::Keep(None));
-    assert!(lesson.is_blank());
+    assert!(lesson.known().is_nothing());
     // The limit was not wrong after all: one close is enough.
     lesson.closed(&ALIVE, now + 1000, 1000, 3, 0);
     assert_eq!(lesson.believes(now + 1000), Some(1000));
@@ -182,7 +182,7 @@ fn a_limit_that_a_watcher_outlives_is_forgotten() {
 fn what_lives_says_nothing_before_the_first_close() {
     let lesson = lesson();
     assert_eq!(lesson.outlives(NOW, 5000), None);
-    assert!(lesson.is_blank());
+    assert!(lesson.known().is_nothing());
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn a_lesson_fades_when_nothing_confirms_it() {
     assert_eq!(lesson.believes(now + FADES + 1), None);
     let change = lesson.outlives(now + FADES + 1, 100);
     assert_eq!(change, Some(Change { what: Limited::Age, limit: None }));
-    assert!(lesson.is_blank());
+    assert!(lesson.known().is_nothing());
     // What has faded does not come back with the next close.
     lesson.closed(&ALIVE, now + FADES + 2, 1000, 3, 0);
     assert_eq!(lesson.believes(now + FADES + 2), None);

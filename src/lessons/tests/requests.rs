@@ -116,7 +116,7 @@ fn a_restart_under_load_teaches_no_number() {
     for (number, age) in [(30, 0), (31, 3), (90, 12), (80, 5), (85, 1), (88, 0)] {
         lesson.closed(&ALIVE, NOW, age, number, 0);
     }
-    assert!(lesson.is_blank());
+    assert!(lesson.known().is_nothing());
     // Numbers near each other are one.
     for number in [30, 31, 32, 33, 34] {
         lesson.closed(&ALIVE, NOW + 1000, 0, number, 0);

@@ -85,7 +85,7 @@ impl World {
             self.take_out(conn);
             let is_outdated = match self.mind {
                 Mind::Learns => {
-                    !self.lesson.is_blank()
+                    !self.lesson.known().is_nothing()
                         && self.lesson.known_with(self.setup.margin).is_too_old(self.age(conn))
                 }
                 Mind::Knows => {
@@ -159,7 +159,7 @@ impl World {
         };
         let hint =
             Hint { timeout: self.setup.server.announces.map(|announced| announced * 1000), requests: None };
-        let lesson = Some(self.lesson).filter(|lesson| !lesson.is_blank());
+        let lesson = Some(self.lesson).filter(|lesson| !lesson.known().is_nothing());
         let trip = (2 * self.setup.way).div_ceil(1000) as Msec;
         let Ok(rest) = limits.remaining(&returned, &hint, lesson, || trip) else { return false };
         self.conns[conn].is_hinted = rest.is_hinted;

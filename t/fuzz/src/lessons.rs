@@ -28,7 +28,7 @@ pub fn target(data: &[u8]) {
     WORDS.iter().flatten().for_each(|word| word.store(0, Relaxed));
     let mut input = Input(data);
     let mut now = input.number();
-    let mut lessons = Lessons::new(&WORDS[0], Box::new(()), None);
+    let mut lessons = Lessons::new(&WORDS[0], Box::new(()));
     let mut seen = [NOTHING; ADDRESSES.len()];
     let mut is_next = false;
     for _ in 0..500 {
@@ -43,7 +43,8 @@ pub fn target(data: &[u8]) {
             0 => now = now.wrapping_add(input.number() % (1 << 40)),
             1 if !is_next => {
                 is_next = true;
-                lessons = Lessons::new(&WORDS[1], Box::new(()), Some(&lessons));
+                let last = std::mem::replace(&mut lessons, Lessons::new(&WORDS[1], Box::new(())));
+                lessons.inherit_others(&last);
             }
             _ => act(&mut input, operation, lesson, now, &mut seen[server]),
         }
@@ -110,7 +111,7 @@ fn check(lessons: &Lessons, address: &[u8], now: usize, seen: &Seen) {
         }
     }
     let lesson = lessons.of(address, now);
-    assert_eq!(lesson.is_blank(), lesson.age(Margin::Share).is_none() && lesson.requests().is_none());
+    assert_eq!(lesson.known().is_nothing(), lesson.age(Margin::Share).is_none() && lesson.requests().is_none());
     let bounds = [(lesson.age(Margin::Share), view.age), (lesson.requests(), view.requests)];
     for (bound, believed) in bounds {
         match (bound, believed) {
