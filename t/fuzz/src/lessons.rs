@@ -111,7 +111,10 @@ fn check(lessons: &Lessons, address: &[u8], now: usize, seen: &Seen) {
         }
     }
     let lesson = lessons.of(address, now);
-    assert_eq!(lesson.known().is_nothing(), lesson.age(Margin::Share).is_none() && lesson.requests().is_none());
+    assert_eq!(
+        lesson.known().is_nothing(),
+        lesson.age(Margin::Share).is_none() && lesson.requests().is_none()
+    );
     let bounds = [(lesson.age(Margin::Share), view.age), (lesson.requests(), view.requests)];
     for (bound, believed) in bounds {
         match (bound, believed) {
