@@ -235,11 +235,11 @@ impl Lesson {
             }
             let value = to_u32(age);
             if age >= LOWEST {
-                record.see_close(AGES, now as u64, value, TOGETHER.min(value / 16));
+                record.see_close(AGES, now as u64, value, Some(TOGETHER.min(value / 16)));
             } else if age > BEHIND {
                 record.see_accident(AGES, now as u64);
             } else if requests >= FEWEST {
-                record.see_close(REQUESTS, now as u64, to_u32(requests), 0);
+                record.see_close(REQUESTS, now as u64, to_u32(requests), None);
             }
             record.set(SEEN, now as u64);
             let (known, reached) = halves(record.get(TRIP));

@@ -81,11 +81,12 @@ impl Record {
     }
 
     /// Notes that a connection was closed at a value. Connections that are closed in the same burst at values that are `equal`
-    /// became idle together: that is enough to know the limit, unless another one has lived longer. If their values are not equal,
+    /// became idle together: that is enough to know the limit, unless another one has lived longer. No numbers of requests are,
+    /// as connections that are used in turn have served as many when a server stops. If their values are not equal,
     /// but could be of a sharp limit, they are one sighting, of the lowest; if they could be of a blurred one, they are two, of the
     /// lowest and the highest: the server looks at its connections from time to time. If they differ too much for a limit, they
     /// are none: the server stops, or is short of connections.
-    pub(super) fn see_close(&self, part: Part, now: u64, value: u32, equal: u32) {
+    pub(super) fn see_close(&self, part: Part, now: u64, value: u32, equal: Option<u32>) {
         let (began, closes, counts) = self.burst(part);
         if self.is_new_burst(part, now) {
             self.set(part.0 + BURST, whole(value, value));
@@ -98,10 +99,9 @@ impl Record {
         if counts == 0 {
             return;
         }
+        let are_equal = equal.is_some_and(|equal| high - low <= equal);
         let now_counts = match high - low {
-            range if range <= equal && closes + 1 >= BURST_COUNTS && !self.has_lived(part, high) => {
-                BURST_COUNTS
-            }
+            _ if are_equal && closes + 1 >= BURST_COUNTS && !self.has_lived(part, high) => BURST_COUNTS,
             range if range <= low / SHARP_BAND => 1,
             range if range <= low / BLURRED_BAND => 2,
             _ => 0,

@@ -105,6 +105,19 @@ fn connections_that_became_idle_together_teach_at_once() {
 }
 
 #[test]
+fn connections_that_served_as_many_requests_when_a_server_stops_are_one_sighting() {
+    let lesson = lesson();
+    let stops = |nth: usize| {
+        for _ in 0..8 {
+            lesson.closed(&ALIVE, NOW + nth * 1000, 1, 125, 0);
+        }
+        lesson.view(NOW + nth * 1000).requests
+    };
+    assert_eq!([0, 1, 2].map(stops), [None; 3]);
+    assert_eq!(stops(3), Some((125, 4)));
+}
+
+#[test]
 fn they_do_not_if_another_one_has_lived_longer() {
     let lesson = lesson();
     let now = lesson.closes(NOW, &[1000]);
