@@ -81,11 +81,11 @@ impl Record {
     }
 
     /// Notes that a connection was closed at a value. Connections that are closed in the same burst at values that are `equal`
-    /// became idle together: that is enough to know the limit, unless another one has lived longer. No numbers of requests are,
-    /// as connections that are used in turn have served as many when a server stops. If their values are not equal,
+    /// became idle together: that is enough to know the limit, unless another one has lived longer. If their values are not equal,
     /// but could be of a sharp limit, they are one sighting, of the lowest; if they could be of a blurred one, they are two, of the
     /// lowest and the highest: the server looks at its connections from time to time. If they differ too much for a limit, they
-    /// are none: the server stops, or is short of connections.
+    /// are none: the server stops, or is short of connections. Numbers of requests are one sighting or none, as connections that
+    /// are used in turn have served about as many when a server stops: of these, no two are `equal`.
     pub(super) fn see_close(&self, part: Part, now: u64, value: u32, equal: Option<u32>) {
         let (began, closes, counts) = self.burst(part);
         if self.is_new_burst(part, now) {
@@ -103,7 +103,7 @@ impl Record {
         let now_counts = match high - low {
             _ if are_equal && closes + 1 >= BURST_COUNTS && !self.has_lived(part, high) => BURST_COUNTS,
             range if range <= low / SHARP_BAND => 1,
-            range if range <= low / BLURRED_BAND => 2,
+            range if range <= low / BLURRED_BAND && part == AGES => 2,
             _ => 0,
         };
         (0..counts).for_each(|_| self.take_close_back(part));

@@ -105,16 +105,19 @@ fn connections_that_became_idle_together_teach_at_once() {
 }
 
 #[test]
-fn connections_that_served_as_many_requests_when_a_server_stops_are_one_sighting() {
-    let lesson = lesson();
-    let stops = |nth: usize| {
-        for _ in 0..8 {
-            lesson.closed(&ALIVE, NOW + nth * 1000, 1, 125, 0);
+fn connections_used_in_turn_teach_no_number_when_a_server_stops() {
+    let stops = |times: usize, served: &[usize]| {
+        let lesson = lesson();
+        for nth in 0..times {
+            for requests in served {
+                lesson.closed(&ALIVE, NOW + nth * 1000, 1, *requests, 0);
+            }
         }
-        lesson.view(NOW + nth * 1000).requests
+        lesson.view(NOW + times * 1000).requests
     };
-    assert_eq!([0, 1, 2].map(stops), [None; 3]);
-    assert_eq!(stops(3), Some((125, 4)));
+    assert_eq!(stops(3, &[125; 8]), None);
+    assert_eq!(stops(4, &[125; 8]), Some((125, 4)));
+    assert_eq!(stops(20, &[17, 20, 18, 23, 19]), None);
 }
 
 #[test]
