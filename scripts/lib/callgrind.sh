@@ -88,6 +88,27 @@ control_callgrind() {
 }
 
 # dump_of FOLDER NAME: the file of that dump.
-dump_of() { grep -l "^desc: Trigger:.*$2" "$1"/callgrind.out.*; }
+dump_of() { grep -l "^desc: Trigger:.* $2\$" "$1"/callgrind.out.*; }
+
+instructions_in() { sed -n 's/^totals: *//p' "$1"; }
+
+# calls_in DUMP FUNCTION..: how often each of these C functions was called, one line each. What an allocator calls of itself is left
+# out. callgrind gives each function a number and writes its name next to that only the first time.
+calls_in() {
+    awk -v functions="${*:2}" '
+        function name_of(text, id) {
+            id = text
+            sub(/\).*/, ")", id)
+            if (text != id) names[id] = substr(text, length(id) + 2)
+            return names[id]
+        }
+        /^fn=/ {caller = name_of(substr($0, 4))}
+        /^cfn=/ {callee = name_of(substr($0, 5))}
+        /^calls=/ && caller !~ /^(malloc|posix_memalign|_mid_memalign)/ {count[callee] += substr($1, 7)}
+        END {
+            n = split(functions, wanted, " ")
+            for (i = 1; i <= n; i++) print count[wanted[i]] + 0
+        }' "$1"
+}
 
 quotient() { awk -v a="$1" -v b="$2" 'BEGIN {printf "%.3f", a / b}'; }

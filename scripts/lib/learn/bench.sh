@@ -5,7 +5,7 @@
 KINDS=(stock ours)
 # Each kind has an address of its own, by which its connections to the servers are told apart.
 declare -gA ADDRESS=([stock]=127.0.0.2 [ours]=127.0.0.3)
-OUR_DIRECTIVES='' CHOSEN=() AT_ONCE=3
+NGINX='' OUR_DIRECTIVES='' CHOSEN=() AT_ONCE=3
 # POSTs of each kind, and how many clients share them; idle connections whose end is measured, and other requests per second meanwhile.
 POSTS=400 CLIENTS=100 AGES=24 BUSY=50
 # The lesson: clients, and requests of each after the first one.

@@ -8,9 +8,13 @@ bench_pool() {
     limit_sizes
 
     print_pool_machine
+    stop_callgrind_at_exit
+    measure_whole_requests
     start_peers
     measure_hooks
     measure_memory "$LARGEST"
+    print_whole_requests
+    print_small_requests
     print_instructions
     print_memory
     print_pool_aims
@@ -57,6 +61,23 @@ print_instructions() {
     done
 }
 
+print_small_requests() {
+    local size pattern base=${SMALL[stock 1 hot]}
+    say
+    say "instructions per request, 204, $PEERS servers, without the balancer's own"
+    printf '%10s  %-8s %9s %9s   %9s %9s   %12s %12s\n' "idle peers" pattern stock ours "to stock" "to one" "blocks stock" "blocks ours"
+    for size in 1 "$LARGEST"; do
+        for pattern in "${WHOLE_PATTERNS[@]}"; do
+            printf '%10d  %-8s %9d %9d   %9s %9s   %12s %12s\n' "$size" "$pattern" "${SMALL[stock $size $pattern]}" \
+                "${SMALL[ours $size $pattern]}" \
+                "$(quotient "${SMALL[ours $size $pattern]}" "${SMALL[stock $size $pattern]}")" \
+                "$(quotient "${SMALL[ours $size $pattern]}" "$base")" \
+                "${BLOCKS[stock $size $pattern]}" "${BLOCKS[ours $size $pattern]}"
+        done
+    done
+    say "(to stock in the same case, and to stock with one idle peer; blocks: calls of ngx_palloc_block)"
+}
+
 print_memory() {
     local kind
     say
@@ -68,7 +89,7 @@ print_memory() {
 }
 
 print_pool_aims() {
-    local size pattern get=0 free=0 ratio
+    local size pattern case get=0 free=0 ratio
     for size in "${SIZES[@]}"; do
         for pattern in "${PATTERNS[@]}"; do
             ((${GET[ours $size $pattern]} <= get)) || get=${GET[ours $size $pattern]}
@@ -81,7 +102,24 @@ print_pool_aims() {
     printf '%-46s %9d %9s\n' "get, ours, the highest" "$get" "<= 250"
     printf '%-46s %9s %9s\n' "free, ours / stock, the highest" "$free" "<= 1"
     printf '%-46s %9s %9s\n' "memory when full, ours / stock" "$(quotient "${RSS[ours full]}" "${RSS[stock full]}")" ""
-    printf '%-46s %9s %9s\n' "whole request, 1 idle peer, ours / stock" \
-        "$(quotient "${REQUEST[ours 1 hot]}" "${REQUEST[stock 1 hot]}")" "<= 1.02"
-    say "(instructions of the whole request with 1 idle peer: stock ${REQUEST[stock 1 hot]}, ours ${REQUEST[ours 1 hot]})"
+    printf '%-46s %9s %9s\n' "minimal request, one server, ours / stock" \
+        "$(quotient "${WHOLE[ours minimal one]}" "${WHOLE[stock minimal one]}")" "<= 1.03"
+    printf '%-46s %9s %9s\n' "the same, $LARGEST idle peers / stock with one" \
+        "$(quotient "$(highest_small)" "${SMALL[stock 1 hot]}")" "<= 1.03"
+    for case in "${WHOLE_CASES[@]}"; do
+        printf '%-46s %9s %9s\n' "more blocks than stock, $(name_of_whole "$case")" "$(more_blocks "$case")" "0"
+    done
+    say "(with a body, 1 idle peer, the whole request: stock ${REQUEST[stock 1 hot]}, ours ${REQUEST[ours 1 hot]})"
+}
+
+# Ours with the most idle peers.
+highest_small() {
+    local pattern
+    for pattern in "${WHOLE_PATTERNS[@]}"; do say "${SMALL[ours $LARGEST $pattern]}"; done | sort -g | tail -n 1
+}
+
+# more_blocks CASE: of nginx's memory pools, per request, in ours.
+more_blocks() {
+    awk '{n = split($0, a, "|"); split(a[1], s, " "); split(a[2], o, " "); printf "%.2f\n", o[1] + o[2] - s[1] - s[2]}' \
+        <<<"${ALLOCATED[stock $1]}|${ALLOCATED[ours $1]}"
 }

@@ -8,7 +8,7 @@ measure_memory() {
     for kind in stock ours; do
         step "memory: $1 idle connections, $kind"
         folder=$TEMP/memory-$kind port=$(free_port)
-        write_pool_configuration "$kind" "$1" "$folder" "$port"
+        write_pool_configuration "$kind" "$1" "$folder" "$port" $(($1 + REQUESTS))
         start_nginx "$folder"
         wait_for 5 http_get "$port" /ready >/dev/null 2>&1 || die "nginx does not answer: $(cat "$folder/error.log")"
         worker=$(pgrep -P "$PID")

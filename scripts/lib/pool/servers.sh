@@ -29,13 +29,13 @@ start_peers() {
     done
 }
 
-# write_pool_configuration KIND SIZE FOLDER PORT: a pool for SIZE connections, before SIZE peers and those that miss.
+# write_pool_configuration KIND SIZE FOLDER PORT SERVERS: a pool for SIZE connections before so many peers.
 write_pool_configuration() {
     local load=''
     [[ $1 == stock ]] || load="load_module $OUR_MODULE;"
     rm -rf "$3"
     mkdir -p "$3"
-    head -n $(($2 + REQUESTS)) "$TEMP/peers" | sed 's/.*/server &;/' >"$3/servers.conf"
+    head -n "$5" "$TEMP/peers" | sed 's/.*/server &;/' >"$3/servers.conf"
     fill_in "$ROOT/nginx-conf/bench-pool.conf" LOAD_MODULE "$load" FOLDER "$3" PORT "$4" KEEPALIVE "$2" \
         TEMP_PATHS "$(temp_paths "$NGINX" "$3")" CONNECTIONS "$(connections "$2")" >"$3/nginx.conf"
 }
@@ -51,6 +51,12 @@ send_pattern() {
         die "requests failed (pattern $1, $2 idle peers): $(tail -n 3 "$3/error.log")"
     ((reused == wanted)) ||
         die "pattern $1 with $2 idle peers reused $reused connections, not $wanted"
+}
+
+# send_small PATTERN SIZE FOLDER PORT: the same with 204. A new connection would be seen in the figures.
+send_small() {
+    pattern "$1" "$2" | perl "$LIB/pool/requests.pl" "$4" "$3/servers.conf" 204 ||
+        die "requests failed (pattern $1, $2 idle peers, 204): $(tail -n 3 "$3/error.log")"
 }
 
 # pattern PATTERN SIZE: the numbers of the peers, in the order of the requests. Random is the same for stock and ours.

@@ -17,7 +17,7 @@ bench_streams() {
     have haproxy || leave_out_haproxy
 
     print_counting_machine
-    ! have haproxy || say "HAProxy    $(haproxy -v | sed -n '1s/^HAProxy version \([^ ]*\).*/\1/p'), HTTP/2 to the server, one thread"
+    ! have haproxy || say "HAProxy    $(haproxy_version), HTTP/2 to the server, one thread"
     say "measured   $MOST clients and one, one worker, over one carrier; rounds that alternate"
     say
     start_app bench-streams-app
@@ -36,8 +36,7 @@ note_streams_needs() {
     note_counting_needs
     need "wrk" wrk have wrk
     need "taskset" util-linux have taskset
-    # Debian starts no service here, see forbid_service_starts.
-    ! is_debian || ! is_root || [[ -z $(apt-cache madison haproxy 2>/dev/null) ]] || need "haproxy" haproxy have haproxy
+    note_haproxy_need
 }
 
 leave_out_haproxy() {
@@ -75,15 +74,6 @@ start_proxies() {
         fi
         wait_for 5 http_get "${PROXY_PORT[$kind]}" / >/dev/null 2>&1 || die "$kind does not answer"
     done
-}
-
-# start_haproxy FOLDER: as one process; sets PID.
-start_haproxy() {
-    local command=(haproxy -db -f "$1/haproxy.cfg")
-    (($(nproc) < 2)) || command=(taskset -c 0 "${command[@]}")
-    "${command[@]}" >"$1/error.log" 2>&1 </dev/null &
-    PID=$!
-    remember_pid "$PID"
 }
 
 # The uris that a kind serves in a way of its own.

@@ -28,22 +28,14 @@ measure_streams_speed() {
 
 # speed_round KIND CASE
 speed_round() {
-    local clients=${2% *} at="$1-$2" proxy server rate CLIENT_PROCESSOR=1
+    local clients=${2% *} at="$1-$2" proxy server out rate requests CLIENT_PROCESSOR=1
     [[ $2 != *shared ]] || CLIENT_PROCESSOR=0
     proxy=$(processor_time "${WORKER[$1]}") server=$(processor_time "$APP_WORKER")
-    rate=$(CLIENTS=$clients wrk_round "${PROXY_PORT[$1]}" "$SECONDS_EACH")
+    out=$(CLIENTS=$clients wrk_round "${PROXY_PORT[$1]}" "$SECONDS_EACH")
+    read -r rate requests <<<"$out"
     say "$rate" >>"$TEMP/speed-$at"
-    per_request $(($(processor_time "${WORKER[$1]}") - proxy)) "$rate" >>"$TEMP/cpu-$at"
-    per_request $(($(processor_time "$APP_WORKER") - server)) "$rate" >>"$TEMP/server-$at"
-}
-
-# processor_time PID: of the process and of the kernel for it, in clock ticks.
-processor_time() { awk '{print $14 + $15}' "/proc/$1/stat"; }
-
-# per_request TICKS RATE: in microseconds.
-per_request() {
-    awk -v ticks="$1" -v second="$(getconf CLK_TCK)" -v requests="$2" -v seconds="$SECONDS_EACH" \
-        'BEGIN {printf "%.2f\n", ticks / second / (requests * seconds) * 1000000}'
+    per_request $(($(processor_time "${WORKER[$1]}") - proxy)) "$requests" >>"$TEMP/cpu-$at"
+    per_request $(($(processor_time "$APP_WORKER") - server)) "$requests" >>"$TEMP/server-$at"
 }
 
 print_streams_speed() {
