@@ -66,7 +66,7 @@ impl<K> List<K> {
     }
 
     /// Adds an element as the newest one. It must be in no list of this kind.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, nodes: &mut [impl Node<K>], at: Link) {
         let older = std::mem::replace(&mut self.newest, at);
         *nodes[at as usize].links() = Neighbours { newer: NONE, older };
@@ -88,7 +88,7 @@ impl<K> List<K> {
     }
 
     /// Removes an element of this list.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn unlink(&mut self, nodes: &mut [impl Node<K>], at: Link) {
         let Neighbours { newer, older } = *nodes[at as usize].links();
         match nodes.get_mut(older as usize) {

@@ -75,7 +75,7 @@ impl Known {
     }
 
     /// Whether a connection that has served so many requests is to be looked at: see [`Lesson::reach`].
-    #[inline]
+    #[inline(always)]
     pub fn is_reached(self, requests: usize) -> bool {
         requests >= ((self.0 >> 32) as u32 & !WATCH).wrapping_sub(1) as usize
     }

@@ -3,17 +3,16 @@
 
 use super::{Connection, IdlePool, Key, Limit};
 use crate::base::address::MAX_ADDRESS;
-use crate::base::clock::Msec;
 use crate::base::list::NONE;
 
 impl<C: Connection> IdlePool<C> {
     /// Gives the connection in a slot another protocol, by which nobody looks for it, and makes it the next one to be evicted. It
     /// keeps its slot. `false` if the slot has none: then nothing has changed.
     #[cold]
-    pub fn set_aside(&mut self, slot: u32, protocol: usize, now: Msec) -> bool {
+    pub fn set_aside(&mut self, slot: u32, protocol: usize) -> bool {
         let Some(place) = self.slots.get(slot as usize) else { return false };
-        let Some(conn) = &place.conn else { return false };
-        let former = place.group;
+        let Some(conn) = place.idle() else { return false };
+        let former = place.group.at;
         let mut address = [0; MAX_ADDRESS];
         let own = self.groups.get(former).address();
         let Some(room) = address.get_mut(..own.len()) else { return false };
@@ -38,7 +37,7 @@ impl<C: Connection> IdlePool<C> {
         if group != former {
             let entry = self.groups.get_mut(former);
             entry.idle.unlink(&mut self.slots, slot);
-            if entry.idle.newest() == NONE {
+            if entry.idle.newest() == NONE && entry.is_noted_when_vacant() {
                 self.groups.vacated(former);
             }
             let entry = self.groups.get_mut(group);
@@ -46,7 +45,7 @@ impl<C: Connection> IdlePool<C> {
             entry.idle.push(&mut self.slots, slot);
         }
         let place = &mut self.slots[slot as usize];
-        (place.group, place.ripe) = (group, now);
+        (place.group, place.timeout) = (self.groups.reference(group), 0);
         if let Some(list) = self.limited.get_mut(place.server as usize) {
             list.unlink(&mut self.slots, slot);
             list.push_oldest(&mut self.slots, slot);

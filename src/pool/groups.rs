@@ -20,6 +20,18 @@ pub(super) struct Groups {
     vacant: List<InSpare>,
     /// Entries that are not in use.
     free: List<InSpare>,
+    /// The group without an identity that was found last: it is looked at first.
+    recent: Recent,
+}
+
+/// A group, or none.
+#[derive(Debug)]
+struct Recent(Link);
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self(NONE)
+    }
 }
 
 #[derive(Debug)]
@@ -46,9 +58,9 @@ pub(super) struct Group {
 }
 
 /// A reference to a group. It is valid until the entry is needed for another group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GroupRef {
-    at: Link,
+    pub(super) at: Link,
     version: u32,
 }
 
@@ -102,6 +114,12 @@ impl Group {
     fn is_vacant(&self) -> bool {
         self.idle.newest() == NONE
     }
+
+    /// Whether [`Groups::vacated`] has to be called when its last idle connection has been taken.
+    #[inline]
+    pub(super) fn is_noted_when_vacant(&self) -> bool {
+        self.has_identity || !self.listed
+    }
 }
 
 impl Groups {
@@ -109,7 +127,7 @@ impl Groups {
         let mut entries = Vec::new();
         entries.try_reserve_exact(capacity)?;
         let buckets = buckets(capacity)?;
-        Ok(Self { entries, buckets, vacant: List::default(), free: List::default() })
+        Ok(Self { entries, buckets, ..Self::default() })
     }
 
     pub(super) fn get(&self, group: Link) -> &Group {
@@ -145,6 +163,26 @@ impl Groups {
         None
     }
 
+    /// The connections of the group with this key; see [`Self::find`]. The hash is computed only if it is another one than last time.
+    #[inline(always)]
+    pub(super) fn idle_of(
+        &mut self,
+        key: &Key<'_>,
+        same_identity: impl Fn(Link) -> bool,
+    ) -> Option<(Link, Link)> {
+        let Recent(recent) = self.recent;
+        if let Some(group) = self.entries.get(recent as usize) {
+            if group.leads_to(key) && key.identity.is_empty() {
+                return Some((recent, group.idle.newest()));
+            }
+        }
+        let found = self.find(key, same_identity)?;
+        if key.identity.is_empty() {
+            self.recent = Recent(found);
+        }
+        Some((found, self.get(found).idle.newest()))
+    }
+
     /// A reference to a group, for [`Groups::known`].
     #[inline]
     pub(super) fn reference(&self, group: Link) -> GroupRef {
@@ -156,6 +194,12 @@ impl Groups {
     pub(super) fn known(&self, group: GroupRef, key: &Key<'_>) -> Option<Link> {
         let entry = self.entries.get(group.at as usize)?;
         (entry.version == group.version && entry.leads_to(key)).then_some(group.at)
+    }
+
+    /// The group of a connection that was lent, unless its entry has become another group.
+    #[inline]
+    pub(super) fn still(&mut self, group: GroupRef) -> Option<&mut Group> {
+        self.entries.get_mut(group.at as usize).filter(|entry| entry.version == group.version)
     }
 
     /// Adds a group with this key. `None` if every entry is a group with idle connections.
@@ -179,6 +223,9 @@ impl Groups {
     /// From now on the entry is another group.
     #[inline]
     fn forget_name(&mut self, at: Link) {
+        if self.recent.0 == at {
+            self.recent = Recent(NONE);
+        }
         let group = &mut self.entries[at as usize];
         group.version = group.version.wrapping_add(1);
         let bucket = group.hash as usize & (self.buckets.len() - 1);
@@ -231,26 +278,21 @@ impl Groups {
         }
     }
 
-    /// To be called when the last idle connection of a group has been taken.
-    #[inline]
+    /// To be called when the last idle connection of a group has been taken, if [`Group::is_noted_when_vacant`].
+    #[cold]
     pub(super) fn vacated(&mut self, at: Link) {
         let group = &mut self.entries[at as usize];
         if group.has_identity {
             self.remove(at);
-        } else if !group.listed {
-            self.list_as_vacant(at);
+        } else {
+            group.listed = true;
+            self.vacant.push(&mut self.entries, at);
         }
     }
 
     fn remove(&mut self, at: Link) {
         self.forget_name(at);
         self.free.push(&mut self.entries, at);
-    }
-
-    #[cold]
-    fn list_as_vacant(&mut self, at: Link) {
-        self.entries[at as usize].listed = true;
-        self.vacant.push(&mut self.entries, at);
     }
 
     fn bucket(&self, hash: u32) -> usize {

@@ -33,7 +33,7 @@ impl<C: Connection> IdlePool<C> {
         while let Some(slot) = self.slots.get(*from as usize) {
             let at = *from;
             *from += 1;
-            if slot.conn.is_some() && self.groups.get(slot.group).removed {
+            if slot.is_idle && self.groups.get(slot.group.at).removed {
                 return self.release(at);
             }
         }
@@ -46,9 +46,10 @@ impl<C: Connection> IdlePool<C> {
         while let Some(slot) = self.slots.get(*from as usize) {
             let at = *from;
             *from += 1;
-            let Some(conn) = &slot.conn else { continue };
+            let Some(conn) = slot.idle() else { continue };
             // The clock wraps around, so the sign of the difference tells which time is earlier.
-            if then.wrapping_sub(slot.since) as isize >= 0 && self.groups.get(slot.group).address() == address
+            if then.wrapping_sub(slot.since) as isize >= 0
+                && self.groups.get(slot.group.at).address() == address
             {
                 return Some((at, conn));
             }
@@ -59,8 +60,8 @@ impl<C: Connection> IdlePool<C> {
     /// The connection in a slot.
     pub fn entry(&self, slot: u32) -> Option<IdleEntry<'_, C>> {
         let slot = self.slots.get(slot as usize)?;
-        let conn = slot.conn.as_ref()?;
-        let group = self.groups.get(slot.group);
+        let conn = slot.idle()?;
+        let group = self.groups.get(slot.group.at);
         let key = group.key(conn.identity());
         Some(IdleEntry { conn, key, since: slot.since })
     }
@@ -69,7 +70,7 @@ impl<C: Connection> IdlePool<C> {
     pub fn newest_like(&self, key: &Key<'_>) -> Option<(&C, Msec)> {
         let newest = is_slot(self.groups.get(self.find(key)?).idle.newest())?;
         let slot = self.slots.get(newest as usize)?;
-        slot.conn.as_ref().map(|conn| (conn, slot.since))
+        slot.idle().map(|conn| (conn, slot.since))
     }
 
     /// The slot of the connection with this key that has been idle longest.
@@ -87,7 +88,7 @@ impl<C: Connection> IdlePool<C> {
         while let Some(slot) = self.slots.get(*from as usize) {
             let at = *from;
             *from += 1;
-            if slot.conn.is_some() {
+            if slot.is_idle {
                 return Some(at);
             }
         }

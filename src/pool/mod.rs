@@ -13,6 +13,7 @@
 
 mod aside;
 mod groups;
+mod lend;
 mod limit;
 mod look_up;
 #[cfg(any(test, fuzzing))]
@@ -30,7 +31,7 @@ use crate::base::clock::Msec;
 use crate::base::list::{Link, List, NONE};
 use groups::Groups;
 use ring::{Ring, Seat};
-use servers::{ServerRef, ServerTable};
+use servers::ServerTable;
 use slot::{InGroup, InLimited, Slot};
 
 pub use groups::GroupRef;
@@ -96,8 +97,8 @@ pub struct IdlePool<C> {
     slots: Vec<Slot<C>>,
     /// How many servers limit their connections: the length of `limited`, once the memory is reserved.
     numbers: usize,
-    /// The first slot without a connection. Each such slot links to the next one by `group`.
-    free: Link,
+    /// The slots whose connection is not stored: those that are empty, the oldest ones, and those whose connection was lent.
+    free: List<InGroup>,
     groups: Groups,
     /// With [`Limit::Total`] the ring of all connections.
     total: Ring,
@@ -115,7 +116,7 @@ impl<C: Connection> IdlePool<C> {
             limit,
             slots: Vec::new(),
             numbers: limited,
-            free: NONE,
+            free: List::default(),
             groups: Groups::default(),
             servers: ServerTable::default(),
             total: Ring::default(),
@@ -171,13 +172,16 @@ impl<C: Connection> IdlePool<C> {
 
     /// Takes the newest connection with this key, if there is one; `since` is then when it was stored. The second value is for
     /// [`Offer::group`]: with it, [`IdlePool::put`] need not look for the group again.
-    #[inline(always)]
     pub fn checkout(&mut self, key: &Key<'_>, since: &mut Msec) -> (Option<C>, Option<GroupRef>) {
         match self.find(key) {
             None => (None, None),
             Some(group) => {
                 let reference = self.groups.reference(group);
-                (self.release_slot(self.groups.get(group).idle.newest(), since), Some(reference))
+                let newest = self.groups.get(group).idle.newest();
+                if let Some(slot) = self.slots.get(newest as usize) {
+                    *since = slot.since;
+                }
+                (self.release(newest), Some(reference))
             }
         }
     }
@@ -210,15 +214,16 @@ impl<C: Connection> IdlePool<C> {
         };
         let Some(at) = self.free_slot() else { return (Put { stored: Err(offer.conn), evicted }, 0) };
         let Some(group) = self.group(key, offer.group) else {
-            self.slots[at as usize].group = std::mem::replace(&mut self.free, at);
+            self.free.push_oldest(&mut self.slots, at);
             return (Put { stored: Err(offer.conn), evicted }, 0);
         };
 
         let slot = &mut self.slots[at as usize];
         slot.conn = Some(offer.conn);
+        slot.is_idle = true;
         slot.since = offer.now;
-        slot.ripe = offer.now.wrapping_add(offer.timeout - offer.timeout / 8);
-        slot.group = group;
+        slot.timeout = offer.timeout;
+        slot.group = self.groups.reference(group);
         let entry = self.groups.get_mut(group);
         let hash = entry.hash();
         entry.idle.push(&mut self.slots, at);
@@ -242,7 +247,7 @@ impl<C: Connection> IdlePool<C> {
     /// Takes the connection in `slot`, if it `is` the expected one. The slot may have another connection by now.
     #[inline]
     pub fn remove(&mut self, slot: u32, is: impl FnOnce(&C) -> bool) -> Option<C> {
-        self.slots.get(slot as usize)?.conn.as_ref().filter(|conn| is(conn))?;
+        self.slots.get(slot as usize)?.idle().filter(|conn| is(conn))?;
         self.release(slot)
     }
 
@@ -268,7 +273,7 @@ impl<C: Connection> IdlePool<C> {
     #[inline(always)]
     fn find(&self, key: &Key<'_>) -> Option<Link> {
         self.groups.find(key, |first| {
-            let conn = self.slots.get(first as usize).and_then(|slot| slot.conn.as_ref());
+            let conn = self.slots.get(first as usize).and_then(Slot::idle);
             conn.is_some_and(|conn| conn.identity() == key.identity)
         })
     }
@@ -313,60 +318,53 @@ impl<C: Connection> IdlePool<C> {
         self.release(at)
     }
 
-    /// A slot without a connection. `None` if all have one.
+    /// A slot without a connection, or else the one whose connection was lent first. `None` if the connections of all are stored.
     #[inline]
     fn free_slot(&mut self) -> Option<Link> {
-        if let Some(slot) = self.slots.get(self.free as usize) {
-            return Some(std::mem::replace(&mut self.free, slot.group));
-        }
-        // Within the reserved memory, so nothing is allocated.
-        (self.slots.len() < self.limit.capacity()).then(|| {
+        let oldest = self.free.oldest();
+        let is_lent = |slot: &Slot<C>| slot.conn.is_some();
+        if self.slots.len() < self.limit.capacity() && self.slots.get(oldest as usize).is_none_or(is_lent) {
+            // Within the reserved memory, so nothing is allocated.
             self.slots.push(Slot::default());
-            (self.slots.len() - 1) as Link
+            return Some((self.slots.len() - 1) as Link);
+        }
+        (oldest != NONE).then(|| {
+            self.free.unlink(&mut self.slots, oldest);
+            oldest
         })
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn release(&mut self, at: Link) -> Option<C> {
-        self.release_slot(at, &mut 0)
+        self.detach(at)?;
+        self.free.push_oldest(&mut self.slots, at);
+        self.slots.get_mut(at as usize)?.conn.take()
     }
 
-    /// Takes the connection in a slot, and removes the slot from all lists. `since` is when the connection was
-    /// stored.
+    /// Removes a slot, if its connection is stored, from all lists. It is to be added to the free ones.
     #[inline(always)]
-    fn release_slot(&mut self, at: Link, since: &mut Msec) -> Option<C> {
-        let slot = self.slots.get_mut(at as usize)?;
-        let conn = slot.conn.take()?;
-        *since = slot.since;
-        let group = std::mem::replace(&mut slot.group, self.free);
+    fn detach(&mut self, at: Link) -> Option<()> {
+        // Once, or the compiler reads it again after each store.
+        let slots = self.slots.as_mut_slice();
+        let slot = slots.get_mut(at as usize).filter(|slot| slot.is_idle)?;
+        slot.is_idle = false;
+        let group = slot.group.at;
         let server = std::mem::replace(&mut slot.server, NONE);
-        self.free = at;
         self.len -= 1;
-        if let Some(list) = self.limited.get_mut(server as usize) {
-            list.unlink(&mut self.slots, at);
-        }
-        let entry = self.groups.get_mut(group);
-        entry.idle.unlink(&mut self.slots, at);
-        let (vacated, server) = (entry.idle.newest() == NONE, entry.server);
-        match self.limit {
-            Limit::Total(_) => self.total.remove(&mut self.slots, at),
-            Limit::PerServer(_) => self.release_from(server, at),
-        }
-        if vacated {
-            self.groups.vacated(group);
-        }
-        Some(conn)
-    }
-
-    /// Removes a slot from the ring of its server.
-    fn release_from(&mut self, server: Option<ServerRef>, at: Link) {
-        // The entry of a server is not reused while it has connections, so the server is known.
-        if let Some(server) = server.and_then(|server| self.servers.known(server)) {
-            let ring = self.servers.ring(server);
-            ring.remove(&mut self.slots, at);
-            if ring.len() == 0 {
-                self.servers.vacated(server);
+        if server != NONE {
+            if let Some(list) = self.limited.get_mut(server as usize) {
+                list.unlink(slots, at);
             }
         }
+        let entry = self.groups.get_mut(group);
+        entry.idle.unlink(slots, at);
+        match self.limit {
+            Limit::Total(_) => self.total.remove(slots, at),
+            Limit::PerServer(_) => self.servers.release(entry.server, slots, at),
+        }
+        if entry.idle.newest() == NONE && entry.is_noted_when_vacant() {
+            self.groups.vacated(group);
+        }
+        Some(())
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::TryReserveError;
 
-use super::ring::Ring;
+use super::ring::{Aging, Ring};
 use super::MAX_BUCKETS;
 use crate::base::address::MAX_ADDRESS;
 use crate::base::hash::hash_bytes;
@@ -160,9 +160,22 @@ impl ServerTable {
         self.vacant.push(&mut self.entries, at);
     }
 
-    /// To be called when the last idle connection of a server has been taken.
+    /// Removes a slot from the ring of its server.
+    #[inline(never)]
+    pub(super) fn release(&mut self, server: Option<ServerRef>, slots: &mut [impl Aging], at: Link) {
+        // The entry of a server is not reused while it has connections, so the server is known.
+        if let Some(server) = server.and_then(|server| self.known(server)) {
+            let ring = self.ring(server);
+            ring.remove(slots, at);
+            if ring.len() == 0 {
+                self.vacated(server);
+            }
+        }
+    }
+
+    /// The last idle connection of a server has been taken.
     #[inline]
-    pub(super) fn vacated(&mut self, server: Link) {
+    fn vacated(&mut self, server: Link) {
         if !self.entries[server as usize].listed {
             self.list_as_vacant(server);
         }

@@ -1,24 +1,37 @@
 //! A slot: a place for a connection in the pool, with its links in the lists.
 #![forbid(unsafe_code)]
 
+use super::groups::GroupRef;
 use super::ring::{Aging, InRing};
 use crate::base::clock::Msec;
 use crate::base::list::{Link, Neighbours, Node, NONE};
 
 #[derive(Debug)]
 pub(super) struct Slot<C> {
+    /// The connection that is stored, or was lent.
     pub(super) conn: Option<C>,
+    /// Whether it is stored. Otherwise the slot is free.
+    pub(super) is_idle: bool,
     /// When it was stored.
     pub(super) since: Msec,
-    /// When the last eighth of the idle timeout begins.
-    pub(super) ripe: Msec,
-    /// The group of the connection. In a slot without a connection, the next such slot.
-    pub(super) group: Link,
+    /// How long it may stay idle, in milliseconds.
+    pub(super) timeout: Msec,
+    /// Its group.
+    pub(super) group: GroupRef,
+    /// In the list of the group, or of the free slots.
     pub(super) in_group: Neighbours,
     pub(super) in_ring: Neighbours,
     /// Which list of `limited` the slot is in, or `NONE`.
     pub(super) server: Link,
     pub(super) in_limited: Neighbours,
+}
+
+impl<C> Slot<C> {
+    /// The connection, if it is stored.
+    #[inline]
+    pub(super) fn idle(&self) -> Option<&C> {
+        self.conn.as_ref().filter(|_| self.is_idle)
+    }
 }
 
 /// The kind of the lists by group.
@@ -49,8 +62,9 @@ impl<C> Node<InRing> for Slot<C> {
 
 impl<C> Aging for Slot<C> {
     fn about_to_expire(&self, now: Msec) -> bool {
+        let ripe = self.since.wrapping_add(self.timeout - self.timeout / 8);
         // The clock wraps around, so the sign of the difference tells which time is earlier.
-        now.wrapping_sub(self.ripe) as isize >= 0
+        now.wrapping_sub(ripe) as isize >= 0
     }
 
     fn since(&self) -> Msec {
@@ -60,7 +74,16 @@ impl<C> Aging for Slot<C> {
 
 impl<C> Default for Slot<C> {
     fn default() -> Self {
-        let (in_group, in_ring, in_limited) = Default::default();
-        Self { conn: None, since: 0, ripe: 0, group: NONE, in_group, in_ring, server: NONE, in_limited }
+        Self {
+            conn: None,
+            is_idle: false,
+            since: 0,
+            timeout: 0,
+            group: GroupRef::default(),
+            in_group: Neighbours::default(),
+            in_ring: Neighbours::default(),
+            server: NONE,
+            in_limited: Neighbours::default(),
+        }
     }
 }

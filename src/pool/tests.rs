@@ -105,13 +105,45 @@ fn a_limit_for_each_server_leaves_the_others_alone() {
 }
 
 #[test]
+fn a_lent_connection_gets_its_slot_back_until_all_others_are_taken() {
+    let key = (4, 0, 0, &b""[..]);
+    for limit in [Limit::Total(4), Limit::PerServer(4)] {
+        let mut pool = pool(limit);
+        for number in 0..2 {
+            put(&mut pool, key, number, false, 0);
+        }
+        let lend = |pool: &mut IdlePool<TestConn>| {
+            let slot = with(key, |key| pool.lend(key)).unwrap();
+            pool.lent(slot, |conn, since| (conn.number, slot, since)).unwrap()
+        };
+        let (number, slot, _) = lend(&mut pool);
+        assert_eq!((number, pool.len()), (1, 1));
+        // A slot that was emptied, and one that was never used, are taken first.
+        pool.remove(0, |_| true).unwrap();
+        let others = |pool: &mut IdlePool<TestConn>, numbers: std::ops::Range<u32>| {
+            numbers.map(|number| put(pool, key, number, false, 0).stored.unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(others(&mut pool, 2..5), [0, 2, 3]);
+        let back =
+            |pool: &mut IdlePool<TestConn>| pool.put_back(slot, |conn| conn.number == 1, 5, TIMEOUT, None);
+        assert!(back(&mut pool).is_some());
+        assert_eq!((back(&mut pool), pool.len()), (None, 4));
+        assert_eq!(lend(&mut pool), (1, slot, 5));
+        if limit == Limit::Total(4) {
+            assert_eq!(others(&mut pool, 5..6), [slot]);
+            assert_eq!(back(&mut pool), None);
+        }
+    }
+}
+
+#[test]
 fn any_connection_of_a_full_pool_is_set_aside() {
     for limit in [Limit::Total(1), Limit::Total(3), Limit::PerServer(1)] {
         let mut pool = pool(limit);
         let keys: [TestKey; 3] = [server(1), server(2), (3, 0, 0, b"sni")];
         for (key, number) in keys.into_iter().zip(1..).take(pool.capacity()) {
             let slot = put(&mut pool, key, number, true, 0).stored.unwrap();
-            assert!(pool.set_aside(slot, 9, 0), "{limit:?}: {number}");
+            assert!(pool.set_aside(slot, 9), "{limit:?}: {number}");
             assert_eq!(checkout(&mut pool, key), None, "{limit:?}: {number}");
         }
         for (key, number) in keys.into_iter().zip(4..).take(pool.capacity()) {
@@ -263,7 +295,10 @@ fn key() -> impl Strategy<Value = TestKey> {
 fn op() -> impl Strategy<Value = PoolOp> {
     prop_oneof![
         8 => (key(), any::<bool>()).prop_map(|(key, reused)| PoolOp::Put(key, reused)),
-        5 => key().prop_map(PoolOp::Checkout),
+        3 => key().prop_map(PoolOp::Checkout),
+        5 => key().prop_map(PoolOp::Lend),
+        5 => any::<usize>().prop_map(PoolOp::PutBack),
+        1 => any::<usize>().prop_map(PoolOp::Forget),
         2 => any::<usize>().prop_map(PoolOp::Remove),
         1 => any::<usize>().prop_map(PoolOp::SetAside),
         1 => any::<u32>().prop_map(PoolOp::RemoveStale),

@@ -95,6 +95,18 @@ impl fmt::Display for NotKept {
 }
 
 impl Limits {
+    /// Whether a connection may serve another request after so many.
+    #[inline(always)]
+    pub fn allows_more(&self, requests: usize) -> bool {
+        requests < self.requests
+    }
+
+    /// Whether a connection that was opened then may no longer be kept at `now`.
+    #[inline(always)]
+    pub fn is_too_old(&self, opened: Msec, now: Msec) -> bool {
+        now.wrapping_sub(opened) > self.time
+    }
+
     /// Why the connection must not be kept at `now`, or `None` if it may be. The conditions are the ones of nginx's
     /// `ngx_http_upstream_free_keepalive_peer()`.
     #[inline]
@@ -103,9 +115,9 @@ impl Limits {
             Some(NotKept::Failed)
         } else if conn.broken {
             Some(NotKept::Broken)
-        } else if conn.requests >= self.requests {
+        } else if !self.allows_more(conn.requests) {
             Some(NotKept::Requests)
-        } else if now.wrapping_sub(conn.opened) > self.time {
+        } else if self.is_too_old(conn.opened, now) {
             Some(NotKept::Time)
         } else if !conn.keepalive {
             Some(NotKept::NotKeepalive)

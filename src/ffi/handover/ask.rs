@@ -8,7 +8,7 @@ use crate::reuse::identity::local_of_plain;
 
 use crate::ffi::max_conns::slots::close_idle;
 use crate::ffi::nginx::process::{elapsed, now, worker_is_exiting};
-use crate::ffi::nginx::socket::silent;
+use crate::ffi::nginx::socket::is_silent;
 use crate::ffi::state::handover::Handover;
 use crate::ffi::state::upstream::{Idle, Upstream};
 
@@ -83,7 +83,7 @@ fn give_one(upstream: &Upstream, key: &Key<'_>, to: Recipient) -> Given {
             may_go.then_some((slot, *entry.conn))
         };
         let Some((slot, idle)) = upstream.idle.with(oldest).flatten() else { break };
-        if silent(idle.conn) {
+        if is_silent(idle.conn) {
             return give(upstream, slot, to);
         }
         if let Some(idle) = upstream.take_slot(slot) {

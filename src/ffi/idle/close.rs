@@ -8,7 +8,7 @@ use crate::pool::IdlePool;
 
 use crate::ffi::max_conns::slots::close_idle;
 use crate::ffi::nginx::conn::Conn;
-use crate::ffi::nginx::socket::{self, silent};
+use crate::ffi::nginx::socket::{self, is_silent};
 use crate::ffi::state::handover::Handover;
 use crate::ffi::state::upstream::{Idle, Place, Upstream};
 
@@ -58,7 +58,7 @@ pub(crate) fn close_suspect_idle(upstream: &Upstream, address: &[u8], then: Msec
         upstream.idle.with(next).flatten()
     };
     while let Some((slot, Idle { conn, .. })) = next() {
-        if all || !silent(conn) {
+        if all || !is_silent(conn) {
             let idle = upstream.idle.with(|pool| pool.remove(slot, |idle| idle.conn == conn)).flatten();
             idle.map(|idle| close_idle(upstream, idle, End::Check));
         }

@@ -94,7 +94,7 @@ fn sleep_on(conn: Conn, age: Msec, next: Msec) {
 
 /// The connection stays in the pool where no request finds it.
 fn watch(upstream: &Upstream, slot: u32, sleeping: &Sleeping, next: Msec) -> Option<End> {
-    let set_aside = |idle: &mut IdlePool<Idle>| idle.set_aside(slot, WATCHES_AGE, now());
+    let set_aside = |idle: &mut IdlePool<Idle>| idle.set_aside(slot, WATCHES_AGE);
     if upstream.idle.with(set_aside) != Some(true) {
         return Some(End::Learned);
     }

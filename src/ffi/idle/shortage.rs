@@ -36,9 +36,17 @@ pub(crate) fn yield_to_request(upstream: &Upstream) {
 }
 
 /// Makes room for clients, after a connection was stored.
-#[inline]
+#[inline(always)]
 pub(crate) fn yield_to_clients(upstream: &Upstream) {
-    if is_short() && has_closed_clients() {
+    if is_short() {
+        yield_if_closed(upstream);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn yield_if_closed(upstream: &Upstream) {
+    if has_closed_clients() {
         close_oldest_of_all(upstream);
     }
 }

@@ -17,7 +17,7 @@ use super::close::close_in_place;
 
 /// Hands a stored connection over to `close_handler`. It may be closed when this returns, because bytes that the server
 /// has sent already are unexpected, and so is the end of the stream.
-#[inline]
+#[inline(always)]
 pub(crate) fn sleep(conn: Conn, place: NonNull<Place>, timeout: Msec) {
     let (read, write) = (conn.read(), conn.write());
     read.clear_delayed();

@@ -1,11 +1,16 @@
 //! Stores a connection in the pool.
 
-use crate::metrics::{End, Phase};
+use std::ptr::NonNull;
+
+use crate::base::clock::Msec;
+use crate::ledger::Server;
+use crate::metrics::{End, Meter, Phase};
 use crate::pool::{Key, Offer};
 
 use crate::ffi::max_conns::slots::close_idle;
+use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::process::elapsed;
-use crate::ffi::state::upstream::{Idle, Stored, Upstream};
+use crate::ffi::state::upstream::{Idle, Place, Stored, Upstream};
 
 #[cfg(nginx_resolve)]
 use super::resolve;
@@ -43,20 +48,7 @@ pub(crate) fn store(
     let Stored { place, hash, evicted } = upstream.store(key, offer);
     if let Some(place) = place {
         taken();
-        upstream.counts.add_idle(server);
-        if let Some(meter) = meter {
-            match from {
-                Origin::Phase(phase) => meter.pass(phase, Phase::Idle),
-                Origin::OtherWorker => meter.take(),
-            }
-        }
-        sleep(conn, place, timeout);
-        if let Some(handover) = upstream.handover() {
-            if !handover.note(upstream.tag(hash)) && handover.has_heir() {
-                // The heir may take it.
-                upstream.post_dispatch();
-            }
-        }
+        put_to_sleep(upstream, &Sleeper { conn, server, meter, place, hash, from, timeout });
         #[cfg(nginx_resolve)]
         if let Some(watch) = &upstream.watch {
             resolve::stored(upstream, watch, generation);
@@ -70,4 +62,36 @@ pub(crate) fn store(
         yield_to_clients(upstream);
     }
     place.map(|_| ()).ok_or(End::Evicted)
+}
+
+/// A connection that is in the pool now.
+pub(crate) struct Sleeper {
+    pub(crate) conn: Conn,
+    pub(crate) server: Option<Server>,
+    pub(crate) meter: Option<Meter>,
+    pub(crate) place: NonNull<Place>,
+    /// The hash of its key.
+    pub(crate) hash: u32,
+    pub(crate) from: Origin,
+    /// How long it may stay idle, in milliseconds.
+    pub(crate) timeout: Msec,
+}
+
+/// What follows when a connection is in the pool. It may be closed when this returns.
+#[inline(always)]
+pub(crate) fn put_to_sleep(upstream: &Upstream, sleeper: &Sleeper) {
+    upstream.counts.add_idle(sleeper.server);
+    if let Some(meter) = sleeper.meter {
+        match sleeper.from {
+            Origin::Phase(phase) => meter.pass(phase, Phase::Idle),
+            Origin::OtherWorker => meter.take(),
+        }
+    }
+    sleep(sleeper.conn, sleeper.place, sleeper.timeout);
+    if let Some(handover) = upstream.handover() {
+        if !handover.note(upstream.tag(sleeper.hash)) && handover.has_heir() {
+            // The heir may take it.
+            upstream.post_dispatch();
+        }
+    }
 }

@@ -10,7 +10,7 @@ use crate::ffi::nginx::conn::{Conn, Event};
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::log::debug;
 use crate::ffi::nginx::process::cycle_log;
-use crate::ffi::nginx::socket::{self, poll_idle, silent};
+use crate::ffi::nginx::socket::{self, is_silent, poll_idle};
 use crate::ffi::state::upstream::{Upstream, UpstreamRef};
 
 use super::slots::release_slot;
@@ -34,7 +34,7 @@ pub(crate) fn linger(conn: Conn, upstream: &Upstream, server: Server) -> bool {
     }
     // SAFETY: the socket of an open connection.
     let connected = unsafe { libc::shutdown(conn.fd(), libc::SHUT_WR) } == 0;
-    if !connected || read.eof() || read.error() || !silent(conn) {
+    if !connected || read.eof() || read.error() || !is_silent(conn) {
         return false;
     }
     let lingering = Lingering { upstream: upstream.refer(), server };

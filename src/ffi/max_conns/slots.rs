@@ -2,7 +2,7 @@
 //! decides who gets the next slot, and when one is free again.
 
 use crate::base::clock::Msec;
-use crate::ledger::Server;
+use crate::ledger::{Ledger, Server};
 use crate::metrics::{End, Phase};
 
 use crate::ffi::nginx::conn::Conn;
@@ -25,8 +25,13 @@ pub(crate) enum Reservation {
 }
 
 /// The server at an address, if it has `max_conns`.
+#[inline(always)]
 pub(crate) fn limited_server(upstream: &Upstream, address: &[u8]) -> Option<Server> {
-    let ledger = upstream.counts.ledger.get()?;
+    upstream.counts.ledger.get().and_then(|ledger| find_limited(upstream, ledger, address))
+}
+
+#[inline(never)]
+fn find_limited(upstream: &Upstream, ledger: &Ledger, address: &[u8]) -> Option<Server> {
     #[cfg(nginx_resolve)]
     if let Some(watch) = upstream.watch.as_ref().filter(|_| ledger.is_changing()) {
         return changing_server(upstream, ledger, watch.generation() as u64, address);
@@ -36,12 +41,7 @@ pub(crate) fn limited_server(upstream: &Upstream, address: &[u8]) -> Option<Serv
 
 /// The same when servers come and go: the balancer has to be asked for the limit of a new server.
 #[cfg(nginx_resolve)]
-fn changing_server(
-    upstream: &Upstream,
-    ledger: &crate::ledger::Ledger,
-    generation: u64,
-    address: &[u8],
-) -> Option<Server> {
+fn changing_server(upstream: &Upstream, ledger: &Ledger, generation: u64, address: &[u8]) -> Option<Server> {
     if let Some((server, limited)) = ledger.find(address, generation) {
         return limited.then_some(server);
     }

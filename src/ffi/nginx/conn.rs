@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use nginx_sys::{
     ngx_connection_t, ngx_connection_tcp_nopush_e_NGX_TCP_NOPUSH_DISABLED as NOPUSH_DISABLED,
     ngx_event_handler_pt, ngx_event_t, ngx_handle_read_event, ngx_handle_write_event, ngx_int_t, ngx_log_t,
-    ngx_msec_t, ngx_posted_events, ngx_posted_next_events, NGX_AGAIN, NGX_OK,
+    ngx_msec_t, ngx_posted_events, ngx_posted_next_events, NGX_AGAIN, NGX_OK, NGX_USE_CLEAR_EVENT,
 };
 
 use super::constants;
@@ -375,7 +375,14 @@ impl Event {
 
     /// Asks nginx to call the handler when there is something to read; `false` on failure. Mirrors
     /// `ngx_handle_read_event()`.
+    #[inline(always)]
     pub(crate) fn wait_readable(self) -> bool {
+        // SAFETY: a global of nginx, which the event module has set when the process was initialised.
+        let flags = unsafe { nginx_sys::ngx_event_flags };
+        let is_waiting = get_bit!(self: ngx_event_t::active_raw);
+        if is_waiting && flags & NGX_USE_CLEAR_EVENT as usize != 0 {
+            return true;
+        }
         // SAFETY: a read event of an open connection, by the type invariant.
         unsafe { ngx_handle_read_event(self.as_ptr(), 0) == NGX_OK as ngx_int_t }
     }
@@ -387,10 +394,12 @@ impl Event {
         unsafe { ngx_handle_write_event(self.as_ptr(), 0) == NGX_OK as ngx_int_t }
     }
 
+    #[inline(always)]
     pub(crate) fn set_timer(self, after: ngx_msec_t) {
         add_timer(self, after);
     }
 
+    #[inline(always)]
     pub(crate) fn clear_timer(self) {
         remove_timer(self);
     }

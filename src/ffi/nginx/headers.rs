@@ -33,7 +33,7 @@ impl Headers {
 ///
 /// # Safety
 /// The list is live, and does not change meanwhile.
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn may_have<const N: usize>(list: *const ngx_list_t, hashes: [usize; N]) -> bool {
     // SAFETY: the caller says that the list is live; makes no reference.
     let mut part = unsafe { &raw const (*list).part };

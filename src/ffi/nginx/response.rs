@@ -64,10 +64,10 @@ impl FirstBuffer {
     fn range(self) -> (*mut u8, usize) {
         let Some(buf) = self.0 else { return (NonNull::dangling().as_ptr(), 0) };
         let (start, last) = (get_field!(buf.start), get_field!(buf.last));
-        match (last as usize).saturating_sub(start as usize) {
-            0 => (NonNull::dangling().as_ptr(), 0),
-            length => (start, length),
+        if start.is_null() || last < start {
+            return (NonNull::dangling().as_ptr(), 0);
         }
+        (start, last as usize - start as usize)
     }
 
     /// Its contents.
@@ -133,7 +133,7 @@ impl Request {
 impl HttpUpstream {
     /// Whether exactly the announced request was sent. The core also believes so when it has no body to send although the
     /// head of the request announces one, as with `auth_request` and a POST.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_request_sent(self, r: Request, request: FirstBuffer, conn: Conn) -> bool {
         if !self.request_body_sent() {
             return false;
@@ -143,6 +143,7 @@ impl HttpUpstream {
         is_head_only || self.is_announced_sent(r, request, conn)
     }
 
+    #[inline(never)]
     fn is_announced_sent(self, r: Request, request: FirstBuffer, conn: Conn) -> bool {
         let Some(head) = self.http1_request(request) else { return true };
         let chunks = r.is_sent_in_chunks();
@@ -150,7 +151,7 @@ impl HttpUpstream {
     }
 
     /// Whether the protocol module allows another request on the connection, and nothing contradicts it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_response_read(self, r: Request, request: FirstBuffer) -> bool {
         self.keepalive()
             && !self.is_interim()
@@ -231,14 +232,17 @@ impl HttpUpstream {
         Records::behind(unsafe { between(first, pos) }).map(Framing::Records)
     }
 
-    /// What the server says about its connection, if it says something.
-    #[inline]
-    pub(crate) fn said(self, r: Request, request: FirstBuffer) -> Option<Said> {
+    /// Whether the server may say something about its connection.
+    #[inline(always)]
+    pub(crate) fn says_something(self) -> bool {
         let list = field_ptr!(self.headers_in.headers);
-        let challenges = !get_field!(self.headers_in.www_authenticate).is_null();
         // SAFETY: a list in the live request, which changes only when the core reads a header.
-        let told = challenges || unsafe { may_have(list, OF_INTEREST) };
-        told.then(|| self.read_said(r, request))
+        !get_field!(self.headers_in.www_authenticate).is_null() || unsafe { may_have(list, OF_INTEREST) }
+    }
+
+    /// What the server says about its connection, if it says something.
+    pub(crate) fn said(self, r: Request, request: FirstBuffer) -> Option<Said> {
+        self.says_something().then(|| self.read_said(r, request))
     }
 
     #[cold]

@@ -41,15 +41,21 @@ pub(crate) fn poll_idle(event: Event) -> Option<End> {
     (!event.wait_readable()).then_some(End::Error)
 }
 
-/// Whether there is nothing to read: neither data, nor the end of the stream, nor an error.
-#[inline]
-pub(crate) fn silent(conn: Conn) -> bool {
-    pending_end(conn).is_none()
+/// Whether there is nothing to read: neither data, nor the end of the stream, nor an error. If there is nothing, one system call
+/// finds out. TLS may have records of its own to read.
+#[inline(always)]
+pub(crate) fn is_silent(conn: Conn) -> bool {
+    let is_quiet = peek(conn) == -1 && would_block();
+    #[cfg(ngx_feature = "http_ssl")]
+    if !conn.ssl().is_null() {
+        return (is_quiet && !may_hold_more(conn.read())) || pending_end(conn).is_none();
+    }
+    is_quiet
 }
 
-/// What there is to read, as a reason to close an idle connection. If there is nothing, one system call finds out. TLS may
-/// have records of its own to read.
-#[inline]
+/// What there is to read, as a reason to close an idle connection.
+#[cold]
+#[inline(never)]
 pub(crate) fn pending_end(conn: Conn) -> Option<End> {
     let n = peek(conn);
     if n == 0 {

@@ -104,6 +104,7 @@ impl Drop for Alarm {
 }
 
 /// Calls the handler of an event after `after` milliseconds.
+#[inline(always)]
 pub(super) fn add_timer(event: impl Handle<Of = ngx_event_t>, after: ngx_msec_t) {
     // SAFETY: a handle points at a live event. It leaves the timer tree before it is freed: `ngx_close_connection()`
     // deletes the timers of a connection, the end of a wait the timer of a placeholder, `Alarm::drop` the timer of an alarm.
@@ -111,6 +112,7 @@ pub(super) fn add_timer(event: impl Handle<Of = ngx_event_t>, after: ngx_msec_t)
 }
 
 /// Cancels the timer of an event, if it is set.
+#[inline(always)]
 pub(super) fn remove_timer(event: impl Handle<Of = ngx_event_t>) {
     if get_bit!(event: ngx_event_t::timer_set_raw) {
         // SAFETY: `timer_set` says that the event is in the timer tree.

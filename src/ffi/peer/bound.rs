@@ -14,6 +14,7 @@ use crate::base::hash::{hash_bytes, mix};
 use crate::http1::stateful_auth;
 use crate::metrics::End;
 use crate::reuse::bound::{Binding, BoundServer, Client};
+use crate::reuse::identity::client_of;
 
 use crate::ffi::max_conns::slots::{close_idle, limited_server};
 use crate::ffi::nginx::conn::Conn;
@@ -23,23 +24,23 @@ use crate::ffi::nginx::memory::{add_cleanup, allocate};
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::nginx::request::Request;
 use crate::ffi::nginx::response::Said;
-use crate::ffi::peer::checkout::checkout;
+use crate::ffi::peer::checkout::checkout_once;
 use crate::ffi::peer::identity::{self, bound_identity};
 use crate::ffi::peer::warnings::{warn, Warning};
-use crate::ffi::state::peer_data::{Attempt, PeerData};
+use crate::ffi::state::peer_data::PeerData;
 use crate::ffi::state::upstream::{Bytes, Idle, Upstream};
 
 /// The client of a request, if connections can be bound to it. Over a client's connection of HTTP/2 or HTTP/3, requests of
 /// several users may come at the same time.
-fn client_of(r: Request) -> Option<Client> {
+fn client_of_request(r: Request) -> Option<Client> {
     Client::new(r.client().number()).filter(|_| r.is_http1())
 }
 
 /// Takes the connection of the client from the pool, if there is one that fits. It sets the server of the request.
 #[cold]
-pub(crate) fn reclaim(kp: &PeerData, peer: Peer) -> Option<Idle> {
+pub(crate) fn reclaim(kp: &PeerData, peer: Peer) -> Option<Conn> {
     let bindings = kp.upstream().bindings.as_ref()?;
-    let client = client_of(kp.request())?;
+    let client = client_of_request(kp.request())?;
     let (address, length, name) = peer.server();
     let mut passed = 0;
     while let Some((binding, server)) = bindings.with(|all| all.server(client, passed)).flatten() {
@@ -77,7 +78,7 @@ fn show_server(kp: &PeerData, peer: Peer, server: &BoundServer) -> Option<()> {
 }
 
 /// Looks for the client's connection to the server that is set in the peer.
-fn find_bound(kp: &PeerData, peer: Peer, client: Client) -> Option<Idle> {
+fn find_bound(kp: &PeerData, peer: Peer, client: Client) -> Option<Conn> {
     let upstream = kp.upstream();
     // SAFETY: the request that asks for a peer is live, and a server is set in its peer.
     let identity = unsafe { identity::identity(kp.r, kp.u) }?;
@@ -85,34 +86,31 @@ fn find_bound(kp: &PeerData, peer: Peer, client: Client) -> Option<Idle> {
     let identity = unsafe { bound_identity(kp.pool(), identity, client) }?;
     // SAFETY: written into the pool of the live request just now.
     let key = identity::key(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
-    let (found, group) = checkout(kp, peer, &key);
-    let (idle, reuse) = found?;
-    kp.attempt.set(Some(Attempt {
-        identity: idle.identity,
-        #[cfg(ngx_feature = "http_ssl")]
-        from_handshake: false,
-        group,
-        reuse: Some(reuse),
-    }));
-    kp.binding.set(idle.binding());
+    let conn = checkout_once(kp, peer, &key)?;
+    // SAFETY: the bytes of the connection lie in its own memory pool, and it is open.
+    let client = kp.attempt.get().and_then(|attempt| client_of(unsafe { attempt.identity.as_slice() }));
+    kp.binding.set(client.map(|client| Binding::new(client, conn.number())));
     kp.is_reclaimed.set(true);
     kp.server.set(limited_server(upstream, peer.address()));
     #[cfg(nginx_resolve)]
     if let Some(watch) = &upstream.watch {
         kp.generation.set(watch.generation());
     }
-    Some(idle)
+    Some(conn)
+}
+
+/// Whether the connection may have a user by now, unless the server has said so: the request may carry credentials.
+#[inline(always)]
+pub(crate) fn may_have_user(kp: &PeerData) -> bool {
+    // NTLM and Negotiate begin with the same letter. nginx keeps a tab before a value, which servers skip.
+    let begins = |value: &[u8]| value.trim_ascii_start().first().is_some_and(|byte| byte | 0x20 == b'n');
+    kp.request().authorization().is_some_and(begins) || kp.upstream().is_stateful.get()
 }
 
 /// Whether the connection may have a user by now: the server has said so, or the request carries credentials.
-#[inline]
 pub(crate) fn has_user(kp: &PeerData, said: Option<&Said>) -> bool {
-    let sent = kp.request().authorization();
-    // NTLM and Negotiate begin with the same letter. nginx keeps a tab before a value, which servers skip.
-    let suspicious =
-        sent.is_some_and(|value| value.trim_ascii_start().first().is_some_and(|byte| byte | 0x20 == b'n'));
     let told = said.is_some_and(|said| said.has_user);
-    (told || suspicious || kp.upstream().is_stateful.get()) && confirm_user(kp, told, sent)
+    (told || may_have_user(kp)) && confirm_user(kp, told, kp.request().authorization())
 }
 
 /// Looks into the request as it was sent to the server. A header that only the configuration sets is looked for once the
@@ -141,7 +139,7 @@ pub(crate) fn bind(kp: &PeerData, peer: Peer, conn: Conn, identity: Bytes) -> Re
         return Err(warn(kp, Warning::StatefulAuth, End::StatefulAuth));
     };
     let r = kp.request();
-    let Some(client) = client_of(r) else {
+    let Some(client) = client_of_request(r) else {
         return Err(warn(kp, Warning::NtlmHttp2, End::StatefulAuth));
     };
     // SAFETY: the pool of the open connection; the identity is in that pool, or empty.

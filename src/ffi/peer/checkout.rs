@@ -1,57 +1,54 @@
 //! A request that has a server looks in the pool for an idle connection to it, with the identity that it needs.
 
-use std::ptr::NonNull;
-
+use crate::metrics::End;
 use crate::pool::{GroupRef, Key};
-use crate::reuse::stale::Taken;
 
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::nginx::process::elapsed;
+use crate::ffi::nginx::socket::{is_silent, pending_end};
 use crate::ffi::peer::identity;
 use crate::ffi::peer::retry;
 use crate::ffi::state::handover::Protocol;
 use crate::ffi::state::peer_data::{Attempt, PeerData};
 use crate::ffi::state::reuse::Reuse;
-use crate::ffi::state::upstream::Idle;
+use crate::ffi::state::upstream::{Bytes, Idle};
 
 /// Notes the identity of the new connection that the request gets.
 #[cold]
-pub(crate) fn note_identity(kp: &PeerData, peer: Peer) {
-    find(kp, peer, |_, _, _| (None, None));
+pub(crate) fn note_identity(kp: &PeerData) {
+    // SAFETY: the request that asks for a peer is live, and the balancer has chosen one.
+    if let Some(identity) = unsafe { identity::identity(kp.r, kp.u) } {
+        note_miss(kp, identity, None);
+    }
 }
 
-/// Looks, by `checkout`, for an idle connection with the identity that the request needs, and notes that identity.
+/// Looks for an idle connection with the identity that the request needs, and notes that identity.
 #[inline(always)]
-pub(crate) fn find(
-    kp: &PeerData,
-    peer: Peer,
-    checkout: impl FnOnce(&PeerData, Peer, &Key<'_>) -> (Option<(Idle, Reuse)>, Option<GroupRef>),
-) -> Option<Idle> {
+pub(crate) fn find(kp: &PeerData, peer: Peer) -> Option<Conn> {
     // SAFETY: the request that asks for a peer is live, and the balancer has chosen one.
     let identity = unsafe { identity::identity(kp.r, kp.u) }?;
     // SAFETY: written into the pool of the live request just now, or empty.
     let key = identity::key(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
-    let (found, group) = checkout(kp, peer, &key);
-    let (found, reuse) = found.unzip();
+    let found =
+        if retry::is_sent_once(kp) { checkout_once(kp, peer, &key) } else { checkout(kp, peer, &key) };
     if found.is_none() {
-        learn_protocol(kp);
+        note_miss(kp, identity, kp.upstream().group_of(&key));
     }
+    found
+}
+
+/// Notes that the request needs a new connection.
+#[cold]
+#[inline(never)]
+fn note_miss(kp: &PeerData, identity: Bytes, group: Option<GroupRef>) {
+    learn_protocol(kp);
     #[cfg(ngx_feature = "http_ssl")]
     // SAFETY: the request that asks for a peer is live, and uses TLS, as checked before.
-    if found.is_none() && kp.u.uses_tls() && unsafe { identity::tls::ask_for_handshake(kp.r, kp.u) }.is_some()
-    {
+    if kp.u.uses_tls() && unsafe { identity::tls::ask_for_handshake(kp.r, kp.u) }.is_some() {
         kp.without_sessions.set(true);
     }
-    let identity = found.map_or(identity, |idle| idle.identity);
-    kp.attempt.set(Some(Attempt {
-        identity,
-        #[cfg(ngx_feature = "http_ssl")]
-        from_handshake: false,
-        group,
-        reuse,
-    }));
-    found
+    kp.attempt.set(Some(Attempt::new(identity, group)));
 }
 
 /// Remembers the module of the protocol, by whose name other processes know it.
@@ -62,52 +59,89 @@ fn learn_protocol(kp: &PeerData) {
     }
 }
 
-/// Takes a connection that fits from the pool. Connections that turn out to be closed by the server are closed, and so are those
-/// that it may close before the request arrives.
-#[inline]
-pub(crate) fn checkout(
-    kp: &PeerData,
-    peer: Peer,
-    key: &Key<'_>,
-) -> (Option<(Idle, Reuse)>, Option<GroupRef>) {
-    if retry::is_sent_once(kp) {
-        return checkout_once(kp, peer, key);
+/// Takes a connection that fits from the pool, and notes that. Connections that turn out to be closed by the server are closed, and
+/// so are those that it may close before the request arrives.
+#[inline(always)]
+fn checkout(kp: &PeerData, peer: Peer, key: &Key<'_>) -> Option<Conn> {
+    let conn = take(kp, key)?;
+    if is_usable(kp, conn) {
+        Some(conn)
+    } else {
+        close_and_go_on(kp, peer, key, conn)
     }
-    take(kp, peer, key, || false, |_| None)
 }
 
-/// The same for a request that cannot be repeated.
+/// The first connection was not usable.
+#[cold]
 #[inline(never)]
-fn checkout_once(kp: &PeerData, peer: Peer, key: &Key<'_>) -> (Option<(Idle, Reuse)>, Option<GroupRef>) {
-    take(kp, peer, key, || retry::wants_new(kp, key), |conn| retry::note_taken(kp, conn))
+fn close_and_go_on(kp: &PeerData, peer: Peer, key: &Key<'_>, mut conn: Conn) -> Option<Conn> {
+    loop {
+        close_unusable(kp, peer, conn);
+        conn = take(kp, key)?;
+        if is_usable(kp, conn) {
+            return Some(conn);
+        }
+    }
+}
+
+/// The same for any request, also for one that cannot be repeated.
+#[cold]
+#[inline(never)]
+pub(super) fn checkout_once(kp: &PeerData, peer: Peer, key: &Key<'_>) -> Option<Conn> {
+    let is_sent_once = retry::is_sent_once(kp);
+    loop {
+        if is_sent_once && retry::wants_new(kp, key) {
+            return None;
+        }
+        let conn = take(kp, key)?;
+        let taken = if is_sent_once { retry::note_taken(kp, conn) } else { None };
+        if is_usable(kp, conn) {
+            kp.attempt.set(kp.attempt.get().map(|attempt| attempt.with_proof(taken)));
+            return Some(conn);
+        }
+        close_unusable(kp, peer, conn);
+    }
 }
 
 #[inline(always)]
-fn take(
-    kp: &PeerData,
-    peer: Peer,
-    key: &Key<'_>,
-    wants_new: impl Fn() -> bool,
-    proof: impl Fn(Conn) -> Option<NonNull<Taken>>,
-) -> (Option<(Idle, Reuse)>, Option<GroupRef>) {
+fn take(kp: &PeerData, key: &Key<'_>) -> Option<Conn> {
     let upstream = kp.upstream();
-    loop {
-        if wants_new() {
-            return (None, None);
-        }
-        let mut since = 0;
-        let (found, group) = upstream.checkout(key, &mut since);
-        let Some(idle) = found else { return (None, group) };
-        let known = upstream.known(idle.meter);
-        let is_limited = !known.is_nothing();
-        if is_limited && known.is_too_old(elapsed(since)) {
-            retry::close_outdated(kp, peer, &idle);
-            continue;
-        }
-        let taken = proof(idle.conn);
-        let reuse = Reuse { since, is_limited, allowed: idle.allowed, round_trip: idle.round_trip, taken };
-        if !upstream.check || retry::is_fresh(kp, peer, &idle, since) {
-            return (Some((idle, reuse)), group);
-        }
+    upstream.lend(key, |idle, slot, since| {
+        let Idle { conn, server, meter, is_taken, allowed, round_trip, .. } = *idle;
+        let is_limited = !upstream.known(meter).is_nothing();
+        let reuse = Reuse { since, slot, server, is_limited, is_taken, allowed, round_trip, taken: None };
+        kp.attempt.set(Some(Attempt::reused(idle.identity, reuse)));
+        kp.meter.set(meter);
+        conn
+    })
+}
+
+/// Whether a connection that was taken is still open and silent, and the server will not close it at once.
+#[inline(always)]
+fn is_usable(kp: &PeerData, conn: Conn) -> bool {
+    (!kp.upstream().check || is_silent(conn)) && !(kp.is_limited() && is_outdated(kp))
+}
+
+/// Whether the server may close the connection before the request arrives, by what was learned.
+#[inline(never)]
+fn is_outdated(kp: &PeerData) -> bool {
+    let since = kp.attempt.get().and_then(|attempt| attempt.reuse()).map(|reuse| reuse.since);
+    since.is_some_and(|since| kp.upstream().known(kp.meter.get()).is_too_old(elapsed(since)))
+}
+
+/// Closes the connection that was taken, and that the request cannot use.
+#[cold]
+fn close_unusable(kp: &PeerData, peer: Peer, conn: Conn) {
+    let Some(Reuse { slot, since, .. }) = kp.attempt.take().and_then(|attempt| attempt.reuse()) else {
+        return;
+    };
+    let is_outdated = kp.upstream().known(kp.meter.take()).is_too_old(elapsed(since));
+    let Some(idle) = kp.upstream().forget(slot, conn) else { return };
+    if is_outdated {
+        retry::close_outdated(kp, peer, &idle);
+    } else {
+        // TLS has read what was not expected.
+        let end = pending_end(idle.conn).unwrap_or(End::UnexpectedData);
+        retry::close_ended(kp, peer, &idle, since, end);
     }
 }

@@ -12,11 +12,12 @@ use crate::metrics::Count;
 use crate::ffi::idle::shortage::yield_to_request;
 use crate::ffi::idle::sleep::wake;
 use crate::ffi::max_conns::slots::{reserve_slot, Reservation};
+use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::log::debug_conn;
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::peer::bound::reclaim;
-use crate::ffi::peer::checkout::{checkout, find, note_identity};
+use crate::ffi::peer::checkout::{find, note_identity};
 use crate::ffi::peer::identity;
 use crate::ffi::peer::retry;
 use crate::ffi::peer::stream::connect_stream;
@@ -24,7 +25,6 @@ use crate::ffi::state::handover::Handover;
 use crate::ffi::state::notes::Status;
 use crate::ffi::state::peer_data::{PeerData, Stage};
 use crate::ffi::state::reuse::PinnedServer;
-use crate::ffi::state::upstream::Idle;
 use crate::ffi::streams::idle::close_oldest_to;
 use crate::ffi::waiting::enqueue::park;
 use crate::ffi::waiting::inquire::inquire;
@@ -39,9 +39,24 @@ pub(super) fn connect(kp: &PeerData, peer: Peer, is_within_limit: bool) -> ngx_i
         }
     }
     // If the pool fails, a new connection is opened.
-    if let Some(idle) = guard(None, || find(kp, peer, checkout)) {
-        return reuse(kp, peer, idle, has_waited);
+    if let Some(conn) = guard(None, || find(kp, peer)) {
+        return reuse(kp, peer, conn, has_waited);
     }
+    connect_anew(kp, peer, is_within_limit, has_waited)
+}
+
+/// The same, if the upstream is plain: the request gets a connection from the pool, or a new one.
+#[inline(always)]
+pub(super) fn connect_plain(kp: &PeerData, peer: Peer) -> ngx_int_t {
+    match guard(None, || find(kp, peer)) {
+        Some(conn) => reuse(kp, peer, conn, false),
+        None => connect_anew(kp, peer, true, false),
+    }
+}
+
+/// The pool has no connection for the request.
+#[inline(never)]
+fn connect_anew(kp: &PeerData, peer: Peer, is_within_limit: bool, has_waited: bool) -> ngx_int_t {
     if kp.upstream().handover().is_some_and(Handover::can_ask) && is_within_limit {
         if let Some(rc) = ask_others(kp, peer) {
             return rc;
@@ -119,7 +134,7 @@ pub(super) fn repeat(kp: &PeerData, peer: Peer, pinned: NonNull<PinnedServer>) -
         // The stream of the attempt before had no slot of its own.
         return None;
     }
-    guard((), || note_identity(kp, peer));
+    guard((), || note_identity(kp));
     guard((), || open(kp, peer, Status::Miss));
     if let Some(meter) = kp.meter.get().filter(|_| was_stale) {
         meter.count(Count::Repeats);
@@ -132,20 +147,20 @@ pub(super) fn repeat(kp: &PeerData, peer: Peer, pinned: NonNull<PinnedServer>) -
 #[inline(never)]
 pub(super) fn reuse_own(kp: &PeerData, peer: Peer) -> Option<ngx_int_t> {
     let is_asking = kp.stage.get() == Stage::Asking;
-    let idle = is_asking.then(|| guard(None, || reclaim(kp, peer))).flatten()?;
-    Some(reuse(kp, peer, idle, false))
+    let conn = is_asking.then(|| guard(None, || reclaim(kp, peer))).flatten()?;
+    Some(reuse(kp, peer, conn, false))
 }
 
 /// The request gets a connection from the pool.
 #[inline(always)]
-fn reuse(kp: &PeerData, peer: Peer, idle: Idle, has_waited: bool) -> ngx_int_t {
-    let Idle { conn, server, meter, is_taken, .. } = idle;
+fn reuse(kp: &PeerData, peer: Peer, conn: Conn, has_waited: bool) -> ngx_int_t {
     debug_conn(peer.log(), c"get keepalive peer: using connection %p", conn);
+    let reuse = kp.attempt.get().and_then(|attempt| attempt.reuse());
+    let (server, is_taken) = reuse.map_or((None, false), |reuse| (reuse.server, reuse.is_taken));
     kp.upstream().counts.reuse(server, kp.server.get());
-    if let Some(meter) = meter {
+    if let Some(meter) = kp.meter.get() {
         meter.reuse();
     }
-    kp.meter.set(meter);
     let status = match has_waited {
         _ if is_taken => Status::Taken,
         true => Status::Queued,

@@ -54,8 +54,8 @@ pub(crate) unsafe extern "C" fn set_session(pc: *mut ngx_peer_connection_t, data
         let before = unsafe { attempt.identity.as_slice() };
         // SAFETY: written into the pool of the live request just now.
         let now = unsafe { identity.as_slice() };
-        let group = attempt.group.filter(|_| before == now);
-        kp.attempt.set(Some(Attempt { identity, from_handshake: true, group, reuse: None }));
+        let group = attempt.group().filter(|_| before == now);
+        kp.attempt.set(Some(Attempt::of_handshake(identity, group)));
         if kp.without_sessions.get() {
             return NGX_OK as ngx_int_t;
         }
@@ -82,7 +82,7 @@ pub(crate) unsafe extern "C" fn save_session(pc: *mut ngx_peer_connection_t, dat
     let kp = unsafe { PeerData::from_ptr(data) };
     let (Some(conn), Some(attempt)) = (peer.connection(), kp.attempt.get()) else { return };
     // The identity of a reused connection comes from a handshake as well.
-    if !kp.without_sessions.get() && (attempt.from_handshake || attempt.reuse.is_some()) {
+    if !kp.without_sessions.get() && (attempt.from_handshake || attempt.is_reused()) {
         // SAFETY: in the pool of the live request, or of its open connection.
         let key = identity::key(&peer, kp.u, 0, unsafe { attempt.identity.as_slice() });
         guard((), || kp.upstream().sessions.keep(&key, conn));

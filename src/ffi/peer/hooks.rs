@@ -23,15 +23,16 @@ use crate::ffi::nginx::peer_connection::{Hooks, Peer};
 use crate::ffi::nginx::request::{HttpUpstream, Request};
 use crate::ffi::peer::carrier::end_opening;
 use crate::ffi::peer::choose::{choose, init_balancer, Choice};
-use crate::ffi::peer::connect::{connect, repeat, reuse_own};
+use crate::ffi::peer::connect::{connect, connect_plain, repeat, reuse_own};
 #[cfg(ngx_feature = "http_ssl")]
 use crate::ffi::peer::handshake::{save_session, set_session};
 use crate::ffi::peer::refusal;
-use crate::ffi::peer::release::{count_close, leave_server, release_to_pool};
+use crate::ffi::peer::release::{count_close, leave_server, put_back, release_to_pool};
 use crate::ffi::peer::retry::{self, RetryDecision};
 use crate::ffi::peer::stream::free_stream;
 use crate::ffi::state::notes::{keep_notes, Notes, Status};
 use crate::ffi::state::peer_data::{PeerData, Stage};
+use crate::ffi::state::reuse::Reuse;
 use crate::ffi::state::srv_conf::SrvConf;
 use crate::ffi::state::upstream::Upstream;
 use crate::ffi::waiting::enqueue::{enqueue, leave_wait, ServerReturn};
@@ -136,8 +137,36 @@ pub(crate) unsafe extern "C" fn get_keepalive_peer(
     guard(NGX_ERROR as ngx_int_t, || get(kp, peer))
 }
 
-#[inline]
+#[inline(always)]
 fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
+    if kp.upstream().is_plain.get() && kp.stage.get() == Stage::Asking && kp.own_conf.get().is_none() {
+        return get_plain(kp, peer);
+    }
+    get_any(kp, peer)
+}
+
+/// The short way, for an upstream where nothing else is to be asked.
+#[inline(always)]
+fn get_plain(kp: &PeerData, peer: Peer) -> ngx_int_t {
+    kp.attempt.set(None);
+    let rc = kp.balancer.get().get(peer);
+    if rc != NGX_OK as ngx_int_t {
+        return no_server(kp, rc);
+    }
+    kp.first_buffer.set(kp.u.first_buffer());
+    connect_plain(kp, peer)
+}
+
+#[cold]
+fn no_server(kp: &PeerData, rc: ngx_int_t) -> ngx_int_t {
+    if rc != NGX_DONE as ngx_int_t {
+        kp.note(Status::None, 0);
+    }
+    rc
+}
+
+#[inline(never)]
+fn get_any(kp: &PeerData, peer: Peer) -> ngx_int_t {
     if kp.own_conf.get().is_some() {
         kp.own_conf_ends();
     }
@@ -177,12 +206,7 @@ fn choose_server(kp: &PeerData, peer: Peer, stage: Stage) -> Result<bool, ngx_in
         }
         Choice::Busy if stage == Stage::Asking => Err(enqueue(kp, peer)),
         Choice::Busy => Err(NGX_BUSY as ngx_int_t),
-        Choice::NoServer(rc) => {
-            if rc != NGX_DONE as ngx_int_t {
-                kp.note(Status::None, 0);
-            }
-            Err(rc)
-        }
+        Choice::NoServer(rc) => Err(no_server(kp, rc)),
     }
 }
 
@@ -201,7 +225,35 @@ unsafe extern "C" fn free_keepalive_peer(
     if !kp.u.is_header_sent() || !kp.is_data_of(peer) || kp.request().has_post_action() {
         keep_notes(kp);
     }
+    if kp.upstream().is_plain.get() && state == 0 && guard(false, || put_back::<true>(kp, peer)) {
+        kp.meter.set(None);
+        kp.balancer.get().free(peer, state);
+    } else {
+        free_any(kp, peer, state);
+    }
+}
+
+/// The same in any case.
+#[inline(never)]
+fn free_any(kp: &PeerData, peer: Peer, state: ngx_uint_t) {
     let used = kp.server.get();
+    if !kp.upstream().is_plain.get() && state == 0 && guard(false, || put_back::<false>(kp, peer)) {
+        kp.meter.set(None);
+        if let Some(server) = kp.server.take() {
+            leave_server(kp, peer, server, true);
+        }
+        kp.balancer.get().free(peer, state);
+    } else {
+        end_attempt(kp, peer, state);
+    }
+    if kp.upstream().can_wait() {
+        guard((), || kp.upstream().schedule_dispatch(used));
+    }
+}
+
+/// Ends an attempt in any other way than the usual one.
+#[inline(never)]
+fn end_attempt(kp: &PeerData, peer: Peer, state: ngx_uint_t) {
     let failure = AttemptEnd { server: Some(ServerReturn::State(state)), connection: Err(End::Error) };
     let outcome = guard(failure, || match kp.stage.replace(Stage::Asking) {
         Stage::Asking => free(kp, peer, state),
@@ -213,9 +265,6 @@ unsafe extern "C" fn free_keepalive_peer(
         Some(_) if kp.is_reclaimed.take() => peer.count_try(),
         Some(ServerReturn::Untried) => kp.balancer.get().free_untried(peer),
         Some(ServerReturn::State(state)) => kp.balancer.get().free(peer, state),
-    }
-    if kp.upstream().can_wait() {
-        guard((), || kp.upstream().schedule_dispatch(used));
     }
 }
 
@@ -245,9 +294,14 @@ fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> AttemptEnd {
             return outcome;
         }
     }
-    let outcome = match (kp.attempt.take(), peer.connection()) {
+    let (attempt, conn) = (kp.attempt.take(), peer.connection());
+    if let (Some(Reuse { slot, .. }), Some(conn)) = (attempt.and_then(|attempt| attempt.reuse()), conn) {
+        // It does not go back as it was.
+        kp.upstream().forget(slot, conn);
+    }
+    let outcome = match (attempt, conn) {
         (Some(attempt), Some(conn))
-            if !has_failed || (attempt.reuse.is_none() && !refusal::is_refused(kp, conn)) =>
+            if !has_failed || (!attempt.is_reused() && !refusal::is_refused(kp, conn)) =>
         {
             let connection = release_to_pool(kp, peer, conn, attempt, state);
             AttemptEnd { server: Some(ServerReturn::State(state)), connection }

@@ -19,11 +19,21 @@ use crate::ffi::state::upstream::Bytes;
 ///
 /// # Safety
 /// `r` is a live request, `u` its upstream request, for which the balancer has chosen a peer.
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn identity(r: NonNull<ngx_http_request_t>, u: HttpUpstream) -> Option<Bytes> {
     if u.peer().local().is_none() && !u.uses_tls() {
         return Some(Bytes::EMPTY);
     }
+    // SAFETY: as the caller promises.
+    unsafe { identity_to_write(r, u) }
+}
+
+/// The same if it is not empty.
+///
+/// # Safety
+/// As [`identity`].
+#[inline(never)]
+unsafe fn identity_to_write(r: NonNull<ngx_http_request_t>, u: HttpUpstream) -> Option<Bytes> {
     #[cfg(ngx_feature = "http_ssl")]
     if u.uses_tls() {
         // SAFETY: the request is live, as the caller promises, and uses TLS.

@@ -13,7 +13,10 @@ use crate::reuse::lifetime::{NotKept, Remaining, Returned};
 
 use crate::ffi::idle::drain;
 use crate::ffi::idle::learn;
-use crate::ffi::idle::store::{store, Origin};
+#[cfg(nginx_resolve)]
+use crate::ffi::idle::resolve;
+use crate::ffi::idle::shortage::yield_to_clients;
+use crate::ffi::idle::store::{put_to_sleep, store, Origin, Sleeper};
 use crate::ffi::max_conns::slots::{close_and_release, release_slot};
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::log::debug_conn;
@@ -32,11 +35,76 @@ use crate::ffi::state::peer_data::{Attempt, PeerData};
 use crate::ffi::state::reuse::Reuse;
 use crate::ffi::state::upstream::{Bytes, Idle, RoundTrip, Upstream};
 
+/// The usual end of an attempt: the request has used a connection from the pool, and nothing has changed about it. It goes back to
+/// the slot that it had. `false` if something is different: then nothing has happened. `PLAIN` says that the upstream is plain.
+#[inline(always)]
+pub(crate) fn put_back<const PLAIN: bool>(kp: &PeerData, peer: Peer) -> bool {
+    let (Some(reuse), Some(conn)) = (kp.reuse_without_more(), peer.connection()) else { return false };
+    let Some(timeout) = usual_timeout(kp, conn, reuse) else { return false };
+    let (upstream, server) = (kp.upstream(), if PLAIN { None } else { kp.server.get() });
+    let stored = upstream.put_back(reuse.slot, conn, server, (now(), timeout));
+    let Some((place, hash)) = stored else { return false };
+    kp.attempt.set(None);
+    release(peer, conn);
+    let from = Origin::Phase(Phase::Active);
+    put_to_sleep(upstream, &Sleeper { conn, server, meter: kp.meter.get(), place, hash, from, timeout });
+    #[cfg(nginx_resolve)]
+    if let (Some(watch), false) = (&upstream.watch, PLAIN) {
+        resolve::stored(upstream, watch, kp.generation());
+    }
+    yield_to_clients(upstream);
+    true
+}
+
+/// How long the connection may be idle, in milliseconds; `None` if this is not the usual end. The rules are those of
+/// [`release_to_pool`].
+#[inline(always)]
+fn usual_timeout(kp: &PeerData, conn: Conn, reuse: Reuse) -> Option<Msec> {
+    let (r, request) = (kp.request(), kp.first_buffer.get());
+    let limits = kp.upstream().limits.as_ref()?;
+    let requests = conn.requests();
+    let is_usual = kp.u.is_response_read(r, request)
+        && !is_broken(conn)
+        && requests < reuse.allowed as usize
+        && limits.allows_more(requests)
+        && !limits.is_too_old(conn.start_time(), now())
+        && !kp.u.says_something()
+        && !bound::may_have_user(kp)
+        && kp.u.is_request_sent(r, request, conn)
+        && !is_exiting(kp.upstream())
+        && conn.read().wait_readable();
+    match is_usual {
+        true if reuse.is_limited => limited_timeout(kp, limits.timeout, requests),
+        true => Some(limits.timeout),
+        false => None,
+    }
+}
+
+/// The same, if something was learned of the server.
+#[inline(never)]
+fn limited_timeout(kp: &PeerData, timeout: Msec, requests: usize) -> Option<Msec> {
+    let known = kp.upstream().known(kp.meter.get());
+    (!known.is_reached(requests)).then(|| timeout.min(known.next_look()))
+}
+
+/// Whether nothing can be sent or read any more.
+#[inline(always)]
+fn is_broken(conn: Conn) -> bool {
+    let (read, write) = (conn.read(), conn.write());
+    read.eof() || read.error() || read.timed_out() || write.error() || write.timed_out()
+}
+
+/// Whether connections are no longer kept. Requests that wait are served even if the worker exits, and others by the workers of a
+/// later configuration. Without a pool each would open a connection.
+#[inline(always)]
+fn is_exiting(upstream: &Upstream) -> bool {
+    upstream.is_ending() && !upstream.has_heir()
+}
+
 /// Takes the connection from the request, into the pool, or to be drained before.
 ///
 /// # Errors
 /// Why the connection may not be kept. The request has it still.
-#[inline(always)]
 pub(crate) fn release_to_pool(
     kp: &PeerData,
     peer: Peer,
@@ -53,7 +121,7 @@ pub(crate) fn release_to_pool(
     let now = now();
     if let Some(refusal) = limits.refusal(&returned, now) {
         debug_conn(peer.log(), not_saving(refusal), conn);
-        let end = not_stored_reason(kp, conn, refusal, state, attempt.reuse.is_some());
+        let end = not_stored_reason(kp, conn, refusal, state, attempt.is_reused());
         // A server that ends its response by closing the connection has no limit for that.
         if end == End::ServerClosed && kp.u.keepalive() && upstream.learns() {
             let lesson = lesson_of(kp.meter.get()).unwrap_or(Lesson::NONE);
@@ -82,7 +150,7 @@ pub(crate) fn release_to_pool(
         allowed: rest.allowed,
         is_taken: false,
     };
-    let reused = attempt.reuse.is_some();
+    let reused = attempt.is_reused();
     let offer = Offer { conn: idle, group, reused, now, timeout: rest.idle, server };
     let (key, offer) = if rest.watches { watching(key, offer) } else { (key, offer) };
     match unread {
@@ -92,24 +160,20 @@ pub(crate) fn release_to_pool(
 }
 
 /// The state of the connection, and what is unread of the response, if it can be drained.
-#[inline(always)]
 fn look_at(kp: &PeerData, conn: Conn, attempt: Attempt, state: ngx_uint_t) -> (Returned, Option<Unread<'_>>) {
     let (upstream, r) = (kp.upstream(), kp.request());
-    let (read, write) = (conn.read(), conn.write());
     let is_read = kp.u.is_response_read(r, kp.first_buffer.get());
     let can_drain = !is_read && upstream.drain.size > 0;
     let unread = if can_drain { kp.u.unread_response(r, kp.first_buffer.get()) } else { None };
     let returned = Returned {
         failed: state & NGX_PEER_FAILED as ngx_uint_t != 0,
-        broken: read.eof() || read.error() || read.timed_out() || write.error() || write.timed_out(),
+        broken: is_broken(conn),
         requests: conn.requests(),
-        allowed: attempt.reuse.map_or(usize::MAX, |reuse| reuse.allowed as usize),
+        allowed: attempt.reuse().map_or(usize::MAX, |reuse| reuse.allowed as usize),
         opened: conn.start_time(),
         keepalive: is_read || unread.is_some(),
         request_sent: kp.u.is_request_sent(r, kp.first_buffer.get(), conn),
-        // Requests that wait are served even if the worker exits, and others by the workers of a later configuration. Without a
-        // pool each would open a connection.
-        exiting: upstream.is_ending() && !upstream.has_heir(),
+        exiting: is_exiting(upstream),
     };
     (returned, unread)
 }
@@ -129,7 +193,7 @@ fn identity_from_now_on(
         return Err(End::Identity);
     };
     if !has_user || kp.binding.get().is_some() {
-        return Ok((identity, attempt.group));
+        return Ok((identity, attempt.group()));
     }
     let bound = bound::bind(kp, peer, conn, identity).inspect_err(|_| {
         debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: it has a user", conn);
@@ -140,9 +204,15 @@ fn identity_from_now_on(
 #[inline]
 fn save(kp: &PeerData, peer: Peer, key: &Key<'_>, offer: Offer<Idle>) -> Result<(), End> {
     store(kp.upstream(), key, offer, Origin::Phase(Phase::Active), kp.generation(), || {
-        debug_conn(peer.log(), c"free keepalive peer: saving connection %p", offer.conn.conn);
-        peer.release_connection();
+        release(peer, offer.conn.conn);
     })
+}
+
+/// The request has no connection any more.
+#[inline(always)]
+fn release(peer: Peer, conn: Conn) {
+    debug_conn(peer.log(), c"free keepalive peer: saving connection %p", conn);
+    peer.release_connection();
 }
 
 /// Reads the rest of a response of which a part, or all, came with its header.
@@ -196,7 +266,7 @@ fn rest(
     hint: Hint,
 ) -> Result<Rest, End> {
     let upstream = kp.upstream();
-    let (allowed, is_limited, round_trip) = match attempt.reuse {
+    let (allowed, is_limited, round_trip) = match attempt.reuse() {
         Some(Reuse { allowed, is_limited, round_trip, .. }) => (allowed, is_limited, round_trip),
         None => (u32::MAX, true, None),
     };
@@ -312,11 +382,18 @@ fn ask_round_trip(conn: Conn) -> RoundTrip {
 }
 
 /// The identity under which a connection is stored: the one with which it was opened. `None` if it is unknown.
-#[inline]
+#[inline(always)]
 pub(super) fn identity_to_keep(kp: &PeerData, attempt: Attempt, conn: Conn) -> Option<Bytes> {
-    if attempt.reuse.is_some() || attempt.identity.is_empty() {
+    if attempt.is_reused() || attempt.identity.is_empty() {
         return Some(attempt.identity);
     }
+    keep_new_identity(kp, attempt, conn)
+}
+
+/// The same for a new connection.
+#[cold]
+#[inline(never)]
+fn keep_new_identity(kp: &PeerData, attempt: Attempt, conn: Conn) -> Option<Bytes> {
     // SAFETY: the identity of a new connection is in the pool of the live request.
     let identity = unsafe { attempt.identity.as_slice() };
     #[cfg(ngx_feature = "http_ssl")]

@@ -58,7 +58,7 @@ pub(crate) enum RetryDecision {
 }
 
 /// Notes what may be needed if the connection turns out to be stale, for a request that nginx does not repeat by itself. This is
-/// called *before* [`is_fresh`]: if that finds the connection open, no FIN was counted here.
+/// called *before* the check: if that finds the connection open, no FIN was counted here.
 #[cold]
 pub(crate) fn note_taken(kp: &PeerData, conn: Conn) -> Option<NonNull<Taken>> {
     if kp.upstream().stale_retry == StaleRetry::Off || kp.request().is_unbuffered() {
@@ -96,7 +96,7 @@ pub(crate) fn on_connection_failed(
     unsent: bool,
 ) -> RetryDecision {
     let tell = |end| RetryDecision::ReturnServer(ServerReturn::State(state), end);
-    let reuse = attempt.and_then(|attempt| attempt.reuse);
+    let reuse = attempt.and_then(|attempt| attempt.reuse());
     match (reuse, conn) {
         (reuse, Some(conn)) if attempt.is_some() && refusal::is_refused(kp, conn) => {
             guard(tell(End::Error), || refusal::retry_refused(kp, peer, conn, reuse, state))
@@ -312,17 +312,10 @@ unsafe extern "C" fn unpin_server(data: *mut c_void) {
     });
 }
 
-/// Whether an idle connection is still open and silent. If not, it is closed.
-#[inline]
-pub(crate) fn is_fresh(kp: &PeerData, peer: Peer, idle: &Idle, since: Msec) -> bool {
-    let Some(end) = socket::pending_end(idle.conn) else { return true };
-    close_ended(kp, peer, idle, since, end);
-    false
-}
-
 /// Closes a connection that has ended before a request could use it.
 #[cold]
-fn close_ended(kp: &PeerData, peer: Peer, idle: &Idle, since: Msec, end: End) {
+#[inline(never)]
+pub(crate) fn close_ended(kp: &PeerData, peer: Peer, idle: &Idle, since: Msec, end: End) {
     debug_conn(peer.log(), c"get keepalive peer: connection %p was closed by the server", idle.conn);
     let age = elapsed(since);
     if kp.upstream().learns() && learn::is_close(end, age) {

@@ -105,13 +105,7 @@ fn find_place(kp: &PeerData, peer: Peer) -> Option<Place<Rc<Carrier>>> {
             place
         }
     });
-    kp.attempt.set(Some(Attempt {
-        identity,
-        #[cfg(ngx_feature = "http_ssl")]
-        from_handshake: false,
-        group: None,
-        reuse: None,
-    }));
+    kp.attempt.set(Some(Attempt::new(identity, None)));
     place
 }
 

@@ -298,6 +298,7 @@ fn new_upstream(
         // SAFETY: of the cycle in whose pool the upstream comes to lie.
         watch: servers.changing.then(|| unsafe { Watch::new(us) }),
         carriers: Guarded::default(),
+        is_plain: Cell::new(false),
         idle: Guarded::new(IdlePool::new(size, numbers)),
         bindings: conf.ntlm.then(Guarded::default),
         is_stateful: Cell::new(false),

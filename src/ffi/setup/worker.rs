@@ -81,6 +81,7 @@ pub(crate) unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int
         // SAFETY: the configuration was found in this cycle.
         let is_together = unsafe { main.workers.enter(cycle, me, bell_handler) };
         main.learning.enter();
+        main.zone.each_upstream(|upstream| upstream.note_kind());
         // SAFETY: the configuration was found in this cycle.
         let meters = unsafe { main.zone.enter(cycle, me) };
         // SAFETY: the worker's cycle, whose configuration has been read.

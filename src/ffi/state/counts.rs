@@ -57,6 +57,7 @@ impl Counts {
     }
 
     /// Counts an idle connection to the server.
+    #[inline(always)]
     pub(crate) fn add_idle(&self, server: Option<Server>) {
         if let (Some(ledger), Some(server)) = (self.ledger.get(), server) {
             ledger.add_idle(server);
@@ -72,10 +73,16 @@ impl Counts {
 
     /// A connection that was stored for `stored` is reused for `used`: both have the same address, but its limit may have
     /// been added or removed meanwhile.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn reuse(&self, stored: Option<Server>, used: Option<Server>) {
+        if let Some(ledger) = self.ledger.get() {
+            self.reuse_slot(ledger, stored, used);
+        }
+    }
+
+    #[inline(never)]
+    fn reuse_slot(&self, ledger: &Ledger, stored: Option<Server>, used: Option<Server>) {
         self.remove_idle(stored);
-        let Some(ledger) = self.ledger.get() else { return };
         match (stored, used) {
             (None, Some(server)) => ledger.open_over_limit(server),
             (Some(server), None) => ledger.close(server),

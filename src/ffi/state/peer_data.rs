@@ -12,6 +12,7 @@ use crate::metrics::Meter;
 use crate::pool::GroupRef;
 use crate::queue::Ticket;
 use crate::reuse::bound::Binding;
+use crate::reuse::stale::Taken;
 
 use super::refusal::FrameListener;
 use crate::ffi::nginx::balancer::Balancer;
@@ -122,9 +123,76 @@ pub(crate) struct Attempt {
     /// Whether the identity is the one used in the handshake; before the handshake, it is what the handshake is expected to use.
     #[cfg(ngx_feature = "http_ssl")]
     pub(crate) from_handshake: bool,
-    pub(crate) group: Option<GroupRef>,
+    source: Source,
+}
+
+/// Where the connection of an attempt comes from.
+#[derive(Clone, Copy)]
+enum Source {
+    Pool(Reuse),
+    /// It is a new one; the pool has this group for it.
+    New(Option<GroupRef>),
+}
+
+impl Attempt {
+    /// With a connection from the pool.
+    #[inline(always)]
+    pub(crate) fn reused(identity: Bytes, reuse: Reuse) -> Self {
+        Self {
+            identity,
+            #[cfg(ngx_feature = "http_ssl")]
+            from_handshake: false,
+            source: Source::Pool(reuse),
+        }
+    }
+
+    /// With a new connection, for which the pool has this group.
+    pub(crate) fn new(identity: Bytes, group: Option<GroupRef>) -> Self {
+        Self {
+            identity,
+            #[cfg(ngx_feature = "http_ssl")]
+            from_handshake: false,
+            source: Source::New(group),
+        }
+    }
+
+    /// With a new connection whose handshake uses the identity.
+    #[cfg(ngx_feature = "http_ssl")]
+    pub(crate) fn of_handshake(identity: Bytes, group: Option<GroupRef>) -> Self {
+        Self { from_handshake: true, ..Self::new(identity, group) }
+    }
+
     /// Set if the connection came from the pool.
-    pub(crate) reuse: Option<Reuse>,
+    #[inline(always)]
+    pub(crate) fn reuse(&self) -> Option<Reuse> {
+        match self.source {
+            Source::Pool(reuse) => Some(reuse),
+            Source::New(_) => None,
+        }
+    }
+
+    /// With what can prove later that a request has not arrived, if the connection came from the pool.
+    #[cold]
+    pub(crate) fn with_proof(self, taken: Option<NonNull<Taken>>) -> Self {
+        match self.source {
+            Source::Pool(reuse) => Self { source: Source::Pool(Reuse { taken, ..reuse }), ..self },
+            Source::New(_) => self,
+        }
+    }
+
+    /// Whether the connection came from the pool.
+    #[inline(always)]
+    pub(crate) fn is_reused(&self) -> bool {
+        matches!(self.source, Source::Pool(_))
+    }
+
+    /// The group of a new connection, if the pool has one.
+    pub(crate) fn group(&self) -> Option<GroupRef> {
+        match self.source {
+            Source::Pool(_) => None,
+            Source::New(group) => group,
+        }
+    }
 }
 
 impl PeerData {
@@ -153,6 +221,24 @@ impl PeerData {
     #[inline]
     pub(crate) fn is_data_of(&self, peer: Peer) -> bool {
         std::ptr::eq(peer.data().cast(), self)
+    }
+
+    /// The connection from the pool that the attempt has, if it is a plain one: no stream, no client's, and nothing is to be done about
+    /// it but to give it back.
+    #[inline(always)]
+    pub(crate) fn reuse_without_more(&self) -> Option<Reuse> {
+        let is_plain = self.stage.get() == Stage::Asking
+            && self.stream.get().is_none()
+            && self.binding.get().is_none()
+            && !self.unsent.get()
+            && !self.is_reclaimed.get();
+        self.attempt.get().and_then(|attempt| attempt.reuse()).filter(|_| is_plain)
+    }
+
+    /// Whether the connection of the attempt came from the pool, and something is known of its server.
+    #[inline(always)]
+    pub(crate) fn is_limited(&self) -> bool {
+        self.attempt.get().and_then(|attempt| attempt.reuse()).is_some_and(|reuse| reuse.is_limited)
     }
 
     /// Notes how the present attempt got its connection, for the log.

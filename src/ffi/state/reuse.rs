@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::ptr::NonNull;
 
 use crate::base::clock::Msec;
+use crate::ledger::Server;
 use crate::reuse::stale::Taken;
 
 use crate::ffi::nginx::peer_connection::SavedPeer;
@@ -16,8 +17,14 @@ use super::upstream::RoundTrip;
 pub(crate) struct Reuse {
     /// Since when it was idle.
     pub(crate) since: Msec,
+    /// Its slot in the pool.
+    pub(crate) slot: u32,
+    /// The server for which it counted when it was stored.
+    pub(crate) server: Option<Server>,
     /// Something was known of the server when the connection was taken.
     pub(crate) is_limited: bool,
+    /// It came from another worker, and was not used in this one before.
+    pub(crate) is_taken: bool,
     /// The number of the last request that the server accepts on it, if the server said so.
     pub(crate) allowed: u32,
     /// The time of a round trip, if it was measured.

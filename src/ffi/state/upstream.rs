@@ -58,6 +58,8 @@ pub(crate) struct Upstream {
     /// Watches servers that come and go, if the upstream has any.
     #[cfg(nginx_resolve)]
     pub(crate) watch: Option<Watch>,
+    /// Nothing but the balancer and the pool has to be asked for a connection: see [`Upstream::note_kind`].
+    pub(crate) is_plain: Cell<bool>,
     pub(crate) idle: Guarded<IdlePool<Idle>>,
     /// The connections that carry many requests.
     pub(crate) carriers: Carriers,
@@ -151,6 +153,12 @@ impl Idle {
         lesson_of(self.meter).unwrap_or(Lesson::NONE)
     }
 
+    /// Whether nothing about it has to be changed when a request has used it.
+    #[inline(always)]
+    fn stays_as_it_is(&self) -> bool {
+        !self.hinted && !self.is_taken
+    }
+
     /// The client to which it belongs, if it belongs to one.
     pub(crate) fn binding(&self) -> Option<Binding> {
         client_of(self.identity()).map(|client| Binding::new(client, self.conn.number()))
@@ -189,6 +197,17 @@ pub(crate) struct Stored {
 }
 
 impl Upstream {
+    /// Notes whether requests take the short way: no request can wait, no connection carries many requests or belongs to a client,
+    /// none is limited by `max_conns`, or by a location, and the servers do not change. Constant once the process has begun.
+    pub(crate) fn note_kind(&self) {
+        #[cfg(nginx_resolve)]
+        let changes = self.watch.is_some();
+        #[cfg(not(nginx_resolve))]
+        let changes = false;
+        let has_more = self.can_wait() || self.http2.get().is_on() || self.bindings.is_some() || self.local;
+        self.is_plain.set(!has_more && !changes);
+    }
+
     /// The servers, if the upstream has a `zone`.
     pub(crate) fn servers_in_zone(&self) -> Option<Servers> {
         // SAFETY: the cycle of a borrowed upstream is alive.
@@ -268,10 +287,44 @@ impl Upstream {
         self.records.get()?.queue()
     }
 
-    /// Takes an idle connection that fits the key; `since` is then when it was stored.
-    #[inline]
-    pub(crate) fn checkout(&self, key: &Key<'_>, since: &mut Msec) -> (Option<Idle>, Option<GroupRef>) {
-        self.idle.with(|idle| idle.checkout(key, since)).unwrap_or((None, None))
+    /// Takes an idle connection that fits the key, if there is one. Calls `take` with it, its slot, and since when it was idle.
+    #[inline(always)]
+    pub(crate) fn lend<R>(&self, key: &Key<'_>, take: impl FnOnce(&Idle, u32, Msec) -> R) -> Option<R> {
+        self.idle
+            .with(|idle| {
+                idle.lend(key).and_then(|slot| idle.lent(slot, |idle, since| take(idle, slot, since)))
+            })
+            .flatten()
+    }
+
+    /// The group of a key, if the pool has one.
+    #[cold]
+    pub(crate) fn group_of(&self, key: &Key<'_>) -> Option<GroupRef> {
+        self.idle.with(|idle| idle.group_of(key)).flatten()
+    }
+
+    /// Stores a connection in the slot that it had, if nothing about it has changed. Returns its place, and the hash of its key;
+    /// `None` if that cannot be.
+    #[inline(always)]
+    pub(crate) fn put_back(
+        &self,
+        slot: u32,
+        conn: Conn,
+        server: Option<Server>,
+        (now, timeout): (Msec, Msec),
+    ) -> Option<(NonNull<Place>, u32)> {
+        let places = self.places.get()?;
+        let is_same = |idle: &Idle| idle.conn == conn && idle.server == server && idle.stays_as_it_is();
+        let hash = self.idle.with(|idle| idle.put_back(slot, is_same, now, timeout, server)).flatten()?;
+        // SAFETY: the number of a slot is below the capacity, for which `make_places` has allocated places. This one was
+        // written when the connection was stored in the slot for the first time.
+        Some((unsafe { places.add(slot as usize) }.cast(), hash))
+    }
+
+    /// A connection that was taken from a slot is not put back. Returns what the pool knew of it.
+    #[cold]
+    pub(crate) fn forget(&self, slot: u32, conn: Conn) -> Option<Idle> {
+        self.idle.with(|idle| idle.forget(slot, |idle| idle.conn == conn)).flatten()
     }
 
     /// Stores a connection with its key.

@@ -194,6 +194,7 @@ impl Upstream {
     }
 
     /// Whether the worker exits, and no request waits at this upstream.
+    #[inline(always)]
     pub(crate) fn is_ending(&self) -> bool {
         worker_is_exiting() && !self.waits.any()
     }

@@ -19,7 +19,7 @@ pub fn target(data: &[u8]) {
 
 fn op(input: &mut Input<'_>) -> PoolOp {
     let server = |input: &mut Input<'_>| input.below(SERVERS.into()) as u8;
-    match input.below(11) {
+    match input.below(14) {
         0 => PoolOp::Put(key(input), false),
         1 => PoolOp::Put(key(input), true),
         2 => PoolOp::Checkout(key(input)),
@@ -31,7 +31,10 @@ fn op(input: &mut Input<'_>) -> PoolOp {
         7 => PoolOp::TakeOldestOf(server(input).into()),
         8 => PoolOp::RemoveOlder(server(input), usize::from(input.byte()) * 6),
         9 => PoolOp::TakeOldest,
-        _ => PoolOp::Reset,
+        10 => PoolOp::Reset,
+        11 => PoolOp::Lend(key(input)),
+        12 => PoolOp::PutBack(input.byte().into()),
+        _ => PoolOp::Forget(input.byte().into()),
     }
 }
 

@@ -6,6 +6,8 @@ use std::collections::{HashMap, VecDeque};
 
 use super::*;
 
+mod lending;
+
 pub(super) const TIMEOUT: Msec = 800;
 
 /// The protocol of connections that are set aside.
@@ -141,6 +143,12 @@ pub enum PoolOp {
     Put(TestKey, bool),
     /// A request asks for a connection.
     Checkout(TestKey),
+    /// A request asks for a connection, which its slot remembers.
+    Lend(TestKey),
+    /// Puts the nth of the lent connections back.
+    PutBack(usize),
+    /// The nth of the lent connections is closed.
+    Forget(usize),
     /// Removes the nth of the stored connections.
     Remove(usize),
     /// Sets the nth of the stored connections aside.
@@ -181,6 +189,8 @@ struct Both {
     rings: Vec<ModelRing>,
     /// What the last checkout told for each key.
     known: HashMap<TestKey, Option<GroupRef>>,
+    /// The connections that were lent.
+    lent: Vec<ModelEntry>,
     /// The pool's clock. It wraps around in most runs.
     now: Msec,
     /// The model's clock, which does not wrap around.
@@ -190,7 +200,15 @@ struct Both {
 impl Both {
     fn new(limit: Limit) -> Self {
         let rings = (0..SERVERS).map(|_| ModelRing::default()).collect();
-        Self { limit, pool: pool(limit), rings, known: HashMap::new(), now: Msec::MAX - 3000, clock: 0 }
+        Self {
+            limit,
+            pool: pool(limit),
+            rings,
+            known: HashMap::new(),
+            lent: Vec::new(),
+            now: Msec::MAX - 3000,
+            clock: 0,
+        }
     }
 
     /// `number` is a new one for each operation; a connection that is put gets it.
@@ -198,6 +216,9 @@ impl Both {
         match op {
             PoolOp::Put(key, reused) => self.put(key, number, reused),
             PoolOp::Checkout(key) => self.checkout(key),
+            PoolOp::Lend(key) => self.lend(key),
+            PoolOp::PutBack(nth) => self.put_back(nth, number),
+            PoolOp::Forget(nth) => self.forget_lent(nth),
             PoolOp::Remove(nth) => self.remove(nth),
             PoolOp::SetAside(nth) => self.set_aside(nth, number),
             PoolOp::RemoveStale(slot) => assert_eq!(self.pool.remove(slot, |_| false), None),
@@ -239,9 +260,13 @@ impl Both {
         }
     }
 
+    fn newest(&mut self, key: TestKey) -> Option<ModelEntry> {
+        let all = self.ring_of(key).all();
+        all.filter(|s| s.key == key).max_by_key(|s| s.order).copied()
+    }
+
     fn checkout(&mut self, key: TestKey) {
-        let ring = self.ring_of(key);
-        let newest = ring.all().filter(|s| s.key == key).max_by_key(|s| s.order);
+        let newest = self.newest(key);
         let newest = newest.map(|s| (s.number, s.stored_at));
         let looked_up = with(key, |key| self.pool.newest_like(key).map(|(conn, since)| (conn.number, since)));
         let mut since = 0;
@@ -266,7 +291,7 @@ impl Both {
         let Some(stored) = all.get(nth % all.len().max(1)).copied() else { return };
         let (server, _, _, identity) = stored.key;
         let key = (server, ASIDE, 0, identity);
-        assert!(self.pool.set_aside(stored.slot, ASIDE, self.now));
+        assert!(self.pool.set_aside(stored.slot, ASIDE));
         self.forget(stored.number);
         let ring = self.ring_of(key);
         let order = if stored.key == key { stored.order } else { number };

@@ -1,0 +1,95 @@
+//! Lends a connection to a request: its slot stays as it is, so that it takes little to put the connection back.
+//!
+//! ```text
+//!              lend                            put_back
+//!   stored ------------> lent, the slot free ------------> stored, in the same slot
+//!                             |
+//!                             +-- another connection needs the slot: the lent one is stored as a new one
+//! ```
+#![forbid(unsafe_code)]
+
+use super::ring::Seat;
+use super::slot::Slot;
+use super::{Connection, GroupRef, IdlePool, Key, Limit};
+use crate::base::clock::Msec;
+use crate::base::list::Link;
+
+impl<C: Connection + Copy> IdlePool<C> {
+    /// Takes the newest connection with this key, if there is one, as [`IdlePool::checkout`], but its slot remembers it. Returns the
+    /// slot.
+    // Not inlined: by itself it needs few registers.
+    #[inline(never)]
+    pub fn lend(&mut self, key: &Key<'_>) -> Option<u32> {
+        let slots = &self.slots;
+        let same_identity = |first: Link| {
+            let conn = slots.get(first as usize).and_then(Slot::idle);
+            conn.is_some_and(|conn| conn.identity() == key.identity)
+        };
+        let (_, newest) = self.groups.idle_of(key, same_identity)?;
+        self.detach(newest)?;
+        self.free.push(self.slots.as_mut_slice(), newest);
+        Some(newest)
+    }
+
+    /// Calls `look` with the connection that was lent from a slot, and when it was stored.
+    #[inline(always)]
+    pub fn lent<R>(&self, slot: u32, look: impl FnOnce(&C, Msec) -> R) -> Option<R> {
+        let slot = self.slots.get(slot as usize)?;
+        slot.conn.as_ref().map(|conn| look(conn, slot.since))
+    }
+
+    /// The group of a key, for [`Offer::group`](super::Offer::group).
+    #[cold]
+    pub fn group_of(&self, key: &Key<'_>) -> Option<GroupRef> {
+        self.find(key).map(|group| self.groups.reference(group))
+    }
+
+    /// Stores a connection again that was lent, if it is `known`. `server` is the number of its server, if that limits its
+    /// connections. `None` if the slot, or its group, belongs to others by now, or there is no room: then it is to be stored like a
+    /// new one. Else the hash of its key, see [`Key::hash`].
+    #[inline(always)]
+    pub fn put_back(
+        &mut self,
+        at: u32,
+        known: impl FnOnce(&C) -> bool,
+        now: Msec,
+        timeout: Msec,
+        server: Option<u32>,
+    ) -> Option<u32> {
+        // Once, or the compiler reads it again after each store.
+        let slots = self.slots.as_mut_slice();
+        let slot = slots.get_mut(at as usize).filter(|slot| !slot.is_idle)?;
+        slot.conn.as_ref().filter(|conn| known(conn))?;
+        let group = self.groups.still(slot.group)?;
+        let ring = match self.limit {
+            Limit::Total(_) => &mut self.total,
+            Limit::PerServer(limit) => {
+                let server = group.server.and_then(|server| self.servers.known(server))?;
+                Some(self.servers.ring(server)).filter(|ring| ring.len() < limit)?
+            }
+        };
+        slot.is_idle = true;
+        slot.since = now;
+        slot.timeout = timeout;
+        self.free.unlink(slots, at);
+        group.idle.push(slots, at);
+        ring.insert(slots, at, Seat::Member);
+        if let Some((server, list)) = server.and_then(|n| Some((n, self.limited.get_mut(n as usize)?))) {
+            slots[at as usize].server = server;
+            list.push(slots, at);
+        }
+        self.len += 1;
+        Some(group.hash())
+    }
+
+    /// Forgets a connection that was lent, if it is `known`: it is not put back. Returns it.
+    #[cold]
+    pub fn forget(&mut self, at: u32, known: impl FnOnce(&C) -> bool) -> Option<C> {
+        let slot = self.slots.get_mut(at as usize).filter(|slot| !slot.is_idle)?;
+        slot.conn.as_ref().filter(|conn| known(conn))?;
+        let conn = slot.conn.take();
+        self.free.unlink(&mut self.slots, at);
+        self.free.push_oldest(&mut self.slots, at);
+        conn
+    }
+}
