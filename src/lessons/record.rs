@@ -5,9 +5,10 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::opinion::{Belief, Sighting};
+use super::owner::Owner;
 use super::words::{
-    halves, since, whole, Lock, Record, AGE, AGES, CAUTIOUS, CAUTIOUS_UNTIL, KEY, KNOWN, LOCK, REQUESTS,
-    SEEN, TRIP, WORDS,
+    halves, since, whole, Body, Head, Lock, Record, AGE, AGES, BODY_WORDS, CAUTIOUS, CAUTIOUS_UNTIL,
+    HEAD_WORDS, KNOWN, LOCK, REQUESTS, SEEN, TRIP,
 };
 use crate::base::clock::Msec;
 use crate::http1::keep_alive::Margin;
@@ -38,9 +39,9 @@ pub struct Witness {
     pub is_alive: fn(u64) -> bool,
 }
 
-/// What is known of a server.
+/// What is known of a server: the head of its record, and the body.
 #[derive(Clone, Copy, Debug)]
-pub struct Lesson(&'static [AtomicU64; WORDS]);
+pub struct Lesson(&'static Head, &'static Body);
 
 /// What a connection has to observe, in a word that is quick to read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -144,7 +145,8 @@ pub struct View {
 }
 
 /// A record that belongs to no server. Nothing is written there.
-static NOTHING: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
+static NOTHING: (Head, Body) =
+    ([const { AtomicU64::new(0) }; HEAD_WORDS], [const { AtomicU64::new(0) }; BODY_WORDS]);
 
 impl Default for Lesson {
     fn default() -> Self {
@@ -154,16 +156,22 @@ impl Default for Lesson {
 
 impl Lesson {
     /// Nothing is known, and nothing is learned.
-    pub const NONE: Self = Self(&NOTHING);
+    pub const NONE: Self = Self(&NOTHING.0, &NOTHING.1);
 
     /// The lesson in a record.
-    pub fn new(words: &'static [AtomicU64; WORDS]) -> Self {
-        Self(words)
+    #[inline]
+    pub fn new(head: &'static Head, body: &'static Body) -> Self {
+        Self(head, body)
     }
 
-    /// Its record.
-    pub fn words(self) -> &'static [AtomicU64; WORDS] {
-        self.0
+    /// The head and the body of its record. `None` if it has no record.
+    pub fn parts(self) -> Option<(&'static Head, &'static Body)> {
+        (Owner::of(self.0).key() != 0).then_some((self.0, self.1))
+    }
+
+    /// The body, unless it was never touched: to read it would touch it.
+    fn body(self) -> Option<&'static Body> {
+        Owner::of(self.0).has_body().then_some(self.1)
     }
 
     /// What a connection has to observe, if no margin is configured.
@@ -184,7 +192,7 @@ impl Lesson {
         let bound = bound(self.0[KNOWN].load(Relaxed) as u32);
         match (bound, margin) {
             (Some(Bound::Limit(_)), Margin::Fixed(margin)) => {
-                let (lowest, _) = halves(self.0[AGE].load(Relaxed));
+                let (lowest, _) = halves(self.1[AGE].load(Relaxed));
                 Some(Bound::Limit(lowest.saturating_sub(to_u32(margin)).max(1)))
             }
             _ => bound,
@@ -201,7 +209,7 @@ impl Lesson {
     #[cold]
     pub fn announced(self, announced: Msec, margin: Margin) -> Option<Msec> {
         let Some(Bound::Limit(limit)) = self.age(margin) else { return None };
-        let (_, ours) = halves(self.0[AGE].load(Relaxed));
+        let (_, ours) = halves(self.1[AGE].load(Relaxed));
         let margin = match margin {
             Margin::Share => ours as Msec,
             Margin::Fixed(margin) => margin,
@@ -212,8 +220,9 @@ impl Lesson {
     /// The greatest age of a connection for a request that cannot be repeated. `None` if any will do.
     #[cold]
     pub fn cautious_age(self, now: Msec) -> Option<Msec> {
-        let age = self.0[CAUTIOUS].load(Relaxed);
-        let over = since(now as u64, self.0[CAUTIOUS_UNTIL].load(Relaxed));
+        let body = self.body()?;
+        let age = body[CAUTIOUS].load(Relaxed);
+        let over = since(now as u64, body[CAUTIOUS_UNTIL].load(Relaxed));
         (age > 0 && over < 0).then_some(age as Msec)
     }
 
@@ -298,7 +307,8 @@ impl Lesson {
 
     /// What is known, to be shown.
     pub fn view(self, now: Msec) -> View {
-        let record = Record(self.0);
+        let Some(body) = self.body() else { return View::default() };
+        let record = Record(self.0, body);
         let shown = |belief: Belief| (belief.lowest, belief.closes);
         View {
             age: record.believed(AGES, now as u64).map(shown),
@@ -308,11 +318,10 @@ impl Lesson {
 
     /// Changes the record under its lock. What is seen while another process has it is not noted: it is one sighting of many.
     fn change(self, who: &Witness, change: impl FnOnce(&Record) -> Option<Change>) -> Option<Change> {
-        if self.0[KEY].load(Relaxed) == 0 {
-            return None;
-        }
-        let _lock = Lock::take(&self.0[LOCK], who)?;
-        change(&Record(self.0))
+        let (head, body) = self.parts()?;
+        Owner::note_body(head);
+        let _lock = Lock::take(&body[LOCK], who)?;
+        change(&Record(head, body))
     }
 }
 

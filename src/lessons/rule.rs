@@ -4,8 +4,7 @@
 use super::opinion::{cautious, opinion, Belief, Opinion, Sighting, Unit, REMEMBERED};
 use super::record::{bound, packed, to_u32, Bound, Change, Expired, Limited, Verdict, BEHIND_WATCH};
 use super::words::{
-    halves, since, whole, Part, Record, AGE, AGES, CAUTIOUS, CAUTIOUS_UNTIL, EXPIRED, KNOWN, REQUESTS, SEEN,
-    TRIP,
+    halves, since, whole, Part, Record, AGE, AGES, CAUTIOUS, CAUTIOUS_UNTIL, EXPIRED, REQUESTS, SEEN, TRIP,
 };
 use crate::base::clock::Msec;
 use crate::http1::keep_alive::Margin;
@@ -132,7 +131,7 @@ impl Record {
 
     /// Publishes what is known. Returns what has changed.
     pub(super) fn publish(&self, now: u64) -> Option<Change> {
-        let before = self.get(KNOWN);
+        let before = self.known();
         let age_before = halves(self.get(AGE)).0;
         let ages = self.opinion(AGES, now);
         let age = match ages {
@@ -154,7 +153,7 @@ impl Record {
         };
         self.publish_caution(matches!(ages, Opinion::Believed(_)));
         let known = u64::from(packed(age)) | u64::from(packed(requests)) << 32;
-        self.set(KNOWN, known);
+        self.set_known(known);
         let was = |word: u32| matches!(bound(word), Some(Bound::Limit(_)));
         let limit = |bound| match bound {
             Some(Bound::Limit(limit)) => Some(limit),

@@ -1,5 +1,15 @@
 //! The words of a record. They lie in memory that workers share. What workers decide by is read without the lock (`KNOWN`,
 //! `AGE`, `CAUTIOUS`); the others are for whoever has it.
+//!
+//! ```text
+//!   a block     head 0, 1, .. 255                | body 0, 1, .. 255
+//!               owner, known: what requests read | what was seen
+//!               4 kB: touched when a             | 44 kB: touched when something
+//!               connection is opened             | was seen of the server
+//! ```
+//!
+//! Most servers close nothing early, so most bodies are never touched. Memory that was never touched costs nothing; reading
+//! touches it too.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{
@@ -8,36 +18,48 @@ use std::sync::atomic::{
 };
 
 use super::opinion::{Sighting, Unit, BLURRED_BAND, REMEMBERED, SHARP_BAND};
+use super::owner::Owner;
 use super::record::Witness;
 use crate::base::clock::Msec;
 
-/// The words of a record: three cache lines, so that no two servers share one.
-pub const WORDS: usize = 24;
+/// The words of a head.
+pub const HEAD_WORDS: usize = 2;
+/// The words of a body.
+pub const BODY_WORDS: usize = 22;
+/// How many records a block has: the heads are one page.
+pub const IN_BLOCK: usize = 256;
+/// The words of a block: whole pages.
+pub const BLOCK_WORDS: usize = IN_BLOCK * (HEAD_WORDS + BODY_WORDS);
 
-/// The fingerprint of the address; 0 if the record is free.
-pub(super) const KEY: usize = 0;
+/// The head of a record.
+pub type Head = [AtomicU64; HEAD_WORDS];
+/// The body of a record.
+pub type Body = [AtomicU64; BODY_WORDS];
+
+/// In the head: whose record it is, see [`Owner`]; 0 if it is free.
+pub(super) const OWNER: usize = 0;
+/// In the head: the two bounds that requests observe, two halves: of the age, and of the number of requests.
+pub(super) const KNOWN: usize = 1;
+
+// In the body.
 /// The process that changes the record, or 0.
-pub(super) const LOCK: usize = 1;
-/// The two bounds that requests observe, two halves: of the age, and of the number of requests.
-pub(super) const KNOWN: usize = 2;
+pub(super) const LOCK: usize = 0;
 /// The lowest age at which the server closes, and how much earlier nginx does, in milliseconds: two halves.
-pub(super) const AGE: usize = 3;
+pub(super) const AGE: usize = 1;
 /// The greatest age of a connection for a request that cannot be repeated, and until when that holds.
-pub(super) const CAUTIOUS: usize = 4;
-pub(super) const CAUTIOUS_UNTIL: usize = 5;
+pub(super) const CAUTIOUS: usize = 2;
+pub(super) const CAUTIOUS_UNTIL: usize = 3;
 /// When the server was last seen to close a connection.
-pub(super) const SEEN: usize = 6;
-/// When a connection to the server was last opened.
-pub(super) const USED: usize = 7;
+pub(super) const SEEN: usize = 4;
 /// A round trip, in milliseconds; and how many requests the connection has served that is used further to watch the server: two
 /// halves.
-pub(super) const TRIP: usize = 8;
+pub(super) const TRIP: usize = 5;
 /// What was seen of ages, and of numbers of requests.
-pub(super) const AGES: Part = Part(9);
+pub(super) const AGES: Part = Part(6);
 pub(super) const REQUESTS: Part = Part(AGES.0 + PART);
 /// How many connections have reached the same end that the server has announced, and their age: two halves.
 pub(super) const EXPIRED: usize = REQUESTS.0 + PART;
-const _: () = assert!(EXPIRED < WORDS);
+const _: () = assert!(EXPIRED < BODY_WORDS);
 
 /// A part of a record: the sightings, two in a word, the newest first; the last burst of closes; until when a connection watches
 /// the server.
@@ -59,7 +81,7 @@ const BURST_TIME: u32 = 50;
 const BURST_COUNTS: u32 = 4;
 
 /// The words of a record, to whoever has the lock.
-pub(super) struct Record(pub(super) &'static [AtomicU64; WORDS]);
+pub(super) struct Record(pub(super) &'static Head, pub(super) &'static Body);
 
 impl Part {
     pub(super) fn unit(self) -> Unit {
@@ -72,12 +94,21 @@ impl Part {
 }
 
 impl Record {
+    /// The bounds that requests observe.
+    pub(super) fn known(&self) -> u64 {
+        self.0[KNOWN].load(Relaxed)
+    }
+
+    pub(super) fn set_known(&self, known: u64) {
+        self.0[KNOWN].store(known, Relaxed);
+    }
+
     pub(super) fn get(&self, word: usize) -> u64 {
-        self.0[word].load(Relaxed)
+        self.1[word].load(Relaxed)
     }
 
     pub(super) fn set(&self, word: usize, value: u64) {
-        self.0[word].store(value, Relaxed);
+        self.1[word].store(value, Relaxed);
     }
 
     /// Notes that a connection was closed at a value. Connections that are closed in the same burst at values that are `equal`
@@ -193,7 +224,7 @@ impl Record {
 
     fn sightings(&self, part: Part) -> [u32; REMEMBERED] {
         let mut all = [0; REMEMBERED];
-        for (pair, word) in all.chunks_exact_mut(2).zip(&self.0[part.0..]) {
+        for (pair, word) in all.chunks_exact_mut(2).zip(&self.1[part.0..]) {
             let (newer, older) = halves(word.load(Relaxed));
             pair.copy_from_slice(&[newer, older]);
         }
@@ -201,7 +232,7 @@ impl Record {
     }
 
     fn write(&self, part: Part, all: &[u32; REMEMBERED]) {
-        for (pair, word) in all.chunks_exact(2).zip(&self.0[part.0..]) {
+        for (pair, word) in all.chunks_exact(2).zip(&self.1[part.0..]) {
             word.store(whole(pair[0], pair[1]), Relaxed);
         }
     }
@@ -277,8 +308,10 @@ pub(super) fn whole(low: u32, high: u32) -> u64 {
 
 /// Copies what is known to a record that has the same server, and that nobody else uses yet. If another process changes it
 /// meanwhile, some of the sightings may be there twice, or not at all.
-pub(super) fn copy(from: &[AtomicU64; WORDS], to: &[AtomicU64; WORDS]) {
-    for (word, (from, to)) in from.iter().zip(to).enumerate() {
+pub(super) fn copy(from: &Record, to: &Record) {
+    to.set_known(from.known());
+    Owner::note_body(to.0);
+    for (word, (from, to)) in from.1.iter().zip(to.1).enumerate() {
         if ![LOCK, AGES.0 + WATCHED, REQUESTS.0 + WATCHED].contains(&word) {
             to.store(from.load(Relaxed), Relaxed);
         }
@@ -286,13 +319,19 @@ pub(super) fn copy(from: &[AtomicU64; WORDS], to: &[AtomicU64; WORDS]) {
 }
 
 /// Gives the record of a server that is not used any more to another one. `false` if somebody else changes it.
-pub(super) fn give(record: &[AtomicU64; WORDS], key: u64) -> bool {
+pub(super) fn give(record: &Record, owner: Owner) -> bool {
     // No process has this number.
     const NOBODY: u64 = u64::MAX;
-    let Some(_lock) = Lock::take(&record[LOCK], &Witness { process: NOBODY, is_alive: |_| true }) else {
+    let has_body = Owner::of(record.0).has_body();
+    let lock =
+        has_body.then(|| Lock::take(&record.1[LOCK], &Witness { process: NOBODY, is_alive: |_| true }));
+    if matches!(lock, Some(None)) {
         return false;
-    };
-    record[KEY].store(key, Relaxed);
-    record.iter().skip(KNOWN).for_each(|word| word.store(0, Relaxed));
+    }
+    owner.replace(record.0);
+    if has_body {
+        record.set_known(0);
+        record.1.iter().skip(LOCK + 1).for_each(|word| word.store(0, Relaxed));
+    }
     true
 }

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use crate::base::memory::{collect, is_spare, push};
 
 use super::index::Index;
-use super::plan::{Plan, ServerInfo, GONE, HANDOVER, HTTP2, OTHER, QUEUE, SERVERS};
+use super::plan::{Plan, Spot, HANDOVER, HTTP2, QUEUE};
+use super::rows::{self, Rows};
+use super::servers::ServerView;
 use super::snapshot::{
     add_auth, add_handover, add_http2, add_queue, each_server, Describe, Snapshot, Target,
 };
@@ -29,8 +31,8 @@ pub struct Generation {
 /// The memory of one configuration.
 pub(super) struct Memory {
     pub(super) plan: Plan,
-    /// See [`Plan::places`].
-    pub(super) places: Vec<(usize, usize)>,
+    /// See [`Plan::spots`].
+    pub(super) spots: Vec<Spot>,
     /// One index for each upstream.
     pub(super) indexes: Vec<Index>,
     pub(super) workers: usize,
@@ -69,8 +71,8 @@ pub enum Refused {
 }
 
 impl Generation {
-    /// A generation that follows `last`. `words` are [`Plan::size`] zeros, or [`Plan::size_for_two_each`]; they belong to `owner`
-    /// and are valid as long as it exists. `is_alive` tells whether a process runs. `None` if there are too few words, or no
+    /// A generation that follows `last`. `words` are [`Plan::memory`] zeros, or [`Plan::memory_for_two_each`]; they belong to
+    /// `owner` and are valid as long as it exists. `is_alive` tells whether a process runs. `None` if there are too few words, or no
     /// memory.
     pub fn new(
         plan: Plan,
@@ -81,11 +83,11 @@ impl Generation {
         is_alive: impl Fn(u64) -> bool,
     ) -> Option<Self> {
         let workers = workers.max(1);
-        if words.len() < plan.size(workers) {
+        if words.len() < plan.memory(workers) {
             return None;
         }
-        let columns = if words.len() < plan.size_for_two_each(workers) { workers } else { 2 * workers };
-        let places = plan.places()?;
+        let columns = if words.len() < plan.memory_for_two_each(workers) { workers } else { 2 * workers };
+        let spots = plan.spots()?;
         let mut indexes = Vec::new();
         for upstream in &plan.upstreams {
             push(&mut indexes, Index::new(&upstream.servers)?)?;
@@ -94,7 +96,7 @@ impl Generation {
         if !is_spare() {
             return None;
         }
-        let own = Arc::new(Memory { plan, places, indexes, workers, columns, words, _owner: owner });
+        let own = Arc::new(Memory { plan, spots, indexes, workers, columns, words, _owner: owner });
         let mut past = Vec::new();
         let before = last.into_iter().flat_map(|last| last.past.iter().map(|past| (&past.memory, false)));
         for (memory, is_last) in last.map(|last| (&last.own, true)).into_iter().chain(before) {
@@ -130,20 +132,18 @@ impl Generation {
             return Err(Refused::NoMemory);
         }
         let (mut counters, mut auth) = (Vec::new(), Vec::new());
-        counters.try_reserve_exact(own.places.len()).map_err(|_| Refused::NoMemory)?;
+        counters.try_reserve_exact(own.spots.len()).map_err(|_| Refused::NoMemory)?;
         auth.try_reserve_exact(own.plan.auth.len()).map_err(|_| Refused::NoMemory)?;
         let (column, before) = own.claim(worker, process, is_alive).ok_or(Refused::Taken)?;
-        let column = own.column(column);
-        let upstreams = own.plan.upstreams.iter().zip(&own.places).enumerate();
-        counters.extend(upstreams.map(|(number, (upstream, (at, size)))| {
-            let words = &column[*at..at + size];
+        counters.extend(own.spots.iter().enumerate().map(|(number, spot)| {
             // Memory that was never touched costs nothing, so it stays untouched.
             if before != 0 {
-                settle(upstream, words);
+                settle(own, column, spot);
             }
-            WorkerCounters::new(own.clone(), number, words)
+            WorkerCounters::new(own.clone(), number, column)
         }));
-        let words = column[own.plan.first_auth()..].chunks_exact(AUTH_CELLS).take(own.plan.auth.len());
+        let words =
+            own.column(column)[own.plan.first_auth()..].chunks_exact(AUTH_CELLS).take(own.plan.auth.len());
         auth.extend(words.filter_map(|words| words.first_chunk().map(AuthMeter)));
         Ok(Worker { upstreams: counters, auth })
     }
@@ -177,6 +177,12 @@ impl Memory {
     pub(super) fn column(&self, column: usize) -> &'static [AtomicU64] {
         let [begin, end] = [column, column + 1].map(|column| self.plan.column_at(column, self.columns));
         &self.words[begin..end]
+    }
+
+    /// The rows of a column.
+    pub(super) fn rows(&self, column: usize) -> Rows {
+        let (front, rows) = self.column(column).split_at(self.plan.first_row());
+        Rows::new(&front[..self.plan.notes()], rows)
     }
 
     /// The numbers of the columns that were written. The others are not read: memory that was never touched costs nothing.
@@ -220,21 +226,21 @@ impl Memory {
     /// Adds the counters of a former generation, whose workers have all ended, to this one's.
     fn fold(self: &Arc<Self>, past: &Past) {
         let column = self.column(self.columns);
-        for (this, ((at, size), former)) in self.places.iter().zip(&past.upstreams).enumerate() {
+        let rows = self.rows(self.columns);
+        for (this, (spot, former)) in self.spots.iter().zip(&past.upstreams).enumerate() {
             let Some((number, targets)) = former else { continue };
-            let words = &column[*at..at + size];
-            let counters = WorkerCounters::new(self.clone(), this, words);
+            let words = &column[spot.cells..];
+            let counters = WorkerCounters::new(self.clone(), this, self.columns);
             let mut each = |target: &Target, address: &[u8], numbers: &[u64; SERVER_CELLS]| {
                 let to = match target {
-                    Target::Server(at) => &words[SERVERS + at * SERVER_CELLS..],
-                    Target::Changing => match counters.meter(address) {
-                        Some(meter) => &meter.0[..],
-                        None => &words[OTHER..],
-                    },
-                    Target::Other => &words[OTHER..],
-                    Target::Gone => &words[GONE..],
+                    Target::Server(at) => rows.write(spot.servers + at),
+                    Target::Changing => counters.meter(address).map(|meter| meter.0),
+                    Target::Other => rows.write(spot.other),
+                    Target::Gone => rows.write(spot.gone),
                 };
-                add_all(to, numbers);
+                if let Some(to) = to {
+                    rows::add_all(to, numbers);
+                }
             };
             each_server(&past.memory, &[], *number, targets, (self, this), &mut each);
             let mut queue = [0; QUEUE_CELLS];
@@ -271,7 +277,7 @@ impl Past {
         names.extend(old.upstreams.iter().map(|it| it.name.as_str()).zip(0..));
         let mut upstreams = Vec::new();
         for (this, upstream) in own.plan.upstreams.iter().enumerate() {
-            let target = |server: &ServerInfo| own.target(this, &server.address);
+            let target = |server: ServerView<'_>| own.target(this, server.address);
             let former = match names.get(upstream.name.as_str()) {
                 Some(&number) => Some((number, collect(old.upstreams[number].servers.iter().map(target))?)),
                 None => None,

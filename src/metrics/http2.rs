@@ -148,7 +148,7 @@ mod tests {
     fn generation(last: Option<&Generation>, alive: &[u64]) -> Arc<Generation> {
         let upstream = UpstreamInfo { name: "u".into(), http2: true, ..UpstreamInfo::default() };
         let plan = Plan::new(vec![upstream], Vec::new());
-        let words: Vec<AtomicU64> = (0..plan.size_for_two_each(2)).map(|_| AtomicU64::new(0)).collect();
+        let words: Vec<AtomicU64> = (0..plan.memory_for_two_each(2)).map(|_| AtomicU64::new(0)).collect();
         let is_alive = |process| alive.contains(&process);
         Arc::new(Generation::new(plan, 2, words.leak(), Box::new(()), last, is_alive).unwrap())
     }

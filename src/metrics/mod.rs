@@ -5,7 +5,7 @@
 //!   a generation: the memory of one configuration, shared by its workers
 //!
 //!   head | process of worker 0, 1, ..  | for each upstream: the warnings that were written
-//!   worker 0 | upstream a: queue, handover, http2, other, gone, server 1, 2, .. | upstream b: ..  | auth /a, /b, ..
+//!   worker 0 | upstream a: queue, handover, http2 | upstream b: ..  | auth /a, /b, .. | rows: server 1, 2, .. | other, gone, ..
 //!   worker 1 | the same
 //!   folded   | the same: the sums of former generations whose workers have all ended
 //! ```
@@ -21,6 +21,8 @@ mod histogram;
 mod http2;
 mod index;
 mod plan;
+mod rows;
+mod servers;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -30,12 +32,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use handover::HANDOVER_CELLS;
 use http2::HTTP2_CELLS;
+use rows::{add_to, Row as Cells, LINE};
 
 pub use generation::{Generation, Refused, Worker};
 pub use handover::{Dropped, Handover, HandoverCount, HandoverMeter, DROPPED};
 pub use histogram::{Histogram, BOUNDS};
 pub use http2::{Http2, Http2Count, Http2Gauge, Http2Meter, HTTP2_COUNTS};
-pub use plan::{readable, Plan, ServerInfo, UpstreamInfo};
+pub use plan::{readable, Plan, UpstreamInfo};
+pub use servers::{ServerInfo, ServerView, Servers};
 pub use snapshot::{Describe, Row, Snapshot, GONE_LABEL};
 pub use worker_counters::WorkerCounters;
 
@@ -47,18 +51,18 @@ pub enum Phase {
     /// Used by a request.
     Active,
     /// The rest of a response is being read from it and discarded.
-    Draining,
+    Draining = LINE as isize,
 }
 
 /// The counters of the connections to a server, besides the phases and ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
     /// Connections opened for a request.
-    Opened = PHASES.len() as isize,
+    Opened = Phase::Active as isize + 1,
     /// Connections taken from the pool for a request.
     Reused,
     /// Connections from the pool that failed before the first byte of the response.
-    Stale,
+    Stale = Phase::Draining as isize + 1,
     /// Requests on such connections that were sent again over a new connection to the same server.
     Repeats,
     /// Connections handed over to another worker.
@@ -192,18 +196,26 @@ pub const DECISIONS: [&str; 5] = ["allowed", "denied", "failed", "timed_out", "f
 /// Names of the phases.
 pub const PHASES: [&str; 3] = ["idle", "active", "draining"];
 
-// Cells of a server: the phases, the counts, the ends. Then the cells of a queue and of a decision.
+/// The cells of the phases.
+const PHASE_CELLS: [usize; PHASES.len()] =
+    [Phase::Idle as usize, Phase::Active as usize, Phase::Draining as usize];
+
+// Cells of a server: the phases and the counts, in the first line those that each connection counts; the ends. Then the cells of
+// a queue and of a decision.
 const FIRST_END: usize = Count::Taken as usize + 1;
 const FIRST_NOT_STORED: usize = FIRST_END + CLOSED.len();
-/// Five cache lines: no two workers share one.
-const SERVER_CELLS: usize = 40;
+/// Seven lines.
+const SERVER_CELLS: usize = 7 * LINE;
 /// The cell of [`Meter::note`]: no counter.
-const NOTE: usize = SERVER_CELLS - 1;
+const NOTE: usize = LINE - 2;
+/// Whether the lines behind the first one were ever touched: no counter.
+const BEHIND: usize = LINE - 1;
 const QUEUE_TIMES: usize = QueueCount::Timeouts as usize + 1;
 const AUTH_TIMES: usize = DECISIONS.len();
 const QUEUE_CELLS: usize = 24;
 const AUTH_CELLS: usize = 24;
-const _: () = assert!(FIRST_NOT_STORED + NOT_STORED.len() <= NOTE);
+const _: () =
+    assert!(FIRST_NOT_STORED + NOT_STORED.len() <= SERVER_CELLS && Count::Reused as usize + 1 == NOTE);
 const _: () =
     assert!(QUEUE_TIMES + histogram::CELLS <= QUEUE_CELLS && AUTH_TIMES + histogram::CELLS <= AUTH_CELLS);
 
@@ -253,7 +265,7 @@ impl ServerCounters {
 
 /// The counters of one server in this worker, which is their only writer.
 #[derive(Clone, Copy, Debug)]
-pub struct Meter(&'static [AtomicU64; SERVER_CELLS]);
+pub struct Meter(&'static Cells);
 
 impl Meter {
     /// A connection is opened for a request.
@@ -285,39 +297,39 @@ impl Meter {
     /// A connection changes from one phase to another.
     #[inline]
     pub fn pass(self, from: Phase, to: Phase) {
-        add(&self.0[from as usize], u64::MAX);
-        add(&self.0[to as usize], 1);
+        add_to(self.0, from as usize, u64::MAX);
+        add_to(self.0, to as usize, 1);
     }
 
     /// A connection ends.
     #[inline]
     pub fn end(self, from: Phase, why: End) {
-        add(&self.0[from as usize], u64::MAX);
-        add(&self.0[FIRST_END + why as usize], 1);
+        add_to(self.0, from as usize, u64::MAX);
+        add_to(self.0, FIRST_END + why as usize, 1);
     }
 
     /// An idle connection is handed over to another worker. It has not ended.
     pub fn give(self) {
         add(&self.0[Phase::Idle as usize], u64::MAX);
-        add(&self.0[Count::Given as usize], 1);
+        add_to(self.0, Count::Given as usize, 1);
     }
 
     /// It could not be handed over, and is still here: reverses [`Self::give`].
     pub fn keep(self) {
         add(&self.0[Phase::Idle as usize], 1);
-        add(&self.0[Count::Given as usize], u64::MAX);
+        add_to(self.0, Count::Given as usize, u64::MAX);
     }
 
     /// A connection is taken over from another worker, and is idle. It is not opened.
     pub fn take(self) {
         add(&self.0[Phase::Idle as usize], 1);
-        add(&self.0[Count::Taken as usize], 1);
+        add_to(self.0, Count::Taken as usize, 1);
     }
 
     /// Adds one to a counter.
     #[inline]
     pub fn count(self, count: Count) {
-        add(&self.0[count as usize], 1);
+        add_to(self.0, count as usize, 1);
     }
 }
 

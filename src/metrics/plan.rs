@@ -3,8 +3,10 @@
 
 use crate::base::memory::{append, collect};
 
-use super::worker_counters::PLACE_WORDS;
-use super::{AUTH_CELLS, HANDOVER_CELLS, HTTP2_CELLS, QUEUE_CELLS, SERVER_CELLS};
+use super::rows::{notes, size, PLANE};
+use super::servers::Servers;
+use super::worker_counters::HEADER_WORDS;
+use super::{AUTH_CELLS, HANDOVER_CELLS, HTTP2_CELLS, QUEUE_CELLS};
 
 /// Everything that a configuration counts.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +25,7 @@ pub struct UpstreamInfo {
     /// Its name.
     pub name: String,
     /// Its servers, by their addresses.
-    pub servers: Vec<ServerInfo>,
+    pub servers: Servers,
     /// Whether servers come and go.
     pub changing: bool,
     /// How many idle connections a worker may keep.
@@ -36,23 +38,6 @@ pub struct UpstreamInfo {
     pub http2: bool,
     /// Whether it keeps to what was learned of its servers (`keepalive_hint learn`).
     pub learns: bool,
-}
-
-/// What is known about a server.
-#[derive(Clone, Debug, Default)]
-pub struct ServerInfo {
-    /// Its socket address, byte for byte.
-    pub address: Vec<u8>,
-    /// Its socket address as text.
-    pub text: String,
-    /// Its name in the configuration.
-    pub name: String,
-    /// It is used only if all other servers are down (`backup`).
-    pub backup: bool,
-    /// It is not used (`down`).
-    pub down: bool,
-    /// `max_conns`; 0 if there is no limit.
-    pub max_conns: u64,
 }
 
 /// Makes bytes readable: bytes that are not UTF-8 become `\xNN`. The backslash of a literal `\x` becomes `\x5c`, so that
@@ -77,16 +62,39 @@ pub fn readable(bytes: &[u8]) -> Option<String> {
     Some(text)
 }
 
-// Where the counters of an upstream are, relative to its beginning.
+// Where the counters of an upstream are that belong to no server, relative to their beginning.
 pub(super) const QUEUE: usize = 0;
 pub(super) const HANDOVER: usize = QUEUE + QUEUE_CELLS;
 pub(super) const HTTP2: usize = HANDOVER + HANDOVER_CELLS;
-pub(super) const OTHER: usize = HTTP2 + HTTP2_CELLS;
-pub(super) const GONE: usize = OTHER + SERVER_CELLS;
-pub(super) const SERVERS: usize = GONE + SERVER_CELLS;
+const UPSTREAM_CELLS: usize = HTTP2 + HTTP2_CELLS;
+
+/// The rows of an upstream besides those of its servers: of all servers that have none of their own, and of those that have left
+/// the upstream.
+const SHARED_ROWS: usize = 2;
+
+/// The words that the counters of a server take at most: less than those of a row.
+const SERVER_WORDS: usize = 40;
+
+/// Where the counters of an upstream are in a column.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spot {
+    /// Where the counters begin that belong to no server.
+    pub(super) cells: usize,
+    /// Where the headers of the servers begin that are not configured, and how many there can be.
+    pub(super) headers: usize,
+    pub(super) room: usize,
+    /// The row of the first configured server, then those of the others.
+    pub(super) servers: usize,
+    /// The row of the first server that is not configured.
+    pub(super) others: usize,
+    /// The row of the servers that have none of their own.
+    pub(super) other: usize,
+    /// The row of the servers that have left the upstream.
+    pub(super) gone: usize,
+}
 
 /// A cache line, in words.
-const LINE: usize = 8;
+const CACHE_LINE: usize = 8;
 
 /// The default of [`Plan::room`].
 const ROOM: usize = 64;
@@ -97,9 +105,23 @@ impl Plan {
         Self { upstreams, auth, room: ROOM }
     }
 
-    /// The size of the memory for a number of workers, in words of 8 bytes.
+    /// How much memory counters can take for a number of workers, in words of 8 bytes.
     pub fn size(&self, workers: usize) -> usize {
-        self.first_column(workers) + (workers + 1) * self.column()
+        let upstreams = self.upstreams.len() * (UPSTREAM_CELLS + SHARED_ROWS * SERVER_WORDS);
+        let others = self.room() * (HEADER_WORDS + SERVER_WORDS);
+        let column = upstreams + self.servers() * SERVER_WORDS + others + self.auth.len() * AUTH_CELLS;
+        self.head(workers).next_multiple_of(CACHE_LINE) + (workers + 1) * column.next_multiple_of(CACHE_LINE)
+    }
+
+    /// How much memory is to be had for a number of workers, in words of 8 bytes. It is a little more, as counters that are touched
+    /// together lie in the same pages; the rest of these pages is never touched.
+    pub fn memory(&self, workers: usize) -> usize {
+        self.column_at(workers + 1, workers)
+    }
+
+    /// That for [`Self::size_for_two_each`].
+    pub fn memory_for_two_each(&self, workers: usize) -> usize {
+        self.memory(2 * workers.max(1))
     }
 
     /// The size of the memory with which a second process with the number of each worker can count too, while the first one
@@ -117,8 +139,8 @@ impl Plan {
         let more = size.checked_sub(needed).ok_or(needed)?;
         let changing = self.upstreams.iter().filter(|upstream| upstream.changing).count();
         self.room += more
-            .saturating_sub(LINE * (workers + 1))
-            .checked_div(changing * (workers + 1) * PLACE_WORDS)
+            .saturating_sub(CACHE_LINE * (workers + 1))
+            .checked_div(changing * (workers + 1) * (HEADER_WORDS + SERVER_WORDS))
             .unwrap_or(0);
         Ok(())
     }
@@ -133,40 +155,78 @@ impl Plan {
         columns + upstream
     }
 
-    /// Where a column begins, of this number of columns that processes write.
+    /// Where a column begins, of this number of columns that processes write: with a page.
     pub(super) fn column_at(&self, column: usize, columns: usize) -> usize {
-        self.first_column(columns) + column * self.column()
+        let size = self.first_row() + size(self.rows()).next_multiple_of(PLANE);
+        self.head(columns).next_multiple_of(PLANE) + column * size
     }
 
-    /// The offset of each upstream in a column, and its size. `None` if there is no memory.
-    pub(super) fn places(&self) -> Option<Vec<(usize, usize)>> {
-        let mut at = 0;
-        let mut place = |upstream| {
-            let size = self.size_of(upstream);
-            at += size;
-            (at - size, size)
+    /// The counters of each upstream in a column. `None` if there is no memory.
+    pub(super) fn spots(&self) -> Option<Vec<Spot>> {
+        let mut spot = Spot {
+            cells: self.notes(),
+            headers: self.first_auth() + self.auth.len() * AUTH_CELLS,
+            room: 0,
+            servers: 0,
+            others: 0,
+            other: self.servers() + self.room(),
+            gone: 0,
         };
-        collect(self.upstreams.iter().map(&mut place))
+        let mut next = |upstream: &UpstreamInfo| {
+            spot.room = self.room_of(upstream);
+            spot.others = spot.servers + upstream.servers.len();
+            spot.gone = spot.other + 1;
+            let this = spot;
+            spot.cells += UPSTREAM_CELLS;
+            spot.headers += spot.room * HEADER_WORDS;
+            spot.servers = spot.others + spot.room;
+            spot.other += SHARED_ROWS;
+            this
+        };
+        collect(self.upstreams.iter().map(&mut next))
+    }
+
+    /// The size of what notes which rows are in use, at the beginning of a column.
+    pub(super) fn notes(&self) -> usize {
+        notes(self.rows()).next_multiple_of(CACHE_LINE)
     }
 
     /// The offset of the counters of `auth_subrequest` in a column.
     pub(super) fn first_auth(&self) -> usize {
-        self.upstreams.iter().map(|upstream| self.size_of(upstream)).sum()
+        self.notes() + self.upstreams.len() * UPSTREAM_CELLS
     }
 
-    /// The size of an upstream in a column, in words.
-    fn size_of(&self, upstream: &UpstreamInfo) -> usize {
-        let room = if upstream.changing { self.room } else { 0 };
-        SERVERS + upstream.servers.len() * SERVER_CELLS + room * PLACE_WORDS
+    /// The offset of the rows in a column: a page begins.
+    pub(super) fn first_row(&self) -> usize {
+        let headers = self.room() * HEADER_WORDS;
+        (self.first_auth() + self.auth.len() * AUTH_CELLS + headers).next_multiple_of(PLANE)
     }
 
-    /// Where the columns begin.
-    fn first_column(&self, columns: usize) -> usize {
-        (columns + self.upstreams.len()).next_multiple_of(LINE)
+    /// The rows of a column.
+    fn rows(&self) -> usize {
+        self.servers() + self.room() + self.upstreams.len() * SHARED_ROWS
     }
 
-    /// The size of a column, in words: whole cache lines.
-    fn column(&self) -> usize {
-        (self.first_auth() + self.auth.len() * AUTH_CELLS).next_multiple_of(LINE)
+    /// How many servers are configured.
+    fn servers(&self) -> usize {
+        self.upstreams.iter().map(|upstream| upstream.servers.len()).sum()
+    }
+
+    /// How many other servers there can be.
+    fn room(&self) -> usize {
+        self.upstreams.iter().map(|upstream| self.room_of(upstream)).sum()
+    }
+
+    fn room_of(&self, upstream: &UpstreamInfo) -> usize {
+        if upstream.changing {
+            self.room
+        } else {
+            0
+        }
+    }
+
+    /// The size of what stands before the columns.
+    fn head(&self, columns: usize) -> usize {
+        columns + self.upstreams.len()
     }
 }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 use crate::base::memory::{collect, copy, owned, push};
@@ -11,11 +11,13 @@ use super::generation::{Generation, Memory, Past};
 use super::handover::Handover;
 use super::histogram::Histogram;
 use super::http2::{is_gauge, Http2};
-use super::plan::{Plan, ServerInfo, GONE, HANDOVER, HTTP2, OTHER, QUEUE, SERVERS};
+use super::plan::{Plan, HANDOVER, HTTP2, QUEUE};
+use super::rows;
+use super::servers::{ServerInfo, ServerView};
 use super::worker_counters::{read, settled};
 use super::{
-    QueueCount, ServerCounters, AUTH_CELLS, AUTH_TIMES, DECISIONS, HANDOVER_CELLS, HTTP2_CELLS, NOTE,
-    QUEUE_CELLS, QUEUE_TIMES, SERVER_CELLS,
+    QueueCount, ServerCounters, AUTH_CELLS, AUTH_TIMES, DECISIONS, HANDOVER_CELLS, HTTP2_CELLS, QUEUE_CELLS,
+    QUEUE_TIMES, SERVER_CELLS,
 };
 
 /// Where the counters of a server go.
@@ -145,10 +147,10 @@ impl Snapshot {
     }
 
     /// The server of a row. Its text is `other` or [`GONE_LABEL`] if the row is a sum of several servers.
-    pub fn server<'a>(&'a self, upstream: usize, row: &'a Row) -> Option<&'a ServerInfo> {
+    pub fn server<'a>(&'a self, upstream: usize, row: &'a Row) -> Option<ServerView<'a>> {
         match &row.which {
             Which::Configured(at) => self.plan().upstreams.get(upstream)?.servers.get(*at),
-            Which::Other(server) => Some(server),
+            Which::Other(server) => Some(server.view()),
         }
     }
 
@@ -225,7 +227,7 @@ fn numbers_of<'a>(
     all.get_mut(address)
 }
 
-/// Calls `each` with the counters of each server in each column. `alive` says which processes still run, `targets` are the
+/// Calls `each` with the counters of each server in each column, of those that were ever counted. `alive` says which processes still run, `targets` are the
 /// targets of the configured servers, and `to` is the memory and the upstream in which the target of other servers is
 /// looked up.
 pub(super) fn each_server(
@@ -236,38 +238,32 @@ pub(super) fn each_server(
     (to, this): (&Memory, usize),
     each: Each<'_>,
 ) {
-    let (Some((at, size)), Some(plan)) = (from.places.get(upstream), from.plan.upstreams.get(upstream))
-    else {
+    let (Some(spot), Some(plan)) = (from.spots.get(upstream), from.plan.upstreams.get(upstream)) else {
         return;
     };
     for column in from.written() {
-        let words = &from.column(column)[*at..at + size];
+        let rows = from.rows(column);
         let is_alive = alive.get(column).copied().unwrap_or(false);
         let counts = |numbers| if is_alive { numbers } else { settled(numbers) };
-        let numbers = |words: &[AtomicU64]| {
-            let mut numbers = [0; SERVER_CELLS];
-            numbers.iter_mut().zip(words).take(NOTE).for_each(|(to, from)| *to = from.load(Relaxed));
-            counts(numbers)
-        };
-        each(&Target::Other, &[], &numbers(&words[OTHER..]));
-        each(&Target::Gone, &[], &numbers(&words[GONE..]));
-        let places = SERVERS + plan.servers.len() * SERVER_CELLS;
-        let servers = words[SERVERS..places].chunks_exact(SERVER_CELLS);
-        for ((server, target), words) in plan.servers.iter().zip(targets).zip(servers) {
-            each(target, &server.address, &numbers(words));
+        let numbers = |row| rows.read(row).map(|row| counts(rows::numbers(row)));
+        for (target, row) in [(Target::Other, spot.other), (Target::Gone, spot.gone)] {
+            numbers(row).iter().for_each(|numbers| each(&target, &[], numbers));
         }
-        read(&words[places..], |address, numbers| {
-            each(&to.target(this, address), address, &counts(*numbers))
+        for ((server, target), row) in plan.servers.iter().zip(targets).zip(spot.servers..) {
+            numbers(row).iter().for_each(|numbers| each(target, server.address, numbers));
+        }
+        read(from, column, spot, |address, numbers| {
+            each(&to.target(this, address), address, &counts(numbers))
         });
     }
 }
 
 /// Adds the cells of a queue in all columns to `cells`. The size counts only for live processes.
 pub(super) fn add_queue(from: &Memory, alive: &[bool], upstream: usize, cells: &mut [u64; QUEUE_CELLS]) {
-    let Some((at, _)) = from.places.get(upstream) else { return };
+    let Some(spot) = from.spots.get(upstream) else { return };
     for column in from.written() {
         let is_alive = alive.get(column).copied().unwrap_or(false);
-        let words = &from.column(column)[at + QUEUE..];
+        let words = &from.column(column)[spot.cells + QUEUE..];
         for (number, (to, word)) in cells.iter_mut().zip(words).enumerate() {
             if number != QueueCount::Size as usize || is_alive {
                 *to = to.wrapping_add(word.load(Relaxed));
@@ -278,9 +274,9 @@ pub(super) fn add_queue(from: &Memory, alive: &[bool], upstream: usize, cells: &
 
 /// Adds the cells of the handover in all columns to `cells`.
 pub(super) fn add_handover(from: &Memory, upstream: usize, cells: &mut [u64; HANDOVER_CELLS]) {
-    let Some((at, _)) = from.places.get(upstream) else { return };
+    let Some(spot) = from.spots.get(upstream) else { return };
     for column in from.written() {
-        let words = &from.column(column)[at + HANDOVER..];
+        let words = &from.column(column)[spot.cells + HANDOVER..];
         for (to, word) in cells.iter_mut().zip(words) {
             *to = to.wrapping_add(word.load(Relaxed));
         }
@@ -289,10 +285,10 @@ pub(super) fn add_handover(from: &Memory, upstream: usize, cells: &mut [u64; HAN
 
 /// Adds the cells of the carriers in all columns to `cells`. The gauges count only for live processes.
 pub(super) fn add_http2(from: &Memory, alive: &[bool], upstream: usize, cells: &mut [u64; HTTP2_CELLS]) {
-    let Some((at, _)) = from.places.get(upstream) else { return };
+    let Some(spot) = from.spots.get(upstream) else { return };
     for column in from.written() {
         let is_alive = alive.get(column).copied().unwrap_or(false);
-        let words = &from.column(column)[at + HTTP2..];
+        let words = &from.column(column)[spot.cells + HTTP2..];
         for (cell, (to, word)) in cells.iter_mut().zip(words).enumerate() {
             if is_alive || !is_gauge(cell) {
                 *to = to.wrapping_add(word.load(Relaxed));

@@ -33,7 +33,7 @@ fn generation(
 ) -> Arc<Generation> {
     let mut plan = Plan::new(upstreams, vec!["/auth".into()]);
     plan.room = 2;
-    let words: Vec<AtomicU64> = (0..plan.size_for_two_each(workers)).map(|_| AtomicU64::new(0)).collect();
+    let words: Vec<AtomicU64> = (0..plan.memory_for_two_each(workers)).map(|_| AtomicU64::new(0)).collect();
     let is_alive = |process| alive.contains(&process);
     Arc::new(
         Generation::new(plan, workers, words.leak(), Box::new(()), last.map(Arc::as_ref), is_alive).unwrap(),
@@ -48,7 +48,7 @@ fn seen(generation: &Arc<Generation>, upstream: usize, alive: &[u64]) -> Vec<(St
         .unwrap();
     let row = |row: Row| {
         let timeouts = row.counters.closed().find(|(name, _)| *name == "timeout").unwrap().1;
-        let text = snapshot.server(upstream, &row).unwrap().text.clone();
+        let text = snapshot.server(upstream, &row).unwrap().text.to_owned();
         (text, row.counters.count(Count::Opened), row.counters.phase(Phase::Idle), timeouts)
     };
     snapshot.rows(upstream).unwrap().into_iter().map(row).collect()
@@ -252,7 +252,7 @@ fn a_process_counts_beside_another_one_that_is_the_same_worker() {
 #[test]
 fn a_second_process_counts_nothing_if_there_is_no_memory_for_it() {
     let plan = Plan::new(vec![upstream("u", &[A], false)], Vec::new());
-    let words: Vec<AtomicU64> = (0..plan.size_for_two_each(3) - 1).map(|_| AtomicU64::new(0)).collect();
+    let words: Vec<AtomicU64> = (0..plan.memory_for_two_each(3) - 1).map(|_| AtomicU64::new(0)).collect();
     let it = Arc::new(Generation::new(plan, 3, words.leak(), Box::new(()), None, GONE).unwrap());
     keep(it.enter(2, 10, GONE).unwrap().upstreams[0].meter(A).unwrap());
     assert_eq!(it.enter(2, 11, |_| true).err(), Some(Refused::Taken));
@@ -289,8 +289,7 @@ fn servers_that_come_and_go_get_places_as_long_as_there_are_some() {
 fn a_worker_that_is_killed_while_a_place_changes_hands_leaves_it_readable() {
     let it = generation(vec![upstream("u", &[A], true)], 1, None, &[]);
     keep(it.enter(0, 10, GONE).unwrap().upstreams[0].meter(b"x").unwrap());
-    let place = it.own.places[0].0 + plan::SERVERS + SERVER_CELLS;
-    it.own.column(0)[place].fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    it.own.column(0)[it.own.spots[0].headers].fetch_add(1, std::sync::atomic::Ordering::SeqCst);
     let counters = &it.enter(0, 11, GONE).unwrap().upstreams[0];
     assert_eq!(seen(&it, 0, &[11])[1], ("x".into(), 1, 0, 0));
     keep(counters.meter(b"y").unwrap());

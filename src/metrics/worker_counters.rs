@@ -1,8 +1,8 @@
 //! The counters of one upstream in one worker. Configured servers have fixed places; other servers get a place when a
 //! connection to them is opened first.
 //!
-//! A place that can be given to another server has a number of changes, which is odd during a change, so that readers
-//! in other processes notice.
+//! A place is a row of counters, and a header if it can be given to another server. The header has a number of changes, which is
+//! odd during a change, so that readers in other processes notice.
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
@@ -17,20 +17,20 @@ use crate::base::hash::words_of;
 
 use super::generation::Memory;
 use super::http2::is_gauge;
-use super::plan::{UpstreamInfo, GONE, HANDOVER, HTTP2, OTHER, QUEUE, SERVERS};
+use super::plan::{Spot, HANDOVER, HTTP2, QUEUE};
+use super::rows::{add_to, connections, numbers, word, Row, Rows, LINE};
 use super::{
-    add, End, HandoverMeter, Http2Meter, Meter, QueueMeter, FIRST_END, HANDOVER_CELLS, HTTP2_CELLS, NOTE,
-    PHASES, QUEUE_CELLS, SERVER_CELLS,
+    add, End, HandoverMeter, Http2Meter, Meter, QueueMeter, BEHIND, FIRST_END, HANDOVER_CELLS, HTTP2_CELLS,
+    NOTE, PHASE_CELLS, QUEUE_CELLS, SERVER_CELLS,
 };
 
-// Offsets of the words of a place.
+// Offsets of the words of a header.
 const CHANGES: usize = 0;
 const LENGTH: usize = 1;
 const LOOKED_UP: usize = 2;
 const ADDRESS: usize = 3;
-const NUMBERS: usize = ADDRESS + MAX_ADDRESS / 8;
-/// The words of the place of a server that is not configured.
-pub(super) const PLACE_WORDS: usize = NUMBERS + SERVER_CELLS;
+/// The words of the header of a server that is not configured.
+pub(super) const HEADER_WORDS: usize = ADDRESS + MAX_ADDRESS / 8;
 
 /// Finds the counters of servers.
 pub struct WorkerCounters {
@@ -38,9 +38,12 @@ pub struct WorkerCounters {
     memory: Arc<Memory>,
     /// The number of the upstream in it.
     number: usize,
+    spot: Spot,
+    /// The counters that belong to no server.
     words: &'static [AtomicU64],
-    /// The places of servers that are not configured.
-    places: &'static [AtomicU64],
+    rows: Rows,
+    /// The headers of servers that are not configured.
+    headers: &'static [AtomicU64],
     /// How many of these places are taken.
     taken: Cell<usize>,
     /// How often one of these servers was looked up.
@@ -48,20 +51,20 @@ pub struct WorkerCounters {
 }
 
 impl WorkerCounters {
-    /// `words` are the words of the upstream in the worker's column.
-    pub(super) fn new(memory: Arc<Memory>, number: usize, words: &'static [AtomicU64]) -> Self {
-        let places = SERVERS + memory.plan.upstreams[number].servers.len() * SERVER_CELLS;
-        let places = words.get(places..).unwrap_or(&[]);
-        let used = |place: &&[AtomicU64]| place[LENGTH].load(Relaxed) > 0;
-        let taken = Cell::new(places.chunks_exact(PLACE_WORDS).take_while(used).count());
-        Self { memory, number, words, places, taken, time: Cell::new(0) }
+    /// `column` is the worker's column.
+    pub(super) fn new(memory: Arc<Memory>, number: usize, column: usize) -> Self {
+        let spot = memory.spots[number];
+        let (words, rows, headers) =
+            (&memory.column(column)[spot.cells..], memory.rows(column), headers(&memory, column, &spot));
+        let taken = Cell::new(headers.chunks_exact(HEADER_WORDS).take_while(is_used).count());
+        Self { memory, number, spot, words, rows, headers, taken, time: Cell::new(0) }
     }
 
     /// The counters of the server at an address.
     pub fn meter(&self, address: &[u8]) -> Option<Meter> {
         match self.memory.find(self.number, address) {
-            Some(at) => meter(self.words, SERVERS + at * SERVER_CELLS),
-            None if self.places.is_empty() => self.other(),
+            Some(at) => self.rows.write(self.spot.servers + at).map(Meter),
+            None if self.headers.is_empty() => self.other(),
             None => self.changing(address).or_else(|| self.other()),
         }
     }
@@ -96,30 +99,34 @@ impl WorkerCounters {
 
     /// The common counters of all servers that have none of their own.
     fn other(&self) -> Option<Meter> {
-        meter(self.words, OTHER)
+        self.rows.write(self.spot.other).map(Meter)
     }
 
     /// The counters of a server that is not configured.
     fn changing(&self, address: &[u8]) -> Option<Meter> {
         self.time.set(self.time.get() + 1);
-        let places = || self.places.chunks_exact(PLACE_WORDS);
-        let known = places().take(self.taken.get()).find(|place| has_address(place, address));
-        let place = match known {
+        let known = self.places().take(self.taken.get()).find(|(header, _)| has_address(header, address));
+        let (header, row) = match known {
             Some(place) => place,
             None => self.place_for(address)?,
         };
-        place[LOOKED_UP].store(self.time.get(), Relaxed);
-        meter(place, NUMBERS)
+        header[LOOKED_UP].store(self.time.get(), Relaxed);
+        self.rows.write(row).map(Meter)
+    }
+
+    /// The places of servers that are not configured: their headers, and the numbers of their rows.
+    fn places(&self) -> impl ExactSizeIterator<Item = Place> {
+        self.headers.chunks_exact(HEADER_WORDS).zip(self.spot.others..self.spot.others + self.spot.room)
     }
 
     /// A place for a server that has none: a new one, or the place of the server that has no connection and whose last look-up
     /// was longest ago. A server that was looked up recently keeps its place. Otherwise, with more servers than places, they
     /// would take places from each other all the time.
-    fn place_for(&self, address: &[u8]) -> Option<&'static [AtomicU64]> {
+    fn place_for(&self, address: &[u8]) -> Option<Place> {
         if address.is_empty() || address.len() > MAX_ADDRESS {
             return None;
         }
-        let mut places = self.places.chunks_exact(PLACE_WORDS);
+        let mut places = self.places();
         let room = places.len() as u64;
         let place = match places.nth(self.taken.get()) {
             Some(place) => {
@@ -127,8 +134,10 @@ impl WorkerCounters {
                 place
             }
             None => {
-                let looked_up = |place: &&[AtomicU64]| place[LOOKED_UP].load(Relaxed);
-                let vacant = self.places.chunks_exact(PLACE_WORDS).filter(|place| is_vacant(place));
+                let looked_up = |(header, _): &Place| header[LOOKED_UP].load(Relaxed);
+                let vacant = self
+                    .places()
+                    .filter(|(_, row)| self.rows.read(*row).is_none_or(|row| connections(row) == 0));
                 let oldest = vacant.min_by_key(looked_up)?;
                 let since = self.time.get().wrapping_sub(looked_up(&oldest));
                 (since > 2 * room).then_some(oldest)?
@@ -139,58 +148,76 @@ impl WorkerCounters {
     }
 
     /// Gives a place to another server. The counters of the previous server are added to the counters of [`GONE`].
-    fn reassign(&self, place: &[AtomicU64], address: &[u8]) {
-        add(&place[CHANGES], 1);
+    fn reassign(&self, (header, row): Place, address: &[u8]) {
+        add(&header[CHANGES], 1);
         fence(Release);
-        if let Some(Meter(gone)) = meter(self.words, GONE) {
-            for (to, from) in gone.iter().zip(&place[NUMBERS..]) {
-                add(to, from.swap(0, Relaxed));
-            }
+        if let Some(row) = self.rows.read(row) {
+            self.move_to_gone(row);
         }
-        for (to, word) in place[ADDRESS..NUMBERS].iter().zip(words_of(address)) {
+        for (to, word) in header[ADDRESS..].iter().zip(words_of(address)) {
             to.store(word, Relaxed);
         }
-        place[LENGTH].store(address.len() as u64, Relaxed);
-        place[CHANGES].store(place[CHANGES].load(Relaxed).wrapping_add(1), Release);
+        header[LENGTH].store(address.len() as u64, Relaxed);
+        header[CHANGES].store(header[CHANGES].load(Relaxed).wrapping_add(1), Release);
+    }
+
+    fn move_to_gone(&self, row: &Row) {
+        let gone = self.rows.write(self.spot.gone);
+        let cells = if row[BEHIND].load(Relaxed) == 0 { LINE } else { SERVER_CELLS };
+        for cell in (0..cells).filter(|cell| *cell != BEHIND) {
+            let number = row[word(cell)].swap(0, Relaxed);
+            if let Some(gone) = gone.filter(|_| number != 0 && cell != NOTE) {
+                add_to(gone, cell, number);
+            }
+        }
     }
 }
 
-fn meter(words: &'static [AtomicU64], at: usize) -> Option<Meter> {
-    words.get(at..)?.first_chunk::<SERVER_CELLS>().map(Meter)
+/// A header, and the number of a row.
+type Place = (&'static [AtomicU64], usize);
+
+/// The headers of an upstream in a column.
+fn headers(memory: &Memory, column: usize, spot: &Spot) -> &'static [AtomicU64] {
+    &memory.column(column)[spot.headers..][..spot.room * HEADER_WORDS]
 }
 
-fn has_address(place: &[AtomicU64], address: &[u8]) -> bool {
-    place[LENGTH].load(Relaxed) == address.len() as u64
-        && place[ADDRESS..].iter().zip(words_of(address)).all(|(word, of)| word.load(Relaxed) == of)
+fn is_used(header: &&[AtomicU64]) -> bool {
+    header[LENGTH].load(Relaxed) > 0
 }
 
-/// Whether the server has no connection.
-fn is_vacant(place: &[AtomicU64]) -> bool {
-    place[NUMBERS..].iter().take(PHASES.len()).all(|phase| phase.load(Relaxed) == 0)
+fn has_address(header: &[AtomicU64], address: &[u8]) -> bool {
+    header[LENGTH].load(Relaxed) == address.len() as u64
+        && header[ADDRESS..].iter().zip(words_of(address)).all(|(word, of)| word.load(Relaxed) == of)
 }
 
 /// Reads the places of a worker, perhaps another one: calls `each` with the address and the counters of each server.
-pub(super) fn read(places: &[AtomicU64], mut each: impl FnMut(&[u8], &[u64; SERVER_CELLS])) {
-    for place in places.chunks_exact(PLACE_WORDS) {
+pub(super) fn read(
+    memory: &Memory,
+    column: usize,
+    spot: &Spot,
+    mut each: impl FnMut(&[u8], [u64; SERVER_CELLS]),
+) {
+    let rows = memory.rows(column);
+    for (header, row) in headers(memory, column, spot).chunks_exact(HEADER_WORDS).zip(spot.others..) {
         // Changes are rare, so a few attempts are enough.
         for _ in 0..100 {
-            let before = place[CHANGES].load(Acquire);
-            let mut words = [0; PLACE_WORDS];
-            words.iter_mut().zip(place).for_each(|(to, from)| *to = from.load(Relaxed));
+            let before = header[CHANGES].load(Acquire);
+            let mut words = [0; HEADER_WORDS];
+            words.iter_mut().zip(header).for_each(|(to, from)| *to = from.load(Relaxed));
+            let numbers = rows.read(row).map_or([0; SERVER_CELLS], numbers);
             fence(Acquire);
-            if before % 2 == 1 || place[CHANGES].load(Relaxed) != before {
+            if before % 2 == 1 || header[CHANGES].load(Relaxed) != before {
                 std::hint::spin_loop();
                 continue;
             }
-            words[NUMBERS + NOTE] = 0;
             let length = words[LENGTH] as usize;
             if length == 0 {
                 return;
             }
             let mut address = [0; MAX_ADDRESS];
-            let bytes = words[ADDRESS..NUMBERS].iter().flat_map(|word: &u64| word.to_ne_bytes());
+            let bytes = words[ADDRESS..].iter().flat_map(|word: &u64| word.to_ne_bytes());
             address.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
-            if let (Some(address), Some(numbers)) = (address.get(..length), words[NUMBERS..].first_chunk()) {
+            if let Some(address) = address.get(..length) {
                 each(address, numbers);
             }
             break;
@@ -198,35 +225,36 @@ pub(super) fn read(places: &[AtomicU64], mut each: impl FnMut(&[u8], &[u64; SERV
     }
 }
 
-/// Ends what the worker of these words left behind, as it is gone: its connections count as ended, no request waits, there
-/// are no carriers and no streams, and no place is being changed.
-pub(super) fn settle(upstream: &UpstreamInfo, words: &[AtomicU64]) {
+/// Ends what the worker of a column left behind in an upstream, as it is gone: its connections count as ended, no request waits,
+/// there are no carriers and no streams, and no place is being changed.
+pub(super) fn settle(memory: &Memory, column: usize, spot: &Spot) {
+    let (words, rows) = (&memory.column(column)[spot.cells..], memory.rows(column));
     words[QUEUE].store(0, Relaxed);
-    let gauges = words[HTTP2..OTHER].iter().enumerate().filter(|(cell, _)| is_gauge(*cell));
+    let gauges = words[HTTP2..HTTP2 + HTTP2_CELLS].iter().enumerate().filter(|(cell, _)| is_gauge(*cell));
     gauges.for_each(|(_, gauge)| gauge.store(0, Relaxed));
-    let end = |numbers: &[AtomicU64]| {
-        let connections = numbers
-            .iter()
-            .take(PHASES.len())
-            .fold(0, |sum: u64, phase| sum.wrapping_add(phase.swap(0, Relaxed)));
-        add(&numbers[FIRST_END + End::Exiting as usize], connections);
+    let end = |row: &Row| {
+        let connections = connections(row);
+        if connections != 0 {
+            PHASE_CELLS.iter().for_each(|phase| row[word(*phase)].store(0, Relaxed));
+            add_to(row, FIRST_END + End::Exiting as usize, connections);
+        }
     };
-    let places = SERVERS + upstream.servers.len() * SERVER_CELLS;
-    words[OTHER..places].chunks_exact(SERVER_CELLS).for_each(end);
-    let taken = words[places..].chunks_exact(PLACE_WORDS).take_while(|place| place[LENGTH].load(Relaxed) > 0);
-    taken.for_each(|place| {
-        end(&place[NUMBERS..]);
-        place[LOOKED_UP].store(0, Relaxed);
-        let changes = &place[CHANGES];
+    let all = (spot.servers..spot.others + spot.room).chain([spot.other, spot.gone]);
+    all.filter_map(|row| rows.read(row)).for_each(end);
+    let taken = headers(memory, column, spot).chunks_exact(HEADER_WORDS).take_while(is_used);
+    taken.for_each(|header| {
+        header[LOOKED_UP].store(0, Relaxed);
+        let changes = &header[CHANGES];
         changes.store(changes.load(Relaxed).next_multiple_of(2), Relaxed);
     });
 }
 
 /// The counters of a server of a worker that is gone: its connections count as ended.
 pub(super) fn settled(mut numbers: [u64; SERVER_CELLS]) -> [u64; SERVER_CELLS] {
-    let phases = &mut numbers[..PHASES.len()];
-    let connections = phases.iter().fold(0, |sum: u64, phase| sum.wrapping_add(*phase));
-    phases.fill(0);
+    let mut connections: u64 = 0;
+    for phase in PHASE_CELLS {
+        connections = connections.wrapping_add(std::mem::take(&mut numbers[phase]));
+    }
     let end = &mut numbers[FIRST_END + End::Exiting as usize];
     *end = end.wrapping_add(connections);
     numbers

@@ -9,7 +9,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use crate::base::memory::Text;
 use crate::lessons::View;
 use crate::metrics::{
-    Count, HandoverCount, Http2Gauge, Phase, QueueCount, Row, ServerCounters, ServerInfo, Snapshot,
+    Count, HandoverCount, Http2Gauge, Phase, QueueCount, Row, ServerCounters, ServerView, Snapshot,
 };
 
 use super::{buckets, in_seconds, lesson_of, Learned};
@@ -153,7 +153,7 @@ impl Serialize for UpstreamJson<'_> {
 
 struct PeerJson<'a> {
     number: usize,
-    server: Option<&'a ServerInfo>,
+    server: Option<ServerView<'a>>,
     learned: View,
     counters: &'a ServerCounters,
 }
@@ -163,8 +163,8 @@ impl Serialize for PeerJson<'_> {
         let mut map = to.serialize_map(None)?;
         map.serialize_entry("id", &self.number)?;
         if let Some(server) = self.server {
-            map.serialize_entry("server", &server.text)?;
-            map.serialize_entry("name", &server.name)?;
+            map.serialize_entry("server", server.text)?;
+            map.serialize_entry("name", server.name)?;
             map.serialize_entry("backup", &server.backup)?;
             map.serialize_entry("down", &server.down)?;
             map.serialize_entry("max_conns", &server.max_conns)?;

@@ -13,7 +13,7 @@ use std::fmt::{self, Display, Formatter};
 
 use crate::base::memory::Text;
 use crate::lessons::View;
-use crate::metrics::{ServerInfo, Snapshot, UpstreamInfo};
+use crate::metrics::{ServerView, Snapshot, UpstreamInfo};
 use json::JsonWriter;
 use prometheus::PrometheusWriter;
 
@@ -84,9 +84,9 @@ impl Writer {
 pub type Learned = dyn Fn(&[u8]) -> View;
 
 /// What was learned of a server of an upstream. Nothing if the upstream does not keep to it, or for a sum of several servers.
-fn lesson_of(server: Option<&ServerInfo>, upstream: &UpstreamInfo, learned: &Learned) -> View {
+fn lesson_of(server: Option<ServerView<'_>>, upstream: &UpstreamInfo, learned: &Learned) -> View {
     match server {
-        Some(server) if upstream.learns && !server.address.is_empty() => learned(&server.address),
+        Some(server) if upstream.learns && !server.address.is_empty() => learned(server.address),
         _ => View::default(),
     }
 }

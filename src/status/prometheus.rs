@@ -148,7 +148,7 @@ impl PrometheusWriter {
                 self.snapshot.server(self.next, &row).filter(|server| server.text != GONE_LABEL)
             {
                 let learned = lesson_of(Some(server), upstream, self.learned);
-                push(&mut shown, Server { name: owned(&server.text)?, counters: row.counters, learned })?;
+                push(&mut shown, Server { name: owned(server.text)?, counters: row.counters, learned })?;
             }
         }
         Some(Servers { shown, in_transit: self.snapshot.handover(self.next).in_transit(&sum) })

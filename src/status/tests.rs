@@ -69,7 +69,7 @@ fn server(address: &[u8], text: &str) -> ServerInfo {
 fn numbers() -> Snapshot {
     let first = UpstreamInfo {
         name: "a".into(),
-        servers: vec![server(b"1", "10.0.0.1:80"), server(b"2", ODD)],
+        servers: [server(b"1", "10.0.0.1:80"), server(b"2", ODD)].into_iter().collect(),
         limit: 32,
         queue: Some(9),
         http2: true,
@@ -84,7 +84,7 @@ fn numbers() -> Snapshot {
         ..UpstreamInfo::default()
     };
     let plan = Plan::new(vec![first, second], vec!["/auth".into(), ODD.into()]);
-    let words: Vec<AtomicU64> = (0..plan.size(1)).map(|_| AtomicU64::new(0)).collect();
+    let words: Vec<AtomicU64> = (0..plan.memory(1)).map(|_| AtomicU64::new(0)).collect();
     let generation = Generation::new(plan, 1, words.leak(), Box::new(()), None, |_| true).unwrap();
     let worker = generation.enter(0, 1, |_| false).unwrap();
     let meter = worker.upstreams[0].meter(b"1").unwrap();
@@ -241,9 +241,9 @@ fn writes_for_prometheus() {
 fn what_was_learned_is_of_one_server() {
     let learns = UpstreamInfo { learns: true, ..UpstreamInfo::default() };
     let (one, other) = (server(b"1", "a"), server(b"", "other"));
-    assert_eq!(lesson_of(Some(&one), &learns, &learned), learned(b"1"));
-    assert_eq!(lesson_of(Some(&one), &UpstreamInfo::default(), &learned), View::default());
-    assert_eq!(lesson_of(Some(&other), &learns, &learned), View::default());
+    assert_eq!(lesson_of(Some(one.view()), &learns, &learned), learned(b"1"));
+    assert_eq!(lesson_of(Some(one.view()), &UpstreamInfo::default(), &learned), View::default());
+    assert_eq!(lesson_of(Some(other.view()), &learns, &learned), View::default());
     assert_eq!(lesson_of(None, &learns, &learned), View::default());
 }
 

@@ -5,8 +5,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t};
 
-use crate::base::memory::{copy, push};
-use crate::metrics::{readable, ServerInfo};
+use crate::metrics::{readable, ServerView, Servers};
 use crate::pool::MAX_SERVERS;
 
 use crate::ffi::nginx::headers::bytes;
@@ -16,7 +15,7 @@ pub(crate) struct Configured<'a> {
     /// Each address, with the sum of `max_conns` of all servers there; 0 if there is no limit.
     pub(crate) addresses: HashMap<&'a [u8], u64>,
     /// Each address once, in the order of the configuration.
-    pub(crate) servers: Vec<ServerInfo>,
+    pub(crate) servers: Servers,
     /// Whether a server has `max_conns`.
     pub(crate) any_limited: bool,
     /// Whether the upstream has a `zone`.
@@ -41,7 +40,8 @@ impl Configured<'_> {
         };
         let text = |text| readable(bytes(text));
         let mut addresses = HashMap::new();
-        let (mut listed, mut seen) = (Vec::new(), HashSet::new());
+        let mut seen = HashSet::new();
+        let mut listed = room_for(servers)?;
         for server in servers {
             // SAFETY: nginx has resolved the name of the server to `naddrs` addresses at `addrs`.
             for address in unsafe { slice(server.addrs, server.naddrs) } {
@@ -49,15 +49,14 @@ impl Configured<'_> {
                 let bytes = unsafe { slice(address.sockaddr.cast::<u8>(), address.socklen as usize) };
                 seen.try_reserve(1).ok()?;
                 if !has_no_address(server) && seen.insert(bytes) {
-                    let server = ServerInfo {
-                        address: copy(bytes)?,
-                        text: text(address.name)?,
-                        name: text(server.name)?,
+                    listed.push(ServerView {
+                        address: bytes,
+                        text: &text(address.name)?,
+                        name: &text(server.name)?,
                         backup: server.backup() != 0,
                         down: true,
                         max_conns: 0,
-                    };
-                    push(&mut listed, server)?;
+                    })?;
                 }
                 if server.down != 0 {
                     continue;
@@ -69,9 +68,9 @@ impl Configured<'_> {
                 addresses.entry(bytes).and_modify(|limit| *limit = sum(*limit)).or_insert(max_conns);
             }
         }
-        for server in &mut listed {
-            let limit = addresses.get(server.address.as_slice()).copied();
-            (server.max_conns, server.down) = (limit.unwrap_or(0), limit.is_none());
+        for at in 0..listed.len() {
+            let limit = listed.get(at).and_then(|server| addresses.get(server.address).copied());
+            listed.limit(at, limit.is_none(), limit.unwrap_or(0))?;
         }
         Some(Self {
             addresses,
@@ -112,6 +111,21 @@ impl Configured<'_> {
             (true, false) => Some(fixed).filter(|fixed| *fixed > 0),
         }
     }
+}
+
+/// Memory for these servers. `None` if there is none.
+fn room_for(servers: &[ngx_http_upstream_server_t]) -> Option<Servers> {
+    let (mut number, mut size) = (0, 0);
+    for server in servers {
+        // SAFETY: nginx has resolved the name of the server to `naddrs` addresses at `addrs`.
+        for address in unsafe { slice(server.addrs, server.naddrs) } {
+            number += 1;
+            let text = address.name.len;
+            let name = if bytes(address.name) == bytes(server.name) { 0 } else { server.name.len };
+            size += address.socklen as usize + text + name;
+        }
+    }
+    Servers::with_room(number, size)
 }
 
 /// Whether the address is a placeholder for a name that is resolved while nginx runs.

@@ -79,8 +79,8 @@ impl Zone {
     /// Calls `each` with the address of each configured server. To be called before [`Self::open`].
     pub(crate) fn each_server(&self, each: impl FnMut(&[u8])) {
         let plan = self.plan.borrow();
-        let servers = plan.upstreams.iter().flat_map(|upstream| &upstream.servers);
-        servers.map(|server| server.address.as_slice()).for_each(each);
+        let servers = plan.upstreams.iter().flat_map(|upstream| upstream.servers.iter());
+        servers.map(|server| server.address).for_each(each);
     }
 
     /// The upstream with a name; `number` is where to look first.
@@ -164,8 +164,9 @@ impl Zone {
                 unsafe { ngx_log_error_core(NGX_LOG_WARN as usize, log, 0, format.as_ptr(), workers, bytes) };
             }
         }
-        let for_two_each = Some(plan.size_for_two_each(workers)).filter(|needed| *needed <= size);
-        let mapping = match Mapping::new(for_two_each.unwrap_or(plan.size(workers))) {
+        let is_for_two_each = plan.size_for_two_each(workers) <= size;
+        let words = if is_for_two_each { plan.memory_for_two_each(workers) } else { plan.memory(workers) };
+        let mapping = match Mapping::new(words) {
             Ok(mapping) => mapping,
             Err(err) => {
                 log_nothing_counted(log, err.raw_os_error().unwrap_or(0));

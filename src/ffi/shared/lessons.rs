@@ -53,7 +53,7 @@ impl Learning {
         let Err(err) = self.make(servers) else {
             if let (Some(own), Some(before)) = (self.own.get(), before) {
                 zone.each_server(|address| own.all().inherit(&before, address));
-                own.all().inherit_others(&before);
+                own.all().inherit_others(&before, now());
             }
             *last = self.own.get().map(|own| own.all().clone());
             let own = self.own.get().map(NonNull::from);

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::super::words::{since, KNOWN, LOCK, USED};
+use super::super::words::{since, CAUTIOUS, CAUTIOUS_UNTIL, LOCK};
 use super::*;
 
 const DEAD: u64 = 8;
@@ -11,7 +11,7 @@ const SEES_DEAD: Witness = Witness { process: 7, is_alive: |process| process != 
 
 fn all(words: &'static [AtomicU64], last: Option<&Lessons>) -> Lessons {
     let own = Lessons::new(words, Box::new(()));
-    last.into_iter().for_each(|last| own.inherit_others(last));
+    last.into_iter().for_each(|last| own.inherit_others(last, NOW));
     own
 }
 
@@ -19,37 +19,42 @@ fn address(number: usize) -> Vec<u8> {
     number.to_ne_bytes().to_vec()
 }
 
-/// The words of the record that is in use.
-fn record(words: &'static [AtomicU64]) -> &'static [AtomicU64] {
-    words.chunks(WORDS).find(|record| record[KEY].load(Relaxed) != 0).unwrap_or(words)
+/// More servers than a block has room for.
+const MANY: usize = 5000;
+
+/// The body of the record of a lesson.
+fn body(lesson: Lesson) -> &'static Body {
+    lesson.parts().unwrap().1
+}
+
+/// The records that belong to a server.
+fn taken(lessons: &Lessons) -> impl Iterator<Item = Record> + '_ {
+    lessons.records().filter(|record| Owner::of(record.0).key() != 0)
 }
 
 #[test]
 fn what_is_seen_while_another_process_has_the_lock_is_not_noted() {
-    let words = words(1);
-    let lesson = all(words, None).of(b"server", NOW);
-    record(words)[LOCK].store(9, Relaxed);
+    let lesson = lesson();
+    body(lesson)[LOCK].store(9, Relaxed);
     assert_eq!(lesson.closed(&ALIVE, NOW, 1000, 1, 0), None);
     assert_eq!(lesson.expires(NOW, 1000), Verdict::Keep(None));
     assert_eq!(lesson.reach(&ALIVE, NOW, 100, true), (Verdict::Keep(None), None));
     assert!(lesson.known().is_nothing());
-    assert_eq!(record(words)[LOCK].load(Relaxed), 9);
+    assert_eq!(body(lesson)[LOCK].load(Relaxed), 9);
 }
 
 #[test]
 fn a_process_that_was_killed_loses_the_lock() {
-    let words = words(1);
-    let lesson = all(words, None).of(b"server", NOW);
-    record(words)[LOCK].store(DEAD, Relaxed);
+    let lesson = lesson();
+    body(lesson)[LOCK].store(DEAD, Relaxed);
     lesson.closed(&SEES_DEAD, NOW, 1000, 1, 0);
     assert!(!lesson.known().is_nothing());
-    assert_eq!(record(words)[LOCK].load(Relaxed), 0);
+    assert_eq!(body(lesson)[LOCK].load(Relaxed), 0);
 }
 
 #[test]
 fn processes_change_a_record_one_after_the_other() {
-    let words = words(1);
-    let lesson = all(words, None).of(b"server", NOW);
+    let lesson = lesson();
     std::thread::scope(|scope| {
         for process in 1..=4 {
             scope.spawn(move || {
@@ -65,7 +70,7 @@ fn processes_change_a_record_one_after_the_other() {
         }
     });
     assert_eq!(lesson.believes(NOW), Some(1000));
-    assert_eq!(record(words)[LOCK].load(Relaxed), 0);
+    assert_eq!(body(lesson)[LOCK].load(Relaxed), 0);
 }
 
 #[test]
@@ -94,35 +99,39 @@ fn addresses_have_records_of_their_own() {
 
 #[test]
 fn a_full_table_gives_no_record() {
-    let words = words(1);
-    let lessons = all(words, None);
-    let places = words.len() / WORDS;
-    for number in 0..100 {
+    let lessons = lessons();
+    for number in 0..MANY {
         lessons.of(&address(number), NOW).closed(&ALIVE, NOW, 1000, 1, 0);
     }
-    let taken = words.chunks(WORDS).filter(|record| record[KEY].load(Relaxed) != 0).count();
-    assert_eq!(taken, places);
-    let known = (0..100).filter(|number| !lessons.of(&address(*number), NOW).known().is_nothing()).count();
-    assert_eq!(known, places);
+    assert_eq!(taken(&lessons).count(), IN_BLOCK);
+    let known = (0..MANY).filter(|number| !lessons.of(&address(*number), NOW).known().is_nothing()).count();
+    assert_eq!(known, IN_BLOCK);
 }
 
 #[test]
 fn the_record_of_a_server_that_is_not_used_goes_to_another_one() {
-    let words = words(1);
-    let lessons = all(words, None);
-    for number in 0..100 {
-        lessons.of(&address(number), NOW).closes(NOW, &[1000; 4]);
+    let lessons = lessons();
+    for number in 0..MANY {
+        let lesson = lessons.of(&address(number), NOW);
+        // Of some nothing is known.
+        if number % 2 == 0 {
+            lesson.closes(NOW, &[1000; 4]);
+        }
     }
-    let later = NOW + UNUSED as Msec;
+    let later = NOW + UNUSED as Msec * Owner::UNIT;
     assert!(lessons.of(b"new", later).known().is_nothing());
     lessons.of(b"new", later).closes(later, &[1000; 4]);
     assert_eq!(lessons.view(b"new", later).age, None);
-    lessons.of(b"new", later + 1).closes(later, &[2000; 4]);
-    assert_eq!(lessons.view(b"new", later + 1).age, Some((2000, 4)));
+    let later = later + Owner::UNIT;
+    assert!(lessons.of(b"new", later).known().is_nothing());
+    lessons.of(b"new", later).closes(later, &[2000; 4]);
+    assert_eq!(lessons.view(b"new", later).age, Some((2000, 4)));
     // One whose lock another process has stays where it is.
-    words.chunks(WORDS).for_each(|record| record[LOCK].store(9, Relaxed));
-    assert!(lessons.of(b"another", later + 1).known().is_nothing());
-    assert_eq!(lessons.view(b"new", later + 1).age, Some((2000, 4)));
+    taken(&lessons).for_each(|record| record.1[LOCK].store(9, Relaxed));
+    (0..MANY).for_each(|number| assert!(lessons.of(&address(MANY + number), later).known().is_nothing()));
+    let kept = taken(&lessons).filter(|record| record.known() != 0);
+    assert!(kept.count() > IN_BLOCK / 4);
+    assert_eq!(lessons.view(b"new", later).age, Some((2000, 4)));
 }
 
 #[test]
@@ -133,8 +142,8 @@ fn the_next_configuration_begins_with_what_is_known() {
         let now = lesson.closes(NOW, &[1000 + number; 4]);
         assert!(matches!(lesson.expires(now, 1000 + number), Verdict::Watch(_)));
     }
-    let words = words(40);
-    let next = all(words, Some(&before));
+    let next = all(words(400), Some(&before));
+    assert!(taken(&next).all(|record| Owner::of(record.0).unused(NOW) > UNUSED));
     for number in 0..4 {
         let lesson = next.of(&address(number), NOW);
         assert_eq!(lesson.limit(), before.of(&address(number), NOW).limit());
@@ -142,21 +151,68 @@ fn the_next_configuration_begins_with_what_is_known() {
         // A watcher of the old workers does not keep the new ones from watching.
         assert!(matches!(lesson.expires(NOW, 1000 + number), Verdict::Watch(_)));
     }
-    let used = words.chunks(WORDS).filter(|record| record[USED].load(Relaxed) == NOW as u64).count();
-    assert_eq!(used, 4);
-    assert!(words.chunks(WORDS).all(|record| record[LOCK].load(Relaxed) == 0));
+    let used = taken(&next).filter(|record| Owner::of(record.0).unused(NOW) == 0).count();
+    assert_eq!((used, taken(&next).count()), (4, 4));
+    assert!(next.records().all(|record| record.1[LOCK].load(Relaxed) == 0));
 }
 
 #[test]
 fn a_smaller_configuration_takes_what_it_has_room_for() {
-    let before = all(words(100), None);
-    for number in 0..100 {
+    let before = all(words(MANY), None);
+    for number in 0..MANY {
         before.of(&address(number), NOW).closes(NOW, &[1000; 4]);
     }
-    let words = words(1);
-    all(words, Some(&before));
-    let known = words.chunks(WORDS).filter(|record| record[KNOWN].load(Relaxed) != 0).count();
-    assert_eq!(known, words.len() / WORDS);
+    let after = all(words(1), Some(&before));
+    let known = after.records().filter(|record| record.known() != 0).count();
+    assert_eq!(known, IN_BLOCK);
+}
+
+/// To touch memory costs memory.
+#[test]
+fn a_body_is_touched_only_when_something_was_seen() {
+    let lessons = lessons();
+    let lesson = lessons.of(b"server", NOW);
+    let has_body = || Owner::of(lesson.parts().unwrap().0).has_body();
+    // What is there is not read before: this would be shown.
+    body(lesson)[CAUTIOUS].store(1, Relaxed);
+    body(lesson)[CAUTIOUS_UNTIL].store(NOW as u64 + 1000, Relaxed);
+    assert_eq!(lesson.cautious_age(NOW), None);
+    assert_eq!(lessons.view(b"server", NOW), View::default());
+    assert!(!has_body());
+    lesson.closed(&ALIVE, NOW, 1000, 1, 0);
+    assert!(has_body());
+    // It stays so when a connection is opened, and when another server gets the record.
+    lessons.of(b"server", NOW + Owner::UNIT);
+    assert!(has_body());
+    let next = all(words(1), None);
+    lessons.of(b"another", NOW);
+    next.inherit(&lessons, b"server");
+    next.inherit(&lessons, b"another");
+    assert_eq!(taken(&next).count(), 1);
+}
+
+#[test]
+fn hardly_any_server_finds_no_record() {
+    let lessons = all(words(10_000), None);
+    let without = (0..10_000).filter(|number| lessons.of(&address(*number), NOW).parts().is_none()).count();
+    assert!(without <= 5, "{without}");
+    assert_eq!(taken(&lessons).count() + without, 10_000);
+    // A second worker finds the same ones.
+    assert!(
+        (0..10_000).filter(|number| lessons.of(&address(*number), NOW).parts().is_none()).count() == without
+    );
+    assert_eq!(taken(&lessons).count() + without, 10_000);
+}
+
+#[test]
+fn records_are_where_the_layout_says() {
+    let lessons = all(words(400), None);
+    let record = lessons.record(IN_BLOCK + 3).unwrap();
+    let at = |word: *const AtomicU64| (word.addr() - lessons.words.as_ptr().addr()) / 8;
+    assert_eq!(at(record.0.as_ptr()), BLOCK_WORDS + 3 * HEAD_WORDS);
+    assert_eq!(at(record.1.as_ptr()), BLOCK_WORDS + IN_BLOCK * HEAD_WORDS + 3 * BODY_WORDS);
+    assert_eq!(lessons.number(), 3 * IN_BLOCK);
+    assert!(lessons.record(3 * IN_BLOCK).is_none());
 }
 
 #[test]
@@ -164,7 +220,8 @@ fn memory_without_a_record_is_of_no_use_and_no_harm() {
     let lessons = all(&[], None);
     assert!(lessons.of(b"server", NOW).known().is_nothing());
     assert_eq!(lessons.view(b"server", NOW), View::default());
-    assert!(Lessons::size(0) >= PROBES * WORDS);
+    assert_eq!((Lessons::size(0), Lessons::size(100)), (BLOCK_WORDS, BLOCK_WORDS));
+    assert_eq!(Lessons::size(usize::MAX), usize::MAX);
 }
 
 #[test]
@@ -193,22 +250,22 @@ fn without_a_record_an_announced_end_is_obeyed() {
 fn a_limit_is_obeyed_while_another_process_has_the_record() {
     let lesson = lesson();
     let now = lesson.closes(NOW, &[1000; 4]);
-    lesson.words()[LOCK].store(ALIVE.process + 1, Relaxed);
+    body(lesson)[LOCK].store(ALIVE.process + 1, Relaxed);
     assert_eq!(lesson.expires(now, 900), Verdict::Keep(Some(997)));
     assert_eq!(lesson.expires(now, 997), Verdict::Close);
 }
 
 #[test]
 fn servers_that_are_gone_take_no_records_from_those_that_are_there() {
-    let before = all(words(200), None);
+    let before = all(words(2000), None);
     let teach = |number: usize| before.of(&address(number), NOW).closes(NOW, &[1000 + number; 4]);
-    let now = (0..200).map(teach).max().unwrap_or(NOW);
+    let now = (0..2000).map(teach).max().unwrap_or(NOW);
     // Two are still there, and ten are new.
     let after = all(words(12), None);
     for number in [7, 190] {
         after.inherit(&before, &address(number));
     }
-    after.inherit_others(&before);
+    after.inherit_others(&before, now);
     for number in [7, 190] {
         let known = after.of(&address(number), now).believes(now);
         assert_eq!(known, Some(1000 + number as u32));

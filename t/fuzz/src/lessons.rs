@@ -4,12 +4,12 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use keepalive::http1::keep_alive::Margin;
-use keepalive::lessons::{Bound, Expired, Lesson, Lessons, Verdict, Witness};
+use keepalive::lessons::{Bound, Expired, Lesson, Lessons, Verdict, Witness, BLOCK_WORDS};
 
 use crate::input::Input;
 
 /// The memory of two configurations.
-static WORDS: [[AtomicU64; 384]; 2] = [const { [const { AtomicU64::new(0) }; 384] }; 2];
+static WORDS: [[AtomicU64; BLOCK_WORDS]; 2] = [const { [const { AtomicU64::new(0) }; BLOCK_WORDS] }; 2];
 
 const ADDRESSES: [&[u8]; 3] = [b"server a, 16 b..", b"b", b"server c, 16 b.."];
 
@@ -44,7 +44,7 @@ pub fn target(data: &[u8]) {
             1 if !is_next => {
                 is_next = true;
                 let last = std::mem::replace(&mut lessons, Lessons::new(&WORDS[1], Box::new(())));
-                lessons.inherit_others(&last);
+                lessons.inherit_others(&last, now);
             }
             _ => act(&mut input, operation, lesson, now, &mut seen[server]),
         }

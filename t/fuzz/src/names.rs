@@ -16,12 +16,12 @@ use serde_json::Value;
 
 use crate::input::Input;
 
-static WORDS: [AtomicU64; 1 << 14] = [const { AtomicU64::new(0) }; 1 << 14];
+static WORDS: [AtomicU64; 1 << 15] = [const { AtomicU64::new(0) }; 1 << 15];
 
 /// Each line: what it is (`u` an upstream, `s` a server of it, `n` the name of that, `a` a path), and its name.
 pub fn target(data: &[u8]) {
     let plan = plan(Input(data).lines());
-    let size = plan.size(1);
+    let size = plan.memory(1);
     if size > WORDS.len() {
         return;
     }
@@ -42,7 +42,7 @@ fn shown(name: &[u8]) -> String {
 
 /// No two upstreams have the same name, and no two servers of one upstream the same address: nginx ensures that.
 fn plan(lines: Vec<&[u8]>) -> Plan {
-    let mut upstreams: Vec<UpstreamInfo> = Vec::new();
+    let mut upstreams: Vec<(UpstreamInfo, Vec<ServerInfo>)> = Vec::new();
     let (mut names, mut paths, mut auth) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
     for line in lines {
         let Some((kind, name)) = line.split_first() else { continue };
@@ -50,26 +50,27 @@ fn plan(lines: Vec<&[u8]>) -> Plan {
             (b'a', _) if paths.insert(name) => auth.push(shown(name)),
             (b'u', _) if names.insert(name) => {
                 let queue = (name.len() % 2 == 1).then_some(7);
-                upstreams.push(UpstreamInfo {
-                    name: shown(name),
-                    queue,
-                    limit: 32,
-                    ..UpstreamInfo::default()
-                });
+                let upstream =
+                    UpstreamInfo { name: shown(name), queue, limit: 32, ..UpstreamInfo::default() };
+                upstreams.push((upstream, Vec::new()));
             }
-            (b's', Some(upstream)) => {
+            (b's', Some((_, servers))) => {
                 let (address, text) = (name.to_vec(), format!("unix:{}", shown(name)));
-                if upstream.servers.iter().all(|server| server.address != address) {
-                    upstream.servers.push(ServerInfo { address, text, ..ServerInfo::default() });
+                if servers.iter().all(|server| server.address != address) {
+                    servers.push(ServerInfo { address, text, ..ServerInfo::default() });
                 }
             }
-            (b'n', Some(upstream)) => {
-                upstream.servers.last_mut().into_iter().for_each(|server| server.name = shown(name));
+            (b'n', Some((_, servers))) => {
+                servers.last_mut().into_iter().for_each(|server| server.name = shown(name));
             }
             _ => {}
         }
     }
-    Plan::new(upstreams, auth)
+    let with_servers = |(upstream, servers): (UpstreamInfo, Vec<ServerInfo>)| UpstreamInfo {
+        servers: servers.into_iter().collect(),
+        ..upstream
+    };
+    Plan::new(upstreams.into_iter().map(with_servers).collect(), auth)
 }
 
 /// Other numbers for each server.
@@ -77,7 +78,7 @@ fn count(generation: &Generation, upstreams: &[UpstreamInfo]) {
     let worker = generation.enter(0, 1, |_| false).expect("there is one worker");
     for (number, (upstream, records)) in upstreams.iter().zip(&worker.upstreams).enumerate() {
         for (at, server) in upstream.servers.iter().enumerate() {
-            let meter = records.meter(&server.address).expect("of the configuration");
+            let meter = records.meter(server.address).expect("of the configuration");
             (0..=at + number).for_each(|_| meter.open());
             meter.pass(Phase::Active, Phase::Idle);
             meter.end(Phase::Idle, End::Evicted);
@@ -118,11 +119,8 @@ fn json(view: Snapshot, upstreams: &[UpstreamInfo], auth: &[String]) -> Value {
         let shown = &shown[&upstream.name];
         let peers = shown["peers"].as_array().expect("an array");
         assert_eq!(peers.len(), upstream.servers.len());
-        for (peer, server) in peers.iter().zip(&upstream.servers) {
-            assert_eq!(
-                (&peer["server"], &peer["name"]),
-                (&server.text.as_str().into(), &server.name.as_str().into())
-            );
+        for (peer, server) in peers.iter().zip(upstream.servers.iter()) {
+            assert_eq!((&peer["server"], &peer["name"]), (&server.text.into(), &server.name.into()));
         }
         let sum = |of: &str| peers.iter().map(|peer| peer[of].as_u64().expect("a number")).sum::<u64>();
         for of in ["active", "requests", "opened", "reused"] {
@@ -149,7 +147,7 @@ fn prometheus(view: Snapshot, upstreams: &[UpstreamInfo], auth: &[String], json:
         for upstream in upstreams {
             for (at, server) in upstream.servers.iter().enumerate() {
                 let number = &json["upstreams"][&upstream.name]["peers"][at][field];
-                let shown = shown.get(&(upstream.name.clone(), server.text.clone()));
+                let shown = shown.get(&(upstream.name.clone(), server.text.to_owned()));
                 assert_eq!(shown.copied(), number.as_f64());
             }
         }

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 
 use keepalive::metrics::{
@@ -22,7 +22,7 @@ use configuration::{configuration, server, Configuration, ADDRESSES, AUTH, UPSTR
 use handover::HandedOver;
 use times::{wait, Times};
 
-const MEMORY: usize = 1 << 14;
+const MEMORY: usize = 1 << 16;
 static WORDS: [AtomicU64; MEMORY] = [const { AtomicU64::new(0) }; MEMORY];
 
 const PHASES: [Phase; 3] = [Phase::Idle, Phase::Active, Phase::Draining];
@@ -65,7 +65,7 @@ const DECIDED: [Decision; 5] =
 pub fn target(data: &[u8]) {
     let mut input = Input(data);
     let mut memory = &WORDS[..];
-    memory.iter().for_each(|word| word.store(0, SeqCst));
+    memory.iter().for_each(|word| word.store(0, Relaxed));
     let Some(mut model) = Model::new(&mut input, &mut memory) else { return };
     for _ in 0..300 {
         if input.is_empty() {
@@ -128,7 +128,7 @@ fn generation(
     last: Option<&Generation>,
     alive: &[u64],
 ) -> Option<Arc<Generation>> {
-    let (words, rest) = memory.split_at_checked(plan.size_for_two_each(workers))?;
+    let (words, rest) = memory.split_at_checked(plan.memory_for_two_each(workers))?;
     *memory = rest;
     let is_alive = |pid| alive.contains(&pid);
     let generation = Generation::new(plan, workers, words, Box::new(()), last, is_alive);
