@@ -126,6 +126,18 @@ is $site->status('/script', 'status=204&delay=100'), 200, 'in time';
 like log_line('/script 200'), qr{^/script 200 "204" "0\.1\d\d"$}, 'in time: status and time in the log';
 is $site->get('/redirected', 'fault=hang&at=start')->{body}, 'second', 'error_page of the error';
 
+# Several at a time: each has its own budget, whatever becomes of those that were asked before and after it.
+my @several = map { sleep 0.06; { begun => time, request => $site->begin('/script', $_) } }
+    'fault=hang&at=start', 'status=204&delay=100', ('fault=hang&at=start') x 3;
+$several[3]{request}->abort;
+is $several[1]{request}->finish->{status}, 200, 'several: the one that is answered';
+for (0, 2, 4) {
+    is $several[$_]{request}->finish->{status}, 503, "several: number $_ is not";
+    my $took = time - $several[$_]{begun};
+    cmp_ok $took, '>', 0.28, "several: number $_: not before its budget is spent";
+    cmp_ok $took, '<', 1, "several: number $_: and not long after it";
+}
+
 # The queue: the place is given back, so that the next one finds it.
 my $held = $site->begin('/patient/queue', 'fault=hang&at=start');
 ok wait_for { $small->stats->{requests} == 1 }, 'queue: one decision holds the server';

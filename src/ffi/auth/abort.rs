@@ -1,6 +1,5 @@
 //! How an auth subrequest ends before its time: its timeout is over, or the rest of its response is not needed.
 
-#[cfg(ngx_feature = "http_cache")]
 use std::ptr::NonNull;
 
 #[cfg(ngx_feature = "http_cache")]
@@ -18,21 +17,32 @@ use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::request::Request;
+use crate::ffi::nginx::timer::Alarm;
 
 #[cfg(ngx_feature = "http_cache")]
 use crate::ffi::nginx::handle::{get_bit, get_field, handle, set_bit};
 
-/// The handler of a context's alarm: the timeout is over, or the rest of the response is not needed.
-pub(super) unsafe extern "C" fn abort_handler(event: *mut ngx_event_t) {
+/// The alarm of a context, ready to be set or posted. Its handler aborts the auth subrequest, or those nested in it.
+#[cold]
+pub(super) fn alarm(ctx: &AuthContext) -> &Alarm {
+    let alarm = ctx.alarm();
+    alarm.prepare(abort_handler, NonNull::from(ctx).as_ptr().cast(), false);
+    alarm
+}
+
+/// The handler of a context's alarm.
+unsafe extern "C" fn abort_handler(event: *mut ngx_event_t) {
     // SAFETY: nginx calls this with the event of the alarm, which the context cancels before it is dropped.
     let data = unsafe { (*event).data };
     guard((), || {
-        // SAFETY: `send` has prepared the alarm with its context, which lives as long as the alarm.
+        // SAFETY: `alarm` has prepared it with its context, which lives as long as the alarm.
         abort(unsafe { &*data.cast::<AuthContext>() });
     });
 }
 
-fn abort(ctx: &AuthContext) {
+/// Aborts the auth subrequest of a context whose time is over, or whose rest is not needed. If it has ended, aborts those nested
+/// in it.
+pub(super) fn abort(ctx: &AuthContext) {
     let (r, Some(sub)) = (ctx.r, ctx.sub.get()) else { return };
     // What follows may end the request and free its context; the connection stays until nginx's event loop has returned.
     let client = r.client();
@@ -72,7 +82,7 @@ fn keep_aborting_nested(ctx: &AuthContext, sub: Request) {
     abort_nested(sub, &|nested| {
         try_end(nested, r, NGX_HTTP_GATEWAY_TIME_OUT as ngx_int_t);
     });
-    ctx.alarm.set(RETRY_AFTER);
+    alarm(ctx).set(RETRY_AFTER);
 }
 
 /// Ends a subrequest that waits, with `rc`. Returns whether it did: one that waits for another module, or for a thread, cannot

@@ -13,12 +13,12 @@ use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 use crate::auth::{BodyPlan, OnError, Verdict};
 use crate::metrics::Decision;
 
-use super::body::{client_body, preserve_body};
+use super::body::{plan, preserve_body};
 use super::conf::{LocConf, SetVariable};
 use super::context::{AuthContext, AuthStage};
 use super::copy::copy;
 use super::deny::deny;
-use super::subrequest::send;
+use super::subrequest::{send, send_with_body};
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::{get_field, set_field, Handle as _};
 use crate::ffi::nginx::log::debug;
@@ -53,12 +53,12 @@ pub(super) unsafe extern "C" fn auth_subrequest_handler(r: *mut ngx_http_request
 /// Does what the stage of the decision asks for. Returns what nginx does with the request.
 fn advance(r: Request, ctx: &AuthContext, conf: &'static LocConf) -> ngx_int_t {
     match ctx.stage.get() {
-        AuthStage::New | AuthStage::BodyRead => match client_body(r).plan(conf.body as u64) {
+        AuthStage::New | AuthStage::BodyRead => match plan(r, conf) {
             BodyPlan::WithoutBody => send(r, ctx, conf, None),
             BodyPlan::ReadFirst if ctx.stage.get() == AuthStage::New => read_body(r, ctx),
             BodyPlan::WithBody(size) => {
                 preserve_body(r);
-                send(r, ctx, conf, Some(size))
+                send_with_body(r, ctx, conf, size)
             }
             BodyPlan::TooLarge(size) => refuse_large_body(r, size),
             BodyPlan::ReadFirst | BodyPlan::Gone => {
@@ -125,12 +125,23 @@ fn apply_verdict(r: Request, ctx: &AuthContext, conf: &'static LocConf) -> ngx_i
             return FAILED;
         }
     }
-    if ctx.settings.record(r).is_none() {
+    if ctx.settings.record(r, conf).is_none() {
         return FAILED;
     }
     let verdict = ctx.answer().verdict(conf.pass_status());
+    if verdict == Verdict::Allow {
+        ctx.count(Decision::Allowed);
+        return NGX_OK as ngx_int_t;
+    }
+    refuse(r, ctx, conf, verdict)
+}
+
+/// The answer is no permission.
+#[cold]
+#[inline(never)]
+fn refuse(r: Request, ctx: &AuthContext, conf: &'static LocConf, verdict: Verdict) -> ngx_int_t {
     // The error page and the log must not see headers of `auth_subrequest_copy_header` that the client has sent.
-    if verdict != Verdict::Allow && copy(r, conf.copy_header()).is_none() {
+    if copy(r, conf.copy_header()).is_none() {
         return FAILED;
     }
     ctx.count(match (&verdict, conf.on_error()) {

@@ -4,8 +4,9 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_buf_t, ngx_chain_t, ngx_http_headers_in_t, ngx_http_request_body_t, NGX_INVALID_FILE};
 
-use crate::auth::ClientBody;
+use crate::auth::{BodyPlan, ClientBody};
 
+use super::conf::LocConf;
 use crate::ffi::nginx::bits;
 use crate::ffi::nginx::handle::{field_ptr, get_field, handle, Handle as _};
 use crate::ffi::nginx::headers::bytes;
@@ -20,8 +21,19 @@ struct RequestBody(NonNull<ngx_http_request_body_t>);
 
 handle!(RequestBody, ngx_http_request_body_t);
 
+/// How a location would send the auth subrequest now.
+#[inline]
+pub(super) fn plan(r: Request, conf: &LocConf) -> BodyPlan {
+    if conf.body == 0 {
+        return BodyPlan::WithoutBody;
+    }
+    client_body(r).plan(conf.body as u64)
+}
+
 /// The client's body at this moment.
-pub(super) fn client_body(r: Request) -> ClientBody {
+#[cold]
+#[inline(never)]
+fn client_body(r: Request) -> ClientBody {
     let headers = field_ptr!(r.headers_in);
     let length = get_field!(r.headers_in.content_length_n);
     // SAFETY: a field of the live request; reads one bit.

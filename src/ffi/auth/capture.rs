@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_buf_t, ngx_chain_t, ngx_int_t, ngx_pfree, ngx_read_file, NGX_ERROR, NGX_OK};
 
+use super::abort::alarm;
 use super::body::{buffer_size, buffers, consume, is_in_memory};
 use super::conf::LocConf;
 use super::context::{AuthContext, AuthStage};
@@ -18,10 +19,8 @@ const INITIAL_SIZE: usize = 16 << 10;
 
 /// The body of a denial, if it is needed.
 pub(super) struct Capture {
-    /// The value of `auth_subrequest_pass_status`.
-    pass_status: &'static [u16],
-    /// The value of `auth_subrequest_pass_body`, in bytes.
-    limit: usize,
+    /// The configuration of the location that has created the context.
+    pub(super) conf: &'static LocConf,
     memory: Cell<Option<NonNull<u8>>>,
     /// How many bytes `memory` has.
     size: Cell<usize>,
@@ -41,10 +40,10 @@ pub(super) enum CaptureState {
 }
 
 impl Capture {
-    pub(super) fn new(conf: &LocConf) -> Self {
+    #[inline]
+    pub(super) fn new(conf: &'static LocConf) -> Self {
         Self {
-            pass_status: conf.pass_status(),
-            limit: conf.pass_body,
+            conf,
             memory: Cell::new(None),
             size: Cell::new(0),
             length: Cell::new(0),
@@ -52,8 +51,16 @@ impl Capture {
         }
     }
 
-    pub(super) fn pass_status(&self) -> &'static [u16] {
-        self.pass_status
+    /// Whether the body of a denial is passed.
+    #[inline]
+    pub(super) fn is_wanted(&self) -> bool {
+        self.limit() > 0
+    }
+
+    /// The largest body that is passed, in bytes.
+    #[inline]
+    fn limit(&self) -> usize {
+        self.conf.pass_body
     }
 
     pub(super) fn state(&self) -> CaptureState {
@@ -69,12 +76,12 @@ impl Capture {
 
     /// Reads the header of the response; returns whether its body is captured.
     fn start(&self, sub: Request) -> bool {
-        if !self.pass_status.contains(&sub.status()) {
+        if !self.conf.pass_status().contains(&sub.status()) {
             return false;
         }
         let announced = get_field!(sub.headers_out.content_length_n);
-        let size = usize::try_from(announced).unwrap_or(INITIAL_SIZE.min(self.limit));
-        if size > self.limit {
+        let size = usize::try_from(announced).unwrap_or(INITIAL_SIZE.min(self.limit()));
+        if size > self.limit() {
             self.state.set(CaptureState::TooLarge);
             return false;
         }
@@ -87,7 +94,7 @@ impl Capture {
 
     /// Replaces the memory by a larger one with at least `needed` bytes, which is at most the limit; `None` if there is no memory.
     fn grow(&self, r: Request, memory: NonNull<u8>, needed: usize) -> Option<NonNull<u8>> {
-        let size = needed.max(self.size.get().saturating_mul(2)).min(self.limit);
+        let size = needed.max(self.size.get().saturating_mul(2)).min(self.limit());
         let larger = allocate_for::<u8>(r, size)?;
         // SAFETY: `append` has written `length` bytes, which is less than `size`; the two do not overlap.
         unsafe { larger.copy_from_nonoverlapping(memory, self.length.get()) };
@@ -105,7 +112,7 @@ impl Capture {
             return Some(());
         };
         let (length, more) = (self.length.get(), buffer_size(buf));
-        let fits = usize::try_from(more).ok().filter(|more| *more <= self.limit - length);
+        let fits = usize::try_from(more).ok().filter(|more| *more <= self.limit() - length);
         let Some(more) = fits else {
             self.state.set(CaptureState::TooLarge);
             return Some(());
@@ -135,7 +142,7 @@ impl Capture {
 /// The context of an auth subrequest whose response body may be captured.
 #[inline]
 pub(super) fn capturing<'a>(r: Request) -> Option<&'a AuthContext> {
-    AuthContext::of_subrequest(r).filter(|ctx| ctx.capture.limit > 0)
+    AuthContext::of_subrequest(r).filter(|ctx| ctx.capture.is_wanted())
 }
 
 /// Decides by the header of a response whether its body is captured. The header itself is not passed to other filters, which
@@ -167,7 +174,7 @@ pub(super) unsafe fn capture_body(ctx: &AuthContext, chain: *mut ngx_chain_t) ->
     }
     if ctx.capture.state() == CaptureState::TooLarge && before != CaptureState::TooLarge {
         // The rest of the body is not needed, and may be endless.
-        ctx.alarm.post();
+        alarm(ctx).post();
     }
     NGX_OK as ngx_int_t
 }

@@ -15,6 +15,8 @@ pub(in super::super) use super::main_conf::MainConf;
 use super::module::module;
 use super::reading::{ConfReader, Slice};
 use super::server::AuthSrvConf;
+use super::timeouts::Timeouts;
+use crate::ffi::nginx::conf_words::no_memory;
 use crate::ffi::nginx::constants;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::Handle as _;
@@ -37,6 +39,11 @@ pub(super) struct LocConf {
     pub(super) pass_header: Option<Slice<ngx_str_t>>,
     pub(super) copy_header: Option<Slice<CopiedHeader>>,
     pub(super) set: Option<Slice<SetVariable>>,
+    /// The main configuration, once the location is merged.
+    pub(super) main: Option<&'static MainConf>,
+    /// The auth subrequests with this timeout that are under way; `None` without a limit, and if the location has no
+    /// `auth_subrequest`.
+    pub(super) timeouts: Option<&'static Timeouts>,
 }
 
 /// The URI that `auth_subrequest` names.
@@ -95,6 +102,8 @@ impl LocConf {
             pass_header: None,
             copy_header: None,
             set: None,
+            main: None,
+            timeouts: None,
         });
         conf.map_or(ptr::null_mut(), |conf| conf.as_ptr().cast())
     }
@@ -130,7 +139,15 @@ impl LocConf {
                 return NGX_CONF_ERROR;
             }
             if let Some(main) = MainConf::read_by(cf) {
+                conf.main = Some(main);
                 let authorises = conf.uri().is_some();
+                if authorises && conf.timeout > 0 {
+                    let Some(timeouts) = main.timeouts(cf, conf.timeout) else {
+                        no_memory(cf.as_ptr());
+                        return NGX_CONF_ERROR;
+                    };
+                    conf.timeouts = Some(timeouts);
+                }
                 main.authorises.set(main.authorises.get() || authorises);
                 main.captures.set(main.captures.get() || authorises && conf.pass_body > 0);
                 main.copies.set(main.copies.get() || !conf.copy_header().is_empty());
@@ -149,6 +166,7 @@ impl LocConf {
         unsafe { conf.unwrap_or(NonNull::dangling()).as_ref() }
     }
 
+    #[inline]
     pub(super) fn uri(&self) -> Option<&Uri> {
         self.uri.as_ref()?.as_ref()
     }
@@ -176,7 +194,10 @@ impl LocConf {
 
 impl Uri {
     /// Whether path and arguments are equal.
+    #[inline]
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.path.as_bytes() == other.path.as_bytes() && self.args.as_bytes() == other.args.as_bytes()
+        // Equal paths have the same index.
+        std::ptr::eq(self, other)
+            || self.index == other.index && self.args.as_bytes() == other.args.as_bytes()
     }
 }

@@ -10,14 +10,17 @@ use crate::auth::{decisive_answer, Answer, SentRequest, Verdict};
 use crate::base::clock::Msec;
 use crate::metrics::Decision;
 
-use super::body::client_body;
+use super::body::plan;
 use super::capture::Capture;
-use super::conf::{LocConf, MainConf, Uri};
+use super::conf::{LocConf, Uri};
 use super::deny::Denial;
+use super::indexed::Indexed;
 use super::memory::Mark;
 use super::module::module;
+use super::room::Room;
 use super::settings::Settings;
 use super::subrequest::is_auth_handler;
+use super::timeouts::Place;
 use crate::ffi::nginx::handle::{get_field, Handle as _};
 use crate::ffi::nginx::process::now;
 use crate::ffi::nginx::request::Request;
@@ -28,7 +31,8 @@ use crate::ffi::nginx::timer::Alarm;
 pub(super) struct AuthContext {
     /// The client's request.
     pub(super) r: Request,
-    uri: Uri,
+    /// What the location names.
+    pub(super) uri: &'static Uri,
     /// The location that has created the context.
     location: RequestLocation,
     /// The body and the method of the auth subrequest, once it is sent.
@@ -54,8 +58,13 @@ pub(super) struct AuthContext {
     pub(super) logged: Cell<bool>,
     counted: Cell<bool>,
     pub(super) capture: Capture,
-    /// Aborts the auth subrequest when its time is over.
-    pub(super) alarm: Alarm,
+    /// Whether there is an alarm: few contexts need one.
+    has_alarm: Cell<bool>,
+    /// The place among the auth subrequests with this timeout that are under way, if it is one of them.
+    pub(super) place: Place,
+    pub(super) is_timed: Cell<bool>,
+    /// What else lies in the block of the context.
+    pub(super) room: Room,
 }
 
 /// The stages of a decision, in their order. Without `auth_subrequest_body` `New` is followed by `Pending`.
@@ -89,27 +98,37 @@ static CONTEXTS: Mark<AuthContext> = unsafe { Mark::new(drop_context) };
 
 impl AuthContext {
     /// The context of the client's request: the one of its location, otherwise the latest one.
+    #[inline]
     pub(super) fn of<'a>(r: Request) -> Option<&'a Self> {
         let main = r.main();
         if let Some(context) = attached(main) {
             return Some(context);
         }
-        if !main.is_redirected() {
-            return None;
+        if main.is_redirected() {
+            reattach(main)
+        } else {
+            None
         }
-        let ctx = recorded(main).next()?;
-        attach(main, ctx);
-        Some(ctx)
     }
 
-    /// The context whose answer is valid for a location, among all contexts of the request.
+    /// The context whose answer is valid for a location, among all contexts of the client's request `r`.
+    #[inline]
     pub(super) fn of_location<'a>(r: Request, conf: &LocConf, uri: &Uri) -> Option<&'a Self> {
-        let is_valid = |ctx: &&Self| ctx.has_uri(uri) && ctx.is_valid_for(r, conf);
-        let latest = Self::of(r)?;
-        if is_valid(&latest) {
+        let latest = match attached(r) {
+            Some(latest) => latest,
+            None if r.is_redirected() => reattach(r)?,
+            None => return None,
+        };
+        if latest.has_uri(uri) && latest.is_valid_for(r, conf) {
             return Some(latest);
         }
-        let ctx = recorded(r).find(is_valid)?;
+        Self::find_for(r, conf, uri)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_for<'a>(r: Request, conf: &LocConf, uri: &Uri) -> Option<&'a Self> {
+        let ctx = recorded(r).find(|ctx| ctx.has_uri(uri) && ctx.is_valid_for(r, conf))?;
         attach(r, ctx);
         Some(ctx)
     }
@@ -122,12 +141,14 @@ impl AuthContext {
     }
 
     /// Creates a context for a location with `auth_subrequest uri`. `None` if there is no memory.
-    pub(super) fn create<'a>(r: Request, conf: &LocConf, uri: &Uri) -> Option<&'a Self> {
-        let ctx = Self {
+    #[inline]
+    pub(super) fn create<'a>(r: Request, conf: &'static LocConf, uri: &'static Uri) -> Option<&'a Self> {
+        let room = Indexed::in_location(r, conf)?.room;
+        let ctx = |room| Self {
             r,
-            uri: *uri,
+            uri,
             location: RequestLocation::of(r, conf),
-            sent: Cell::new(SentRequest { body: None, method: 0 }),
+            sent: Cell::new(SentRequest { body: None, method: r.method() }),
             settings: Settings::new(),
             stage: Cell::new(AuthStage::New),
             sub: Cell::new(None),
@@ -135,15 +156,19 @@ impl AuthContext {
             made_up: Cell::new(false),
             refused: Cell::new(false),
             timed_out: Cell::new(false),
-            started_at: Cell::new(now()),
+            started_at: Cell::new(0),
             duration: Cell::new(0),
             denial: Cell::new(None),
             logged: Cell::new(false),
             counted: Cell::new(false),
             capture: Capture::new(conf),
-            alarm: Alarm::new(),
+            has_alarm: Cell::new(false),
+            place: Place::new(),
+            is_timed: Cell::new(false),
+            // SAFETY: `record_with` gives as much memory as it was asked for.
+            room: unsafe { Room::new(room) },
         };
-        let ctx = CONTEXTS.record(r, ctx)?;
+        let ctx = CONTEXTS.record_with(r, room, ctx)?;
         r.set_context_of(module(), ctx.as_ptr().cast());
         // SAFETY: `record` has written it to the pool of the live request; only its cells change.
         Some(unsafe { ctx.as_ref() })
@@ -163,6 +188,7 @@ impl AuthContext {
     }
 
     /// Whether the context is for a location with `auth_subrequest uri`.
+    #[inline]
     pub(super) fn has_uri(&self, uri: &Uri) -> bool {
         self.uri.is_same(uri)
     }
@@ -171,20 +197,42 @@ impl AuthContext {
     /// valid for the location that has created it.
     fn is_valid_for(&self, r: Request, conf: &LocConf) -> bool {
         let is_done = self.stage.get() == AuthStage::Done;
-        let is_as_sent = || self.sent.get().matches(client_body(r).plan(conf.body as u64), r.method());
+        let is_as_sent = || self.sent.get().matches(plan(r, conf), r.method());
         (self.location == RequestLocation::of(r, conf) || is_done && is_as_sent())
             && (!r.is_redirected() || self.settings.are_as_in(r, self.sub.get()))
     }
 
     /// The auth subrequest is sent.
+    #[inline]
     pub(super) fn start(&self) {
         self.started_at.set(now());
         self.stage.set(AuthStage::Pending);
+        if let Some(timeouts) = self.capture.conf.timeouts {
+            timeouts.add(self);
+        }
+    }
+
+    /// When it was sent.
+    pub(super) fn started_at(&self) -> Msec {
+        self.started_at.get()
     }
 
     /// Records the statuses of the auth subrequest that are known now: those that servers have sent, and `last`. The first
     /// one that is no permission stays.
+    #[inline]
     pub(super) fn record_status(&self, sub: Request, last: Option<u16>) {
+        match last {
+            Some(status @ 200..=299) if !self.refused.get() && !sub.may_have_refusals() => {
+                self.status.set(status);
+                self.made_up.set(false);
+            }
+            _ => self.record_decisive(sub, last),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn record_decisive(&self, sub: Request, last: Option<u16>) {
         if self.refused.get() {
             return;
         }
@@ -210,14 +258,41 @@ impl AuthContext {
 
     /// Whether the answer is a denial that the client gets.
     pub(super) fn is_denied(&self) -> bool {
-        matches!(self.answer().verdict(self.capture.pass_status()), Verdict::Deny(_))
+        matches!(self.answer().verdict(self.capture.conf.pass_status()), Verdict::Deny(_))
     }
 
     /// The answer has arrived, or its time is over.
+    #[inline]
     pub(super) fn finish(&self) {
         self.duration.set(now().wrapping_sub(self.started_at.get()));
         self.stage.set(AuthStage::Done);
-        self.alarm.cancel();
+        self.leave();
+        if self.has_alarm.get() {
+            self.alarm().cancel();
+        }
+    }
+
+    /// The alarm of the context.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn alarm(&self) -> &Alarm {
+        let alarm = self.room.alarm();
+        if !self.has_alarm.replace(true) {
+            // SAFETY: the place of an alarm; there was none yet, so no reference to one.
+            unsafe { alarm.write(Alarm::new()) };
+        }
+        // SAFETY: written above, or by an earlier call; only shared references to it exist.
+        unsafe { &*alarm }
+    }
+
+    /// Leaves those that are under way.
+    #[inline]
+    fn leave(&self) {
+        if self.is_timed.get() {
+            if let Some(timeouts) = self.capture.conf.timeouts {
+                timeouts.remove(self);
+            }
+        }
     }
 
     /// The duration of the auth subrequest in milliseconds; until now if it is pending, `None` if it was not sent.
@@ -231,7 +306,7 @@ impl AuthContext {
 
     /// Counts the decision; once, even if the request is redirected and the context used again.
     pub(super) fn count(&self, decision: Decision) {
-        let meters = MainConf::of(self.r).and_then(|main| main.meters.get());
+        let meters = self.capture.conf.main.and_then(|main| main.meters.get());
         if let Some(meter) = meters.and_then(|meters| meters.get(self.uri.index)) {
             if !self.counted.replace(true) {
                 meter.decide(decision, self.duration.get());
@@ -252,11 +327,29 @@ impl AuthContext {
     }
 }
 
+impl Drop for AuthContext {
+    fn drop(&mut self) {
+        self.leave();
+        if self.has_alarm.get() {
+            self.alarm().cancel();
+        }
+    }
+}
+
 /// The context that is attached to a request.
 #[inline]
 pub(super) fn attached<'a>(r: Request) -> Option<&'a AuthContext> {
     // SAFETY: this module attaches contexts only; they lie in the pool of the live request, and only their cells change.
     r.context_of(module()).map(|ctx| unsafe { ctx.cast().as_ref() })
+}
+
+/// Attaches the latest context to a request that was redirected.
+#[cold]
+#[inline(never)]
+fn reattach<'a>(r: Request) -> Option<&'a AuthContext> {
+    let ctx = recorded(r).next()?;
+    attach(r, ctx);
+    Some(ctx)
 }
 
 fn attach(r: Request, ctx: &AuthContext) {

@@ -12,9 +12,10 @@ use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 use crate::auth::is_same_header;
 
 use super::client_headers::{remove_from_client, save_originals};
-use super::conf::{CopiedHeader, LocConf, MainConf};
+use super::conf::{CopiedHeader, LocConf};
 use super::context::{is_in_auth_subrequest, AuthContext};
 use super::header_list::{change_headers, element};
+use super::indexed::Indexed;
 use super::server::AuthSrvConf;
 use super::variables::invalidate;
 use crate::ffi::nginx::guard::guard;
@@ -97,7 +98,7 @@ pub(super) fn update(r: Request, copied: &CopiedHeader) -> Option<()> {
 fn clear_user(r: Request) -> Option<()> {
     set_field!(r.headers_in.user = ngx_str_t { len: 0, data: std::ptr::null_mut() });
     set_field!(r.headers_in.passwd = ngx_str_t { len: 0, data: std::ptr::null_mut() });
-    for index in MainConf::of(r)?.user_variables.get().as_slice() {
+    for index in &Indexed::of(r)?.of_user {
         invalidate(r, *index);
     }
     Some(())

@@ -167,8 +167,7 @@ fn set_uri(conf: &mut LocConf, words: Words, cf: ConfReader) -> Result<(), SetEr
     let (path, args) = parse_uri(word)?;
     let index = main.uri_index(path).ok_or(SetError::NoMemory)?;
     let uri = Uri { path: text(path), args: text(args.unwrap_or(&[])), index };
-    set_once(&mut conf.uri, Ok(Some(uri)))?;
-    MainConf::index_variables(cf).ok_or(SetError::NoMemory)
+    set_once(&mut conf.uri, Ok(Some(uri)))
 }
 
 fn set_on_error(conf: &mut LocConf, words: Words, _: ConfReader) -> Result<(), SetError> {
@@ -215,7 +214,6 @@ fn copied_header(cf: ConfReader, name: ngx_str_t) -> Option<CopiedHeader> {
     if let Some(known) = main.find_header(name.as_bytes()) {
         return Some(known);
     }
-    MainConf::index_variables(cf)?;
     let lowercase = map_name(cf, name, b"", |byte| byte.to_ascii_lowercase())?;
     let variable = map_name(cf, name, b"http_", |byte| match byte {
         b'-' => b'_',

@@ -19,13 +19,22 @@ pub(super) fn install() {
 }
 
 unsafe extern "C" fn body_filter(r: *mut ngx_http_request_t, chain: *mut ngx_chain_t) -> ngx_int_t {
-    let Some(next) = NEXT_BODY_FILTER.get() else { return NGX_ERROR as ngx_int_t };
     // SAFETY: nginx calls its filters with a live request.
-    let sub = unsafe { Request::from_raw(r) }.filter(|r| r.main() != *r && is_in_auth_subrequest(*r));
-    let Some(sub) = sub.filter(|_| !chain.is_null()) else {
-        // SAFETY: the filter that nginx had before ours, with the arguments that nginx passes.
+    if let Some(sub) = unsafe { Request::from_raw(r) }.filter(|r| r.main() != *r) {
+        return filter_subrequest(sub, chain);
+    }
+    // SAFETY: the filter that nginx had before ours, with the arguments that nginx passes.
+    NEXT_BODY_FILTER.get().map_or(NGX_ERROR as ngx_int_t, |next| unsafe { next(r, chain) })
+}
+
+#[inline(never)]
+fn filter_subrequest(sub: Request, chain: *mut ngx_chain_t) -> ngx_int_t {
+    let Some(next) = NEXT_BODY_FILTER.get() else { return NGX_ERROR as ngx_int_t };
+    let r = sub.as_ptr();
+    if chain.is_null() || !is_in_auth_subrequest(sub) {
+        // SAFETY: the filter that nginx had before ours, with the arguments that nginx has passed.
         return unsafe { next(r, chain) };
-    };
+    }
     guard(NGX_ERROR as ngx_int_t, || {
         let client = sub.client();
         let active = client.data();

@@ -5,12 +5,14 @@ use std::cell::Cell;
 
 use nginx_sys::{
     ngx_chain_t, ngx_http_request_t, ngx_http_top_body_filter, ngx_http_top_header_filter, ngx_int_t,
-    NGX_ERROR,
+    NGX_ERROR, NGX_OK,
 };
 
 use super::context::AuthContext;
-use super::{capture, deny};
+use super::{capture, deny, known_filters};
+use crate::ffi::nginx::bits;
 use crate::ffi::nginx::guard::guard;
+use crate::ffi::nginx::process::Cycle;
 use crate::ffi::nginx::request::Request;
 
 /// `ngx_http_output_body_filter_pt`.
@@ -49,8 +51,17 @@ pub(super) fn chain_body_filter(filter: BodyFilter, next: &NextFilter<BodyFilter
     unsafe { ngx_http_top_body_filter = Some(filter) };
 }
 
+/// Whether permissions can pass without the header filters; see [`known_filters`].
+static ALL_KNOWN: Flag = Flag(Cell::new(false));
+
+struct Flag(Cell<bool>);
+
+// SAFETY: a worker runs its filters, and starts its modules, in one thread.
+unsafe impl Sync for Flag {}
+
 /// Puts the filters before all others; the body filter only if bodies are passed.
-pub(super) fn install(bodies: bool) {
+pub(super) fn install(cycle: Cycle, bodies: bool) {
+    ALL_KNOWN.0.set(known_filters::all_known(cycle));
     // SAFETY: nginx has chained all filters, and a worker starts its modules one after the other, in one thread.
     NEXT_HEADER_FILTER.0.set(unsafe { ngx_http_top_header_filter });
     // SAFETY: a worker starts its modules one after the other, in one thread, and serves no request yet.
@@ -68,9 +79,14 @@ unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
             if deny::may_have_denial(request) && !complete(request) {
                 return NGX_ERROR as ngx_int_t;
             }
-        } else if NEXT_BODY_FILTER.get().is_some() {
-            if let Some(ctx) = capture::capturing(request) {
+        } else if let Some(ctx) = AuthContext::of_subrequest(request) {
+            if ctx.capture.is_wanted() {
                 return capture_header(request, ctx);
+            }
+            if ALL_KNOWN.0.get() && known_filters::needs_none(request, ctx) {
+                // What nginx's last filter does for a subrequest.
+                request.set_bit(bits::HEADER_SENT);
+                return NGX_OK as ngx_int_t;
             }
         }
     }

@@ -4,16 +4,17 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 
-use nginx_sys::{ngx_conf_t, ngx_cycle_t, ngx_str_t};
+use nginx_sys::{ngx_conf_t, ngx_cycle_t, ngx_msec_t};
 use ngx::http::HttpModuleConfExt;
-use ngx::ngx_string;
 
 use crate::base::memory::push;
 use crate::metrics::{readable, AuthMeter};
 
 use super::conf::CopiedHeader;
+use super::indexed::Indexed;
 use super::module::module;
-use super::reading::{ConfReader, Slice};
+use super::reading::ConfReader;
+use super::timeouts::Timeouts;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::memory::place_in_pool;
@@ -27,37 +28,19 @@ pub(in super::super) struct MainConf {
     pub(super) captures: Cell<bool>,
     /// Some location copies headers.
     pub(super) copies: Cell<bool>,
-    /// The indices of [`MESSAGE_VARIABLES`], whose values an auth subrequest does not take from the request. Empty if no
-    /// location has `auth_subrequest` or `auth_subrequest_copy_header`.
-    pub(super) message_variables: Cell<Slice<usize>>,
-    /// The index of `$remote_user`; empty if no location has `auth_subrequest` or `auth_subrequest_copy_header`.
-    pub(super) user_variables: Cell<Slice<usize>>,
-    /// The indices of the variables that `set` writes; see [`super::settings`].
+    /// The indices of the variables that `set` writes; see [`super::indexed`].
     pub(super) set_variables: OnceCell<Vec<usize>>,
-    /// The indices of the variables that can be written, once they are known; see [`super::settings`].
-    pub(super) writable: OnceCell<Vec<usize>>,
+    /// The variables that have an index, once they are known.
+    pub(super) indexed: OnceCell<Indexed>,
     /// The paths that `auth_subrequest` names anywhere, each once.
     uris: RefCell<Vec<&'static [u8]>>,
+    /// One for each timeout.
+    timeouts: RefCell<Vec<&'static Timeouts>>,
     /// The headers that `auth_subrequest_copy_header` names anywhere, each once.
     headers: RefCell<Vec<CopiedHeader>>,
     /// In a worker: the counters of each path in `uris`.
     pub(in super::super) meters: OnceCell<Vec<AuthMeter>>,
 }
-
-/// Variables that describe the body of a message, or ask for a part or a version of a resource.
-const MESSAGE_VARIABLES: [ngx_str_t; 11] = [
-    ngx_string!("content_length"),
-    ngx_string!("request_body"),
-    ngx_string!("request_body_file"),
-    ngx_string!("http_content_length"),
-    ngx_string!("http_transfer_encoding"),
-    ngx_string!("http_range"),
-    ngx_string!("http_if_range"),
-    ngx_string!("http_if_match"),
-    ngx_string!("http_if_none_match"),
-    ngx_string!("http_if_modified_since"),
-    ngx_string!("http_if_unmodified_since"),
-];
 
 impl MainConf {
     /// nginx's `create_main_conf`.
@@ -69,11 +52,10 @@ impl MainConf {
                 authorises: Cell::new(false),
                 captures: Cell::new(false),
                 copies: Cell::new(false),
-                message_variables: Cell::new(Slice::EMPTY),
-                user_variables: Cell::new(Slice::EMPTY),
                 set_variables: OnceCell::new(),
-                writable: OnceCell::new(),
+                indexed: OnceCell::new(),
                 uris: RefCell::default(),
+                timeouts: RefCell::default(),
                 headers: RefCell::default(),
                 meters: OnceCell::new(),
             };
@@ -134,6 +116,20 @@ impl MainConf {
         Some(uris.len() - 1)
     }
 
+    /// The auth subrequests with a timeout, in milliseconds. `None` if there is no memory.
+    pub(super) fn timeouts(&self, cf: ConfReader, after: ngx_msec_t) -> Option<&'static Timeouts> {
+        let mut all = self.timeouts.borrow_mut();
+        if let Some(known) = all.iter().find(|known| known.after == after) {
+            return Some(known);
+        }
+        // SAFETY: the pool of the new cycle is live while nginx reads the configuration.
+        let new = unsafe { place_in_pool(cf.pool(), Timeouts::new(after)) }?;
+        // SAFETY: there are only shared references to it, and its cycle outlives their users.
+        let new = unsafe { new.as_ref() };
+        push(&mut all, new)?;
+        Some(new)
+    }
+
     /// The header that another directive has named by the same bytes.
     pub(super) fn find_header(&self, name: &[u8]) -> Option<CopiedHeader> {
         self.headers.borrow().iter().find(|known| known.name.as_bytes() == name).copied()
@@ -152,20 +148,5 @@ impl MainConf {
             push(&mut all, readable(uri)?)?;
         }
         Some(all)
-    }
-
-    /// Looks up the variables that matter as soon as some location authorises or copies headers. `None` if there is no
-    /// memory.
-    pub(super) fn index_variables(cf: ConfReader) -> Option<()> {
-        let main = Self::read_by(cf)?;
-        if !main.message_variables.get().as_slice().is_empty() {
-            return Some(());
-        }
-        let of_message = MESSAGE_VARIABLES.map(|name| (name, &main.message_variables));
-        for (name, list) in of_message.into_iter().chain([(ngx_string!("remote_user"), &main.user_variables)])
-        {
-            list.set(list.get().with(cf, cf.variable_index(name)?)?);
-        }
-        Some(())
     }
 }

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::ngx_pool_cleanup_t;
 
-use crate::ffi::nginx::memory::{add_cleanup, allocate, allocate_zeroed};
+use crate::ffi::nginx::memory::{allocate, allocate_zeroed};
 use crate::ffi::nginx::request::Request;
 
 /// Uninitialised memory for `count` values in the pool of a request; `None` if there is no memory.
@@ -28,6 +28,12 @@ pub(super) type CleanupHandler = unsafe extern "C" fn(data: *mut c_void);
 /// request, but not its pool, so records are found among the pool's cleanups.
 pub(super) struct Mark<T>(CleanupHandler, PhantomData<fn() -> T>);
 
+/// A value in a pool, and the pool's record of it.
+struct Record<T> {
+    cleanup: ngx_pool_cleanup_t,
+    value: T,
+}
+
 impl<T> Mark<T> {
     /// # Safety
     /// No other cleanup handler has the same address, and `handler` may be called once with a pointer to a `T`.
@@ -37,16 +43,30 @@ impl<T> Mark<T> {
 
     /// Moves a value into the pool of a request, under this mark. `None` if there is no memory.
     pub(super) fn record(&self, r: Request, value: T) -> Option<NonNull<T>> {
-        let memory = allocate_for::<T>(r, 1)?;
-        // SAFETY: a handle points at a live request, whose pool is live too; no memory beside the record is asked for.
-        let cleanup = unsafe { add_cleanup(r.pool(), 0) }?;
-        // SAFETY: just allocated for one `T`.
-        unsafe { memory.write(value) };
-        let (data, handler) = (memory.as_ptr().cast(), Some(self.0));
-        // SAFETY: the new cleanup is in the live pool, and only this function has its address.
-        let cleanup = unsafe { &mut *cleanup.as_ptr() };
-        (cleanup.data, cleanup.handler) = (data, handler);
-        Some(memory)
+        self.record_with(r, 0, |_| value)
+    }
+
+    /// As [`Self::record`], with `more` bytes of uninitialised memory, which are aligned as the record is.
+    #[inline]
+    pub(super) fn record_with(
+        &self,
+        r: Request,
+        more: usize,
+        value: impl FnOnce(NonNull<u8>) -> T,
+    ) -> Option<NonNull<T>> {
+        let record = allocate_for::<u8>(r, size_of::<Record<T>>() + more)?.cast::<Record<T>>();
+        // SAFETY: behind the record there is the other memory.
+        let room = unsafe { record.add(1) }.cast::<u8>();
+        let record = record.as_ptr();
+        // SAFETY: just allocated for one such record; computes an address.
+        let place = NonNull::new(unsafe { &raw mut (*record).value })?;
+        // SAFETY: the place of the value, which nobody else uses.
+        unsafe { place.write(value(room)) };
+        // SAFETY: just allocated for one such record; computes an address.
+        let cleanup = unsafe { &raw mut (*record).cleanup };
+        // SAFETY: it lies in the pool of the request, and only the pool uses it from now on.
+        unsafe { r.memory().link_cleanup(cleanup, self.0, place.as_ptr().cast()) };
+        Some(place)
     }
 
     /// The records with this mark in the pool of a request, the latest first. They live as long as the pool.

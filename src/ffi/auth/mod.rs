@@ -9,11 +9,11 @@
 //! - the module (`module`) and its directives (`directives`, `reading`), with the configuration of a location (`conf`), of a
 //!   server (`server`), and of `http` (`main_conf`);
 //! - headers that the client must not send (`client_headers`);
-//! - the decision in the access phase (`access`): its context (`context`, `memory`), the variables on which it
-//!   depends (`settings`), the client's body (`body`), the auth
-//!   subrequest (`subrequest`), nested subrequests (`nested`), and how both are aborted (`abort`);
+//! - the decision in the access phase (`access`): its context (`context`, `memory`, `room`), the variables on which it
+//!   depends (`settings`, `indexed`), the client's body (`body`), the auth
+//!   subrequest (`subrequest`), nested subrequests (`nested`), and how both are aborted when their time is over (`timeouts`, `abort`);
 //! - the response: the output of the auth subrequest never goes to the client (`discard`), the body of a denial is kept
-//!   (`capture`), and the client gets the denial (`deny`, `filters`);
+//!   (`capture`), and the client gets the denial (`deny`, `filters`); a permission need not pass nginx's filters (`known_filters`);
 //! - the headers of a request that may go on (`copy`, `header_list`), and variables for the log (`variables`).
 //!
 //! It uses [`crate::ffi::nginx`] and the core only.
@@ -38,13 +38,19 @@ mod context;
 
 mod memory;
 
+mod room;
+
 mod settings;
+
+mod indexed;
 
 mod body;
 
 mod subrequest;
 
 mod nested;
+
+mod timeouts;
 
 mod abort;
 
@@ -55,6 +61,8 @@ mod capture;
 mod deny;
 
 mod filters;
+
+mod known_filters;
 
 mod copy;
 

@@ -14,14 +14,15 @@ use super::client_headers::{log_handler, note_location_handler};
 use super::conf::{LocConf, MainConf};
 use super::copy::copy_headers_handler;
 use super::directives::COMMANDS;
+use super::indexed::find_set_variables;
 use super::reading::ConfReader;
 use super::server::AuthSrvConf;
-use super::settings::find_set_variables;
 use super::variables;
 use super::{discard, filters};
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::memory::push_to_array;
+use crate::ffi::nginx::process::Cycle;
 
 static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     preconfiguration: Some(preconfiguration),
@@ -117,7 +118,8 @@ unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
         // SAFETY: nginx calls this with the cycle of the worker, which is live.
         if let Some(main) = unsafe { MainConf::of_cycle(cycle) }.filter(|main| main.authorises.get()) {
             discard::install();
-            filters::install(main.captures.get());
+            // SAFETY: nginx calls this with the cycle of the worker, which is live.
+            filters::install(unsafe { Cycle::from_ptr(cycle) }, main.captures.get());
         }
         NGX_OK as ngx_int_t
     })

@@ -8,6 +8,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_http_postponed_request_t, ngx_http_request_t, ngx_msec_t};
 
+use super::abort::alarm;
 use super::body::{buffers, consume};
 use super::conf::LocConf;
 use super::context::AuthContext;
@@ -107,10 +108,20 @@ pub(super) fn has_nested(sub: Request) -> bool {
 
 /// Limits the time of nested subrequests that are still under way when the answer has arrived, as nginx waits for them: the
 /// timeout is the same as for the answer.
+#[inline]
 pub(super) fn limit_nested(ctx: &AuthContext, sub: Request) {
+    let is_active = sub.client().data() == sub.as_ptr().cast();
+    if !is_active || !get_field!(sub.postponed).is_null() {
+        limit_all_nested(ctx, sub);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn limit_all_nested(ctx: &AuthContext, sub: Request) {
     let timeout = LocConf::of(ctx.r).timeout;
     if timeout > 0 && has_nested(sub) {
-        ctx.alarm.set(timeout.saturating_sub(ctx.duration().unwrap_or(0) as ngx_msec_t).max(1));
+        alarm(ctx).set(timeout.saturating_sub(ctx.duration().unwrap_or(0) as ngx_msec_t).max(1));
     }
 }
 

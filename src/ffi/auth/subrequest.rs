@@ -4,21 +4,19 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_http_headers_in_t, ngx_http_post_subrequest_pt, ngx_http_post_subrequest_t, ngx_http_request_body_t,
-    ngx_http_request_t, ngx_http_subrequest, ngx_http_variable_value_t, ngx_int_t, ngx_str_t, off_t,
-    NGX_AGAIN, NGX_ERROR, NGX_HTTP_CLIENT_CLOSED_REQUEST, NGX_HTTP_CLOSE, NGX_HTTP_INTERNAL_SERVER_ERROR,
-    NGX_HTTP_REQUEST_TIME_OUT, NGX_HTTP_SUBREQUEST_WAITED, NGX_OK,
+    ngx_http_headers_in_t, ngx_http_post_subrequest_pt, ngx_http_post_subrequest_t, ngx_http_request_t,
+    ngx_http_subrequest, ngx_int_t, off_t, NGX_AGAIN, NGX_ERROR, NGX_HTTP_CLIENT_CLOSED_REQUEST,
+    NGX_HTTP_CLOSE, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_REQUEST_TIME_OUT, NGX_HTTP_SUBREQUEST_WAITED,
+    NGX_OK,
 };
-use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 
 use crate::auth::{is_same_header, SentRequest};
 
-use super::abort::abort_handler;
 use super::client_headers::restore_originals;
-use super::conf::{LocConf, MainConf};
+use super::conf::LocConf;
 use super::context::{AuthContext, AuthStage};
 use super::header_list::change_headers;
-use super::memory::{allocate_for, allocate_zeroed_for};
+use super::indexed::Indexed;
 use super::nested::{finish_in_background, limit_nested};
 use super::variables::invalidate;
 use crate::ffi::nginx::bits;
@@ -28,35 +26,41 @@ use crate::ffi::nginx::log::debug;
 use crate::ffi::nginx::memory::or_fail;
 use crate::ffi::nginx::request::Request;
 
+/// Sends the auth subrequest with the client's body, whose size is `size`.
+#[cold]
+#[inline(never)]
+pub(super) fn send_with_body(r: Request, ctx: &AuthContext, conf: &LocConf, size: u64) -> ngx_int_t {
+    send(r, ctx, conf, Some(size))
+}
+
 /// Sends the auth subrequest; `body` is the size of the client's body if it is sent too.
+#[inline(always)]
 pub(super) fn send(r: Request, ctx: &AuthContext, conf: &LocConf, body: Option<u64>) -> ngx_int_t {
-    ctx.sent.set(SentRequest { body, method: r.method() });
+    if body.is_some() {
+        ctx.sent.set(SentRequest { body, method: r.method() });
+    }
     if create(r, ctx, conf, body).is_none() {
         // If the subrequest exists already, an error page would wait for it: the request ends without a response.
         let exists = ctx.sub.get().is_some();
         return if exists { NGX_ERROR as ngx_int_t } else { NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t };
     }
     ctx.start();
-    ctx.alarm.prepare(abort_handler, NonNull::from(ctx).as_ptr().cast(), false);
-    if conf.timeout > 0 {
-        ctx.alarm.set(conf.timeout);
-    }
     NGX_AGAIN as ngx_int_t
 }
 
 /// Creates the auth subrequest. `None` if there is no memory, or nginx refuses it; `ctx.sub` says whether it exists.
+#[inline(always)]
 fn create(r: Request, ctx: &AuthContext, conf: &LocConf, body: Option<u64>) -> Option<()> {
-    let mut uri = *conf.uri()?;
-    let post = allocate_for::<ngx_http_post_subrequest_t>(r, 1)?;
     let data = NonNull::from(ctx).as_ptr().cast();
-    // SAFETY: just allocated for one such structure.
-    unsafe { post.write(ngx_http_post_subrequest_t { handler: Some(auth_handler), data }) };
-    let args: *mut ngx_str_t = if uri.args.len > 0 { &raw mut uri.args } else { std::ptr::null_mut() };
+    let post = ctx.room.put_post(ngx_http_post_subrequest_t { handler: Some(auth_handler), data });
+    let (path, args) = (&raw const ctx.uri.path, &raw const ctx.uri.args);
+    let args = if ctx.uri.args.len > 0 { args } else { std::ptr::null() };
     let mut sub: *mut ngx_http_request_t = std::ptr::null_mut();
     let flags = NGX_HTTP_SUBREQUEST_WAITED as usize;
-    // SAFETY: a handle points at a live request; nginx copies both strings, whose bytes live as long as the cycle.
+    // SAFETY: a handle points at a live request; nginx copies both strings and writes neither, their bytes live as long as the
+    // cycle, and the context as long as the request.
     let rc = or_fail(NGX_ERROR as ngx_int_t, || unsafe {
-        ngx_http_subrequest(r.as_ptr(), &raw mut uri.path, args, &raw mut sub, post.as_ptr(), flags)
+        ngx_http_subrequest(r.as_ptr(), path.cast_mut(), args.cast_mut(), &raw mut sub, post, flags)
     });
     // SAFETY: null, or the subrequest that nginx has created, which lives as long as the main request.
     let sub = unsafe { Request::from_raw(sub) };
@@ -65,40 +69,39 @@ fn create(r: Request, ctx: &AuthContext, conf: &LocConf, body: Option<u64>) -> O
     if conf.pass_body == 0 {
         sub.set_header_only();
     }
-    copy_variables(sub)?;
+    copy_variables(sub, ctx, conf)?;
     if r.is_redirected() {
         restore_originals(sub)?;
     }
-    prepare_headers(sub, r, body)
+    prepare_headers(sub, r, ctx, body)
 }
 
 /// Gives the auth subrequest variables of its own, with the values of the request. The two have different headers, so values
 /// that the subrequest evaluates must not reach the request; and the subrequest must not use what the request has evaluated
 /// of its body.
-fn copy_variables(sub: Request) -> Option<()> {
-    // SAFETY: a handle points at a live request; the reference is used in the next statement only.
-    let request = unsafe { &*sub.as_ptr() };
-    let count = NgxHttpCoreModule::main_conf(request)?.variables.nelts;
-    let own = allocate_for::<ngx_http_variable_value_t>(sub, count)?;
+#[inline(always)]
+fn copy_variables(sub: Request, ctx: &AuthContext, conf: &LocConf) -> Option<()> {
+    let indexed = Indexed::in_location(sub, conf)?;
+    let own = ctx.room.variables();
     let shared = NonNull::new(get_field!(sub.variables))?;
-    // SAFETY: a request has a value for each of the `count` indexed variables, and `own` has room for as many.
-    unsafe { own.copy_from_nonoverlapping(shared, count) };
+    // SAFETY: a request has a value for each of the indexed variables, and `own` has room for as many.
+    unsafe { own.copy_from_nonoverlapping(shared, indexed.count) };
     set_field!(sub.variables = own.as_ptr());
-    for index in MainConf::of(sub)?.message_variables.get().as_slice() {
+    for index in &indexed.of_message {
         invalidate(sub, *index);
     }
     Some(())
 }
 
 /// Sets the body of the auth subrequest, and removes the headers that ask for a part or a version of the client's resource.
-fn prepare_headers(sub: Request, r: Request, body: Option<u64>) -> Option<()> {
+#[inline(always)]
+fn prepare_headers(sub: Request, r: Request, ctx: &AuthContext, body: Option<u64>) -> Option<()> {
     if body.is_some() {
         set_field!(sub.method = get_field!(r.method));
         set_field!(sub.method_name = get_field!(r.method_name));
     } else {
         // Without a body of its own nginx would read the client's, and close its file.
-        let empty = allocate_zeroed_for::<ngx_http_request_body_t>(r)?;
-        set_field!(sub.request_body = empty.as_ptr());
+        set_field!(sub.request_body = ctx.room.put_empty_body());
     }
     set_field!(sub.headers_in.content_length_n = body.map_or(-1, |size| size as off_t));
     // SAFETY: a handle points at a live request, whose headers are its own copy; writes one bit.
@@ -127,6 +130,7 @@ const REMOVED: [&[u8]; 7] = [
 ];
 
 /// Clears nginx's pointers to the headers in [`REMOVED`]. Returns whether there was any.
+#[inline]
 fn clear_pointers(headers: &mut ngx_http_headers_in_t) -> bool {
     let all = [
         &mut headers.transfer_encoding,
@@ -137,12 +141,18 @@ fn clear_pointers(headers: &mut ngx_http_headers_in_t) -> bool {
         &mut headers.if_range,
         &mut headers.range,
     ];
-    all.into_iter().fold(false, |any, header| {
-        let is_there = !std::mem::replace(header, std::ptr::null_mut()).is_null();
-        any || is_there
-    })
+    // Most requests have none.
+    if all.iter().fold(0, |any, header| any | header.addr()) == 0 {
+        return false;
+    }
+    for header in all {
+        *header = std::ptr::null_mut();
+    }
+    true
 }
 
+#[cold]
+#[inline(never)]
 fn remove(sub: Request, names: &[&[u8]]) -> Option<()> {
     change_headers(sub, |name| names.iter().any(|removed| is_same_header(removed, name)), [].into_iter())
 }
@@ -156,25 +166,21 @@ pub(super) fn is_auth_handler(handler: ngx_http_post_subrequest_pt) -> bool {
 /// makes an error page, or redirects to one (`error_page`), nginx calls this again at the end of the page: the status that
 /// was recorded first stays.
 unsafe extern "C" fn auth_handler(r: *mut ngx_http_request_t, data: *mut c_void, rc: ngx_int_t) -> ngx_int_t {
+    let ends = rc != NGX_OK as ngx_int_t && ends_request(rc);
     guard((), || {
         // SAFETY: `create` has put the context there; it lies in the pool of the live main request.
         let ctx = unsafe { &*data.cast::<AuthContext>() };
         // SAFETY: nginx calls this with the live subrequest.
         let sub = unsafe { Request::from_raw(r) }.filter(|_| ctx.stage.get() == AuthStage::Pending);
-        if let Some(sub) = sub.filter(|_| continues_with_page(rc)) {
-            ctx.record_status(sub, u16::try_from(rc).ok());
-            // No error page of it can be passed, and making one could have effects.
-            if ctx.is_refused() && !ctx.is_denied() {
-                // SAFETY: nginx calls this with the live subrequest; writes one bit.
-                unsafe { bits::ERROR_PAGE.set(r) };
-                sub.forget_old_browser();
-            }
-        } else if let Some(sub) = sub {
-            debug(sub.log(), c"auth subrequest done");
-            ctx.record_status(sub, Some(if ends_request(rc) { rc as u16 } else { sub.status() }));
-            ctx.finish();
-            limit_nested(ctx, sub);
+        let Some(sub) = sub else { return };
+        if continues_with_page(rc) && !ends {
+            note_page(sub, ctx, rc);
+            return;
         }
+        debug(sub.log(), c"auth subrequest done");
+        ctx.record_status(sub, Some(if ends { rc as u16 } else { sub.status() }));
+        ctx.finish();
+        limit_nested(ctx, sub);
     });
     guard((), || {
         // SAFETY: nginx calls this with the live subrequest.
@@ -184,15 +190,27 @@ unsafe extern "C" fn auth_handler(r: *mut ngx_http_request_t, data: *mut c_void,
     });
     // A response that breaks off, or is missing, must not end the client's request. (If the client has closed the connection,
     // nginx ends the request all the same.)
-    if rc == NGX_ERROR as ngx_int_t || ends_request(rc) {
+    if rc == NGX_ERROR as ngx_int_t || ends {
         return NGX_OK as ngx_int_t;
     }
     rc
 }
 
-/// Whether `ngx_http_finalize_request()` goes on with an error page for `rc`.
+/// nginx goes on with an error page for `rc`.
+#[cold]
+#[inline(never)]
+fn note_page(sub: Request, ctx: &AuthContext, rc: ngx_int_t) {
+    ctx.record_status(sub, u16::try_from(rc).ok());
+    // No error page of it can be passed, and making one could have effects.
+    if ctx.is_refused() && !ctx.is_denied() {
+        sub.set_bit(bits::ERROR_PAGE);
+        sub.forget_old_browser();
+    }
+}
+
+/// Whether `ngx_http_finalize_request()` goes on with an error page for `rc`, unless [`ends_request`].
 fn continues_with_page(rc: ngx_int_t) -> bool {
-    (rc >= 300 || rc == 201 || rc == 204) && !ends_request(rc)
+    rc >= 300 || rc == 201 || rc == 204
 }
 
 /// Whether `ngx_http_finalize_request()` ends the main request for `rc`, without a response.

@@ -5,11 +5,12 @@ use std::mem::{needs_drop, zeroed, MaybeUninit};
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_array_push, ngx_array_t, ngx_connection_t, ngx_destroy_pool, ngx_event_t, ngx_list_push, ngx_list_t,
-    ngx_palloc, ngx_pcalloc, ngx_pool_cleanup_add, ngx_pool_cleanup_t, ngx_pool_t, sockaddr,
+    ngx_array_push, ngx_array_t, ngx_connection_t, ngx_destroy_pool, ngx_event_t, ngx_http_request_body_t,
+    ngx_list_push, ngx_list_t, ngx_palloc, ngx_pcalloc, ngx_pool_cleanup_add, ngx_pool_cleanup_t, ngx_pool_t,
+    sockaddr,
 };
 
-use super::handle::{handle, set_field, Handle, Live};
+use super::handle::{get_field, handle, set_field, Handle, Live};
 
 #[cfg(feature = "fail-allocations")]
 mod failing;
@@ -111,6 +112,23 @@ impl Pool {
         Some(())
     }
 
+    /// Calls `handler` with `data` when nginx destroys the pool. Mirrors `ngx_pool_cleanup_add()`, but for the allocation.
+    ///
+    /// # Safety
+    /// `record` is memory for a record, in the pool, and only the pool uses it from now on.
+    #[inline]
+    pub(crate) unsafe fn link_cleanup(
+        self,
+        record: *mut ngx_pool_cleanup_t,
+        handler: unsafe extern "C" fn(*mut c_void),
+        data: *mut c_void,
+    ) {
+        let link = ngx_pool_cleanup_t { handler: Some(handler), data, next: get_field!(self.cleanup) };
+        // SAFETY: the caller gives the record to the pool.
+        unsafe { record.write(link) };
+        set_field!(self.cleanup = record);
+    }
+
     /// A cleanup record, with `size` bytes of memory at its `data`. Mirrors `ngx_pool_cleanup_add()`.
     fn add_cleanup(self, size: usize) -> Option<Live<ngx_pool_cleanup_t>> {
         // SAFETY: not destroyed, by the type invariant.
@@ -204,6 +222,9 @@ unsafe impl Zeroed for ngx_event_t {}
 
 // SAFETY: numbers, bit-fields, pointers, optional functions and structures of these (ngx_connection.h).
 unsafe impl Zeroed for ngx_connection_t {}
+
+// SAFETY: numbers, bit-fields, pointers and an optional function (ngx_http_request.h).
+unsafe impl Zeroed for ngx_http_request_body_t {}
 
 // SAFETY: a number and an array of numbers.
 unsafe impl Zeroed for sockaddr {}

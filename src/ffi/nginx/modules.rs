@@ -26,7 +26,8 @@ pub(crate) fn address_of(wanted: &[u8]) -> Option<usize> {
     modules(Cycle::current()).iter().find(|module| name(**module) == wanted).map(|module| module.addr())
 }
 
-fn name(module: *mut ngx_module_t) -> &'static [u8] {
+/// The name of a module of the present configuration.
+pub(crate) fn name(module: *mut ngx_module_t) -> &'static [u8] {
     // SAFETY: a module of the current cycle, in the program or in a library that stays loaded as long as the cycle.
     let name = unsafe { (*module).name };
     if name.is_null() {

@@ -56,6 +56,12 @@ impl Request {
         before.chain(present).filter_map(|status| u16::try_from(status).ok()).filter(|status| *status >= 300)
     }
 
+    /// Whether [`Self::answers`] may have any. Without a second record nothing was before the present upstream request.
+    #[inline]
+    pub(crate) fn may_have_refusals(self) -> bool {
+        self.attempts() > 1 || self.upstream().is_some_and(|u| u.response_status() >= 300)
+    }
+
     /// The last refusal (3xx or 4xx) of a server in the present location that nginx has passed over, for another server
     /// to answer (`proxy_next_upstream`).
     pub(crate) fn passed_over(self) -> Option<u16> {

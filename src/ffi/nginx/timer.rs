@@ -38,6 +38,14 @@ impl Alarm {
         set_bit!(event: ngx_event_t::set_cancelable_raw, cancelable.into());
     }
 
+    /// Sets whether an exiting worker need not wait for the timer.
+    #[inline]
+    pub(crate) fn set_cancelable(&self, cancelable: bool) {
+        let event = self.event();
+        set_bit!(event: ngx_event_t::set_cancelable_raw, cancelable.into());
+    }
+
+    #[inline]
     pub(crate) fn is_set(&self) -> bool {
         let event = self.event();
         get_bit!(event: ngx_event_t::timer_set_raw)
