@@ -101,7 +101,7 @@ impl Group {
 
     /// Whether everything but the identity matches the key. IPv4 addresses, the usual ones, are compared
     /// as two words.
-    #[inline]
+    #[inline(always)]
     fn leads_to(&self, key: &Key<'_>) -> bool {
         self.protocol == key.protocol
             && self.location == key.location
@@ -163,24 +163,19 @@ impl Groups {
         None
     }
 
-    /// The connections of the group with this key; see [`Self::find`]. The hash is computed only if it is another one than last time.
+    /// The newest connection of the group that was found last, or [`NONE`], if that is the group with this key. It takes no hash to
+    /// know that.
     #[inline(always)]
-    pub(super) fn idle_of(
-        &mut self,
-        key: &Key<'_>,
-        same_identity: impl Fn(Link) -> bool,
-    ) -> Option<(Link, Link)> {
-        let Recent(recent) = self.recent;
-        if let Some(group) = self.entries.get(recent as usize) {
-            if group.leads_to(key) && key.identity.is_empty() {
-                return Some((recent, group.idle.newest()));
-            }
+    pub(super) fn recent(&self, key: &Key<'_>) -> Option<Link> {
+        let group = self.entries.get(self.recent.0 as usize)?;
+        (key.identity.is_empty() && group.leads_to(key)).then_some(group.idle.newest())
+    }
+
+    /// From now on this is the group that was found last.
+    pub(super) fn look_first_at(&mut self, group: Link) {
+        if !self.get(group).has_identity {
+            self.recent = Recent(group);
         }
-        let found = self.find(key, same_identity)?;
-        if key.identity.is_empty() {
-            self.recent = Recent(found);
-        }
-        Some((found, self.get(found).idle.newest()))
     }
 
     /// A reference to a group, for [`Groups::known`].

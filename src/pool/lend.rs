@@ -9,7 +9,6 @@
 #![forbid(unsafe_code)]
 
 use super::ring::Seat;
-use super::slot::Slot;
 use super::{Connection, GroupRef, IdlePool, Key, Limit};
 use crate::base::clock::Msec;
 use crate::base::list::Link;
@@ -17,18 +16,22 @@ use crate::base::list::Link;
 impl<C: Connection + Copy> IdlePool<C> {
     /// Takes the newest connection with this key, if there is one, as [`IdlePool::checkout`], but its slot remembers it. Returns the
     /// slot.
-    // Not inlined: by itself it needs few registers.
-    #[inline(never)]
+    #[inline(always)]
     pub fn lend(&mut self, key: &Key<'_>) -> Option<u32> {
-        let slots = &self.slots;
-        let same_identity = |first: Link| {
-            let conn = slots.get(first as usize).and_then(Slot::idle);
-            conn.is_some_and(|conn| conn.identity() == key.identity)
+        let newest = match self.groups.recent(key) {
+            Some(newest) => newest,
+            None => self.find_newest(key)?,
         };
-        let (_, newest) = self.groups.idle_of(key, same_identity)?;
         self.detach(newest)?;
         self.free.push(self.slots.as_mut_slice(), newest);
         Some(newest)
+    }
+
+    #[inline(never)]
+    fn find_newest(&mut self, key: &Key<'_>) -> Option<Link> {
+        let group = self.find(key)?;
+        self.groups.look_first_at(group);
+        Some(self.groups.get(group).idle.newest())
     }
 
     /// Calls `look` with the connection that was lent from a slot, and when it was stored.

@@ -136,7 +136,11 @@ fn note_of(r: Request, attempt: usize) -> Option<Note> {
     let attempt = u16::try_from(attempt).ok()?;
     let note = |kp: &PeerData| {
         // The request may still have the stream of its last attempt.
-        kp.stream.get().and_then(|stream| stream.number()).inspect(|number| kp.notes.had_stream(*number));
+        kp.extra()
+            .stream
+            .get()
+            .and_then(|stream| stream.number())
+            .inspect(|number| kp.notes.had_stream(*number));
         kp.notes.of(attempt)
     };
     peer_data(r).and_then(note).or_else(|| kept_note_of(r, attempt))

@@ -24,18 +24,26 @@ pub(crate) fn note_identity(kp: &PeerData) {
 }
 
 /// Looks for an idle connection with the identity that the request needs, and notes that identity.
+/// `PLAIN` says that the upstream is plain.
 #[inline(always)]
-pub(crate) fn find(kp: &PeerData, peer: Peer) -> Option<Conn> {
+pub(crate) fn find<const PLAIN: bool>(kp: &PeerData, peer: Peer) -> Option<Conn> {
     // SAFETY: the request that asks for a peer is live, and the balancer has chosen one.
     let identity = unsafe { identity::identity(kp.r, kp.u) }?;
+    let location = if PLAIN { 0 } else { kp.extra().location };
     // SAFETY: written into the pool of the live request just now, or empty.
-    let key = identity::key(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
-    let found =
-        if retry::is_sent_once(kp) { checkout_once(kp, peer, &key) } else { checkout(kp, peer, &key) };
+    let key = identity::key(&peer, kp.u, location, unsafe { identity.as_slice() });
+    let is_usual = PLAIN && !retry::is_sent_once(kp);
+    let found = if is_usual { checkout(kp, peer, &key) } else { checkout_any(kp, peer, &key) };
     if found.is_none() {
         note_miss(kp, identity, kp.upstream().group_of(&key));
     }
     found
+}
+
+/// The same for an upstream that is not plain.
+#[inline(never)]
+pub(crate) fn find_any(kp: &PeerData, peer: Peer) -> Option<Conn> {
+    find::<false>(kp, peer)
 }
 
 /// Notes that the request needs a new connection.
@@ -63,7 +71,7 @@ fn learn_protocol(kp: &PeerData) {
 /// so are those that it may close before the request arrives.
 #[inline(always)]
 fn checkout(kp: &PeerData, peer: Peer, key: &Key<'_>) -> Option<Conn> {
-    let conn = take(kp, key)?;
+    let conn = take::<0>(kp, key)?;
     if is_usable(kp, conn) {
         Some(conn)
     } else {
@@ -77,7 +85,7 @@ fn checkout(kp: &PeerData, peer: Peer, key: &Key<'_>) -> Option<Conn> {
 fn close_and_go_on(kp: &PeerData, peer: Peer, key: &Key<'_>, mut conn: Conn) -> Option<Conn> {
     loop {
         close_unusable(kp, peer, conn);
-        conn = take(kp, key)?;
+        conn = take_again(kp, key)?;
         if is_usable(kp, conn) {
             return Some(conn);
         }
@@ -87,13 +95,13 @@ fn close_and_go_on(kp: &PeerData, peer: Peer, key: &Key<'_>, mut conn: Conn) -> 
 /// The same for any request, also for one that cannot be repeated.
 #[cold]
 #[inline(never)]
-pub(super) fn checkout_once(kp: &PeerData, peer: Peer, key: &Key<'_>) -> Option<Conn> {
+pub(super) fn checkout_any(kp: &PeerData, peer: Peer, key: &Key<'_>) -> Option<Conn> {
     let is_sent_once = retry::is_sent_once(kp);
     loop {
         if is_sent_once && retry::wants_new(kp, key) {
             return None;
         }
-        let conn = take(kp, key)?;
+        let conn = take_again(kp, key)?;
         let taken = if is_sent_once { retry::note_taken(kp, conn) } else { None };
         if is_usable(kp, conn) {
             kp.attempt.set(kp.attempt.get().map(|attempt| attempt.with_proof(taken)));
@@ -103,23 +111,32 @@ pub(super) fn checkout_once(kp: &PeerData, peer: Peer, key: &Key<'_>) -> Option<
     }
 }
 
+/// Each `COPY` of the code is compiled for itself.
 #[inline(always)]
-fn take(kp: &PeerData, key: &Key<'_>) -> Option<Conn> {
+fn take<const COPY: u8>(kp: &PeerData, key: &Key<'_>) -> Option<Conn> {
     let upstream = kp.upstream();
     upstream.lend(key, |idle, slot, since| {
-        let Idle { conn, server, meter, is_taken, allowed, round_trip, .. } = *idle;
-        let is_limited = !upstream.known(meter).is_nothing();
-        let reuse = Reuse { since, slot, server, is_limited, is_taken, allowed, round_trip, taken: None };
-        kp.attempt.set(Some(Attempt::reused(idle.identity, reuse)));
+        let Idle { conn, meter, is_taken, allowed, round_trip, .. } = *idle;
+        kp.is_limited.set(!upstream.known(meter).is_nothing());
+        kp.is_taken.set(is_taken);
         kp.meter.set(meter);
+        let reuse = Reuse { since, slot, allowed, round_trip, taken: None };
+        kp.attempt.set(Some(Attempt::reused(idle.identity, reuse)));
         conn
     })
+}
+
+/// The same where it is not in the usual way: one copy of the code for all.
+#[cold]
+#[inline(never)]
+fn take_again(kp: &PeerData, key: &Key<'_>) -> Option<Conn> {
+    take::<1>(kp, key)
 }
 
 /// Whether a connection that was taken is still open and silent, and the server will not close it at once.
 #[inline(always)]
 fn is_usable(kp: &PeerData, conn: Conn) -> bool {
-    (!kp.upstream().check || is_silent(conn)) && !(kp.is_limited() && is_outdated(kp))
+    (!kp.upstream().check || is_silent(conn)) && !(kp.is_limited.get() && is_outdated(kp))
 }
 
 /// Whether the server may close the connection before the request arrives, by what was learned.

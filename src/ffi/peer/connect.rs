@@ -17,7 +17,7 @@ use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::log::debug_conn;
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::peer::bound::reclaim;
-use crate::ffi::peer::checkout::{find, note_identity};
+use crate::ffi::peer::checkout::{find, find_any, note_identity};
 use crate::ffi::peer::identity;
 use crate::ffi::peer::retry;
 use crate::ffi::peer::stream::connect_stream;
@@ -39,8 +39,8 @@ pub(super) fn connect(kp: &PeerData, peer: Peer, is_within_limit: bool) -> ngx_i
         }
     }
     // If the pool fails, a new connection is opened.
-    if let Some(conn) = guard(None, || find(kp, peer)) {
-        return reuse(kp, peer, conn, has_waited);
+    if let Some(conn) = guard(None, || find_any(kp, peer)) {
+        return reuse::<false>(kp, peer, conn, has_waited);
     }
     connect_anew(kp, peer, is_within_limit, has_waited)
 }
@@ -48,8 +48,8 @@ pub(super) fn connect(kp: &PeerData, peer: Peer, is_within_limit: bool) -> ngx_i
 /// The same, if the upstream is plain: the request gets a connection from the pool, or a new one.
 #[inline(always)]
 pub(super) fn connect_plain(kp: &PeerData, peer: Peer) -> ngx_int_t {
-    match guard(None, || find(kp, peer)) {
-        Some(conn) => reuse(kp, peer, conn, false),
+    match guard(None, || find::<true>(kp, peer)) {
+        Some(conn) => reuse::<true>(kp, peer, conn, false),
         None => connect_anew(kp, peer, true, false),
     }
 }
@@ -91,7 +91,7 @@ fn ask_others(kp: &PeerData, peer: Peer) -> Option<ngx_int_t> {
         let attempt = kp.attempt.get()?;
         // SAFETY: in the pool of the live request, or empty.
         let identity = unsafe { attempt.identity.as_slice() };
-        let key = identity::key(&peer, kp.u, kp.location(), identity);
+        let key = identity::key(&peer, kp.u, kp.extra().location, identity);
         inquire(kp, peer, &key)
     })
 }
@@ -148,21 +148,23 @@ pub(super) fn repeat(kp: &PeerData, peer: Peer, pinned: NonNull<PinnedServer>) -
 pub(super) fn reuse_own(kp: &PeerData, peer: Peer) -> Option<ngx_int_t> {
     let is_asking = kp.stage.get() == Stage::Asking;
     let conn = is_asking.then(|| guard(None, || reclaim(kp, peer))).flatten()?;
-    Some(reuse(kp, peer, conn, false))
+    Some(reuse::<false>(kp, peer, conn, false))
 }
 
-/// The request gets a connection from the pool.
+/// The request gets a connection from the pool. `PLAIN` says that the upstream is plain.
 #[inline(always)]
-fn reuse(kp: &PeerData, peer: Peer, conn: Conn, has_waited: bool) -> ngx_int_t {
+fn reuse<const PLAIN: bool>(kp: &PeerData, peer: Peer, conn: Conn, has_waited: bool) -> ngx_int_t {
     debug_conn(peer.log(), c"get keepalive peer: using connection %p", conn);
-    let reuse = kp.attempt.get().and_then(|attempt| attempt.reuse());
-    let (server, is_taken) = reuse.map_or((None, false), |reuse| (reuse.server, reuse.is_taken));
-    kp.upstream().counts.reuse(server, kp.server.get());
+    if !PLAIN {
+        let slot = kp.attempt.get().and_then(|attempt| attempt.reuse()).map(|reuse| reuse.slot);
+        let server = slot.and_then(|slot| kp.upstream().server_of(slot));
+        kp.upstream().counts.reuse(server, kp.server.get());
+    }
     if let Some(meter) = kp.meter.get() {
         meter.reuse();
     }
     let status = match has_waited {
-        _ if is_taken => Status::Taken,
+        _ if kp.is_taken.get() => Status::Taken,
         true => Status::Queued,
         false => Status::Hit,
     };

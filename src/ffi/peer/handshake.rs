@@ -65,7 +65,7 @@ pub(crate) unsafe extern "C" fn set_session(pc: *mut ngx_peer_connection_t, data
 
 /// Offers HTTP/2 to the server, if the connection is to carry many requests. `false` on failure.
 fn offer_http2(kp: &PeerData, conn: Conn) -> bool {
-    let is_planned = kp.stream.get().is_some_and(|stream| stream.output.get().is_some());
+    let is_planned = kp.extra().stream.get().is_some_and(|stream| stream.output.get().is_some());
     !is_planned
         || match kp.upstream().http2.get().mode {
             Http2Mode::Off => true,

@@ -31,7 +31,7 @@ use crate::ffi::peer::release::{count_close, leave_server, put_back, release_to_
 use crate::ffi::peer::retry::{self, RetryDecision};
 use crate::ffi::peer::stream::free_stream;
 use crate::ffi::state::notes::{keep_notes, Notes, Status};
-use crate::ffi::state::peer_data::{PeerData, Stage};
+use crate::ffi::state::peer_data::{Extra, PeerData, Stage};
 use crate::ffi::state::reuse::Reuse;
 use crate::ffi::state::srv_conf::SrvConf;
 use crate::ffi::state::upstream::Upstream;
@@ -70,12 +70,14 @@ fn put_hooks(r: Request, upstream: NonNull<Upstream>) -> Option<()> {
     // SAFETY: the pool of the live request.
     let memory = unsafe { allocate::<PeerData>(r.pool(), 1) }?.cast::<PeerData>();
     // SAFETY: it lies in the cycle of the live request.
-    init_balancer(unsafe { upstream.as_ref() }, r)?;
+    let shared = unsafe { upstream.as_ref() };
     let u = get_field!(r.upstream);
     // SAFETY: the core sets `r->upstream` before it initialises the peer.
     let u = unsafe { HttpUpstream::from_ptr(u) };
+    let extra = if shared.is_plain.get() { NonNull::from(&shared.nothing) } else { new_extra(r, u, shared)? };
+    init_balancer(shared, r)?;
     let balancer = Balancer::new(u.peer().hooks());
-    let data = new_peer_data(r, u, upstream, balancer);
+    let data = new_peer_data(r, u, upstream, extra, balancer);
     // SAFETY: allocated above for a `PeerData`.
     unsafe { memory.write(data) };
     u.peer().set_hooks(Hooks {
@@ -91,16 +93,29 @@ fn put_hooks(r: Request, upstream: NonNull<Upstream>) -> Option<()> {
     Some(())
 }
 
+/// What a request has besides if its upstream is not plain. `None` if there is no memory.
+#[inline(never)]
+fn new_extra(r: Request, u: HttpUpstream, upstream: &Upstream) -> Option<NonNull<Extra>> {
+    let location = if upstream.local { u.conf().as_ptr() as usize } else { 0 };
+    r.memory().put(Extra { location, ..Extra::default() })
+}
+
 /// What a request carries along before its first attempt.
 #[inline(always)]
-fn new_peer_data(r: Request, u: HttpUpstream, upstream: NonNull<Upstream>, balancer: Balancer) -> PeerData {
+fn new_peer_data(
+    r: Request,
+    u: HttpUpstream,
+    upstream: NonNull<Upstream>,
+    extra: NonNull<Extra>,
+    balancer: Balancer,
+) -> PeerData {
     let first_buffer = u.first_buffer();
     PeerData {
         upstream,
         // SAFETY: a handle is not null.
         r: unsafe { NonNull::new_unchecked(r.as_ptr()) },
         u,
-        conf: u.conf(),
+        extra,
         own_conf: Cell::new(None),
         first_buffer: Cell::new(first_buffer),
         ear: refusal::listen(r, u, first_buffer),
@@ -109,17 +124,14 @@ fn new_peer_data(r: Request, u: HttpUpstream, upstream: NonNull<Upstream>, balan
         without_sessions: Cell::new(false),
         unsent: Cell::new(false),
         attempt: Cell::new(None),
+        is_taken: Cell::new(false),
+        is_limited: Cell::new(false),
         server: Cell::new(None),
-        binding: Cell::new(None),
         is_reclaimed: Cell::new(false),
         meter: Cell::new(None),
         notes: Notes::new(),
         stage: Cell::new(Stage::Asking),
-        tried: Cell::new(None),
         waiter: Cell::new(None),
-        stream: Cell::new(None),
-        #[cfg(nginx_resolve)]
-        generation: Cell::new(0),
     }
 }
 
@@ -200,7 +212,7 @@ fn choose_server(kp: &PeerData, peer: Peer, stage: Stage) -> Result<bool, ngx_in
         Choice::Server(chosen) => {
             kp.server.set(chosen.server);
             #[cfg(nginx_resolve)]
-            kp.generation.set(chosen.generation);
+            kp.extra().generation.set(chosen.generation);
             kp.first_buffer.set(kp.u.first_buffer());
             Ok(chosen.is_within_limit)
         }
@@ -289,7 +301,7 @@ fn stop_waiting(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uint_t) -> A
 fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> AttemptEnd {
     let has_failed = state & NGX_PEER_FAILED as ngx_uint_t != 0;
     let unsent = kp.unsent.take();
-    if kp.stream.get().is_some() {
+    if kp.extra().stream.get().is_some() {
         if let Some(outcome) = free_stream(kp, peer, state) {
             return outcome;
         }
@@ -326,7 +338,7 @@ fn settle(kp: &PeerData, peer: Peer, outcome: &AttemptEnd) {
     match outcome.connection {
         Ok(()) => {
             kp.meter.set(None);
-            kp.binding.set(None);
+            kp.extra().binding.set(None);
         }
         Err(end) => count_close(kp, end),
     }

@@ -39,7 +39,9 @@ use crate::ffi::state::upstream::{Bytes, Idle, RoundTrip, Upstream};
 /// the slot that it had. `false` if something is different: then nothing has happened. `PLAIN` says that the upstream is plain.
 #[inline(always)]
 pub(crate) fn put_back<const PLAIN: bool>(kp: &PeerData, peer: Peer) -> bool {
-    let (Some(reuse), Some(conn)) = (kp.reuse_without_more(), peer.connection()) else { return false };
+    let (Some(reuse), Some(conn)) = (kp.reuse_without_more::<PLAIN>(), peer.connection()) else {
+        return false;
+    };
     let Some(timeout) = usual_timeout(kp, conn, reuse) else { return false };
     let (upstream, server) = (kp.upstream(), if PLAIN { None } else { kp.server.get() });
     let stored = upstream.put_back(reuse.slot, conn, server, (now(), timeout));
@@ -74,7 +76,7 @@ fn usual_timeout(kp: &PeerData, conn: Conn, reuse: Reuse) -> Option<Msec> {
         && !is_exiting(kp.upstream())
         && conn.read().wait_readable();
     match is_usual {
-        true if reuse.is_limited => limited_timeout(kp, limits.timeout, requests),
+        true if kp.is_limited.get() => limited_timeout(kp, limits.timeout, requests),
         true => Some(limits.timeout),
         false => None,
     }
@@ -139,7 +141,7 @@ pub(crate) fn release_to_pool(
     let server = kp.server.get();
     let (identity, group) = identity_from_now_on(kp, peer, conn, attempt, has_user)?;
     // SAFETY: in the pool of the connection, which is open.
-    let key = identity::key(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
+    let key = identity::key(&peer, kp.u, kp.extra().location, unsafe { identity.as_slice() });
     let idle = Idle {
         conn,
         identity,
@@ -192,7 +194,7 @@ fn identity_from_now_on(
         debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: identity unknown", conn);
         return Err(End::Identity);
     };
-    if !has_user || kp.binding.get().is_some() {
+    if !has_user || kp.extra().binding.get().is_some() {
         return Ok((identity, attempt.group()));
     }
     let bound = bound::bind(kp, peer, conn, identity).inspect_err(|_| {
@@ -267,7 +269,7 @@ fn rest(
 ) -> Result<Rest, End> {
     let upstream = kp.upstream();
     let (allowed, is_limited, round_trip) = match attempt.reuse() {
-        Some(Reuse { allowed, is_limited, round_trip, .. }) => (allowed, is_limited, round_trip),
+        Some(Reuse { allowed, round_trip, .. }) => (allowed, kp.is_limited.get(), round_trip),
         None => (u32::MAX, true, None),
     };
     if hint.timeout.is_some() || hint.requests.is_some() || returned.requests >= allowed as usize {
@@ -351,7 +353,7 @@ fn part_at_number(kp: &PeerData, peer: Peer, conn: Conn, lesson: Lesson) -> Resu
         return Ok(false);
     }
     let upstream = kp.upstream();
-    let can_watch = kp.binding.get().is_none() && has_room(upstream, kp.server.get());
+    let can_watch = kp.extra().binding.get().is_none() && has_room(upstream, kp.server.get());
     let (verdict, change) = lesson.reach(&upstream.witness(), now(), conn.requests(), can_watch);
     learn::log_change(upstream, peer.address(), change);
     match verdict {
@@ -444,7 +446,7 @@ pub(crate) fn count_close(kp: &PeerData, why: End) {
     if let Some(meter) = kp.meter.take() {
         meter.end(Phase::Active, why);
     }
-    if let Some(binding) = kp.binding.take() {
+    if let Some(binding) = kp.extra().binding.take() {
         kp.upstream().unbind(binding);
     }
 }

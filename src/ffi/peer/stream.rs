@@ -87,11 +87,11 @@ fn find_place(kp: &PeerData, peer: Peer) -> Option<Place<Rc<Carrier>>> {
     // SAFETY: the request that asks for a peer is live, and the balancer has chosen one.
     let identity = unsafe { identity::identity(kp.r, kp.u) }?;
     // SAFETY: written into the pool of the live request just now, or empty.
-    let key = identity::key(&peer, kp.u, kp.location(), unsafe { identity.as_slice() });
+    let key = identity::key(&peer, kp.u, kp.extra().location, unsafe { identity.as_slice() });
     let key = Key { protocol: PROTOCOL, ..key };
     let has_waited = matches!(kp.stage.get(), Stage::TryingStream(_));
     let upstream = kp.upstream();
-    let refused_by = kp.stream.get().map_or(std::ptr::null(), |stream| stream.refused_by.get());
+    let refused_by = kp.extra().stream.get().map_or(std::ptr::null(), |stream| stream.refused_by.get());
     let room_elsewhere = |carrier: &Rc<Carrier>| match room(carrier) {
         room if Rc::as_ptr(carrier) == refused_by => Room { streams: 0, ..room },
         room => room,
@@ -151,7 +151,7 @@ fn note_join(kp: &PeerData, carrier: &Carrier) {
 /// the usual way.
 #[inline(never)]
 pub(super) fn free_stream(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Option<AttemptEnd> {
-    let stream = kp.stream.get()?;
+    let stream = kp.extra().stream.get()?;
     end_opening(kp);
     let can_be_sent = stream.ride.borrow().is_some() && refusal::can_be_sent_anew(kp, stream.conn());
     let (carrier, close) = leave(kp, peer)?;

@@ -34,8 +34,8 @@ pub(crate) struct PeerData {
     pub(crate) upstream: NonNull<Upstream>,
     pub(crate) r: NonNull<ngx_http_request_t>,
     pub(crate) u: HttpUpstream,
-    /// The configuration of the location. The request may have another one: our copy for a while, or another module's.
-    pub(crate) conf: NonNull<ngx_http_upstream_conf_t>,
+    /// In the request's pool, or an empty one of the upstream if that is plain.
+    pub(crate) extra: NonNull<Extra>,
     pub(crate) own_conf: Cell<Option<NonNull<OwnConf>>>,
     /// The head of the request; another module may write it anew when it is asked for a server.
     pub(crate) first_buffer: Cell<FirstBuffer>,
@@ -49,10 +49,12 @@ pub(crate) struct PeerData {
     pub(crate) unsent: Cell<bool>,
     /// The present attempt, once the identity of its connection is known.
     pub(crate) attempt: Cell<Option<Attempt>>,
+    /// The connection of the present attempt came from another worker, and was not used in this one before.
+    pub(crate) is_taken: Cell<bool>,
+    /// Something was known of its server when it was taken from the pool.
+    pub(crate) is_limited: Cell<bool>,
     /// The server of the present attempt, if it has `max_conns`: the request is counted there.
     pub(crate) server: Cell<Option<Server>>,
-    /// The connection of the present attempt belongs to this client.
-    pub(crate) binding: Cell<Option<Binding>>,
     /// The connection was found for its client, and the balancer does not know of the attempt.
     pub(crate) is_reclaimed: Cell<bool>,
     /// Counts the connection of the present attempt.
@@ -60,12 +62,22 @@ pub(crate) struct PeerData {
     /// For the log.
     pub(crate) notes: Notes,
     pub(crate) stage: Cell<Stage>,
-    /// The servers that have failed, if the request may have to wait.
-    pub(crate) tried: Cell<Option<NonNull<Tried>>>,
     /// Set once the request has waited.
     pub(crate) waiter: Cell<Option<NonNull<Waiter>>>,
+}
+
+/// What a request has besides if its upstream is not plain: see [`Upstream::note_kind`].
+#[derive(Default)]
+pub(crate) struct Extra {
+    /// With `keepalive ... local` a number for the location, otherwise 0.
+    pub(crate) location: usize,
+    /// The connection of the present attempt belongs to this client.
+    pub(crate) binding: Cell<Option<Binding>>,
+    /// The servers that have failed, if the request may have to wait.
+    pub(crate) tried: Cell<Option<NonNull<Tried>>>,
     /// What it has of streams, if it ever had one.
     pub(crate) stream: Cell<Option<StreamRef>>,
+    /// The number of the set of servers from which its server was chosen.
     #[cfg(nginx_resolve)]
     pub(crate) generation: Cell<usize>,
 }
@@ -208,13 +220,10 @@ impl PeerData {
         unsafe { self.upstream.as_ref() }
     }
 
-    /// With `keepalive ... local` a number for the location, otherwise 0.
-    pub(crate) fn location(&self) -> usize {
-        if self.upstream().local {
-            self.conf.as_ptr() as usize
-        } else {
-            0
-        }
+    pub(crate) fn extra(&self) -> &Extra {
+        // SAFETY: `init_keepalive_peer` has put it into the pool of the live request, or it lies in the upstream; only its cells
+        // change.
+        unsafe { self.extra.as_ref() }
     }
 
     /// Whether the core calls the hooks of the peer with this data, without another module in between.
@@ -224,21 +233,16 @@ impl PeerData {
     }
 
     /// The connection from the pool that the attempt has, if it is a plain one: no stream, no client's, and nothing is to be done about
-    /// it but to give it back.
+    /// it but to give it back. `PLAIN` says that the upstream is plain.
     #[inline(always)]
-    pub(crate) fn reuse_without_more(&self) -> Option<Reuse> {
-        let is_plain = self.stage.get() == Stage::Asking
-            && self.stream.get().is_none()
-            && self.binding.get().is_none()
-            && !self.unsent.get()
-            && !self.is_reclaimed.get();
+    pub(crate) fn reuse_without_more<const PLAIN: bool>(&self) -> Option<Reuse> {
+        let has_more = || {
+            self.extra().stream.get().is_some()
+                || self.extra().binding.get().is_some()
+                || self.is_reclaimed.get()
+        };
+        let is_plain = self.stage.get() == Stage::Asking && !self.unsent.get() && (PLAIN || !has_more());
         self.attempt.get().and_then(|attempt| attempt.reuse()).filter(|_| is_plain)
-    }
-
-    /// Whether the connection of the attempt came from the pool, and something is known of its server.
-    #[inline(always)]
-    pub(crate) fn is_limited(&self) -> bool {
-        self.attempt.get().and_then(|attempt| attempt.reuse()).is_some_and(|reuse| reuse.is_limited)
     }
 
     /// Notes how the present attempt got its connection, for the log.
@@ -286,7 +290,7 @@ impl PeerData {
     /// The number of the set of servers from which its peer was chosen; 0 if servers do not change.
     pub(crate) fn generation(&self) -> usize {
         #[cfg(nginx_resolve)]
-        return self.generation.get();
+        return self.extra().generation.get();
         #[cfg(not(nginx_resolve))]
         0
     }
@@ -294,7 +298,7 @@ impl PeerData {
     /// The servers that have failed for the request.
     pub(crate) fn tried(&self) -> Option<&Tried> {
         // SAFETY: `note_tried` has put it into the pool of the live request.
-        self.tried.get().map(|tried| unsafe { tried.as_ref() })
+        self.extra().tried.get().map(|tried| unsafe { tried.as_ref() })
     }
 
     pub(crate) fn request(&self) -> Request {
@@ -308,7 +312,7 @@ impl PeerData {
         if self.upstream().waits.directive.is_some() {
             // SAFETY: the cycle of a borrowed upstream is alive, and so are the request and its pool.
             let tried = unsafe { Tried::of(self.upstream().us, self.balancer.get(), self.pool()) };
-            self.tried.set(tried.or(self.tried.get()));
+            self.extra().tried.set(tried.or(self.extra().tried.get()));
         }
     }
 

@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::ptr::NonNull;
 
 use crate::base::clock::Msec;
-use crate::ledger::Server;
 use crate::reuse::stale::Taken;
 
 use crate::ffi::nginx::peer_connection::SavedPeer;
@@ -19,12 +18,6 @@ pub(crate) struct Reuse {
     pub(crate) since: Msec,
     /// Its slot in the pool.
     pub(crate) slot: u32,
-    /// The server for which it counted when it was stored.
-    pub(crate) server: Option<Server>,
-    /// Something was known of the server when the connection was taken.
-    pub(crate) is_limited: bool,
-    /// It came from another worker, and was not used in this one before.
-    pub(crate) is_taken: bool,
     /// The number of the last request that the server accepts on it, if the server said so.
     pub(crate) allowed: u32,
     /// The time of a round trip, if it was measured.

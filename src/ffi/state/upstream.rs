@@ -31,6 +31,7 @@ use super::carrier::Carriers;
 use super::counts::Counts;
 use super::handover::HandoverOf;
 use super::lessons::{lesson_of, note, ServerLessons};
+use super::peer_data::Extra;
 #[cfg(ngx_feature = "http_ssl")]
 use super::tls_sessions::Sessions;
 use super::waits::Waits;
@@ -60,6 +61,8 @@ pub(crate) struct Upstream {
     pub(crate) watch: Option<Watch>,
     /// Nothing but the balancer and the pool has to be asked for a connection: see [`Upstream::note_kind`].
     pub(crate) is_plain: Cell<bool>,
+    /// What its requests have besides then.
+    pub(crate) nothing: Extra,
     pub(crate) idle: Guarded<IdlePool<Idle>>,
     /// The connections that carry many requests.
     pub(crate) carriers: Carriers,
@@ -295,6 +298,11 @@ impl Upstream {
                 idle.lend(key).and_then(|slot| idle.lent(slot, |idle, since| take(idle, slot, since)))
             })
             .flatten()
+    }
+
+    /// The server for which a connection counted that was just taken from a slot.
+    pub(crate) fn server_of(&self, slot: u32) -> Option<Server> {
+        self.idle.with(|idle| idle.lent(slot, |idle, _| idle.server)).flatten().flatten()
     }
 
     /// The group of a key, if the pool has one.
