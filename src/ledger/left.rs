@@ -58,6 +58,7 @@ impl Ledger {
             if process.compare_exchange(before, pid, SeqCst, SeqCst).is_ok() {
                 // Even if another worker has recovered everything: something may still have been being sent then.
                 self.settled.set(None);
+                self.clear_marks();
                 if before != 0 {
                     self.recover_worker(self.me.get(), pid, left);
                 }

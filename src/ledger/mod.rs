@@ -4,6 +4,7 @@
 //!   header  lock | repairs due | recoveries
 //!   each worker: waiting since (queue) | waiting since (retries) | has close requests | rung since | process
 //!   each worker: tickets (connections that it hands to another worker)
+//!   marks: a bit for each worker that has requests in its queue | .. in its retries | .. parked
 //!   each server: address limit generation | open  requests | worker 0: open idle requests lingering parked close requests
 //!                                         | (all workers)  | worker 1: ...
 //! ```
@@ -62,6 +63,9 @@ pub struct Ledger {
     stuck: lock::Stuck,
     /// The number of recoveries after which this worker has settled. `None` if it has to settle anyway.
     settled: Cell<Option<u64>>,
+    marked: waits::Marked,
+    /// How many requests this worker has parked, for all servers.
+    parked: Cell<u64>,
 }
 
 /// The memory of a ledger: [`Ledger::size`] words, all zero.
@@ -136,6 +140,8 @@ impl Ledger {
             me: Cell::new(0),
             stuck: Cell::new(None),
             settled: Cell::new(Some(0)),
+            marked: Default::default(),
+            parked: Cell::new(0),
         })
     }
 
@@ -219,16 +225,12 @@ impl Ledger {
         self.own_count(server, Column::Lingering) > self.own_count(server, Column::Parked)
     }
 
-    /// Whether this worker has parked requests for the server.
-    pub fn has_parked(&self, server: Server) -> bool {
-        self.own_count(server, Column::Parked) > 0
-    }
-
     /// Parks a request: the balancer has chosen the server, and the request waits for room for its connection. Asks the
     /// worker with the most idle connections to close one, unless enough are being closed for all parked requests. Returns
     /// the worker that was asked.
     pub fn park(&self, server: Server, now: Msec) -> Option<usize> {
         self.own_cell(server, Column::Parked).fetch_add(1, SeqCst);
+        self.count_parked(1);
         if !self.lacks_room(server, now) {
             return None;
         }
@@ -254,11 +256,7 @@ impl Ledger {
     /// A parked request does not wait any more.
     pub fn unpark(&self, server: Server) {
         self.own_cell(server, Column::Parked).fetch_sub(1, SeqCst);
-    }
-
-    /// The other workers that have parked requests for the server.
-    pub fn parked(&self, server: Server) -> impl Iterator<Item = usize> + '_ {
-        self.others().filter(move |worker| self.count(server, *worker, Column::Parked) > 0)
+        self.count_parked(-1);
     }
 
     /// Calls `close` for each idle connection that another worker has asked this one to close, and `in_vain` for each
@@ -383,7 +381,7 @@ fn step() {
 
 /// The number of words before the ones of the servers.
 fn servers_at(workers: usize) -> usize {
-    HEADER + (HEADER_OF_WORKER + transit::TICKETS) * workers
+    HEADER + (HEADER_OF_WORKER + transit::TICKETS) * workers + waits::mark_words(workers)
 }
 
 /// The number of places for a number of servers. At least half of them stay empty, so that a server is found after a few

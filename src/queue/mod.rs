@@ -1,6 +1,7 @@
 //! The wait queue: requests that wait for a connection, in order of arrival.
 #![forbid(unsafe_code)]
 
+mod bits;
 #[cfg(any(test, fuzzing))]
 pub mod model;
 pub mod released;

@@ -1,5 +1,5 @@
-# What waiting costs a worker: it checks other processes at most once a second, however many waits time out, and a request that
-# waits for a server it has not tried does not cause a search of all servers of its own.
+# What waiting costs a worker: it checks other processes at most once a second, however many waits time out, and neither a wait
+# that times out, nor a request that waits for a server it has not tried, causes a search of all servers.
 #
 # faults: F13.8 "nobody has looked at workers that answer" "but once a second"
 # faults: F13.8 "with 500 servers it takes less than three times as long"
@@ -97,5 +97,32 @@ sub time_with_servers {
 my ($few, $many) = map { time_with_servers($_) } 3, 500;
 note sprintf 'processor time of 200 requests while 1000 wait: 3 servers %.1f ms, 500 servers %.1f ms', $few, $many;
 cmp_ok $many, '<', 3 * $few, 'with 500 servers it takes less than three times as long';
+
+# One request after another waits for a server that is busy, and is timed out; all others are down.
+sub time_of_waits {
+    my ($number) = @_;
+    my $down = join ' ', map { "server 127.0.0.1:$_ down;" } 3 .. $number;
+    my $nginx = queue_nginx($port, { u => "$first max_conns=1; $down queue 2000 timeout=200ms;" },
+        main => 'worker_rlimit_nofile 8192;')->start;
+    my ($worker) = $nginx->workers;
+    $backend->reset;
+    my $held = begin($port, '/u?fault=hang&at=start');
+    ok wait_for { $backend->stats->{requests} == 1 }, "$number servers: a request holds the only one that is up";
+    my @waits;
+    my $time = processor_time($worker);
+    for (1 .. 600) {
+        push @waits, begin($port, "/u?n=$_");
+        sleep 0.001;
+    }
+    is statuses(@waits), '502 x 600', "$number servers: six hundred waits are too long";
+    $time = processor_time($worker) - $time;
+    $held->abort;
+    $nginx->stop;
+    return $time;
+}
+
+($few, $many) = map { time_of_waits($_) } 3, 5000;
+note sprintf 'processor time of 600 waits that time out: 3 servers %.1f ms, 5000 servers %.1f ms', $few, $many;
+cmp_ok $many, '<', 2 * $few, 'with 5000 servers they take less than twice as long';
 
 done_testing;

@@ -1,20 +1,23 @@
 # `scripts/bench queue`: what limits and waiting cost. Sourced, not run.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154,SC2016,SC2317
 
-FEW=500 MANY=2500 TIMES=5 WAITING=32 WAITERS=2000
+FEW=500 MANY=2500 TIMES=5 WAITING=32 WAITERS=2000 FEW_LATE=200 MANY_LATE=1000
 
 bench_queue() {
-    begin_bench note_counting_needs "FEW=200 MANY=600 TIMES=1 WAITERS=1000" "$@"
+    begin_bench note_counting_needs "FEW=200 MANY=600 TIMES=1 WAITERS=1000 FEW_LATE=100 MANY_LATE=300" "$@"
 
     print_counting_machine
     say "counted    $((MANY - FEW)) requests each, after warming up; with several clients the median of $TIMES times"
     say
+    ulimit -Sn "$(ulimit -Hn)"
     start_app bench-app
     measure_unqueued
     measure_queued
+    measure_servers
     measure_waiters "$WAITERS"
     print_unqueued
     print_queued
+    print_servers
     print_waiters
 }
 
@@ -25,7 +28,7 @@ write_queue_configuration() {
     rm -rf "$1"
     mkdir -p "$1"
     fill_in "$ROOT/nginx-conf/bench-queue.conf" LOAD_MODULE "$load" FOLDER "$1" TEMP_PATHS "$(temp_paths "$NGINX" "$1")" \
-        PORT "$2" APP_PORT "$3" ZONE "${5:+zone app 128k;}" LIMIT "$6" QUEUE "$7" CONNECTIONS $((3 * 2 * WAITERS)) \
+        PORT "$2" APP_PORT "$3" ZONE "${5:+zone app 2m;}" LIMIT "$6" QUEUE "$7" CONNECTIONS $((3 * 2 * WAITERS)) \
         >"$1/nginx.conf"
 }
 

@@ -45,8 +45,13 @@ measure_queued() {
 # start_counting KIND ZONE LIMIT QUEUE
 start_counting() {
     step "counting: $1${2:+, zone}${3:+, $3}${4:+, queue}"
+    start_counting_with_port "$APP_PORT" "$@"
+}
+
+# start_counting_with_port APP_PORT KIND ZONE LIMIT QUEUE
+start_counting_with_port() {
     FOLDER=$TEMP/callgrind COUNTED_PORT=$(free_port)
-    write_queue_configuration "$FOLDER" "$COUNTED_PORT" "$APP_PORT" "$@"
+    write_queue_configuration "$FOLDER" "$COUNTED_PORT" "$@"
     start_callgrind "$FOLDER" "$COUNTED_PORT"
     control_callgrind --instr=on
 }

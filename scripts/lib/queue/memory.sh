@@ -9,7 +9,6 @@ STATES=(hanging waiting)
 measure_waiters() {
     local state folder port nginx worker few
     declare -gA BYTES
-    ulimit -Sn "$(ulimit -Hn)"
     (($(ulimit -n) > 5 * $1)) || die "a process may have no more than $(ulimit -n) open files (ulimit -n)"
     start_until_stopped hanging perl "$LIB/queue/hanging.pl"
     HANGING_PORT=$(head -n 1 "$TEMP/hanging.out")

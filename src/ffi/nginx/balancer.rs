@@ -16,7 +16,7 @@ use nginx_sys::{ngx_rwlock_rlock, ngx_rwlock_unlock, ngx_rwlock_wlock};
 
 #[cfg(nginx_resolve)]
 use crate::metrics::{readable, ServerInfo};
-use crate::queue::room::{Outlook, Rooms};
+use crate::queue::room::{Moment, Outlook, Rooms};
 
 #[cfg(ngx_feature = "http_upstream_zone")]
 use super::handle::field_ptr;
@@ -24,6 +24,7 @@ use super::handle::{get_bit, get_field, handle, set_field, Handle, Live};
 #[cfg(nginx_resolve)]
 use super::headers::bytes;
 use super::peer_connection::{Hooks, Peer};
+use super::process::now;
 
 /// What round robin has for a request.
 pub(crate) type RoundRobinData = Live<ngx_http_upstream_rr_peer_data_t>;
@@ -150,9 +151,13 @@ impl Servers {
         NonNull::new(number).map(|number| unsafe { number.read_volatile() })
     }
 
-    /// The number of the present set of servers; 0 if they do not change.
-    pub(crate) fn set(self) -> ngx_uint_t {
-        self.number().1
+    /// The present time, and the present set of servers.
+    pub(crate) fn moment(self) -> Moment {
+        #[cfg(nginx_resolve)]
+        let config = self.generation().unwrap_or(0);
+        #[cfg(not(nginx_resolve))]
+        let config = 0;
+        Moment { set: (self.as_ptr() as usize, config), second: ngx_time(), now: now() }
     }
 
     /// The number of servers without the backup servers, and the number of their set.
@@ -172,33 +177,49 @@ impl Servers {
         self.0.as_ptr().cast_const() == servers
     }
 
-    /// What a request can expect that does not use the servers again that it has tried; `is_tried` tells by their numbers.
-    pub(crate) fn outlook(self, is_tried: impl Fn(usize) -> bool) -> Outlook {
-        let now = ngx_time();
-        let mut outlook = Outlook::Down;
-        let mut number = 0;
-        self.each(false, |server, single| {
-            number += 1;
-            if outlook == Outlook::Room || is_tried(number - 1) {
-                return;
-            }
-            match outlook_of(&server.copy(), single, now) {
-                Outlook::Down => {}
-                better => outlook = better,
-            }
-        });
-        outlook
-    }
-
     /// Fills `rooms` with what each server has at this moment. `None` if there is no memory.
-    pub(crate) fn look_at_all(self, rooms: &mut Rooms) -> Option<()> {
-        let now = ngx_time();
-        rooms.clear();
+    #[cold]
+    pub(crate) fn look_at_all(self, rooms: &mut Rooms, at: Moment) -> Option<()> {
+        rooms.begin_look();
         let mut added = Some(());
         self.each(false, |server, single| {
-            added = added.and_then(|()| rooms.add(outlook_of(&server.copy(), single, now)));
+            let key = server.as_ptr() as usize;
+            added = added.and_then(|()| rooms.add(key, outlook_of(server, single, at.second)));
         });
-        added
+        added.and_then(|()| rooms.end_look(at))
+    }
+
+    /// Whether a server is up whose number is not among those that were `tried`.
+    pub(crate) fn is_any_up(self, tried: &[u32], at: Moment) -> bool {
+        let mut number = 0;
+        self.lists().any(|list| {
+            list.find_in(false, |server, single| {
+                number += 1;
+                !tried.contains(&(number - 1)) && outlook_of(server, single, at.second) != Outlook::Down
+            })
+        })
+    }
+
+    /// Looks again at the server that round robin has chosen last for a request to these servers.
+    pub(crate) fn look_at_current(self, data: RoundRobinData, rooms: &mut Rooms) {
+        let (list, current) = (get_field!(data.peers), get_field!(data.current));
+        let Some(list) = NonNull::new(list).map(Self) else { return };
+        if current.is_null() {
+            return;
+        }
+        list.lock(false);
+        let at = self.moment();
+        if rooms.is_known(at) {
+            let single = get_bit!(list: ngx_http_upstream_rr_peers_t::single_raw);
+            rooms.update(current as usize, || {
+                // SAFETY: `update` knows it from this set of servers, to which it belongs while its list is locked.
+                let server: PeerServer = unsafe { Live::new_unchecked(current) };
+                outlook_of(server, single, at.second)
+            });
+        } else {
+            rooms.forget();
+        }
+        list.unlock();
     }
 
     /// The sum of `max_conns` of all servers with an address; 0 if one of them has no limit.
@@ -280,16 +301,29 @@ impl Servers {
     }
 
     fn each_here(self, write: bool, mut look: impl FnMut(PeerServer, bool)) {
-        // Nothing panics before the list is unlocked: `look` only compares, counts, notes and copies.
+        self.find_in(write, |server, single| {
+            look(server, single);
+            false
+        });
+    }
+
+    /// Whether `is_it` says so of a server in this list: then the others are not looked at.
+    fn find_in(self, write: bool, mut is_it: impl FnMut(PeerServer, bool) -> bool) -> bool {
+        // Nothing panics before the list is unlocked: `is_it` only compares, counts, notes and copies.
         self.lock(write);
+        let mut is_found = false;
         let single = get_bit!(self: ngx_http_upstream_rr_peers_t::single_raw);
         let mut next = get_field!(self.peer);
         // SAFETY: null, or an element of the list, which stays as it is under its lock.
         while let Some(server) = unsafe { Live::from_ptr(next) } {
-            look(server, single);
+            is_found = is_it(server, single);
+            if is_found {
+                break;
+            }
             next = get_field!(server.next);
         }
         self.unlock();
+        is_found
     }
 
     /// Locks the list, for writing or for reading, if it lies in a zone. Each list has its own lock.
@@ -331,7 +365,8 @@ impl Servers {
 }
 
 /// Whether a server can take a request. Mirrors `ngx_http_upstream_get_peer()`; a single server never counts as failed.
-fn outlook_of(server: &ngx_http_upstream_rr_peer_t, single: bool, now: time_t) -> Outlook {
+fn outlook_of(server: PeerServer, single: bool, now: time_t) -> Outlook {
+    let server = &server.copy();
     let failed = !single
         && server.max_fails > 0
         && server.fails >= server.max_fails

@@ -13,7 +13,7 @@ use crate::ffi::state::peer_data::{PeerData, Stage};
 use crate::ffi::state::upstream::Upstream;
 #[cfg(nginx_resolve)]
 use crate::ffi::state::watch::Watch;
-use crate::ffi::waiting::enqueue::is_worth_waiting;
+use crate::ffi::waiting::outlook::{is_in_vain, is_worth_waiting, look_again};
 
 /// What the balancer said.
 pub(crate) enum Choice {
@@ -40,7 +40,10 @@ pub(crate) struct Chosen {
 #[inline(always)]
 pub(crate) fn choose(kp: &PeerData, peer: Peer, stage: Stage) -> Choice {
     let upstream = kp.upstream();
-    if stage == Stage::Asking && upstream.others_wait() {
+    if stage == Stage::Asking
+        && upstream.waits.directive.is_some()
+        && (upstream.others_wait() || is_in_vain(kp))
+    {
         return Choice::Busy;
     }
     if stage != Stage::Asking && start_over(kp, peer).is_none() {
@@ -103,5 +106,6 @@ fn return_server(kp: &PeerData, peer: Peer, server: Option<Server>) {
     }
     let tries = peer.tries();
     kp.balancer.get().free_untried(peer);
+    look_again(kp);
     peer.set_tries(tries);
 }

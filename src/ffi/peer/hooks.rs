@@ -36,6 +36,7 @@ use crate::ffi::state::reuse::Reuse;
 use crate::ffi::state::srv_conf::SrvConf;
 use crate::ffi::state::upstream::Upstream;
 use crate::ffi::waiting::enqueue::{enqueue, leave_wait, ServerReturn};
+use crate::ffi::waiting::outlook::look_again;
 
 /// Puts our hooks before those that the balancer sets for this request.
 pub(crate) unsafe extern "C" fn init_keepalive_peer(
@@ -259,7 +260,10 @@ fn free_any(kp: &PeerData, peer: Peer, state: ngx_uint_t) {
         end_attempt(kp, peer, state);
     }
     if kp.upstream().can_wait() {
-        guard((), || kp.upstream().schedule_dispatch(used));
+        guard((), || {
+            look_again(kp);
+            kp.upstream().schedule_dispatch(used);
+        });
     }
 }
 

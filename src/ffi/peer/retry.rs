@@ -48,6 +48,7 @@ use crate::ffi::state::peer_data::{Attempt, PeerData, Stage};
 use crate::ffi::state::reuse::{PinnedServer, Reuse};
 use crate::ffi::state::upstream::Idle;
 use crate::ffi::waiting::enqueue::ServerReturn;
+use crate::ffi::waiting::outlook::look_again;
 
 /// What becomes of a request whose connection has failed.
 pub(crate) enum RetryDecision {
@@ -306,6 +307,7 @@ unsafe extern "C" fn unpin_server(data: *mut c_void) {
             upstream.counts.end_request(server);
             release_slot(upstream, server);
         }
+        look_again(kp);
         if upstream.can_wait() {
             upstream.schedule_dispatch(None);
         }

@@ -182,6 +182,9 @@ fn end_lost_requests(upstream: &Upstream, each: impl FnOnce(&mut dyn FnMut(&[u8]
         any = true;
         servers.iter().for_each(|servers| servers.end_requests(address, requests));
     });
+    if any {
+        upstream.waits.forget_rooms();
+    }
     if let Some(ledger) = upstream.counts.shared().filter(|_| any) {
         ledger.others().for_each(|worker| upstream.counts.ring(worker));
     }

@@ -3,7 +3,9 @@
 
 use std::ptr::NonNull;
 
-use nginx_sys::{ngx_http_upstream_srv_conf_t, ngx_pool_t, ngx_uint_t};
+#[cfg(nginx_resolve)]
+use nginx_sys::ngx_uint_t;
+use nginx_sys::{ngx_http_upstream_srv_conf_t, ngx_pool_t};
 
 use crate::ffi::nginx::balancer::{Balancer, Servers};
 use crate::ffi::nginx::handle::get_field;
@@ -15,10 +17,12 @@ pub(crate) struct Tried {
     /// The number of their set, if servers change.
     #[cfg(nginx_resolve)]
     config: ngx_uint_t,
-    /// A bit for each server, in the request's pool.
-    words: NonNull<usize>,
+    /// The numbers of the servers, in the request's pool.
+    numbers: NonNull<u32>,
     length: usize,
 }
+
+const BITS: usize = usize::BITS as usize;
 
 impl Tried {
     /// Copies what round robin knows; `None` if the balancer is another one, or there is no memory.
@@ -45,18 +49,24 @@ impl Tried {
         if !servers.is_at(of_request) {
             return None;
         }
-        let length = number.div_ceil(usize::BITS as usize);
+        let tried: *const usize = get_field!(data.tried);
+        // SAFETY: round robin has a bit for each server at `tried`, in whole words; it does not run while they are read.
+        let words = unsafe { std::slice::from_raw_parts(tried, number.div_ceil(BITS)) };
+        let length = words.iter().map(|word| word.count_ones() as usize).sum();
         // SAFETY: the caller says that it is the pool of a live request.
         let pool = unsafe { Pool::from_ptr(pool) }?;
-        let words = pool.allocate::<usize>(length)?.cast::<usize>();
-        let tried: *const usize = get_field!(data.tried);
-        // SAFETY: round robin has a bit for each server at `tried`; the memory is new, and has as many words.
-        unsafe { words.as_ptr().copy_from_nonoverlapping(tried, length) };
+        let numbers = pool.allocate::<u32>(length)?.cast::<u32>();
+        for (at, number) in numbers_of(words).take(length).enumerate() {
+            // SAFETY: `at` is below the length that was allocated.
+            let place = unsafe { numbers.add(at) };
+            // SAFETY: allocated above, for a number.
+            unsafe { place.write(number) };
+        }
         pool.put(Self {
             servers,
             #[cfg(nginx_resolve)]
             config,
-            words,
+            numbers,
             length,
         })
     }
@@ -69,13 +79,17 @@ impl Tried {
         let same = same && get_field!(data.config) == self.config;
         if same {
             let tried: *mut usize = get_field!(data.tried);
-            // SAFETY: round robin has made as many words in `init`, as the servers, and so their number, are the same.
-            unsafe { tried.copy_from_nonoverlapping(self.words.as_ptr(), self.length) };
+            for number in self.numbers() {
+                // SAFETY: round robin has made words for as many servers in `init`, as they are the same.
+                let word = unsafe { tried.add(*number as usize / BITS) };
+                // SAFETY: one of these words, which are initialised; nothing else uses them meanwhile.
+                unsafe { *word |= 1 << (*number as usize % BITS) };
+            }
         }
     }
 
     /// Whether it is about these servers, in the set with this number.
-    pub(crate) fn is_of(&self, servers: Servers, _set: ngx_uint_t) -> bool {
+    pub(crate) fn is_of(&self, servers: Servers, _set: usize) -> bool {
         #[cfg(nginx_resolve)]
         if self.config != _set {
             return false;
@@ -83,15 +97,17 @@ impl Tried {
         servers == self.servers
     }
 
-    /// A bit for each server, set if the server was tried.
-    pub(crate) fn words(&self) -> &[usize] {
+    /// The numbers of the servers that were tried, each once.
+    pub(crate) fn numbers(&self) -> &[u32] {
         // SAFETY: initialised by `of`, in the pool of the live request; nothing writes them again.
-        unsafe { std::slice::from_raw_parts(self.words.as_ptr(), self.length) }
+        unsafe { std::slice::from_raw_parts(self.numbers.as_ptr(), self.length) }
     }
+}
 
-    /// Whether the server with this number was tried.
-    pub(crate) fn has(&self, number: usize) -> bool {
-        const BITS: usize = usize::BITS as usize;
-        self.words().get(number / BITS).is_some_and(|word| word & 1 << (number % BITS) != 0)
-    }
+/// The numbers of the bits that are set.
+fn numbers_of(words: &[usize]) -> impl Iterator<Item = u32> + '_ {
+    words.iter().enumerate().flat_map(|(at, word)| {
+        let set = (0..BITS).filter(move |bit| word & 1 << bit != 0);
+        set.map(move |bit| (at * BITS + bit) as u32)
+    })
 }

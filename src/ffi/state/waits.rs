@@ -1,5 +1,6 @@
 //! The requests that wait at one upstream in this worker, and when they are dispatched.
 
+use std::cell::Cell;
 use std::ptr::NonNull;
 
 use nginx_sys::ngx_msec_t;
@@ -33,8 +34,12 @@ pub(crate) struct Waits {
     pub(crate) streams: WaitLine,
     /// The servers to which connections were released since the last dispatch.
     pub(crate) released: Guarded<Released>,
-    /// Which servers had room at the last look for `retries`.
+    /// Which servers have room.
     pub(crate) rooms: Guarded<Rooms>,
+    /// Whether `rooms` is kept up to date: while requests wait that may use it.
+    pub(crate) is_watching: Cell<bool>,
+    /// The first one of `retries` that had no turn in the last dispatch, because too many before it were in vain.
+    pub(crate) unasked: Cell<Option<Ticket>>,
     /// Calls `dispatch`: when something has changed, when the longest wait times out, and regularly, because servers also
     /// recover by themselves.
     pub(crate) alarm: Alarm,
@@ -86,6 +91,8 @@ impl Waits {
             streams: line(MAX_FOR_STREAMS)?,
             released: Guarded::new(Released::default()),
             rooms: Guarded::new(Rooms::default()),
+            is_watching: Cell::new(false),
+            unasked: Cell::new(None),
             alarm: Alarm::new(),
             soon: Alarm::new(),
             dispatch,
@@ -110,6 +117,10 @@ impl Waits {
         any(&self.queue)
     }
 
+    pub(crate) fn any_retries(&self) -> bool {
+        any(&self.retries)
+    }
+
     pub(crate) fn any_parked(&self) -> bool {
         any(&self.parked)
     }
@@ -123,6 +134,13 @@ impl Waits {
         let length = |line: &WaitLine| line.with(|line| line.len()).unwrap_or(0);
         let all = length(&self.queue) + length(&self.retries) + length(&self.streams);
         self.directive.is_some_and(|queue| all >= queue.number)
+    }
+
+    /// What is known of the servers may not hold any more.
+    #[cold]
+    pub(crate) fn forget_rooms(&self) {
+        self.is_watching.set(false);
+        self.rooms.with(Rooms::forget);
     }
 
     pub(crate) fn any(&self) -> bool {
@@ -139,14 +157,13 @@ fn first_since(line: &WaitLine) -> Option<Msec> {
 }
 
 impl Upstream {
-    /// Whether other requests wait, ahead of which a new one would push.
+    /// Whether other requests wait, ahead of which a new one would push; of an upstream with `queue`.
     #[inline]
     pub(crate) fn others_wait(&self) -> bool {
-        self.waits.directive.is_some()
-            && (self.waits.any_queued()
-                // A connection or slot that has become free is first offered to the waiting requests.
-                || (any(&self.waits.retries) && self.waits.alarm.is_posted())
-                || self.counts.shared().is_some_and(|it| it.longest(now()).is_some()))
+        self.waits.any_queued()
+            // A connection or slot that has become free is first offered to the waiting requests.
+            || (any(&self.waits.retries) && self.waits.alarm.is_posted())
+            || self.counts.shared().is_some_and(|it| it.longest(now()).is_some())
     }
 
     /// Whether a request can have to wait at all.

@@ -3,12 +3,11 @@
 use std::ptr::NonNull;
 
 use nginx_sys::{
-    ngx_event_connect_peer, ngx_event_t, ngx_int_t, ngx_uint_t, NGX_AGAIN, NGX_BUSY, NGX_DECLINED, NGX_DONE,
-    NGX_OK,
+    ngx_event_connect_peer, ngx_event_t, ngx_int_t, NGX_AGAIN, NGX_BUSY, NGX_DECLINED, NGX_DONE, NGX_OK,
 };
 
 use crate::handover::questions::PATIENCE;
-use crate::ledger::Server;
+use crate::ledger::{Ledger, Server};
 use crate::metrics::End;
 use crate::queue;
 use crate::queue::room::Outlook;
@@ -19,7 +18,6 @@ use crate::ffi::handover::inbox::{read_all, settle_if_due};
 use crate::ffi::idle::close::close_all;
 use crate::ffi::max_conns::refused::close_refused;
 use crate::ffi::max_conns::slots::{close_idle, neediest};
-use crate::ffi::nginx::balancer::Servers;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::process::{elapsed, now};
@@ -27,12 +25,13 @@ use crate::ffi::shared::workers::recover;
 use crate::ffi::state::peer_data::{PeerData, Stage};
 use crate::ffi::state::upstream::Upstream;
 use crate::ffi::state::waiter::Waiter;
-use crate::ffi::state::waits::WaitFailure;
+use crate::ffi::state::waits::{WaitFailure, Waits};
 use crate::ffi::streams::idle::close_oldest_to;
 
-use super::enqueue::{is_worth_waiting, outlook, wait_for_slot};
+use super::enqueue::wait_for_slot;
 use super::fail::{fail, fail_declined, fail_internally};
 use super::inquire::is_over;
+use super::outlook::{begin_round, is_worth_waiting, look_again, outlook};
 use super::placeholder::install_placeholder;
 use super::resume::resume_connect;
 use super::stream::{end_wait_for_stream, has_place, is_late, time_out, wait_for_stream};
@@ -60,8 +59,9 @@ pub(crate) unsafe extern "C" fn dispatch_waiters(event: *mut ngx_event_t) {
 
 fn serve_all(upstream: &Upstream) {
     let in_time = upstream.waits.alarm.timed_out();
-    if let Some(ledger) = upstream.counts.shared() {
-        ledger.answer();
+    if upstream.counts.shared().is_some_and(Ledger::answer) {
+        // Another worker may have freed a server.
+        upstream.waits.forget_rooms();
     }
     // Whoever needs it sets it again.
     upstream.waits.soon.clear();
@@ -189,49 +189,42 @@ fn resume_for_streams(upstream: &Upstream) {
 }
 
 /// Serves requests that have tried servers in vain. Each has its own set of servers to which it does not go back, so the first
-/// one does not stand for all; but not more than [`MAX_IN_VAIN`] are tried in vain. Which servers have room is looked up once,
-/// and again after it may have changed.
+/// one does not stand for all; but not more than [`MAX_IN_VAIN`] are tried in vain at a time. If a server has got room, each has
+/// its turn, or until that room is taken: in this dispatch and, if they are more, in the next ones.
 fn serve_retries(upstream: &Upstream) {
-    let retries = &upstream.waits.retries;
+    let Waits { retries, rooms, unasked, .. } = &upstream.waits;
+    let first = || retries.with(|line| line.first()).flatten();
+    while first().is_some_and(|waiting| has_expired(upstream, waiting) && serve(upstream, waiting)) {}
+    // SAFETY: a request in a line is alive, and its waiter is in its pool.
+    let is_new = first().is_some_and(|waiting| begin_round(unsafe { request_of(waiting) }));
+    let mut next = match unasked.take() {
+        _ if is_new => first(),
+        Some(ticket) => retries.with(|line| line.get(ticket).or_else(|| line.first())).flatten(),
+        None => None,
+    };
+    let has_news = || rooms.with(|rooms| rooms.has_news()).unwrap_or(true);
     let mut in_vain = 0;
-    let mut looked = None;
-    let mut next = retries.with(|line| line.first()).flatten();
-    while let (Some(waiting), 0..=MAX_IN_VAIN) = (next, in_vain) {
-        next = retries.with(|line| line.next_after(waiting.ticket)).flatten();
-        if serve(upstream, waiting, |kp| outlook_of_all(upstream, kp, &mut looked)) {
-            looked = None;
-        } else {
+    while let (Some(waiting), 0..=MAX_IN_VAIN) = (next.filter(|_| has_news()), in_vain) {
+        let behind = retries.with(|line| line.next_after(waiting.ticket)).flatten();
+        // SAFETY: a request in a line is alive, and its waiter is in its pool.
+        if outlook(unsafe { request_of(waiting) }) == Some(Outlook::Full) {
             in_vain += 1;
+            next = behind;
+        } else {
+            in_vain += usize::from(!serve(upstream, waiting));
+            // A request that ends may end others, of the same main request. If the next one is gone, the first one is next.
+            let still_there =
+                |it: Waiting| retries.with(|line| line.get(it.ticket).or_else(|| line.first())).flatten();
+            next = behind.and_then(still_there);
         }
-        next = next.and_then(|behind| retries.with(|line| line.get(behind.ticket)).flatten());
+        if behind.is_none() {
+            rooms.with(|rooms| rooms.end_round());
+        }
     }
+    unasked.set(next.filter(|_| has_news()).map(|waiting| waiting.ticket));
     if let Some(ledger) = upstream.counts.shared() {
         ledger.with_retries().for_each(|worker| upstream.counts.ring(worker));
     }
-}
-
-/// What the request can expect of the servers, by the last look at them, `looked`.
-fn outlook_of_all(
-    upstream: &Upstream,
-    kp: &PeerData,
-    looked: &mut Option<(Servers, ngx_uint_t)>,
-) -> Option<Outlook> {
-    // SAFETY: the live request keeps the cycle of its upstream alive, and the balancer has initialised the request.
-    let servers = unsafe { Servers::of(upstream.us, kp.balancer.get()) }?;
-    let set = match *looked {
-        Some((of, set)) if of == servers => set,
-        _ => {
-            let set = servers.set();
-            let all = upstream.waits.rooms.with(|rooms| servers.look_at_all(rooms)).flatten();
-            if all.is_none() {
-                return outlook(kp);
-            }
-            *looked = Some((servers, set));
-            set
-        }
-    };
-    let tried = kp.tried().filter(|tried| tried.is_of(servers, set)).map_or(&[][..], |tried| tried.words());
-    upstream.waits.rooms.with(|rooms| rooms.outlook(tried.iter().copied()))
 }
 
 /// Serves requests that take any server. The request that has waited longest comes first, in whichever worker it is. If
@@ -246,22 +239,38 @@ fn serve_queue(upstream: &Upstream, in_time: bool) {
             }
         }
         let first = upstream.waits.queue.with(|queue| queue.first()).flatten();
-        if !first.is_some_and(|waiting| serve(upstream, waiting, outlook)) {
+        if !first.is_some_and(|waiting| serve(upstream, waiting)) {
             return;
         }
     }
 }
 
-/// The turn of a request; `expect` tells what it can expect of the servers. Returns whether it has stopped waiting.
-fn serve(upstream: &Upstream, waiting: Waiting, expect: impl FnOnce(&PeerData) -> Option<Outlook>) -> bool {
+/// The request in a line.
+///
+/// # Safety
+/// It is still in its line, or nginx was not called since it was.
+unsafe fn request_of<'a>(waiting: Waiting) -> &'a PeerData {
+    // SAFETY: a request in a line is alive, and its waiter is in its pool.
+    let waiter = unsafe { waiting.waiter.as_ref() };
+    // SAFETY: it lies in the pool of the same request, which is alive.
+    unsafe { waiter.request.as_ref() }
+}
+
+/// Whether a request has waited for as long as it may.
+fn has_expired(upstream: &Upstream, waiting: Waiting) -> bool {
+    upstream.waits.directive.is_some_and(|queue| elapsed(waiting.since) >= queue.timeout)
+}
+
+/// The turn of a request. Returns whether it has stopped waiting.
+fn serve(upstream: &Upstream, waiting: Waiting) -> bool {
     // SAFETY: a request in a line is alive, and its waiter is in its pool.
     let waiter = unsafe { waiting.waiter.as_ref() };
     // SAFETY: it lies in the pool of the same request, which is alive.
     let kp = unsafe { waiter.request.as_ref() };
-    let failure = if upstream.waits.directive.is_some_and(|queue| elapsed(waiting.since) >= queue.timeout) {
+    let failure = if has_expired(upstream, waiting) {
         WaitFailure::TimedOut
     } else {
-        match grant(kp, waiter, waiting, expect) {
+        match grant(kp, waiter, waiting) {
             Turn::WaitEnded => return true,
             Turn::Busy => return false,
             Turn::NoLiveServer => WaitFailure::NoLiveServer,
@@ -286,14 +295,9 @@ const MAX_IN_VAIN: usize = 255;
 
 /// Asks the balancer again, in the name of the request. All hooks between the core and the balancer take part, as in the first
 /// attempt.
-fn grant(
-    kp: &PeerData,
-    waiter: &Waiter,
-    waiting: Waiting,
-    expect: impl FnOnce(&PeerData) -> Option<Outlook>,
-) -> Turn {
+fn grant(kp: &PeerData, waiter: &Waiter, waiting: Waiting) -> Turn {
     // Each time the balancer initialises the request again, which costs; so it is not asked in vain.
-    match expect(kp) {
+    match outlook(kp) {
         Some(Outlook::Down) => return Turn::NoLiveServer,
         Some(Outlook::Full) => return Turn::Busy,
         Some(Outlook::Room) | None => {}
@@ -311,6 +315,7 @@ fn grant(
         return if is_worth_waiting(kp) { Turn::Busy } else { Turn::NoLiveServer };
     }
     remove(kp.upstream(), kp, waiting);
+    look_again(kp);
     if waits_on(kp, waiter) {
         return Turn::WaitEnded;
     }

@@ -7,11 +7,9 @@ use nginx_sys::{ngx_event_t, ngx_int_t, ngx_uint_t, NGX_AGAIN, NGX_ERROR, NGX_PE
 
 use crate::ledger::Server;
 use crate::metrics::{End, Phase};
-use crate::queue::room::Outlook;
 
 use crate::ffi::max_conns::linger;
 use crate::ffi::max_conns::slots::release_slot;
-use crate::ffi::nginx::balancer::Servers;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::nginx::process::{elapsed, now};
@@ -23,25 +21,6 @@ use crate::ffi::state::waits::{WaitFailure, INTERVAL};
 use super::fail::fail;
 use super::placeholder::{install_placeholder, start_wait};
 use super::stream::{end_wait_for_stream, wait_for_stream};
-
-/// What the request can expect of the servers; `None` if it is unknown, because the balancer keeps its servers in a way of
-/// its own.
-pub(crate) fn outlook(kp: &PeerData) -> Option<Outlook> {
-    // SAFETY: the live request keeps the cycle of its upstream alive, and the balancer has initialised the request.
-    let servers = unsafe { Servers::of(kp.upstream().us, kp.balancer.get()) };
-    servers.map(|servers| {
-        let tried = kp.tried().filter(|tried| tried.is_of(servers, servers.set()));
-        servers.outlook(|number| tried.is_some_and(|tried| tried.has(number)))
-    })
-}
-
-/// Whether it makes sense to wait when the balancer has no server: a server that is up is busy, or was a moment ago. If all
-/// are down, the request fails at once, as without a queue.
-pub(crate) fn is_worth_waiting(kp: &PeerData) -> bool {
-    let upstream = kp.upstream();
-    let busy = || upstream.counts.ledger.get().is_some_and(|ledger| ledger.any_is_busy());
-    upstream.waits.directive.is_some() && outlook(kp).map_or_else(busy, |outlook| outlook != Outlook::Down)
-}
 
 /// Queues the request; if the queue is full, it fails when the core has returned.
 pub(crate) fn enqueue(kp: &PeerData, peer: Peer) -> ngx_int_t {
@@ -125,6 +104,7 @@ pub(super) unsafe extern "C" fn core_has_returned(event: *mut ngx_event_t) {
             let upstream = kp.upstream();
             let first = upstream.waits.line(kp).with(|line| line.first()).flatten();
             if upstream.counts.shared().is_some() && first.is_some_and(|first| first.ticket == ticket) {
+                upstream.waits.forget_rooms();
                 upstream.post_dispatch();
             }
         }

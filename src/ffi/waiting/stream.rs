@@ -20,6 +20,7 @@ use crate::ffi::state::waits::{WaitFailure, INTERVAL};
 
 use super::enqueue::core_has_returned;
 use super::fail::fail;
+use super::outlook::look_again;
 use super::placeholder::{install_placeholder, start_wait};
 
 /// Lets the request wait for a stream of the group. If too many wait already, it fails when the core has returned.
@@ -88,6 +89,7 @@ fn give_server_back(kp: &PeerData, peer: Peer) {
         kp.upstream().counts.end_request(server);
     }
     kp.balancer.get().free_untried(peer);
+    look_again(kp);
 }
 
 /// Sets the timer of a request that waits for a stream: as long as it may take to connect. How long a `queue` lets it wait is
