@@ -27,14 +27,14 @@ count_requests() {
 SEND_OPTIONS=()
 
 # The kind of the status that all answers have.
-ANSWERS=2xx
+STATUS_KIND=2xx
 
 # send_requests NUMBER URI CLIENTS: sets TOTAL, the instructions, and WAITED, the number of waits that began.
 send_requests() {
     local out=$FOLDER/h2load.out
     rm -f "$FOLDER"/callgrind.out.*
     h2load --h1 -n "$1" -c "$3" "${SEND_OPTIONS[@]}" "http://127.0.0.1:$COUNTED_PORT$2" >"$out" 2>&1 </dev/null
-    grep -q "^status codes:.* $1 $ANSWERS" "$out" || die "requests failed: $(cat "$out" "$FOLDER/error.log")"
+    grep -q "^status codes:.* $1 $STATUS_KIND" "$out" || die "requests failed: $(cat "$out" "$FOLDER/error.log")"
     control_callgrind --dump
     read -r TOTAL WAITED < <(read_totals "$FOLDER"/callgrind.out.*)
     [[ -n ${WAITED:-} ]] || die "callgrind did not count"

@@ -33,7 +33,7 @@ measure_with_servers() {
         count_requests /proxied "$WAITING" 1
     else
         # One at a time: nothing is done for several of them at once.
-        FEW=$FEW_LATE MANY=$MANY_LATE TIMES=1 ANSWERS=5xx count_requests /proxied 1 1
+        FEW=$FEW_LATE MANY=$MANY_LATE TIMES=1 STATUS_KIND=5xx count_requests /proxied 1 1
     fi
     stop_callgrind
 }
