@@ -77,6 +77,14 @@ pub enum NotDrained {
     Surplus,
 }
 
+/// Whether `bytes` are a body of at most `size` bytes, to its end and no further.
+pub fn is_complete(framing: Framing, size: u64, bytes: &[u8]) -> bool {
+    match framing {
+        Framing::Length(length) => length <= size && length == bytes.len() as u64,
+        _ => Drain::new(framing, size).and_then(|mut drain| drain.read(bytes)) == Ok(Progress::Done),
+    }
+}
+
 /// A line of chunk framing, which may come in pieces. A line longer than [`MAX_LINE`] is an error.
 #[derive(Clone, Debug)]
 struct HeadLine {
@@ -228,6 +236,18 @@ mod tests {
         assert_eq!(drain(Framing::Length(5), b"hello!"), Err(NotDrained::Surplus));
         assert_eq!(drain(Framing::Length(0), b""), Ok(Progress::Done));
         assert_eq!(drain(Framing::Length(0), b"!"), Err(NotDrained::Surplus));
+    }
+
+    #[test]
+    fn a_body_is_complete_if_draining_it_would_end_at_once() {
+        let (long, chunk) = ([b'x'; SIZE as usize + 1], b"2\r\nok\r\n0\r\n\r\n");
+        for bytes in [&b""[..], b"hell", b"hello", b"hello!", &long, &long[1..], chunk, &chunk[1..]] {
+            let lengths = [0, 5, SIZE, SIZE + 1].map(Framing::Length);
+            for framing in lengths.into_iter().chain([Framing::Chunked]) {
+                let is_done = drain(framing, bytes) == Ok(Progress::Done);
+                assert_eq!(is_complete(framing, SIZE, bytes), is_done, "{framing:?}, {}", bytes.len());
+            }
+        }
     }
 
     #[test]

@@ -328,7 +328,7 @@ impl HttpUpstream {
             return None;
         }
         let request = request.bytes();
-        let end = request.iter().position(|byte| *byte == b'\r')?;
+        let end = memchr::memchr(b'\r', request)?;
         request.get(..end).is_some_and(is_http1).then_some(request)
     }
 

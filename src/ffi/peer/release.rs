@@ -3,7 +3,7 @@
 use nginx_sys::{ngx_uint_t, NGX_PEER_FAILED};
 
 use crate::base::clock::Msec;
-use crate::drain::{Drain, Progress};
+use crate::drain::{is_complete, Drain, Progress};
 use crate::http1::keep_alive::Hint;
 use crate::ledger::Server;
 use crate::lessons::{Bound, Lesson, Verdict, BEHIND_WATCH};
@@ -65,7 +65,7 @@ fn usual_timeout(kp: &PeerData, conn: Conn, reuse: Reuse) -> Option<Msec> {
     let (r, request) = (kp.request(), kp.first_buffer.get());
     let limits = kp.upstream().limits.as_ref()?;
     let requests = conn.requests();
-    let is_usual = kp.u.is_response_read(r, request)
+    let is_usual = (kp.u.is_response_read(r, request) || is_all_here(kp))
         && !is_broken(conn)
         && requests < reuse.allowed as usize
         && limits.allows_more(requests)
@@ -80,6 +80,14 @@ fn usual_timeout(kp: &PeerData, conn: Conn, reuse: Reuse) -> Option<Msec> {
         true => Some(limits.timeout),
         false => None,
     }
+}
+
+/// Whether the core has left a response unread which has come with its header, to its end.
+#[inline(never)]
+fn is_all_here(kp: &PeerData) -> bool {
+    let size = kp.upstream().drain.size;
+    let unread = if size > 0 { kp.u.unread_response(kp.request(), kp.first_buffer.get()) } else { None };
+    unread.is_some_and(|Unread { framing, preread }| is_complete(framing, size, preread))
 }
 
 /// The same, if something was learned of the server.
