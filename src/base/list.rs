@@ -31,11 +31,6 @@ pub(crate) struct List<K> {
 }
 
 impl Neighbours {
-    /// The next older element, or [`NONE`].
-    pub(crate) fn older(self) -> Link {
-        self.older
-    }
-
     /// The next newer element, or [`NONE`].
     pub(crate) fn newer(self) -> Link {
         self.newer

@@ -14,7 +14,7 @@ impl<C: Connection> IdlePool<C> {
         let Some(conn) = place.idle() else { return false };
         let former = place.group.at;
         let mut address = [0; MAX_ADDRESS];
-        let own = self.groups.get(former).address();
+        let own = self.groups.address(former);
         let Some(room) = address.get_mut(..own.len()) else { return false };
         room.copy_from_slice(own);
         let key = Key { address: room, protocol, location: 0, identity: conn.identity() };
@@ -23,33 +23,30 @@ impl<C: Connection> IdlePool<C> {
         let group = match found {
             Some(found) => found,
             // Each entry may be needed by a group with a connection: this one becomes the other group.
-            None if idle.newest() == idle.oldest() => {
-                self.groups.rename(former, &key);
-                former
-            }
+            None if idle.newest() == idle.oldest() => match self.groups.rename(former, &key) {
+                Some(()) => former,
+                None => return false,
+            },
             None => match self.groups.add(&key) {
                 Some(added) => added,
                 None => return false,
             },
         };
 
-        let server = self.groups.get(former).server;
+        let server = self.groups.server(former);
         if group != former {
             let entry = self.groups.get_mut(former);
             entry.idle.unlink(&mut self.slots, slot);
             if entry.idle.newest() == NONE && entry.is_noted_when_vacant() {
                 self.groups.vacated(former);
             }
+            self.groups.set_server(group, server);
             let entry = self.groups.get_mut(group);
-            entry.server = server;
             entry.idle.push(&mut self.slots, slot);
         }
         let place = &mut self.slots[slot as usize];
         (place.group, place.timeout) = (self.groups.reference(group), 0);
-        if let Some(list) = self.limited.get_mut(place.server as usize) {
-            list.unlink(&mut self.slots, slot);
-            list.push_oldest(&mut self.slots, slot);
-        }
+        self.limited.put_last(place.conn.as_ref().and_then(C::server), slot);
         let ring = match self.limit {
             Limit::Total(_) => Some(&mut self.total),
             Limit::PerServer(_) => {

@@ -1,60 +1,73 @@
 //! Groups: connections with an equal key, which are interchangeable for every request.
 #![forbid(unsafe_code)]
 
-use std::collections::TryReserveError;
-
-use super::servers::{buckets, ServerRef};
-use super::{InGroup, Key};
-use crate::base::address::MAX_ADDRESS;
+use super::addresses::{Address, Addresses};
+use super::buckets::{Buckets, Hashed};
+use super::servers::ServerRef;
+use super::vacant::{Queue, Waiting};
+use super::{steps, InGroup, Key};
 use crate::base::hash::{hash_bytes, mix};
-use crate::base::list::{Link, List, Neighbours, Node, NONE};
+use crate::base::list::{Link, List, NONE};
+use crate::base::memory;
 
-/// A fixed number of groups. A group without an identity stays when its last connection is taken, until its entry is
+/// The groups, of which there is a largest number. A group without an identity stays when its last connection is taken, until its entry is
 /// needed for another one. So nothing changes here when a connection is taken and stored again, the usual case. A group
 /// with an identity is removed with its last connection, which holds the identity.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Groups {
     entries: Vec<Group>,
-    buckets: Vec<List<InGroupBucket>>,
+    /// The largest number of entries.
+    limit: usize,
+    buckets: Buckets,
+    /// The kinds of all groups that there were: few, so that a group has only a number.
+    kinds: Vec<Kind>,
+    addresses: Addresses,
+    /// With [`Limit::PerServer`](super::Limit::PerServer) the server of each entry, once the group has had a connection.
+    servers: Option<Vec<Option<ServerRef>>>,
     /// All groups without an identity that have no idle connections, and some that have one again.
-    vacant: List<InSpare>,
-    /// Entries that are not in use.
-    free: List<InSpare>,
+    vacant: Queue,
+    /// The first of the entries that are not in use.
+    free: Link,
     /// The group without an identity that was found last: it is looked at first.
     recent: Recent,
 }
 
+/// What a key has besides the address and the identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Kind {
+    protocol: usize,
+    location: usize,
+}
+
 /// A group, or none.
 #[derive(Debug)]
-struct Recent(Link);
+struct Recent {
+    at: Link,
+    kind: Kind,
+}
 
-impl Default for Recent {
-    fn default() -> Self {
-        Self(NONE)
-    }
+impl Recent {
+    const NOTHING: Self = Self { at: NONE, kind: Kind { protocol: 0, location: 0 } };
 }
 
 #[derive(Debug)]
 pub(super) struct Group {
     /// Its idle connections.
     pub(super) idle: List<InGroup>,
-    /// Its server, with [`Limit::PerServer`](super::Limit::PerServer), once it has had a connection.
-    pub(super) server: Option<ServerRef>,
+    hash: u32,
+    /// Counts the groups that the entry has been.
+    version: u32,
+    /// The number of its kind.
+    kind: u32,
+    in_bucket: Link,
+    in_spare: Link,
+    address: Address,
     /// Whether its server has left the upstream. Then its connections are being taken.
     pub(super) removed: bool,
     /// Whether it has an identity. Each of its connections holds it.
     has_identity: bool,
-    /// Whether it is in the list `vacant`.
+    /// Whether it is in the queue `vacant`.
     listed: bool,
-    length: u8,
-    hash: u32,
-    /// Counts the groups that the entry has been.
-    version: u32,
-    protocol: usize,
-    location: usize,
-    in_bucket: Neighbours,
-    in_spare: Neighbours,
-    address: [u8; MAX_ADDRESS],
 }
 
 /// A reference to a group. It is valid until the entry is needed for another group.
@@ -64,51 +77,27 @@ pub struct GroupRef {
     version: u32,
 }
 
-#[derive(Debug)]
-struct InGroupBucket;
+impl Hashed for Group {
+    fn hash(&self) -> u32 {
+        self.hash
+    }
 
-impl Node<InGroupBucket> for Group {
-    fn links(&mut self) -> &mut Neighbours {
+    fn next(&mut self) -> &mut Link {
         &mut self.in_bucket
     }
 }
 
-/// The kind of the lists of entries that a new group can take.
-#[derive(Debug)]
-struct InSpare;
-
-impl Node<InSpare> for Group {
-    fn links(&mut self) -> &mut Neighbours {
+impl Waiting for Group {
+    fn newer(&mut self) -> &mut Link {
         &mut self.in_spare
     }
 }
 
 impl Group {
-    pub(super) fn address(&self) -> &[u8] {
-        self.address.get(..usize::from(self.length)).unwrap_or_default()
-    }
-
-    /// The key of its connections, which have this identity.
-    pub(super) fn key<'a>(&'a self, identity: &'a [u8]) -> Key<'a> {
-        Key { address: self.address(), protocol: self.protocol, location: self.location, identity }
-    }
-
     /// The hash of its key.
     #[inline]
     pub(super) fn hash(&self) -> u32 {
         self.hash
-    }
-
-    /// Whether everything but the identity matches the key. IPv4 addresses, the usual ones, are compared
-    /// as two words.
-    #[inline(always)]
-    fn leads_to(&self, key: &Key<'_>) -> bool {
-        self.protocol == key.protocol
-            && self.location == key.location
-            && match (self.address.first_chunk::<16>(), <&[u8; 16]>::try_from(key.address)) {
-                (Some(own), Ok(address)) => self.length == 16 && own == address,
-                _ => self.address() == key.address,
-            }
     }
 
     fn is_vacant(&self) -> bool {
@@ -123,11 +112,26 @@ impl Group {
 }
 
 impl Groups {
-    pub(super) fn new(capacity: usize) -> Result<Self, TryReserveError> {
-        let mut entries = Vec::new();
-        entries.try_reserve_exact(capacity)?;
-        let buckets = buckets(capacity)?;
-        Ok(Self { entries, buckets, ..Self::default() })
+    /// No groups yet. With `by_server`, each has a server.
+    pub(super) fn new(limit: usize, by_server: bool) -> Self {
+        Self {
+            entries: Vec::new(),
+            limit,
+            buckets: Buckets::default(),
+            kinds: Vec::new(),
+            addresses: Addresses::default(),
+            servers: by_server.then(Vec::new),
+            vacant: Queue::default(),
+            free: NONE,
+            recent: Recent::NOTHING,
+        }
+    }
+
+    /// Reserves memory for so many groups. `None` if there is none.
+    #[cold]
+    pub(super) fn reserve(&mut self, number: usize) -> Option<()> {
+        self.buckets.grow(&mut self.entries, number)?;
+        steps::reserve(&mut self.entries, number)
     }
 
     pub(super) fn get(&self, group: Link) -> &Group {
@@ -138,9 +142,44 @@ impl Groups {
         &mut self.entries[group as usize]
     }
 
-    /// The groups with idle connections.
-    pub(super) fn occupied(&mut self) -> impl Iterator<Item = &mut Group> {
-        self.entries.iter_mut().filter(|group| !group.is_vacant())
+    /// The address of a group.
+    pub(super) fn address(&self, group: Link) -> &[u8] {
+        self.addresses.get(&self.entries[group as usize].address)
+    }
+
+    /// The key of the connections of a group, which have this identity.
+    pub(super) fn key<'a>(&'a self, group: Link, identity: &'a [u8]) -> Key<'a> {
+        let kind = self.kinds.get(self.get(group).kind as usize).copied().unwrap_or_default();
+        Key { address: self.address(group), protocol: kind.protocol, location: kind.location, identity }
+    }
+
+    /// The server of a group, if it has one.
+    #[inline]
+    pub(super) fn server(&self, group: Link) -> Option<ServerRef> {
+        self.servers.as_ref()?.get(group as usize).copied().flatten()
+    }
+
+    pub(super) fn set_server(&mut self, group: Link, server: Option<ServerRef>) {
+        if let Some(own) = self.servers.as_mut().and_then(|servers| servers.get_mut(group as usize)) {
+            *own = server;
+        }
+    }
+
+    /// Marks the groups with idle connections for whose address `is_there` is false. Returns whether there are any.
+    pub(super) fn mark_removed(&mut self, mut is_there: impl FnMut(&[u8]) -> bool) -> bool {
+        let mut any = false;
+        for group in self.entries.iter_mut().filter(|group| !group.is_vacant()) {
+            group.removed = !is_there(self.addresses.get(&group.address));
+            any |= group.removed;
+        }
+        any
+    }
+
+    /// Whether everything but the identity matches the key.
+    #[inline(always)]
+    fn leads_to(&self, group: &Group, key: &Key<'_>) -> bool {
+        self.kinds.get(group.kind as usize) == Some(&key.kind())
+            && self.addresses.is(&group.address, key.address)
     }
 
     /// The group with this key. `same_identity` compares the identity of the connection in a slot with the key's; equal
@@ -148,17 +187,16 @@ impl Groups {
     #[inline(always)]
     pub(super) fn find(&self, key: &Key<'_>, same_identity: impl Fn(Link) -> bool) -> Option<Link> {
         let hash = key.hash();
-        // There are no buckets before the first connection is stored.
-        let mut at = self.buckets.get(self.bucket(hash))?.newest();
+        let mut at = self.buckets.first(hash);
         while let Some(group) = self.entries.get(at as usize) {
             if group.hash == hash
-                && group.leads_to(key)
+                && self.leads_to(group, key)
                 && group.has_identity != key.identity.is_empty()
                 && (!group.has_identity || same_identity(group.idle.newest()))
             {
                 return Some(at);
             }
-            at = group.in_bucket.older();
+            at = group.in_bucket;
         }
         None
     }
@@ -167,14 +205,17 @@ impl Groups {
     /// know that.
     #[inline(always)]
     pub(super) fn recent(&self, key: &Key<'_>) -> Option<Link> {
-        let group = self.entries.get(self.recent.0 as usize)?;
-        (key.identity.is_empty() && group.leads_to(key)).then_some(group.idle.newest())
+        let Recent { at, kind } = &self.recent;
+        let group = self.entries.get(*at as usize)?;
+        let is_same =
+            key.identity.is_empty() && *kind == key.kind() && self.addresses.is(&group.address, key.address);
+        is_same.then_some(group.idle.newest())
     }
 
-    /// From now on this is the group that was found last.
-    pub(super) fn look_first_at(&mut self, group: Link) {
-        if !self.get(group).has_identity {
-            self.recent = Recent(group);
+    /// From now on the group with this key is the one that was found last.
+    pub(super) fn look_first_at(&mut self, group: Link, key: &Key<'_>) {
+        if key.identity.is_empty() {
+            self.recent = Recent { at: group, kind: key.kind() };
         }
     }
 
@@ -188,7 +229,7 @@ impl Groups {
     #[inline]
     pub(super) fn known(&self, group: GroupRef, key: &Key<'_>) -> Option<Link> {
         let entry = self.entries.get(group.at as usize)?;
-        (entry.version == group.version && entry.leads_to(key)).then_some(group.at)
+        (entry.version == group.version && self.leads_to(entry, key)).then_some(group.at)
     }
 
     /// The group of a connection that was lent, unless its entry has become another group.
@@ -197,79 +238,96 @@ impl Groups {
         self.entries.get_mut(group.at as usize).filter(|entry| entry.version == group.version)
     }
 
-    /// Adds a group with this key. `None` if every entry is a group with idle connections.
+    /// Adds a group with this key. `None` if every entry is a group with idle connections, or there is no memory.
     #[cold]
     pub(super) fn add(&mut self, key: &Key<'_>) -> Option<Link> {
+        let kind = self.number_of(key.kind())?;
         let at = self.free_entry()?;
+        let Some(address) = self.addresses.keep(key.address, self.limit) else {
+            self.give_back(at);
+            return None;
+        };
+        self.set_server(at, None);
         let group = &mut self.entries[at as usize];
-        group.server = None;
         group.removed = false;
-        self.name(at, key);
+        group.address = address;
+        self.name(at, kind, key);
         Some(at)
     }
 
-    /// Makes a group that of another key, with its connections. Those have the identity of the key.
+    /// Makes a group that of another key with the same address, with its connections. Those have the identity of the key. `None` if there
+    /// is no memory: then nothing has changed.
     #[cold]
-    pub(super) fn rename(&mut self, at: Link, key: &Key<'_>) {
+    pub(super) fn rename(&mut self, at: Link, key: &Key<'_>) -> Option<()> {
+        let kind = self.number_of(key.kind())?;
         self.forget_name(at);
-        self.name(at, key);
+        self.name(at, kind, key);
+        Some(())
     }
 
     /// From now on the entry is another group.
     #[inline]
     fn forget_name(&mut self, at: Link) {
-        if self.recent.0 == at {
-            self.recent = Recent(NONE);
+        if self.recent.at == at {
+            self.recent = Recent::NOTHING;
         }
         let group = &mut self.entries[at as usize];
         group.version = group.version.wrapping_add(1);
-        let bucket = group.hash as usize & (self.buckets.len() - 1);
-        self.buckets[bucket].unlink(&mut self.entries, at);
+        self.buckets.remove(&mut self.entries, at);
     }
 
-    fn name(&mut self, at: Link, key: &Key<'_>) {
+    fn name(&mut self, at: Link, kind: u32, key: &Key<'_>) {
         let group = &mut self.entries[at as usize];
-        if let Some(room) = group.address.get_mut(..key.address.len()) {
-            room.copy_from_slice(key.address);
-            group.length = key.address.len() as u8;
-        }
-        group.protocol = key.protocol;
-        group.location = key.location;
+        group.kind = kind;
         group.has_identity = !key.identity.is_empty();
-        let hash = key.hash();
-        group.hash = hash;
-        let bucket = self.bucket(hash);
-        self.buckets[bucket].push(&mut self.entries, at);
+        group.hash = key.hash();
+        self.buckets.add(&mut self.entries, at);
     }
 
-    /// An entry for a new group. `None` if every entry is a group with idle connections.
+    /// The number of a kind. `None` if it is a new one, and there is no memory.
+    fn number_of(&mut self, kind: Kind) -> Option<u32> {
+        let known = self.kinds.iter().position(|known| *known == kind);
+        if known.is_none() {
+            memory::push(&mut self.kinds, kind)?;
+        }
+        u32::try_from(known.unwrap_or(self.kinds.len() - 1)).ok()
+    }
+
+    /// An entry for a new group. `None` if every entry is a group with idle connections, or there is no memory.
     fn free_entry(&mut self) -> Option<Link> {
-        if self.free.newest() == NONE {
-            if self.entries.len() < self.entries.capacity() {
-                self.entries.push(Group::default());
-                return Some((self.entries.len() - 1) as Link);
+        if self.free == NONE {
+            if let Some(added) = self.add_entry() {
+                return Some(added);
             }
             self.remove_longest_vacant();
         }
-        let at = self.free.newest();
-        (at != NONE).then(|| {
-            self.free.unlink(&mut self.entries, at);
-            at
-        })
+        let at = self.free;
+        self.free = self.entries.get(at as usize)?.in_spare;
+        Some(at)
     }
 
-    /// Removes the group that has been vacant longest. Groups that are not vacant any more are removed from the list on the
+    /// An entry that was never used. `None` if there are as many as may be, or no memory for one more.
+    fn add_entry(&mut self) -> Option<Link> {
+        steps::make_room(&mut self.entries, self.limit)?;
+        let number = self.entries.len() + 1;
+        self.buckets.grow(&mut self.entries, number)?;
+        if let Some(servers) = &mut self.servers {
+            steps::make_room(servers, self.limit)?;
+            servers.push(None);
+        }
+        self.entries.push(Group::default());
+        Some((self.entries.len() - 1) as Link)
+    }
+
+    /// Removes the group that has been vacant longest. Groups that are not vacant any more are removed from the queue on the
     /// way. Each was listed once, so the cost is constant on average.
     fn remove_longest_vacant(&mut self) {
-        let mut at = self.vacant.oldest();
-        while let Some(group) = self.entries.get_mut(at as usize) {
+        while let Some(at) = self.vacant.pop(&mut self.entries) {
+            let group = &mut self.entries[at as usize];
             group.listed = false;
-            let vacant = group.is_vacant();
-            self.vacant.unlink(&mut self.entries, at);
-            if vacant {
+            if group.is_vacant() {
                 return self.remove(at);
             }
-            at = self.vacant.oldest();
         }
     }
 
@@ -287,11 +345,14 @@ impl Groups {
 
     fn remove(&mut self, at: Link) {
         self.forget_name(at);
-        self.free.push(&mut self.entries, at);
+        let address = std::mem::replace(&mut self.entries[at as usize].address, Address::EMPTY);
+        self.addresses.release(address);
+        self.give_back(at);
     }
 
-    fn bucket(&self, hash: u32) -> usize {
-        hash as usize & self.buckets.len().wrapping_sub(1)
+    /// An entry is not in use any more.
+    fn give_back(&mut self, at: Link) {
+        self.entries[at as usize].in_spare = std::mem::replace(&mut self.free, at);
     }
 }
 
@@ -299,23 +360,25 @@ impl Default for Group {
     fn default() -> Self {
         Self {
             idle: List::default(),
-            server: None,
+            hash: 0,
+            version: 0,
+            kind: 0,
+            in_bucket: NONE,
+            in_spare: NONE,
+            address: Address::EMPTY,
             removed: false,
             has_identity: false,
             listed: false,
-            length: 0,
-            hash: 0,
-            version: 0,
-            protocol: 0,
-            location: 0,
-            in_bucket: Neighbours::default(),
-            in_spare: Neighbours::default(),
-            address: [0; MAX_ADDRESS],
         }
     }
 }
 
 impl Key<'_> {
+    #[inline(always)]
+    fn kind(&self) -> Kind {
+        Kind { protocol: self.protocol, location: self.location }
+    }
+
     /// The hash by which the group is found. Equal hashes do not mean equal keys.
     #[inline]
     pub fn hash(&self) -> u32 {

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 use super::ring::Seat;
+use super::slot::short;
 use super::{Connection, GroupRef, IdlePool, Key, Limit};
 use crate::base::clock::Msec;
 use crate::base::list::Link;
@@ -30,7 +31,7 @@ impl<C: Connection + Copy> IdlePool<C> {
     #[inline(never)]
     fn find_newest(&mut self, key: &Key<'_>) -> Option<Link> {
         let group = self.find(key)?;
-        self.groups.look_first_at(group);
+        self.groups.look_first_at(group, key);
         Some(self.groups.get(group).idle.newest())
     }
 
@@ -47,8 +48,8 @@ impl<C: Connection + Copy> IdlePool<C> {
         self.find(key).map(|group| self.groups.reference(group))
     }
 
-    /// Stores a connection again that was lent, if it is `known`. `server` is the number of its server, if that limits its
-    /// connections. `None` if the slot, or its group, belongs to others by now, or there is no room: then it is to be stored like a
+    /// Stores a connection again that was lent, if it is `known`. `server` is what [`Connection::server`] returns
+    /// for it. `None` if the slot, or its group, belongs to others by now, or there is no room: then it is to be stored like a
     /// new one. Else the hash of its key, see [`Key::hash`].
     #[inline(always)]
     pub fn put_back(
@@ -63,24 +64,22 @@ impl<C: Connection + Copy> IdlePool<C> {
         let slots = self.slots.as_mut_slice();
         let slot = slots.get_mut(at as usize).filter(|slot| !slot.is_idle)?;
         slot.conn.as_ref().filter(|conn| known(conn))?;
-        let group = self.groups.still(slot.group)?;
+        let group = slot.group;
         let ring = match self.limit {
             Limit::Total(_) => &mut self.total,
             Limit::PerServer(limit) => {
-                let server = group.server.and_then(|server| self.servers.known(server))?;
+                let server = self.groups.server(group.at).and_then(|server| self.servers.known(server))?;
                 Some(self.servers.ring(server)).filter(|ring| ring.len() < limit)?
             }
         };
+        let group = self.groups.still(group)?;
         slot.is_idle = true;
         slot.since = now;
-        slot.timeout = timeout;
+        slot.timeout = short(timeout);
         self.free.unlink(slots, at);
         group.idle.push(slots, at);
         ring.insert(slots, at, Seat::Member);
-        if let Some((server, list)) = server.and_then(|n| Some((n, self.limited.get_mut(n as usize)?))) {
-            slots[at as usize].server = server;
-            list.push(slots, at);
-        }
+        self.limited.push(server, at);
         self.len += 1;
         Some(group.hash())
     }

@@ -19,13 +19,8 @@ pub struct IdleEntry<'a, C> {
 impl<C: Connection> IdlePool<C> {
     /// Marks the servers that have left the upstream, for [`IdlePool::take_removed`]. Returns whether there are connections
     /// to such servers.
-    pub fn mark_removed(&mut self, mut is_there: impl FnMut(&[u8]) -> bool) -> bool {
-        let mut any = false;
-        for group in self.groups.occupied() {
-            group.removed = !is_there(group.address());
-            any |= group.removed;
-        }
-        any
+    pub fn mark_removed(&mut self, is_there: impl FnMut(&[u8]) -> bool) -> bool {
+        self.groups.mark_removed(is_there)
     }
 
     /// Takes the next connection to a marked server, at or behind the slot `from`, and advances `from`.
@@ -48,9 +43,7 @@ impl<C: Connection> IdlePool<C> {
             *from += 1;
             let Some(conn) = slot.idle() else { continue };
             // The clock wraps around, so the sign of the difference tells which time is earlier.
-            if then.wrapping_sub(slot.since) as isize >= 0
-                && self.groups.get(slot.group.at).address() == address
-            {
+            if then.wrapping_sub(slot.since) as isize >= 0 && self.groups.address(slot.group.at) == address {
                 return Some((at, conn));
             }
         }
@@ -61,8 +54,7 @@ impl<C: Connection> IdlePool<C> {
     pub fn entry(&self, slot: u32) -> Option<IdleEntry<'_, C>> {
         let slot = self.slots.get(slot as usize)?;
         let conn = slot.idle()?;
-        let group = self.groups.get(slot.group.at);
-        let key = group.key(conn.identity());
+        let key = self.groups.key(slot.group.at, conn.identity());
         Some(IdleEntry { conn, key, since: slot.since })
     }
 
@@ -80,7 +72,7 @@ impl<C: Connection> IdlePool<C> {
 
     /// The slot of the newest connection to a server that limits its connections.
     pub fn newest_of(&self, server: u32) -> Option<u32> {
-        is_slot(self.limited.get(server as usize)?.newest())
+        is_slot(self.limited.newest(server))
     }
 
     /// The next slot with a connection, at or behind the slot `from`. Advances `from`.

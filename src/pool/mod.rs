@@ -11,41 +11,45 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod aside;
+mod buckets;
 mod groups;
 mod lend;
 mod limit;
+mod limited;
 mod look_up;
 #[cfg(any(test, fuzzing))]
 pub mod model;
 mod ring;
 mod servers;
 mod slot;
+mod steps;
 #[cfg(test)]
 mod tests;
-
-use std::collections::TryReserveError;
+mod vacant;
 
 use crate::base::address::MAX_ADDRESS;
 use crate::base::clock::Msec;
 use crate::base::list::{Link, List, NONE};
 use groups::Groups;
+use limited::Limited;
 use ring::{Ring, Seat};
 use servers::ServerTable;
-use slot::{InGroup, InLimited, Slot};
+use slot::{short, InGroup, Slot};
 
 pub use groups::GroupRef;
 pub use limit::{Limit, MAX_CAPACITY, MAX_OF_ALL_SERVERS, MAX_SERVERS};
 pub use look_up::IdleEntry;
-
-/// The largest number of buckets of a hash table. More would need much memory and save little time.
-const MAX_BUCKETS: usize = 1 << 16;
 
 /// A connection in the pool. It holds its own identity.
 pub trait Connection {
     /// Everything on which the connection depends besides the other fields of [`Key`]: local address, TLS context, names,
     /// certificates. Equal bytes mean an equal identity. Empty for a plain connection.
     fn identity(&self) -> &[u8];
+
+    /// The number of its server, if the server limits its connections: see [`IdlePool::take_oldest_of`].
+    fn server(&self) -> Option<u32>;
 }
 
 /// What a request needs. A connection is reused only if it was opened for an equal key.
@@ -74,8 +78,6 @@ pub struct Offer<C> {
     pub now: Msec,
     /// How long it may stay idle, in milliseconds.
     pub timeout: Msec,
-    /// The number of its server, if the server limits its connections: see [`IdlePool::take_oldest_of`].
-    pub server: Option<u32>,
 }
 
 /// What [`IdlePool::put`] did.
@@ -89,14 +91,13 @@ pub struct Put<C> {
 }
 
 /// Idle connections `C`. The cost of an operation does not depend on the number of connections, except for
-/// [`IdlePool::mark_removed`], [`IdlePool::take_removed`] and [`IdlePool::next_older`], which look at all. Only the first
-/// connection that is stored allocates: it reserves the memory of a full pool. So a pool that is not used costs nothing.
+/// [`IdlePool::mark_removed`], [`IdlePool::take_removed`] and [`IdlePool::next_older`], which look at all. Only [`IdlePool::put`]
+/// and [`IdlePool::set_aside`] allocate, if the pool has never had so many connections or groups before. So a pool that is not
+/// used costs nothing.
 #[derive(Debug)]
 pub struct IdlePool<C> {
     limit: Limit,
     slots: Vec<Slot<C>>,
-    /// How many servers limit their connections: the length of `limited`, once the memory is reserved.
-    numbers: usize,
     /// The slots whose connection is not stored: those that are empty, the oldest ones, and those whose connection was lent.
     free: List<InGroup>,
     groups: Groups,
@@ -104,8 +105,8 @@ pub struct IdlePool<C> {
     total: Ring,
     /// With [`Limit::PerServer`] the servers, each with its ring.
     servers: ServerTable,
-    /// For each server that limits its connections, the connections to it.
-    limited: Vec<List<InLimited>>,
+    /// The connections to servers that limit them.
+    limited: Limited,
     len: usize,
 }
 
@@ -115,44 +116,25 @@ impl<C: Connection> IdlePool<C> {
         Self {
             limit,
             slots: Vec::new(),
-            numbers: limited,
             free: List::default(),
-            groups: Groups::default(),
+            groups: Groups::new(limit.capacity(), matches!(limit, Limit::PerServer(_))),
             servers: ServerTable::default(),
             total: Ring::default(),
-            limited: Vec::new(),
+            limited: Limited::new(limited),
             len: 0,
         }
     }
 
-    /// Reserves the memory of a full pool, as the first connection that is stored does.
-    ///
-    /// # Errors
-    /// If there is no memory. The pool is not changed then.
+    /// Reserves the memory of a full pool: without that, it grows. `None` if there is not so much.
     #[cold]
-    pub fn reserve(&mut self) -> Result<(), TryReserveError> {
-        if self.is_reserved() {
-            return Ok(());
-        }
+    pub fn reserve(&mut self) -> Option<()> {
         let capacity = self.limit.capacity();
-        let mut slots = Vec::new();
-        slots.try_reserve_exact(capacity)?;
-        let mut lists = Vec::new();
-        lists.try_reserve_exact(self.numbers)?;
-        lists.resize_with(self.numbers, List::default);
-        let servers = match self.limit {
-            Limit::Total(_) => ServerTable::default(),
-            Limit::PerServer(_) => ServerTable::new(MAX_SERVERS)?,
-        };
-        let groups = Groups::new(capacity)?;
-        (self.slots, self.limited, self.servers, self.groups) = (slots, lists, servers, groups);
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn is_reserved(&self) -> bool {
-        // There is at least one slot.
-        self.slots.capacity() > 0
+        self.limited.reserve(capacity)?;
+        steps::reserve(&mut self.slots, capacity)?;
+        if matches!(self.limit, Limit::PerServer(_)) {
+            self.servers.reserve()?;
+        }
+        self.groups.reserve(capacity)
     }
 
     /// The number of slots.
@@ -196,7 +178,7 @@ impl<C: Connection> IdlePool<C> {
     /// Does that. The second value is the hash of the key, see [`Key::hash`], or 0 if the connection was not stored.
     #[inline]
     pub fn put_and_hash(&mut self, key: &Key<'_>, offer: Offer<C>) -> (Put<C>, u32) {
-        if key.address.len() > MAX_ADDRESS || (!self.is_reserved() && self.reserve().is_err()) {
+        if key.address.len() > MAX_ADDRESS {
             return (Put { stored: Err(offer.conn), evicted: None }, 0);
         }
         let (evicted, seat, server) = match self.limit {
@@ -219,10 +201,11 @@ impl<C: Connection> IdlePool<C> {
         };
 
         let slot = &mut self.slots[at as usize];
+        let limited_by = offer.conn.server();
         slot.conn = Some(offer.conn);
         slot.is_idle = true;
         slot.since = offer.now;
-        slot.timeout = offer.timeout;
+        slot.timeout = short(offer.timeout);
         slot.group = self.groups.reference(group);
         let entry = self.groups.get_mut(group);
         let hash = entry.hash();
@@ -230,16 +213,12 @@ impl<C: Connection> IdlePool<C> {
         match self.limit {
             Limit::Total(_) => &mut self.total,
             Limit::PerServer(_) => {
-                entry.server = Some(self.servers.reference(server));
+                self.groups.set_server(group, Some(self.servers.reference(server)));
                 self.servers.ring(server)
             }
         }
         .insert(&mut self.slots, at, seat);
-        if let Some((server, list)) = offer.server.and_then(|n| Some((n, self.limited.get_mut(n as usize)?)))
-        {
-            self.slots[at as usize].server = server;
-            list.push(&mut self.slots, at);
-        }
+        self.limited.push(limited_by, at);
         self.len += 1;
         (Put { stored: Ok(at), evicted }, hash)
     }
@@ -253,7 +232,7 @@ impl<C: Connection> IdlePool<C> {
 
     /// Takes the oldest connection to a server that limits its connections, so that another one can be opened to it.
     pub fn take_oldest_of(&mut self, server: u32) -> Option<C> {
-        self.release(self.limited.get(server as usize)?.oldest())
+        self.release(self.limited.oldest(server))
     }
 
     /// Takes the connection that has been idle longest. With [`Limit::PerServer`] it is the oldest one of one server, and
@@ -295,7 +274,7 @@ impl<C: Connection> IdlePool<C> {
     #[inline]
     fn server(&mut self, key: &Key<'_>, group: Option<GroupRef>) -> Option<Link> {
         let group = group.and_then(|group| self.groups.known(group, key));
-        let server = group.and_then(|group| self.groups.get(group).server);
+        let server = group.and_then(|group| self.groups.server(group));
         server.and_then(|server| self.servers.known(server)).or_else(|| self.servers.find_or_add(key.address))
     }
 
@@ -323,15 +302,25 @@ impl<C: Connection> IdlePool<C> {
     fn free_slot(&mut self) -> Option<Link> {
         let oldest = self.free.oldest();
         let is_lent = |slot: &Slot<C>| slot.conn.is_some();
-        if self.slots.len() < self.limit.capacity() && self.slots.get(oldest as usize).is_none_or(is_lent) {
-            // Within the reserved memory, so nothing is allocated.
-            self.slots.push(Slot::default());
-            return Some((self.slots.len() - 1) as Link);
+        if self.slots.get(oldest as usize).is_none_or(is_lent) {
+            if let Some(added) = self.add_slot() {
+                return Some(added);
+            }
         }
         (oldest != NONE).then(|| {
             self.free.unlink(&mut self.slots, oldest);
             oldest
         })
+    }
+
+    /// A slot that was never used. `None` if there are as many as may be, or no memory for one more.
+    #[inline(never)]
+    fn add_slot(&mut self) -> Option<Link> {
+        let capacity = self.limit.capacity();
+        steps::make_room(&mut self.slots, capacity)?;
+        self.limited.follow(self.slots.len() + 1, capacity)?;
+        self.slots.push(Slot::default());
+        Some((self.slots.len() - 1) as Link)
     }
 
     #[inline(never)]
@@ -349,19 +338,14 @@ impl<C: Connection> IdlePool<C> {
         let slot = slots.get_mut(at as usize).filter(|slot| slot.is_idle)?;
         slot.is_idle = false;
         let group = slot.group.at;
-        let server = std::mem::replace(&mut slot.server, NONE);
         self.len -= 1;
-        if server != NONE {
-            if let Some(list) = self.limited.get_mut(server as usize) {
-                list.unlink(slots, at);
-            }
+        self.limited.remove(slot.conn.as_ref().and_then(C::server), at);
+        match self.limit {
+            Limit::Total(_) => self.total.remove(slots, at),
+            Limit::PerServer(_) => self.servers.release(self.groups.server(group), slots, at),
         }
         let entry = self.groups.get_mut(group);
         entry.idle.unlink(slots, at);
-        match self.limit {
-            Limit::Total(_) => self.total.remove(slots, at),
-            Limit::PerServer(_) => self.servers.release(entry.server, slots, at),
-        }
         if entry.idle.newest() == NONE && entry.is_noted_when_vacant() {
             self.groups.vacated(group);
         }

@@ -1,22 +1,23 @@
 //! The servers of [`Limit::PerServer`](super::Limit::PerServer): one entry for each address.
 #![forbid(unsafe_code)]
 
-use std::collections::TryReserveError;
-
+use super::addresses::{Address, Addresses};
+use super::buckets::{Buckets, Hashed};
 use super::ring::{Aging, Ring};
-use super::MAX_BUCKETS;
-use crate::base::address::MAX_ADDRESS;
+use super::vacant::{Queue, Waiting};
+use super::{steps, MAX_SERVERS};
 use crate::base::hash::hash_bytes;
-use crate::base::list::{Link, List, Neighbours, Node};
+use crate::base::list::{Link, NONE};
 
-/// A fixed number of servers. A server without idle connections stays until its entry is needed for
+/// At most [`MAX_SERVERS`] servers. A server without idle connections stays until its entry is needed for
 /// another.
 #[derive(Debug, Default)]
 pub(super) struct ServerTable {
     entries: Vec<ServerEntry>,
-    buckets: Vec<List<InServerBucket>>,
+    buckets: Buckets,
     /// All servers without idle connections, and some that have one again.
-    vacant: List<Vacant>,
+    vacant: Queue,
+    addresses: Addresses,
     /// From which server on [`ServerTable::next_with_idle`] looks.
     turn: usize,
 }
@@ -25,55 +26,38 @@ pub(super) struct ServerTable {
 pub(super) struct ServerEntry {
     /// Its idle connections.
     pub(super) ring: Ring,
-    /// Whether it is in the list `vacant`.
+    /// Whether it is in the queue `vacant`.
     listed: bool,
     hash: u32,
     /// Counts the addresses that the entry has had.
     version: u32,
-    in_bucket: Neighbours,
-    in_vacant: Neighbours,
-    length: u8,
-    address: [u8; MAX_ADDRESS],
+    in_bucket: Link,
+    in_vacant: Link,
+    address: Address,
 }
 
-#[derive(Debug)]
-struct InServerBucket;
+impl Hashed for ServerEntry {
+    fn hash(&self) -> u32 {
+        self.hash
+    }
 
-impl Node<InServerBucket> for ServerEntry {
-    fn links(&mut self) -> &mut Neighbours {
+    fn next(&mut self) -> &mut Link {
         &mut self.in_bucket
     }
 }
 
-#[derive(Debug)]
-struct Vacant;
-
-impl Node<Vacant> for ServerEntry {
-    fn links(&mut self) -> &mut Neighbours {
+impl Waiting for ServerEntry {
+    fn newer(&mut self) -> &mut Link {
         &mut self.in_vacant
     }
 }
 
-impl ServerEntry {
-    pub(super) fn address(&self) -> &[u8] {
-        self.address.get(..usize::from(self.length)).unwrap_or_default()
-    }
-
-    fn set_address(&mut self, address: &[u8], hash: u32) {
-        if let Some(room) = self.address.get_mut(..address.len()) {
-            room.copy_from_slice(address);
-            self.length = address.len() as u8;
-        }
-        self.hash = hash;
-        self.version = self.version.wrapping_add(1);
-    }
-}
-
 impl ServerTable {
-    pub(super) fn new(capacity: usize) -> Result<Self, TryReserveError> {
-        let mut entries = Vec::new();
-        entries.try_reserve_exact(capacity)?;
-        Ok(Self { entries, buckets: buckets(capacity)?, vacant: List::default(), turn: 0 })
+    /// Reserves memory for all servers. `None` if there is none.
+    #[cold]
+    pub(super) fn reserve(&mut self) -> Option<()> {
+        self.buckets.grow(&mut self.entries, MAX_SERVERS)?;
+        steps::reserve(&mut self.entries, MAX_SERVERS)
     }
 
     pub(super) fn ring(&mut self, server: Link) -> &mut Ring {
@@ -91,12 +75,12 @@ impl ServerTable {
 
     #[inline]
     fn find_hashed(&self, address: &[u8], hash: u32) -> Option<Link> {
-        let mut at = self.buckets[hash as usize & (self.buckets.len() - 1)].newest();
+        let mut at = self.buckets.first(hash);
         while let Some(server) = self.entries.get(at as usize) {
-            if server.hash == hash && server.address() == address {
+            if server.hash == hash && self.addresses.is(&server.address, address) {
                 return Some(at);
             }
-            at = server.in_bucket.older();
+            at = server.in_bucket;
         }
         None
     }
@@ -114,7 +98,7 @@ impl ServerTable {
         (entry.version == server.version).then_some(server.at)
     }
 
-    /// The server at an address. `None` if it is new and every entry is a server with idle connections.
+    /// The server at an address. `None` if it is new and every entry is a server with idle connections, or there is no memory.
     #[inline]
     pub(super) fn find_or_add(&mut self, address: &[u8]) -> Option<Link> {
         let hash = hash_bytes(0, address) as u32;
@@ -123,32 +107,39 @@ impl ServerTable {
 
     #[cold]
     fn add(&mut self, address: &[u8], hash: u32) -> Option<Link> {
-        let mask = self.buckets.len() - 1;
-        let at = if self.entries.len() < self.entries.capacity() {
-            self.entries.push(ServerEntry::default());
-            (self.entries.len() - 1) as Link
-        } else {
-            let at = self.longest_vacant()?;
-            let bucket = self.entries[at as usize].hash as usize & mask;
-            self.buckets[bucket].unlink(&mut self.entries, at);
-            at
+        let at = match self.add_entry() {
+            Some(added) => added,
+            None => self.longest_vacant()?,
         };
-        self.entries[at as usize].set_address(address, hash);
-        self.buckets[hash as usize & mask].push(&mut self.entries, at);
         self.list_as_vacant(at);
+        let kept = self.addresses.keep(address, MAX_SERVERS)?;
+        let entry = &mut self.entries[at as usize];
+        (entry.address, entry.hash) = (kept, hash);
+        self.buckets.add(&mut self.entries, at);
         Some(at)
+    }
+
+    /// An entry that was never used. `None` if there are as many as may be, or no memory for one more.
+    fn add_entry(&mut self) -> Option<Link> {
+        steps::make_room(&mut self.entries, MAX_SERVERS)?;
+        let number = self.entries.len() + 1;
+        self.buckets.grow(&mut self.entries, number)?;
+        self.entries.push(ServerEntry::default());
+        Some((self.entries.len() - 1) as Link)
     }
 
     /// Removes the server that has been vacant longest from the list. Servers that are not vacant any more are removed on
     /// the way. Each was listed once, so the cost is constant on average.
     fn longest_vacant(&mut self) -> Option<Link> {
         loop {
-            let at = self.vacant.oldest();
-            let server = self.entries.get_mut(at as usize)?;
+            let at = self.vacant.pop(&mut self.entries)?;
+            let server = &mut self.entries[at as usize];
             server.listed = false;
-            let vacant = server.ring.len() == 0;
-            self.vacant.unlink(&mut self.entries, at);
-            if vacant {
+            if server.ring.len() == 0 {
+                server.version = server.version.wrapping_add(1);
+                let address = std::mem::replace(&mut server.address, Address::EMPTY);
+                self.addresses.release(address);
+                self.buckets.remove(&mut self.entries, at);
                 return Some(at);
             }
         }
@@ -189,10 +180,9 @@ impl Default for ServerEntry {
             listed: false,
             hash: 0,
             version: 0,
-            in_bucket: Neighbours::default(),
-            in_vacant: Neighbours::default(),
-            length: 0,
-            address: [0; MAX_ADDRESS],
+            in_bucket: NONE,
+            in_vacant: NONE,
+            address: Address::EMPTY,
         }
     }
 }
@@ -202,13 +192,4 @@ impl Default for ServerEntry {
 pub(super) struct ServerRef {
     at: Link,
     version: u32,
-}
-
-/// Empty buckets for a number of elements: the next power of two, at most [`MAX_BUCKETS`].
-pub(super) fn buckets<K>(elements: usize) -> Result<Vec<List<K>>, TryReserveError> {
-    let number = elements.min(MAX_BUCKETS).next_power_of_two();
-    let mut buckets = Vec::new();
-    buckets.try_reserve_exact(number)?;
-    buckets.resize_with(number, List::default);
-    Ok(buckets)
 }

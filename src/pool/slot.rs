@@ -4,7 +4,7 @@
 use super::groups::GroupRef;
 use super::ring::{Aging, InRing};
 use crate::base::clock::Msec;
-use crate::base::list::{Link, Neighbours, Node, NONE};
+use crate::base::list::{Neighbours, Node};
 
 #[derive(Debug)]
 pub(super) struct Slot<C> {
@@ -14,16 +14,19 @@ pub(super) struct Slot<C> {
     pub(super) is_idle: bool,
     /// When it was stored.
     pub(super) since: Msec,
-    /// How long it may stay idle, in milliseconds.
-    pub(super) timeout: Msec,
+    /// How long it may stay idle, in milliseconds; see [`short`].
+    pub(super) timeout: u32,
     /// Its group.
     pub(super) group: GroupRef,
     /// In the list of the group, or of the free slots.
     pub(super) in_group: Neighbours,
     pub(super) in_ring: Neighbours,
-    /// Which list of `limited` the slot is in, or `NONE`.
-    pub(super) server: Link,
-    pub(super) in_limited: Neighbours,
+}
+
+/// A timeout in four bytes. More than 49 days are so many.
+#[inline(always)]
+pub(super) fn short(timeout: Msec) -> u32 {
+    timeout.min(u32::MAX as Msec) as u32
 }
 
 impl<C> Slot<C> {
@@ -44,16 +47,6 @@ impl<C> Node<InGroup> for Slot<C> {
     }
 }
 
-/// The kind of the lists by limited server.
-#[derive(Debug)]
-pub(super) struct InLimited;
-
-impl<C> Node<InLimited> for Slot<C> {
-    fn links(&mut self) -> &mut Neighbours {
-        &mut self.in_limited
-    }
-}
-
 impl<C> Node<InRing> for Slot<C> {
     fn links(&mut self) -> &mut Neighbours {
         &mut self.in_ring
@@ -62,7 +55,7 @@ impl<C> Node<InRing> for Slot<C> {
 
 impl<C> Aging for Slot<C> {
     fn about_to_expire(&self, now: Msec) -> bool {
-        let ripe = self.since.wrapping_add(self.timeout - self.timeout / 8);
+        let ripe = self.since.wrapping_add((self.timeout - self.timeout / 8) as Msec);
         // The clock wraps around, so the sign of the difference tells which time is earlier.
         now.wrapping_sub(ripe) as isize >= 0
     }
@@ -82,8 +75,6 @@ impl<C> Default for Slot<C> {
             group: GroupRef::default(),
             in_group: Neighbours::default(),
             in_ring: Neighbours::default(),
-            server: NONE,
-            in_limited: Neighbours::default(),
         }
     }
 }

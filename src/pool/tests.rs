@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::model::{agree, pool, put, put_known, with, PoolOp, TestConn, TestKey, SERVERS, TIMEOUT};
+use super::model::{agree, memory, pool, put, put_known, with, PoolOp, TestConn, TestKey, SERVERS, TIMEOUT};
 use super::*;
 
 fn checkout(pool: &mut IdlePool<TestConn>, key: TestKey) -> Option<u32> {
@@ -54,12 +54,11 @@ fn addresses_of_different_length_are_different_servers() {
     let mut pool = pool(Limit::Total(8));
     let key = |address: &'static [u8]| Key { address, protocol: 0, location: 0, identity: b"" };
     let offer = |number| Offer {
-        conn: TestConn { number, identity: b"" },
+        conn: TestConn { number, identity: b"", server: None },
         group: None,
         reused: false,
         now: 0,
         timeout: TIMEOUT,
-        server: None,
     };
     assert!(pool.put(&key(&[1; 16]), offer(1)).stored.is_ok());
     assert!(pool.put(&key(&[1; 17]), offer(2)).stored.is_ok());
@@ -68,6 +67,38 @@ fn addresses_of_different_length_are_different_servers() {
     assert_eq!(pool.checkout(&key(&[1; 17]), &mut 0).0.map(|c| c.number), Some(2));
     assert_eq!(pool.checkout(&key(&[1; 113]), &mut 0), (None, None));
     assert_eq!(pool.len(), 2);
+}
+
+#[test]
+fn addresses_of_any_length_change_places() {
+    for limit in [Limit::Total(3), Limit::PerServer(1)] {
+        let mut pool = pool(limit);
+        let mut bytes = [0; MAX_ADDRESS];
+        for number in 0..5 * MAX_SERVERS {
+            // Each byte matters, and the last one most.
+            let length = [8, 16, 17, 28, 29, 110, 112][number % 7];
+            bytes[..2].copy_from_slice(&(number as u16).to_ne_bytes());
+            let mut key = Key { address: &bytes[..length], protocol: number % 3, location: 0, identity: b"" };
+            let conn = TestConn { number: number as u32, identity: b"", server: None };
+            let offer = Offer { conn, group: None, reused: true, now: 0, timeout: TIMEOUT };
+            let slot = pool.put(&key, offer).stored.unwrap();
+            assert_eq!(
+                pool.entry(slot).map(|entry| (entry.key.address, entry.key.protocol)),
+                Some((key.address, key.protocol))
+            );
+            let mut other = bytes;
+            other[length - 1] ^= 1;
+            key.address = &other[..length];
+            assert!(pool.newest_like(&key).is_none());
+            key.address = &bytes[..length];
+            assert!(number % 5 > 0 || pool.checkout(&key, &mut 0).0.is_some());
+            if limit == Limit::PerServer(1) && number >= 900 {
+                pool.take_oldest();
+            }
+        }
+        let most = if limit == Limit::Total(3) { 3 } else { 900 };
+        assert!(pool.len() <= most, "{}", pool.len());
+    }
 }
 
 #[test]
@@ -159,12 +190,11 @@ fn more_servers_than_there_is_room_for_are_not_stored_until_one_is_empty() {
     let numbers: Vec<[u8; 8]> = (0..=MAX_SERVERS).map(usize::to_ne_bytes).collect();
     let key = |at: usize| Key { address: &numbers[at], protocol: 0, location: 0, identity: b"" };
     let offer = |number| Offer {
-        conn: TestConn { number, identity: b"" },
+        conn: TestConn { number, identity: b"", server: None },
         group: None,
         reused: false,
         now: 0,
         timeout: TIMEOUT,
-        server: None,
     };
     for at in 0..MAX_SERVERS {
         assert!(pool.put(&key(at), offer(at as u32)).stored.is_ok());
@@ -279,12 +309,50 @@ fn a_stale_slot_number_removes_nothing() {
 #[test]
 fn refuses_a_capacity_that_no_memory_can_hold() {
     let mut pool = pool(Limit::Total(MAX_CAPACITY));
-    assert!(pool.reserve().is_err());
-    let put = put(&mut pool, server(1), 1, false, 0);
-    assert!(put.stored.is_err() && put.evicted.is_none() && pool.is_empty());
+    assert!(pool.reserve().is_none());
+    // It grows as far as there is memory.
+    assert!(put(&mut pool, server(1), 1, false, 0).stored.is_ok());
     assert_eq!(Limit::PerServer(usize::MAX).capacity(), MAX_CAPACITY);
     assert_eq!(Limit::PerServer(2).capacity(), 2 * MAX_SERVERS);
     assert_eq!(Limit::PerServer(100_000).capacity(), MAX_OF_ALL_SERVERS);
+}
+
+#[test]
+fn the_memory_grows_in_steps() {
+    let mut pool = pool(Limit::Total(150));
+    let mut steps = vec![pool.slots.capacity()];
+    for number in 0..200 {
+        put(&mut pool, server(number), number.into(), true, 0);
+        if steps.last() != Some(&pool.slots.capacity()) {
+            steps.push(pool.slots.capacity());
+        }
+    }
+    assert_eq!((steps, pool.len()), (vec![0, 4, 8, 16, 32, 64, 150], 150));
+    for number in 0..200 {
+        assert_eq!(checkout(&mut pool, server(number)), Some(number.into()).filter(|_| number >= 50));
+    }
+}
+
+#[test]
+fn without_memory_for_another_step_nothing_is_stored_and_nothing_lost() {
+    let mut pool = pool(Limit::Total(9));
+    let is_stored = |pool: &mut IdlePool<TestConn>, number: u8| {
+        put(pool, server(number), number.into(), true, 0).stored.is_ok()
+    };
+    memory::set(false);
+    assert!(!is_stored(&mut pool, 1) && pool.is_empty());
+    memory::set(true);
+    assert!((1..=4).all(|number| is_stored(&mut pool, number)));
+    memory::set(false);
+    assert!(!is_stored(&mut pool, 5) && pool.len() == 4);
+    // The slot of a connection that was lent is taken.
+    let slot = with(server(1), |key| pool.lend(key)).unwrap();
+    assert!(is_stored(&mut pool, 5) && pool.len() == 4);
+    assert_eq!(pool.put_back(slot, |conn| conn.number == 1, 0, TIMEOUT, None), None);
+    assert_eq!(checkout(&mut pool, server(5)), Some(5));
+    memory::set(true);
+    assert!((5..=9).all(|number| is_stored(&mut pool, number)));
+    assert!((2..=9).all(|number| checkout(&mut pool, server(number)) == Some(number.into())));
 }
 
 fn key() -> impl Strategy<Value = TestKey> {
@@ -308,11 +376,12 @@ fn op() -> impl Strategy<Value = PoolOp> {
         2 => (0..u32::from(SERVERS)).prop_map(PoolOp::TakeOldestOf),
         1 => (0..SERVERS, 0usize..2 * TIMEOUT).prop_map(|(server, ago)| PoolOp::RemoveOlder(server, ago)),
         1 => Just(PoolOp::Reset),
+        1 => any::<bool>().prop_map(PoolOp::Memory),
     ]
 }
 
 fn limit() -> impl Strategy<Value = Limit> {
-    prop_oneof![(1usize..9).prop_map(Limit::Total), (1usize..4).prop_map(Limit::PerServer)]
+    prop_oneof![(1usize..25).prop_map(Limit::Total), (1usize..4).prop_map(Limit::PerServer)]
 }
 
 proptest! {

@@ -62,8 +62,8 @@ pub(crate) fn give(upstream: &Upstream, slot: u32, to: Recipient) -> Given {
     }
     debug_conn(cycle_log(), c"keepalive handover: gave connection %p to another worker", idle.conn);
     upstream.take_slot(slot);
-    upstream.counts.remove_idle(idle.server);
-    match (upstream.counts.shared(), transfer, idle.server) {
+    upstream.counts.remove_idle(idle.server.get());
+    match (upstream.counts.shared(), transfer, idle.server.get()) {
         (Some(ledger), Some(transfer), _) => ledger.sent(transfer),
         (_, _, Some(server)) => release_slot(upstream, server),
         _ => {}
@@ -84,7 +84,7 @@ fn is_fit(idle: Idle) -> bool {
 /// # Errors
 /// If too many are on their way.
 fn announce(upstream: &Upstream, idle: &Idle, to: Recipient) -> Result<Option<Transfer>, ()> {
-    match (upstream.counts.shared(), idle.server, to) {
+    match (upstream.counts.shared(), idle.server.get(), to) {
         (Some(ledger), Some(server), Recipient::Sibling { worker, .. }) => {
             ledger.announce(server, worker).map(Some).ok_or(())
         }

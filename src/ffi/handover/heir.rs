@@ -96,7 +96,7 @@ pub(super) fn can_go(upstream: &Upstream, idle: &Idle) -> bool {
     if worker_is_exiting() {
         return !is_needed_by_others(upstream, idle);
     }
-    idle.server.is_none()
+    idle.server.get().is_none()
 }
 
 /// Whether this worker does without a connection that was stored at `since`.
@@ -106,6 +106,6 @@ fn is_spare(upstream: &Upstream, idle: &Idle, since: Msec) -> bool {
 
 /// Whether requests of another worker of this configuration wait for the slot of a connection.
 fn is_needed_by_others(upstream: &Upstream, idle: &Idle) -> bool {
-    let (Some(ledger), Some(server)) = (upstream.counts.shared(), idle.server) else { return false };
+    let (Some(ledger), Some(server)) = (upstream.counts.shared(), idle.server.get()) else { return false };
     ledger.longest(now()).is_some() || ledger.parked(server).next().is_some()
 }

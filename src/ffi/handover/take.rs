@@ -198,15 +198,16 @@ fn put_into_pool(
     let generation = 0;
     let identity = match key.identity {
         [] => Some(Bytes::EMPTY),
-        bytes => conn.memory().and_then(|pool| pool.put_bytes(bytes)).map(|copy| {
+        bytes => conn.memory().and_then(|pool| pool.put_bytes(bytes)).and_then(|copy| {
+            let length = u32::try_from(bytes.len()).ok()?;
             // SAFETY: as many bytes, copied just now.
-            unsafe { Bytes::new(copy, bytes.len()) }
+            Some(unsafe { Bytes::new(copy, length) })
         }),
     };
     let idle = Idle {
         conn,
         identity: identity.ok_or(Dropped::Resources)?,
-        server,
+        server: server.into(),
         meter,
         hinted: checked.hinted,
         round_trip: NonZeroU16::new(parcel.round_trip),
@@ -226,7 +227,6 @@ fn put_into_pool(
         reused: parcel.reused,
         now: since,
         timeout: timeout.saturating_add(elapsed(since)),
-        server,
     };
     store(upstream, &full, offer, Origin::OtherWorker, generation, || {}).map_err(|_| Dropped::Limit)
 }

@@ -1,7 +1,5 @@
 //! How connections leave the pool without a request: something has happened to one, its server has left, or they are stale.
 
-use std::ptr::NonNull;
-
 use crate::base::clock::Msec;
 use crate::metrics::End;
 use crate::pool::IdlePool;
@@ -10,37 +8,31 @@ use crate::ffi::max_conns::slots::close_idle;
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::socket::{self, is_silent};
 use crate::ffi::state::handover::Handover;
-use crate::ffi::state::upstream::{Idle, Place, Upstream};
+use crate::ffi::state::upstream::{Idle, Upstream};
 
 use super::learn;
 
 /// Takes the connection out of the pool and closes it, unless an heir of this worker takes it, or its time is not over yet. If
 /// its slot holds another one, as after a panic, it is closed all the same.
-///
-/// # Safety
-/// [`Upstream::store`] has returned `place` for this connection, which was open ever since: so nginx has kept the cycle in
-/// whose pool the upstream lies.
-pub(crate) unsafe fn close_in_place(place: NonNull<Place>, conn: Conn, why: End) {
-    // SAFETY: `store` has written it, in the pool of the cycle, which the caller says is alive.
-    let Place { upstream, slot } = unsafe { place.read() };
-    let is_given = |handover: &Handover| (handover.give_instead_of_closing)(&upstream, slot, conn);
+pub(crate) fn close_in_slot(upstream: &Upstream, slot: u32, conn: Conn, why: End) {
+    let is_given = |handover: &Handover| (handover.give_instead_of_closing)(upstream, slot, conn);
     if why == End::Exiting && upstream.handover().is_some_and(is_given) {
         return;
     }
     let why = match why {
-        End::Timeout => match learn::on_timer(&upstream, slot, conn) {
+        End::Timeout => match learn::on_timer(upstream, slot, conn) {
             Some(why) => why,
             None => return,
         },
         why => {
-            learn::on_end(&upstream, slot, conn, why);
+            learn::on_end(upstream, slot, conn, why);
             why
         }
     };
     let removed = upstream.idle.with(|idle| idle.remove(slot, |idle| idle.conn == conn)).flatten();
     match removed {
         Some(idle) => {
-            close_idle(&upstream, idle, why);
+            close_idle(upstream, idle, why);
         }
         None => socket::close(conn),
     }

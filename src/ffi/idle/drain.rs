@@ -74,7 +74,7 @@ pub(crate) fn begin(
         identity,
         group: offer.group,
         reused: offer.reused,
-        server,
+        server: server.get(),
         meter,
         hinted,
         round_trip,
@@ -186,6 +186,7 @@ impl Draining {
     /// The connection as the pool stores it.
     fn idle(&self, conn: Conn) -> Idle {
         let Self { identity, server, meter, hinted, round_trip, allowed, .. } = *self;
+        let server = server.into();
         Idle { conn, identity, server, meter, hinted, round_trip, allowed, is_taken: false }
     }
 }
@@ -212,7 +213,6 @@ fn store_drained(upstream: &Upstream, conn: Conn, draining: &Draining) -> Result
         reused: draining.reused,
         now: now(),
         timeout: draining.timeout,
-        server: draining.server,
     };
     store(upstream, &key, offer, Origin::Phase(Phase::Draining), draining.generation, || {})
 }

@@ -11,25 +11,28 @@ use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::log::debug;
 use crate::ffi::nginx::process::cycle_log;
 use crate::ffi::nginx::socket::{self, poll_idle};
-use crate::ffi::state::upstream::Place;
+use crate::ffi::state::upstream::{Upstream, UpstreamRef};
 
-use super::close::close_in_place;
+use super::close::close_in_slot;
 
 /// Hands a stored connection over to `close_handler`. It may be closed when this returns, because bytes that the server
 /// has sent already are unexpected, and so is the end of the stream.
+///
+/// As long as it sleeps, `data` points at the upstream, and `sent`, which only a request needs, has the number of the slot.
 #[inline(always)]
-pub(crate) fn sleep(conn: Conn, place: NonNull<Place>, timeout: Msec) {
+pub(crate) fn sleep(conn: Conn, upstream: &Upstream, slot: u32, timeout: Msec) {
     let (read, write) = (conn.read(), conn.write());
     read.clear_delayed();
     read.set_timer(timeout);
     write.clear_timer();
     write.set_handler(Some(dummy_handler));
     read.set_handler(Some(close_handler));
-    conn.set_data(place.as_ptr().cast());
+    conn.set_data(NonNull::from(upstream).as_ptr().cast());
+    conn.set_slot(slot);
     conn.set_idle(true);
     conn.set_logs(cycle_log());
     if read.ready() {
-        // SAFETY: the read event of an open connection, whose `data` was set to its place just now.
+        // SAFETY: the read event of an open connection, whose `data` and slot were set just now.
         unsafe { close_handler(read.as_ptr()) };
     }
 }
@@ -59,9 +62,8 @@ unsafe extern "C" fn close_handler(event: *mut ngx_event_t) {
 
     let Some(why) = poll_idle(event) else { return };
     let conn = event.conn();
-    match NonNull::new(conn.data().cast::<Place>()) {
-        // SAFETY: `sleep` has put the place of the connection there, and the connection was open ever since.
-        Some(place) => guard((), || unsafe { close_in_place(place, conn, why) }),
-        None => socket::close(conn),
-    }
+    let Some(upstream) = NonNull::new(conn.data().cast::<Upstream>()) else { return socket::close(conn) };
+    // SAFETY: `sleep` has put it there, and the connection was open ever since: so nginx has kept the cycle of the upstream.
+    let upstream = unsafe { UpstreamRef::new(upstream) };
+    guard((), || close_in_slot(&upstream, conn.slot(), conn, why));
 }

@@ -1,7 +1,5 @@
 //! Stores a connection in the pool.
 
-use std::ptr::NonNull;
-
 use crate::base::clock::Msec;
 use crate::ledger::Server;
 use crate::metrics::{End, Meter, Phase};
@@ -10,7 +8,7 @@ use crate::pool::{Key, Offer};
 use crate::ffi::max_conns::slots::close_idle;
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::process::elapsed;
-use crate::ffi::state::upstream::{Idle, Place, Stored, Upstream};
+use crate::ffi::state::upstream::{Idle, Stored, Upstream};
 
 #[cfg(nginx_resolve)]
 use super::resolve;
@@ -40,15 +38,16 @@ pub(crate) fn store(
     taken: impl FnOnce(),
 ) -> Result<(), End> {
     let Idle { conn, server, meter, .. } = offer.conn;
+    let server = server.get();
     // Elsewhere it has been idle for a while.
     let timeout = match from {
         Origin::Phase(_) => offer.timeout,
         Origin::OtherWorker => offer.timeout.saturating_sub(elapsed(offer.now)).max(1),
     };
-    let Stored { place, hash, evicted } = upstream.store(key, offer);
-    if let Some(place) = place {
+    let Stored { slot, hash, evicted } = upstream.store(key, offer);
+    if let Some(slot) = slot {
         taken();
-        put_to_sleep(upstream, &Sleeper { conn, server, meter, place, hash, from, timeout });
+        put_to_sleep(upstream, &Sleeper { conn, server, meter, slot, hash, from, timeout });
         #[cfg(nginx_resolve)]
         if let Some(watch) = &upstream.watch {
             resolve::stored(upstream, watch, generation);
@@ -61,7 +60,7 @@ pub(crate) fn store(
     } else {
         yield_to_clients(upstream);
     }
-    place.map(|_| ()).ok_or(End::Evicted)
+    slot.map(|_| ()).ok_or(End::Evicted)
 }
 
 /// A connection that is in the pool now.
@@ -69,7 +68,8 @@ pub(crate) struct Sleeper {
     pub(crate) conn: Conn,
     pub(crate) server: Option<Server>,
     pub(crate) meter: Option<Meter>,
-    pub(crate) place: NonNull<Place>,
+    /// Where it is.
+    pub(crate) slot: u32,
     /// The hash of its key.
     pub(crate) hash: u32,
     pub(crate) from: Origin,
@@ -87,7 +87,7 @@ pub(crate) fn put_to_sleep(upstream: &Upstream, sleeper: &Sleeper) {
             Origin::OtherWorker => meter.take(),
         }
     }
-    sleep(sleeper.conn, sleeper.place, sleeper.timeout);
+    sleep(sleeper.conn, upstream, sleeper.slot, sleeper.timeout);
     if let Some(handover) = upstream.handover() {
         if !handover.note(upstream.tag(sleeper.hash)) && handover.has_heir() {
             // The heir may take it.

@@ -105,8 +105,8 @@ pub(crate) fn close_idle(upstream: &Upstream, idle: Idle, why: End) -> bool {
     if let Some(binding) = idle.binding() {
         upstream.unbind(binding);
     }
-    upstream.counts.remove_idle(idle.server);
-    close_and_release(upstream, idle.conn, idle.server)
+    upstream.counts.remove_idle(idle.server.get());
+    close_and_release(upstream, idle.conn, idle.server.get())
 }
 
 /// Closes a connection that is neither in the pool nor in use. Returns whether its slot is free at once.

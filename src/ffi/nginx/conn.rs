@@ -195,6 +195,16 @@ impl Conn {
         set_field!(self.sent = 0);
     }
 
+    /// The slot of an idle connection, where others have the number of bytes sent.
+    pub(crate) fn slot(self) -> u32 {
+        get_field!(self.sent) as u32
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_slot(self, slot: u32) {
+        set_field!(self.sent = nginx_sys::off_t::from(slot));
+    }
+
     pub(crate) fn set_idle(self, idle: bool) {
         set_bit!(self: ngx_connection_t::set_idle_raw, idle.into());
     }

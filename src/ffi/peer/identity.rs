@@ -103,6 +103,7 @@ pub(crate) fn key<'a>(peer: &'a Peer, u: HttpUpstream, location: usize, identity
 /// # Safety
 /// `pool` is live.
 unsafe fn bytes_in(pool: *mut ngx_pool_t, length: usize, write: impl FnOnce(&mut [u8])) -> Option<Bytes> {
+    let number = u32::try_from(length).ok()?;
     // SAFETY: the pool is live, as the caller promises.
     let memory = unsafe { allocate::<u8>(pool, length) }?.cast::<u8>();
     // SAFETY: `length` bytes, allocated just now.
@@ -110,7 +111,7 @@ unsafe fn bytes_in(pool: *mut ngx_pool_t, length: usize, write: impl FnOnce(&mut
     // SAFETY: `length` initialised bytes, which nobody else has yet.
     write(unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), length) });
     // SAFETY: `length` initialised bytes.
-    Some(unsafe { Bytes::new(memory, length) })
+    Some(unsafe { Bytes::new(memory, number) })
 }
 
 /// # Safety

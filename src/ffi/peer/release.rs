@@ -45,11 +45,12 @@ pub(crate) fn put_back<const PLAIN: bool>(kp: &PeerData, peer: Peer) -> bool {
     let Some(timeout) = usual_timeout(kp, conn, reuse) else { return false };
     let (upstream, server) = (kp.upstream(), if PLAIN { None } else { kp.server.get() });
     let stored = upstream.put_back(reuse.slot, conn, server, (now(), timeout));
-    let Some((place, hash)) = stored else { return false };
+    let Some(hash) = stored else { return false };
+    let slot = reuse.slot;
     kp.attempt.set(None);
     release(peer, conn);
     let from = Origin::Phase(Phase::Active);
-    put_to_sleep(upstream, &Sleeper { conn, server, meter: kp.meter.get(), place, hash, from, timeout });
+    put_to_sleep(upstream, &Sleeper { conn, server, meter: kp.meter.get(), slot, hash, from, timeout });
     #[cfg(nginx_resolve)]
     if let (Some(watch), false) = (&upstream.watch, PLAIN) {
         resolve::stored(upstream, watch, kp.generation());
@@ -146,14 +147,13 @@ pub(crate) fn release_to_pool(
     if !read.wait_readable() {
         return Err(End::Error);
     }
-    let server = kp.server.get();
     let (identity, group) = identity_from_now_on(kp, peer, conn, attempt, has_user)?;
     // SAFETY: in the pool of the connection, which is open.
     let key = identity::key(&peer, kp.u, kp.extra().location, unsafe { identity.as_slice() });
     let idle = Idle {
         conn,
         identity,
-        server,
+        server: kp.server.get().into(),
         meter: kp.meter.get(),
         hinted: rest.is_hinted,
         round_trip: rest.round_trip,
@@ -161,7 +161,7 @@ pub(crate) fn release_to_pool(
         is_taken: false,
     };
     let reused = attempt.is_reused();
-    let offer = Offer { conn: idle, group, reused, now, timeout: rest.idle, server };
+    let offer = Offer { conn: idle, group, reused, now, timeout: rest.idle };
     let (key, offer) = if rest.watches { watching(key, offer) } else { (key, offer) };
     match unread {
         None => save(kp, peer, &key, offer),

@@ -281,8 +281,8 @@ fn new_upstream(
     let numbers = servers.ledger_size().map_or(0, Ledger::numbers);
     // Without `keepalive` the pool stays empty.
     let size = limit.unwrap_or(Limit::Total(1));
-    // Only workers need the memory, and not before a connection is stored. This is to know that there is enough.
-    IdlePool::<Idle>::new(size, numbers).reserve().ok()?;
+    // Only workers need the memory, as connections are stored. This is to know that there is enough for all.
+    IdlePool::<Idle>::new(size, numbers).reserve()?;
     // SAFETY: an upstream of the configuration being read, whose balancer has set the hook.
     let original_init_peer = unsafe { us.as_ref() }.peer.init;
     Some(Upstream {
@@ -306,8 +306,6 @@ fn new_upstream(
         is_stateful: Cell::new(false),
         #[cfg(ngx_feature = "http_ssl")]
         sessions: Sessions::new(servers.addresses.len()),
-        pool: NonNull::new(get_field!(cf.pool))?,
-        places: Cell::new(None),
         counts: Counts::new(),
         waits,
         refused: Guarded::new(Vec::new()),

@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 use nginx_sys::{ngx_int_t, ngx_ssl_get_session, ngx_ssl_set_session, SSL_SESSION_free, NGX_OK, SSL_SESSION};
 
 use crate::base::clock::Msec;
+use crate::base::memory;
 use crate::pool::{Connection, IdlePool, Key, Limit, Offer};
 
 use crate::ffi::nginx::conn::Conn;
@@ -25,7 +26,11 @@ const PER_ADDRESS: usize = 4;
 const FOR_EVER: Msec = Msec::MAX / 4;
 
 /// The sessions of one upstream. They are found and evicted like idle connections.
-pub(crate) struct Sessions(Guarded<IdlePool<Session>>);
+pub(crate) struct Sessions {
+    capacity: usize,
+    /// The pool, once there is a session: most upstreams have none.
+    pool: Guarded<Vec<IdlePool<Session>>>,
+}
 
 struct Session {
     session: NonNull<SSL_SESSION>,
@@ -35,6 +40,10 @@ struct Session {
 impl Connection for Session {
     fn identity(&self) -> &[u8] {
         &self.identity
+    }
+
+    fn server(&self) -> Option<u32> {
+        None
     }
 }
 
@@ -46,11 +55,11 @@ impl Drop for Session {
 }
 
 impl Sessions {
-    /// For an upstream with `addresses` configured addresses. A worker reserves the memory when it keeps the first session;
-    /// without memory it keeps none.
+    /// For an upstream with `addresses` configured addresses. Memory is taken when sessions are kept;
+    /// without memory none is.
     pub(crate) fn new(addresses: usize) -> Self {
         let capacity = addresses.saturating_mul(PER_ADDRESS).max(CAPACITY);
-        Self(Guarded::new(IdlePool::new(Limit::Total(capacity), 0)))
+        Self { capacity, pool: Guarded::default() }
     }
 
     /// Gives a connection the session that fits, if there is one, before its handshake.
@@ -76,12 +85,17 @@ impl Sessions {
     }
 
     fn take(&self, key: &Key<'_>) -> Option<Session> {
-        self.0.with(|sessions| sessions.checkout(key, &mut 0))?.0
+        self.pool.with(|pool| pool.first_mut().and_then(|sessions| sessions.checkout(key, &mut 0).0))?
     }
 
     /// Stores a session. One that has to make room is dropped once the pool is no longer borrowed.
     fn put(&self, key: &Key<'_>, session: Session, reused: bool) {
-        let offer = Offer { conn: session, group: None, reused, now: 0, timeout: FOR_EVER, server: None };
-        drop(self.0.with(|sessions| sessions.put(key, offer)));
+        let offer = Offer { conn: session, group: None, reused, now: 0, timeout: FOR_EVER };
+        drop(self.pool.with(|pool| {
+            if pool.is_empty() {
+                memory::push(pool, IdlePool::new(Limit::Total(self.capacity), 0))?;
+            }
+            pool.first_mut().map(|sessions| sessions.put(key, offer))
+        }));
     }
 }

@@ -1,13 +1,12 @@
 //! The state of one `upstream` in one worker: its pool of idle connections, and what belongs to it.
 
 use std::cell::{Cell, OnceCell};
-use std::mem::MaybeUninit;
 use std::num::NonZeroU16;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
-use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ngx_pool_t, ngx_str_t};
+use nginx_sys::{ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ngx_str_t};
 
 use crate::base::clock::Msec;
 use crate::directive::{Http2, KeepaliveDrain};
@@ -25,7 +24,6 @@ use crate::ffi::nginx::balancer::Servers;
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::Guarded;
 use crate::ffi::nginx::headers::bytes;
-use crate::ffi::nginx::memory::Pool;
 
 use super::carrier::Carriers;
 use super::counts::Counts;
@@ -72,11 +70,6 @@ pub(crate) struct Upstream {
     pub(crate) is_stateful: Cell<bool>,
     #[cfg(ngx_feature = "http_ssl")]
     pub(crate) sessions: Sessions,
-    /// The pool of the cycle in which it lies.
-    pub(crate) pool: NonNull<ngx_pool_t>,
-    /// One place for each slot of the pool of connections, in the cycle's pool. Allocated in the worker when the first
-    /// connection is stored; each is written when its slot is filled.
-    pub(crate) places: Cell<Option<NonNull<MaybeUninit<Place>>>>,
     pub(crate) counts: Counts,
     pub(crate) waits: Waits,
     /// Connections from other workers that are being closed.
@@ -134,7 +127,7 @@ pub(crate) struct Idle {
     pub(crate) conn: Conn,
     pub(crate) identity: Bytes,
     /// The server for which it counts.
-    pub(crate) server: Option<Server>,
+    pub(crate) server: CountsFor,
     /// Counts it.
     pub(crate) meter: Option<Meter>,
     /// It is closed earlier than `keepalive_timeout` says, because the server would close it.
@@ -145,6 +138,27 @@ pub(crate) struct Idle {
     pub(crate) allowed: u32,
     /// It came from another worker, and was not used in this one yet.
     pub(crate) is_taken: bool,
+}
+
+/// The server for which a connection counts, if there is one, in four bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CountsFor(Server);
+
+impl CountsFor {
+    /// No server has this number.
+    const NONE: Server = Server::MAX;
+
+    #[inline(always)]
+    pub(crate) fn get(self) -> Option<Server> {
+        (self.0 != Self::NONE).then_some(self.0)
+    }
+}
+
+impl From<Option<Server>> for CountsFor {
+    #[inline(always)]
+    fn from(server: Option<Server>) -> Self {
+        Self(server.unwrap_or(Self::NONE))
+    }
 }
 
 /// A time in milliseconds, rounded up.
@@ -173,26 +187,27 @@ impl Connection for Idle {
         // SAFETY: the bytes of a stored connection lie in its own memory pool, and it is open.
         unsafe { self.identity.as_slice() }
     }
+
+    #[inline(always)]
+    fn server(&self) -> Option<u32> {
+        self.server.get()
+    }
 }
 
-/// Bytes in a memory pool of nginx.
+/// Bytes in a memory pool of nginx. Packed, as each idle connection has this.
 #[derive(Clone, Copy)]
+#[repr(C, packed(4))]
 pub(crate) struct Bytes {
     data: NonNull<u8>,
-    length: usize,
+    length: u32,
 }
 
-/// The `data` of an idle connection points at this; it leads back to the slot of the connection.
-#[derive(Clone, Copy)]
-pub(crate) struct Place {
-    pub(crate) upstream: UpstreamRef,
-    pub(crate) slot: u32,
-}
+const _: () = assert!(size_of::<Idle>() == 40);
 
 /// The result of storing a connection.
 pub(crate) struct Stored {
     /// `None` if it could not be stored.
-    pub(crate) place: Option<NonNull<Place>>,
+    pub(crate) slot: Option<u32>,
     /// The hash of its key.
     pub(crate) hash: u32,
     /// A connection that had to make room; the caller closes it.
@@ -302,7 +317,7 @@ impl Upstream {
 
     /// The server for which a connection counted that was just taken from a slot.
     pub(crate) fn server_of(&self, slot: u32) -> Option<Server> {
-        self.idle.with(|idle| idle.lent(slot, |idle, _| idle.server)).flatten().flatten()
+        self.idle.with(|idle| idle.lent(slot, |idle, _| idle.server.get())).flatten().flatten()
     }
 
     /// The group of a key, if the pool has one.
@@ -311,8 +326,8 @@ impl Upstream {
         self.idle.with(|idle| idle.group_of(key)).flatten()
     }
 
-    /// Stores a connection in the slot that it had, if nothing about it has changed. Returns its place, and the hash of its key;
-    /// `None` if that cannot be.
+    /// Stores a connection in the slot that it had, if nothing about it has changed. Returns the hash of its key; `None` if
+    /// that cannot be.
     #[inline(always)]
     pub(crate) fn put_back(
         &self,
@@ -320,13 +335,10 @@ impl Upstream {
         conn: Conn,
         server: Option<Server>,
         (now, timeout): (Msec, Msec),
-    ) -> Option<(NonNull<Place>, u32)> {
-        let places = self.places.get()?;
-        let is_same = |idle: &Idle| idle.conn == conn && idle.server == server && idle.stays_as_it_is();
-        let hash = self.idle.with(|idle| idle.put_back(slot, is_same, now, timeout, server)).flatten()?;
-        // SAFETY: the number of a slot is below the capacity, for which `make_places` has allocated places. This one was
-        // written when the connection was stored in the slot for the first time.
-        Some((unsafe { places.add(slot as usize) }.cast(), hash))
+    ) -> Option<u32> {
+        let is_same =
+            |idle: &Idle| idle.conn == conn && idle.server == server.into() && idle.stays_as_it_is();
+        self.idle.with(|idle| idle.put_back(slot, is_same, now, timeout, server)).flatten()
     }
 
     /// A connection that was taken from a slot is not put back. Returns what the pool knew of it.
@@ -338,16 +350,13 @@ impl Upstream {
     /// Stores a connection with its key.
     #[inline]
     pub(crate) fn store(&self, key: &Key<'_>, offer: Offer<Idle>) -> Stored {
-        let Some(places) = self.places.get().or_else(|| self.make_places()) else {
-            return Stored { place: None, hash: 0, evicted: None };
-        };
         let Some((put, hash)) = self.idle.with(|idle| idle.put_and_hash(key, offer)) else {
-            return Stored { place: None, hash: 0, evicted: None };
+            return Stored { slot: None, hash: 0, evicted: None };
         };
         if self.bindings.is_some() {
             self.note_slot(&offer.conn, put.stored.as_ref().ok());
         }
-        Stored { place: put.stored.ok().map(|slot| self.place(places, slot)), hash, evicted: put.evicted }
+        Stored { slot: put.stored.ok(), hash, evicted: put.evicted }
     }
 
     /// Notes the slot of a client's connection, to find it when the client leaves.
@@ -388,24 +397,6 @@ impl Upstream {
     pub(crate) fn is_empty(&self) -> bool {
         self.idle.with(|idle| idle.is_empty()).unwrap_or(true)
     }
-
-    /// Allocates the places, for the first connection that this worker stores. `None` if there is no memory.
-    #[cold]
-    fn make_places(&self) -> Option<NonNull<MaybeUninit<Place>>> {
-        let slots = self.idle.with(|idle| idle.capacity())?;
-        // SAFETY: the pool in which the upstream lies, which is alive while the upstream is borrowed.
-        let pool = unsafe { Pool::from_ptr(self.pool.as_ptr()) };
-        self.places.set(pool?.allocate(slots));
-        self.places.get()
-    }
-
-    fn place(&self, places: NonNull<MaybeUninit<Place>>, slot: u32) -> NonNull<Place> {
-        // SAFETY: the number of a slot is below the capacity, for which `make_places` has allocated places.
-        let mut place = unsafe { places.add(slot as usize) };
-        // SAFETY: allocated by `make_places`; only the connection in this slot points at it, and reads it in its handler.
-        let place = unsafe { place.as_mut() };
-        NonNull::from(place.write(Place { upstream: self.refer(), slot }))
-    }
 }
 
 impl Bytes {
@@ -413,7 +404,7 @@ impl Bytes {
 
     /// # Safety
     /// `data` points at `length` initialised bytes.
-    pub(crate) unsafe fn new(data: NonNull<u8>, length: usize) -> Self {
+    pub(crate) unsafe fn new(data: NonNull<u8>, length: u32) -> Self {
         Self { data, length }
     }
 
@@ -425,6 +416,6 @@ impl Bytes {
     /// The pool in which the bytes lie is live for as long as the slice is used.
     pub(crate) unsafe fn as_slice<'a>(self) -> &'a [u8] {
         // SAFETY: `new` asks for initialised bytes, which nothing writes again; the caller says that their pool is live.
-        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.length) }
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.length as usize) }
     }
 }

@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use super::*;
 
 mod lending;
+pub(super) mod memory;
 
 pub(super) const TIMEOUT: Msec = 800;
 
@@ -18,11 +19,16 @@ const ASIDE: usize = 7;
 pub(super) struct TestConn {
     pub(super) number: u32,
     pub(super) identity: &'static [u8],
+    pub(super) server: Option<u32>,
 }
 
 impl Connection for TestConn {
     fn identity(&self) -> &[u8] {
         self.identity
+    }
+
+    fn server(&self) -> Option<u32> {
+        self.server
     }
 }
 
@@ -36,8 +42,10 @@ pub const SERVERS: u8 = 6;
 const LIMITED: u32 = 3;
 
 pub(super) fn with<T>(key: TestKey, f: impl FnOnce(&Key<'_>) -> T) -> T {
-    let address = [2, 0, 0, 80, 10, 0, 0, key.0, 0, 0, 0, 0, 0, 0, 0, 0];
-    f(&Key { address: &address, protocol: key.1, location: key.2, identity: key.3 })
+    let address: [u8; MAX_ADDRESS] = std::array::from_fn(|at| if at == 7 { key.0 } else { at as u8 });
+    // As long as those of IPv4, IPv6, and unix sockets.
+    let length = [16, 28, 110][usize::from(key.0) % 3];
+    f(&Key { address: &address[..length], protocol: key.1, location: key.2, identity: key.3 })
 }
 
 pub(super) fn pool(limit: Limit) -> IdlePool<TestConn> {
@@ -55,8 +63,8 @@ pub(super) fn put(
     reused: bool,
     now: Msec,
 ) -> Put<TestConn> {
-    let conn = TestConn { number, identity: key.3 };
-    let offer = Offer { conn, group: None, reused, now, timeout: TIMEOUT, server: limited(key) };
+    let conn = TestConn { number, identity: key.3, server: limited(key) };
+    let offer = Offer { conn, group: None, reused, now, timeout: TIMEOUT };
     with(key, |key| pool.put(key, offer))
 }
 
@@ -68,8 +76,8 @@ pub(super) fn put_known(
     group: Option<GroupRef>,
     now: Msec,
 ) -> Put<TestConn> {
-    let conn = TestConn { number, identity: key.3 };
-    let offer = Offer { conn, group, reused: true, now, timeout: TIMEOUT, server: limited(key) };
+    let conn = TestConn { number, identity: key.3, server: limited(key) };
+    let offer = Offer { conn, group, reused: true, now, timeout: TIMEOUT };
     with(key, |key| pool.put(key, offer))
 }
 
@@ -167,6 +175,8 @@ pub enum PoolOp {
     RemoveOlder(u8, Msec),
     /// Removes all connections.
     Reset,
+    /// Whether there is memory from now on.
+    Memory(bool),
 }
 
 /// Applies all operations to a pool with `limit` and to the model, and compares them after each.
@@ -174,6 +184,7 @@ pub enum PoolOp {
 /// # Panics
 /// If the pool does what the model does not.
 pub fn agree(limit: Limit, ops: impl IntoIterator<Item = PoolOp>) {
+    memory::set(true);
     let mut both = Both::new(limit);
     for (number, op) in (0u32..).zip(ops) {
         both.apply(number, op);
@@ -228,6 +239,7 @@ impl Both {
             PoolOp::TakeOldestOf(server) => self.take_oldest_of(server),
             PoolOp::RemoveOlder(server, ago) => self.remove_older(server, ago),
             PoolOp::Reset => self.reset(),
+            PoolOp::Memory(is_there) => memory::set(is_there),
         }
     }
 
@@ -250,7 +262,11 @@ impl Both {
             false => put(&mut self.pool, key, number, false, now),
         };
         assert_eq!(put.evicted.map(|conn| conn.number), evicted);
-        let slot = put.stored.unwrap();
+        // Without memory for one more, it is not stored, and nothing else changes.
+        let slot = match put.stored {
+            Ok(slot) => slot,
+            Err(conn) => return assert!(conn.number == number && memory::is_out()),
+        };
         let stored = ModelEntry { slot, number, key, stored_at: clock, order: number, aside: 0 };
         let ring = self.ring_of(key);
         if guest {
@@ -291,7 +307,9 @@ impl Both {
         let Some(stored) = all.get(nth % all.len().max(1)).copied() else { return };
         let (server, _, _, identity) = stored.key;
         let key = (server, ASIDE, 0, identity);
-        assert!(self.pool.set_aside(stored.slot, ASIDE));
+        if !self.pool.set_aside(stored.slot, ASIDE) {
+            return assert!(memory::is_out());
+        }
         self.forget(stored.number);
         let ring = self.ring_of(key);
         let order = if stored.key == key { stored.order } else { number };

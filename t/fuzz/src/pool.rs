@@ -10,7 +10,7 @@ use crate::input::Input;
 pub fn target(data: &[u8]) {
     let mut input = Input(data);
     let limit = match input.flag() {
-        false => Limit::Total(1 + input.below(8)),
+        false => Limit::Total(1 + input.below(24)),
         true => Limit::PerServer(1 + input.below(3)),
     };
     let ops = std::iter::from_fn(|| (!input.is_empty()).then(|| op(&mut input)));
@@ -19,7 +19,7 @@ pub fn target(data: &[u8]) {
 
 fn op(input: &mut Input<'_>) -> PoolOp {
     let server = |input: &mut Input<'_>| input.below(SERVERS.into()) as u8;
-    match input.below(14) {
+    match input.below(16) {
         0 => PoolOp::Put(key(input), false),
         1 => PoolOp::Put(key(input), true),
         2 => PoolOp::Checkout(key(input)),
@@ -34,7 +34,9 @@ fn op(input: &mut Input<'_>) -> PoolOp {
         10 => PoolOp::Reset,
         11 => PoolOp::Lend(key(input)),
         12 => PoolOp::PutBack(input.byte().into()),
-        _ => PoolOp::Forget(input.byte().into()),
+        13 => PoolOp::Forget(input.byte().into()),
+        14 => PoolOp::SetAside(input.byte().into()),
+        _ => PoolOp::Memory(input.flag()),
     }
 }
 
