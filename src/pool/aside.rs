@@ -15,8 +15,8 @@ impl<C: Connection> IdlePool<C> {
         let former = place.group.at;
         let mut address = [0; MAX_ADDRESS];
         let own = self.groups.address(former);
-        let Some(room) = address.get_mut(..own.len()) else { return false };
-        room.copy_from_slice(own);
+        let Some(room) = address.get_mut(..own.bytes().len()) else { return false };
+        room.copy_from_slice(own.bytes());
         let key = Key { address: room, protocol, location: 0, identity: conn.identity() };
         let found = self.find(&key);
         let idle = &self.groups.get(former).idle;
@@ -45,7 +45,8 @@ impl<C: Connection> IdlePool<C> {
             entry.idle.push(&mut self.slots, slot);
         }
         let place = &mut self.slots[slot as usize];
-        (place.group, place.timeout) = (self.groups.reference(group), 0);
+        place.group = self.groups.reference(group);
+        place.let_expire();
         self.limited.put_last(place.conn.as_ref().and_then(C::server), slot);
         let ring = match self.limit {
             Limit::Total(_) => Some(&mut self.total),

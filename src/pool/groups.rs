@@ -1,7 +1,7 @@
 //! Groups: connections with an equal key, which are interchangeable for every request.
 #![forbid(unsafe_code)]
 
-use super::addresses::{Address, Addresses};
+use super::addresses::{Address, Addresses, Whole};
 use super::buckets::{Buckets, Hashed};
 use super::servers::ServerRef;
 use super::vacant::{Queue, Waiting};
@@ -34,9 +34,9 @@ pub(super) struct Groups {
 
 /// What a key has besides the address and the identity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Kind {
-    protocol: usize,
-    location: usize,
+pub(super) struct Kind {
+    pub(super) protocol: usize,
+    pub(super) location: usize,
 }
 
 /// A group, or none.
@@ -143,14 +143,18 @@ impl Groups {
     }
 
     /// The address of a group.
-    pub(super) fn address(&self, group: Link) -> &[u8] {
+    pub(super) fn address(&self, group: Link) -> Whole<'_> {
         self.addresses.get(&self.entries[group as usize].address)
     }
 
-    /// The key of the connections of a group, which have this identity.
-    pub(super) fn key<'a>(&'a self, group: Link, identity: &'a [u8]) -> Key<'a> {
-        let kind = self.kinds.get(self.get(group).kind as usize).copied().unwrap_or_default();
-        Key { address: self.address(group), protocol: kind.protocol, location: kind.location, identity }
+    /// Whether a group has this address.
+    pub(super) fn is_at(&self, group: Link, address: &[u8]) -> bool {
+        self.addresses.is(&self.entries[group as usize].address, address)
+    }
+
+    /// The protocol and the location of a group.
+    pub(super) fn kind(&self, group: Link) -> Kind {
+        self.kinds.get(self.get(group).kind as usize).copied().unwrap_or_default()
     }
 
     /// The server of a group, if it has one.
@@ -169,7 +173,7 @@ impl Groups {
     pub(super) fn mark_removed(&mut self, mut is_there: impl FnMut(&[u8]) -> bool) -> bool {
         let mut any = false;
         for group in self.entries.iter_mut().filter(|group| !group.is_vacant()) {
-            group.removed = !is_there(self.addresses.get(&group.address));
+            group.removed = !is_there(self.addresses.get(&group.address).bytes());
             any |= group.removed;
         }
         any

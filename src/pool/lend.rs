@@ -9,7 +9,6 @@
 #![forbid(unsafe_code)]
 
 use super::ring::Seat;
-use super::slot::short;
 use super::{Connection, GroupRef, IdlePool, Key, Limit};
 use crate::base::clock::Msec;
 use crate::base::list::Link;
@@ -62,7 +61,7 @@ impl<C: Connection + Copy> IdlePool<C> {
     ) -> Option<u32> {
         // Once, or the compiler reads it again after each store.
         let slots = self.slots.as_mut_slice();
-        let slot = slots.get_mut(at as usize).filter(|slot| !slot.is_idle)?;
+        let slot = slots.get_mut(at as usize).filter(|slot| !slot.is_idle())?;
         slot.conn.as_ref().filter(|conn| known(conn))?;
         let group = slot.group;
         let ring = match self.limit {
@@ -73,9 +72,7 @@ impl<C: Connection + Copy> IdlePool<C> {
             }
         };
         let group = self.groups.still(group)?;
-        slot.is_idle = true;
-        slot.since = now;
-        slot.timeout = short(timeout);
+        slot.begin(now, timeout);
         self.free.unlink(slots, at);
         group.idle.push(slots, at);
         ring.insert(slots, at, Seat::Member);
@@ -87,7 +84,7 @@ impl<C: Connection + Copy> IdlePool<C> {
     /// Forgets a connection that was lent, if it is `known`: it is not put back. Returns it.
     #[cold]
     pub fn forget(&mut self, at: u32, known: impl FnOnce(&C) -> bool) -> Option<C> {
-        let slot = self.slots.get_mut(at as usize).filter(|slot| !slot.is_idle)?;
+        let slot = self.slots.get_mut(at as usize).filter(|slot| !slot.is_idle())?;
         slot.conn.as_ref().filter(|conn| known(conn))?;
         let conn = slot.conn.take();
         self.free.unlink(&mut self.slots, at);

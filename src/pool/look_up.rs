@@ -1,6 +1,8 @@
 //! Looks at connections in the pool without taking them, and takes those whose server has left the upstream.
 #![forbid(unsafe_code)]
 
+use super::addresses::Whole;
+use super::groups::Kind;
 use super::{Connection, IdlePool, Key};
 use crate::base::clock::Msec;
 use crate::base::list::{Link, NONE};
@@ -10,10 +12,18 @@ use crate::base::list::{Link, NONE};
 pub struct IdleEntry<'a, C> {
     /// The connection.
     pub conn: &'a C,
-    /// The key for which it was opened.
-    pub key: Key<'a>,
     /// When it was stored.
     pub since: Msec,
+    address: Whole<'a>,
+    kind: Kind,
+}
+
+impl<C: Connection> IdleEntry<'_, C> {
+    /// The key for which it was opened.
+    pub fn key(&self) -> Key<'_> {
+        let Kind { protocol, location } = self.kind;
+        Key { address: self.address.bytes(), protocol, location, identity: self.conn.identity() }
+    }
 }
 
 impl<C: Connection> IdlePool<C> {
@@ -28,7 +38,7 @@ impl<C: Connection> IdlePool<C> {
         while let Some(slot) = self.slots.get(*from as usize) {
             let at = *from;
             *from += 1;
-            if slot.is_idle && self.groups.get(slot.group.at).removed {
+            if slot.is_idle() && self.groups.get(slot.group.at).removed {
                 return self.release(at);
             }
         }
@@ -43,7 +53,7 @@ impl<C: Connection> IdlePool<C> {
             *from += 1;
             let Some(conn) = slot.idle() else { continue };
             // The clock wraps around, so the sign of the difference tells which time is earlier.
-            if then.wrapping_sub(slot.since) as isize >= 0 && self.groups.address(slot.group.at) == address {
+            if then.wrapping_sub(slot.since) as isize >= 0 && self.groups.is_at(slot.group.at, address) {
                 return Some((at, conn));
             }
         }
@@ -54,8 +64,8 @@ impl<C: Connection> IdlePool<C> {
     pub fn entry(&self, slot: u32) -> Option<IdleEntry<'_, C>> {
         let slot = self.slots.get(slot as usize)?;
         let conn = slot.idle()?;
-        let key = self.groups.key(slot.group.at, conn.identity());
-        Some(IdleEntry { conn, key, since: slot.since })
+        let (address, kind) = (self.groups.address(slot.group.at), self.groups.kind(slot.group.at));
+        Some(IdleEntry { conn, since: slot.since, address, kind })
     }
 
     /// The newest connection with this key, and when it was stored.
@@ -80,7 +90,7 @@ impl<C: Connection> IdlePool<C> {
         while let Some(slot) = self.slots.get(*from as usize) {
             let at = *from;
             *from += 1;
-            if slot.is_idle {
+            if slot.is_idle() {
                 return Some(at);
             }
         }

@@ -36,7 +36,7 @@ use groups::Groups;
 use limited::Limited;
 use ring::{Ring, Seat};
 use servers::ServerTable;
-use slot::{short, InGroup, Slot};
+use slot::{InGroup, Slot};
 
 pub use groups::GroupRef;
 pub use limit::{Limit, MAX_CAPACITY, MAX_OF_ALL_SERVERS, MAX_SERVERS};
@@ -111,6 +111,9 @@ pub struct IdlePool<C> {
 }
 
 impl<C: Connection> IdlePool<C> {
+    /// The size of a slot in bytes.
+    pub const SLOT: usize = size_of::<Slot<C>>();
+
     /// An empty pool. It allocates nothing. `limited` is the number of servers that limit their connections.
     pub fn new(limit: Limit, limited: usize) -> Self {
         Self {
@@ -203,9 +206,7 @@ impl<C: Connection> IdlePool<C> {
         let slot = &mut self.slots[at as usize];
         let limited_by = offer.conn.server();
         slot.conn = Some(offer.conn);
-        slot.is_idle = true;
-        slot.since = offer.now;
-        slot.timeout = short(offer.timeout);
+        slot.begin(offer.now, offer.timeout);
         slot.group = self.groups.reference(group);
         let entry = self.groups.get_mut(group);
         let hash = entry.hash();
@@ -335,8 +336,8 @@ impl<C: Connection> IdlePool<C> {
     fn detach(&mut self, at: Link) -> Option<()> {
         // Once, or the compiler reads it again after each store.
         let slots = self.slots.as_mut_slice();
-        let slot = slots.get_mut(at as usize).filter(|slot| slot.is_idle)?;
-        slot.is_idle = false;
+        let slot = slots.get_mut(at as usize).filter(|slot| slot.is_idle())?;
+        slot.end();
         let group = slot.group.at;
         self.len -= 1;
         self.limited.remove(slot.conn.as_ref().and_then(C::server), at);

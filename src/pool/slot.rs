@@ -10,12 +10,10 @@ use crate::base::list::{Neighbours, Node};
 pub(super) struct Slot<C> {
     /// The connection that is stored, or was lent.
     pub(super) conn: Option<C>,
-    /// Whether it is stored. Otherwise the slot is free.
-    pub(super) is_idle: bool,
     /// When it was stored.
     pub(super) since: Msec,
-    /// How long it may stay idle, in milliseconds; see [`short`].
-    pub(super) timeout: u32,
+    /// How long it may stay idle, in milliseconds, and [`STORED`].
+    state: u32,
     /// Its group.
     pub(super) group: GroupRef,
     /// In the list of the group, or of the free slots.
@@ -23,17 +21,41 @@ pub(super) struct Slot<C> {
     pub(super) in_ring: Neighbours,
 }
 
-/// A timeout in four bytes. More than 49 days are so many.
-#[inline(always)]
-pub(super) fn short(timeout: Msec) -> u32 {
-    timeout.min(u32::MAX as Msec) as u32
-}
+/// The connection is stored. Otherwise the slot is free.
+const STORED: u32 = 1 << 31;
+
+/// The longest timeout: nearly 25 days. After so long, a connection with a longer one counts as one that expires soon.
+const MAX_TIMEOUT: Msec = STORED as Msec - 1;
 
 impl<C> Slot<C> {
+    /// Whether the connection is stored. Otherwise the slot is free.
+    #[inline(always)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.state & STORED != 0
+    }
+
     /// The connection, if it is stored.
     #[inline]
     pub(super) fn idle(&self) -> Option<&C> {
-        self.conn.as_ref().filter(|_| self.is_idle)
+        self.conn.as_ref().filter(|_| self.is_idle())
+    }
+
+    /// The connection is stored from now on.
+    #[inline(always)]
+    pub(super) fn begin(&mut self, now: Msec, timeout: Msec) {
+        self.since = now;
+        self.state = timeout.min(MAX_TIMEOUT) as u32 | STORED;
+    }
+
+    /// The connection is not stored any more.
+    #[inline(always)]
+    pub(super) fn end(&mut self) {
+        self.state &= !STORED;
+    }
+
+    /// A stored connection may expire at once.
+    pub(super) fn let_expire(&mut self) {
+        self.state = STORED;
     }
 }
 
@@ -55,7 +77,8 @@ impl<C> Node<InRing> for Slot<C> {
 
 impl<C> Aging for Slot<C> {
     fn about_to_expire(&self, now: Msec) -> bool {
-        let ripe = self.since.wrapping_add((self.timeout - self.timeout / 8) as Msec);
+        let timeout = self.state & !STORED;
+        let ripe = self.since.wrapping_add((timeout - timeout / 8) as Msec);
         // The clock wraps around, so the sign of the difference tells which time is earlier.
         now.wrapping_sub(ripe) as isize >= 0
     }
@@ -69,9 +92,8 @@ impl<C> Default for Slot<C> {
     fn default() -> Self {
         Self {
             conn: None,
-            is_idle: false,
             since: 0,
-            timeout: 0,
+            state: 0,
             group: GroupRef::default(),
             in_group: Neighbours::default(),
             in_ring: Neighbours::default(),

@@ -101,7 +101,7 @@ fn send(
 ) -> Result<(), Given> {
     let send = |entry: IdleEntry<'_, Idle>| {
         // A receiver would refuse it.
-        if !leads_to(entry.conn.conn.fd(), entry.key.address) {
+        if !leads_to(entry.conn.conn.fd(), entry.key().address) {
             return Err(Given::Unfit);
         }
         let parcel = parcel(upstream, handover, &entry, transfer, to)?;
@@ -122,12 +122,12 @@ fn send(
 fn parcel<'a>(
     upstream: &'a Upstream,
     handover: &Handover,
-    entry: &IdleEntry<'a, Idle>,
+    entry: &'a IdleEntry<'_, Idle>,
     transfer: Option<Transfer>,
     to: Recipient,
 ) -> Result<Parcel<'a>, Given> {
     let idle = entry.conn;
-    let key = portable(upstream, handover, &entry.key).ok_or(Given::Unfit)?;
+    let key = portable(upstream, handover, &entry.key()).ok_or(Given::Unfit)?;
     // The number of a location has no meaning in another configuration.
     if matches!(to, Recipient::Heir { .. }) && key.location != 0 {
         return Err(Given::Unfit);

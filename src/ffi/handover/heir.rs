@@ -74,7 +74,7 @@ fn has_room(upstream: &Upstream) {
 pub(crate) fn give_instead_of_closing(upstream: &Upstream, slot: u32, conn: Conn) -> bool {
     let idle = upstream.idle.with(|idle| idle.entry(slot).map(|entry| *entry.conn)).flatten();
     // After a panic, the slot may hold another one.
-    let idle = idle.filter(|idle| idle.conn == conn);
+    let idle = idle.filter(|idle| idle.is(conn));
     if !upstream.has_heir() || idle.is_none_or(|idle| is_needed_by_others(upstream, &idle)) {
         return false;
     }

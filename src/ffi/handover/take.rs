@@ -198,11 +198,9 @@ fn put_into_pool(
     let generation = 0;
     let identity = match key.identity {
         [] => Some(Bytes::EMPTY),
-        bytes => conn.memory().and_then(|pool| pool.put_bytes(bytes)).and_then(|copy| {
-            let length = u32::try_from(bytes.len()).ok()?;
-            // SAFETY: as many bytes, copied just now.
-            Some(unsafe { Bytes::new(copy, length) })
-        }),
+        bytes => {
+            conn.memory().and_then(|pool| Bytes::new(pool, bytes.len(), |out| out.copy_from_slice(bytes)))
+        }
     };
     let idle = Idle {
         conn,

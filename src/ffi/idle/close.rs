@@ -29,7 +29,7 @@ pub(crate) fn close_in_slot(upstream: &Upstream, slot: u32, conn: Conn, why: End
             why
         }
     };
-    let removed = upstream.idle.with(|idle| idle.remove(slot, |idle| idle.conn == conn)).flatten();
+    let removed = upstream.idle.with(|idle| idle.remove(slot, |idle| idle.is(conn))).flatten();
     match removed {
         Some(idle) => {
             close_idle(upstream, idle, why);
@@ -51,7 +51,7 @@ pub(crate) fn close_suspect_idle(upstream: &Upstream, address: &[u8], then: Msec
     };
     while let Some((slot, Idle { conn, .. })) = next() {
         if all || !is_silent(conn) {
-            let idle = upstream.idle.with(|pool| pool.remove(slot, |idle| idle.conn == conn)).flatten();
+            let idle = upstream.idle.with(|pool| pool.remove(slot, |idle| idle.is(conn))).flatten();
             idle.map(|idle| close_idle(upstream, idle, End::Check));
         }
     }

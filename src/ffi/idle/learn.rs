@@ -34,14 +34,14 @@ impl Sleeping {
     /// The connection in a slot. `None` if the slot holds another one.
     fn find(upstream: &Upstream, slot: u32, conn: Conn) -> Option<Self> {
         let copy = |entry: IdleEntry<'_, Idle>| {
-            let mut address = [0; MAX_ADDRESS];
-            address.get_mut(..entry.key.address.len())?.copy_from_slice(entry.key.address);
-            let (age, protocol) = (elapsed(entry.since), entry.key.protocol);
-            let length = entry.key.address.len();
+            let (key, mut address) = (entry.key(), [0; MAX_ADDRESS]);
+            address.get_mut(..key.address.len())?.copy_from_slice(key.address);
+            let (age, protocol) = (elapsed(entry.since), key.protocol);
+            let length = key.address.len();
             Some(Self { idle: *entry.conn, age, protocol, address, length })
         };
         let found = upstream.idle.with(|idle| idle.entry(slot).and_then(copy)).flatten();
-        found.filter(|found| found.idle.conn == conn)
+        found.filter(|found| found.idle.is(conn))
     }
 
     fn address(&self) -> &[u8] {

@@ -9,7 +9,7 @@ use crate::reuse::bound::Client;
 use crate::reuse::identity::{write_bound, Identity, Tls, CLIENT_LENGTH};
 
 use crate::ffi::nginx::conn::Conn;
-use crate::ffi::nginx::memory::{allocate, or_fail};
+use crate::ffi::nginx::memory::Pool;
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::nginx::request::HttpUpstream;
 use crate::ffi::state::upstream::Bytes;
@@ -103,15 +103,9 @@ pub(crate) fn key<'a>(peer: &'a Peer, u: HttpUpstream, location: usize, identity
 /// # Safety
 /// `pool` is live.
 unsafe fn bytes_in(pool: *mut ngx_pool_t, length: usize, write: impl FnOnce(&mut [u8])) -> Option<Bytes> {
-    let number = u32::try_from(length).ok()?;
     // SAFETY: the pool is live, as the caller promises.
-    let memory = unsafe { allocate::<u8>(pool, length) }?.cast::<u8>();
-    // SAFETY: `length` bytes, allocated just now.
-    unsafe { memory.write_bytes(0, length) };
-    // SAFETY: `length` initialised bytes, which nobody else has yet.
-    write(unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), length) });
-    // SAFETY: `length` initialised bytes.
-    Some(unsafe { Bytes::new(memory, number) })
+    let pool = unsafe { Pool::from_ptr(pool) }?;
+    Bytes::new(pool, length, write)
 }
 
 /// # Safety
@@ -133,6 +127,7 @@ pub(crate) mod tls {
     };
     use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 
+    use crate::ffi::nginx::memory::{allocate, or_fail};
     use crate::reuse::identity::without_port;
 
     use super::*;

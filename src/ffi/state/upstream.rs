@@ -24,6 +24,7 @@ use crate::ffi::nginx::balancer::Servers;
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::Guarded;
 use crate::ffi::nginx::headers::bytes;
+use crate::ffi::nginx::memory::Pool;
 
 use super::carrier::Carriers;
 use super::counts::Counts;
@@ -121,8 +122,9 @@ pub(crate) struct Refused {
     pub(crate) since: Msec,
 }
 
-/// A connection in the pool.
+/// A connection in the pool. Packed, as this is most of what an idle connection needs.
 #[derive(Clone, Copy)]
+#[repr(packed(4))]
 pub(crate) struct Idle {
     pub(crate) conn: Conn,
     pub(crate) identity: Bytes,
@@ -165,6 +167,13 @@ impl From<Option<Server>> for CountsFor {
 pub(crate) type RoundTrip = NonZeroU16;
 
 impl Idle {
+    /// Whether this is the connection.
+    #[inline(always)]
+    pub(crate) fn is(&self, conn: Conn) -> bool {
+        let own = self.conn;
+        own == conn
+    }
+
     /// What is known of its server.
     pub(crate) fn lesson(&self) -> Lesson {
         lesson_of(self.meter).unwrap_or(Lesson::NONE)
@@ -194,15 +203,12 @@ impl Connection for Idle {
     }
 }
 
-/// Bytes in a memory pool of nginx. Packed, as each idle connection has this.
+/// Bytes in a memory pool of nginx. Points at their number, which lies in front of them; at nothing if they are none.
 #[derive(Clone, Copy)]
-#[repr(C, packed(4))]
-pub(crate) struct Bytes {
-    data: NonNull<u8>,
-    length: u32,
-}
+pub(crate) struct Bytes(Option<NonNull<u32>>);
 
-const _: () = assert!(size_of::<Idle>() == 40);
+// Each idle connection needs so much.
+const _: () = assert!(IdlePool::<Idle>::SLOT == 72);
 
 /// The result of storing a connection.
 pub(crate) struct Stored {
@@ -336,15 +342,14 @@ impl Upstream {
         server: Option<Server>,
         (now, timeout): (Msec, Msec),
     ) -> Option<u32> {
-        let is_same =
-            |idle: &Idle| idle.conn == conn && idle.server == server.into() && idle.stays_as_it_is();
+        let is_same = |idle: &Idle| idle.is(conn) && idle.server == server.into() && idle.stays_as_it_is();
         self.idle.with(|idle| idle.put_back(slot, is_same, now, timeout, server)).flatten()
     }
 
     /// A connection that was taken from a slot is not put back. Returns what the pool knew of it.
     #[cold]
     pub(crate) fn forget(&self, slot: u32, conn: Conn) -> Option<Idle> {
-        self.idle.with(|idle| idle.forget(slot, |idle| idle.conn == conn)).flatten()
+        self.idle.with(|idle| idle.forget(slot, |idle| idle.is(conn))).flatten()
     }
 
     /// Stores a connection with its key.
@@ -400,22 +405,39 @@ impl Upstream {
 }
 
 impl Bytes {
-    pub(crate) const EMPTY: Self = Self { data: NonNull::dangling(), length: 0 };
+    pub(crate) const EMPTY: Self = Self(None);
 
-    /// # Safety
-    /// `data` points at `length` initialised bytes.
-    pub(crate) unsafe fn new(data: NonNull<u8>, length: u32) -> Self {
-        Self { data, length }
+    /// Allocates bytes that `write` writes; they are zero before. `None` if there is no memory.
+    pub(crate) fn new(pool: Pool, length: usize, write: impl FnOnce(&mut [u8])) -> Option<Self> {
+        let number = u32::try_from(length).ok()?;
+        let words = 1 + length.div_ceil(size_of::<u32>());
+        let memory = pool.allocate::<u32>(words)?.cast::<u32>();
+        // SAFETY: `words` words, allocated just now.
+        unsafe { memory.write_bytes(0, words) };
+        // SAFETY: allocated just now, and initialised; nobody else has them yet.
+        let words = unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), words) };
+        let (first, others) = words.split_first_mut()?;
+        *first = number;
+        // SAFETY: the words behind the first one have `length` bytes at least, are initialised, and only borrowed here.
+        write(unsafe { std::slice::from_raw_parts_mut(others.as_mut_ptr().cast(), length) });
+        Some(Self(Some(memory)))
     }
 
+    #[inline(always)]
     pub(crate) fn is_empty(self) -> bool {
-        self.length == 0
+        self.0.is_none()
     }
 
     /// # Safety
     /// The pool in which the bytes lie is live for as long as the slice is used.
+    #[inline(always)]
     pub(crate) unsafe fn as_slice<'a>(self) -> &'a [u8] {
-        // SAFETY: `new` asks for initialised bytes, which nothing writes again; the caller says that their pool is live.
-        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.length as usize) }
+        let Some(number) = self.0 else { return &[] };
+        // SAFETY: `new` has written it, and the caller says that the pool is live.
+        let length = unsafe { number.read() };
+        // SAFETY: what `new` has allocated goes on behind it.
+        let data = unsafe { number.add(1) };
+        // SAFETY: `new` has initialised so many bytes, which nothing writes again; the caller says that their pool is live.
+        unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), length as usize) }
     }
 }

@@ -42,7 +42,15 @@ pub const SERVERS: u8 = 6;
 const LIMITED: u32 = 3;
 
 pub(super) fn with<T>(key: TestKey, f: impl FnOnce(&Key<'_>) -> T) -> T {
-    let address: [u8; MAX_ADDRESS] = std::array::from_fn(|at| if at == 7 { key.0 } else { at as u8 });
+    let address: [u8; MAX_ADDRESS] = std::array::from_fn(|at| {
+        if at == 7 {
+            key.0
+        } else if at < 8 || key.0 > 2 {
+            at as u8
+        } else {
+            0
+        }
+    });
     // As long as those of IPv4, IPv6, and unix sockets.
     let length = [16, 28, 110][usize::from(key.0) % 3];
     f(&Key { address: &address[..length], protocol: key.1, location: key.2, identity: key.3 })
