@@ -124,7 +124,7 @@ pub(crate) struct Refused {
 
 /// A connection in the pool. Packed, as this is most of what an idle connection needs.
 #[derive(Clone, Copy)]
-#[repr(packed(4))]
+#[repr(C, packed(4))]
 pub(crate) struct Idle {
     pub(crate) conn: Conn,
     pub(crate) identity: Bytes,
@@ -132,12 +132,12 @@ pub(crate) struct Idle {
     pub(crate) server: CountsFor,
     /// Counts it.
     pub(crate) meter: Option<Meter>,
-    /// It is closed earlier than `keepalive_timeout` says, because the server would close it.
-    pub(crate) hinted: bool,
-    /// The time of a round trip, if it was measured.
-    pub(crate) round_trip: Option<RoundTrip>,
     /// The number of the last request that the server accepts on it, if the server said so.
     pub(crate) allowed: u32,
+    /// The time of a round trip, if it was measured.
+    pub(crate) round_trip: Option<RoundTrip>,
+    /// It is closed earlier than `keepalive_timeout` says, because the server would close it.
+    pub(crate) hinted: bool,
     /// It came from another worker, and was not used in this one yet.
     pub(crate) is_taken: bool,
 }
