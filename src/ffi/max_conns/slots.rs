@@ -36,6 +36,8 @@ fn find_limited(upstream: &Upstream, ledger: &Ledger, address: &[u8]) -> Option<
     if let Some(watch) = upstream.watch.as_ref().filter(|_| ledger.is_changing()) {
         return changing_server(upstream, ledger, watch.generation() as u64, address);
     }
+    #[cfg(not(nginx_resolve))]
+    let _ = upstream;
     ledger.find(address, 0).filter(|(_, limited)| *limited).map(|(server, _)| server)
 }
 
