@@ -246,6 +246,9 @@ fn add_set_variable(conf: &mut LocConf, words: Words, cf: ConfReader) -> Result<
         return Err(SetError::Logged);
     };
     let variable = set_variable(cf, text(name), words[1]).ok_or(SetError::Logged)?;
+    if let Some(main) = MainConf::read_by(cf) {
+        main.sets.set(true);
+    }
     add(&mut conf.set, cf, variable)
 }
 

@@ -52,16 +52,17 @@ pub(super) fn chain_body_filter(filter: BodyFilter, next: &NextFilter<BodyFilter
 }
 
 /// Whether permissions can pass without the header filters; see [`known_filters`].
-static ALL_KNOWN: Flag = Flag(Cell::new(false));
+static MAY_PASS: Flag = Flag(Cell::new(false));
 
 struct Flag(Cell<bool>);
 
 // SAFETY: a worker runs its filters, and starts its modules, in one thread.
 unsafe impl Sync for Flag {}
 
-/// Puts the filters before all others; the body filter only if bodies are passed.
-pub(super) fn install(cycle: Cycle, bodies: bool) {
-    ALL_KNOWN.0.set(known_filters::all_known(cycle));
+/// Puts the filters before all others; the body filter only if bodies are passed. `sets` says that some location sets variables: it
+/// may be another one than that of the subrequest, which reuses the decision.
+pub(super) fn install(cycle: Cycle, bodies: bool, sets: bool) {
+    MAY_PASS.0.set(!sets && known_filters::all_known(cycle));
     // SAFETY: nginx has chained all filters, and a worker starts its modules one after the other, in one thread.
     NEXT_HEADER_FILTER.0.set(unsafe { ngx_http_top_header_filter });
     // SAFETY: a worker starts its modules one after the other, in one thread, and serves no request yet.
@@ -83,7 +84,7 @@ unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
             if ctx.capture.is_wanted() {
                 return capture_header(request, ctx);
             }
-            if ALL_KNOWN.0.get() && known_filters::needs_none(request, ctx) {
+            if MAY_PASS.0.get() && known_filters::needs_none(request) {
                 // What nginx's last filter does for a subrequest.
                 request.set_bit(bits::HEADER_SENT);
                 return NGX_OK as ngx_int_t;

@@ -103,12 +103,11 @@ pub(super) fn all_known(cycle: Cycle) -> bool {
 }
 
 /// Whether nothing reads the header of an auth subrequest whose body is not captured: it is a permission of a server, its location
-/// is not logged, and no variable is set afterwards. (Headers that are copied come from the server's response.)
+/// is not logged. (Where variables are set from it, no header passes.) (Headers that are copied come from the server's response.)
 #[inline]
-pub(super) fn needs_none(sub: Request, ctx: &AuthContext) -> bool {
+pub(super) fn needs_none(sub: Request) -> bool {
     let status = sub.status();
     matches!(status, 200..=299)
-        && ctx.capture.conf.set.is_none()
         && sub.upstream().is_some_and(|u| u.response_status() == usize::from(status))
         && !is_logged(sub)
 }

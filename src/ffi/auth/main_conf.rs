@@ -28,6 +28,8 @@ pub(in super::super) struct MainConf {
     pub(super) captures: Cell<bool>,
     /// Some location copies headers.
     pub(super) copies: Cell<bool>,
+    /// Some location has `auth_subrequest_set`.
+    pub(super) sets: Cell<bool>,
     /// The indices of the variables that `set` writes; see [`super::indexed`].
     pub(super) set_variables: OnceCell<Vec<usize>>,
     /// The variables that have an index, once they are known.
@@ -52,6 +54,7 @@ impl MainConf {
                 authorises: Cell::new(false),
                 captures: Cell::new(false),
                 copies: Cell::new(false),
+                sets: Cell::new(false),
                 set_variables: OnceCell::new(),
                 indexed: OnceCell::new(),
                 uris: RefCell::default(),

@@ -119,7 +119,7 @@ unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
         if let Some(main) = unsafe { MainConf::of_cycle(cycle) }.filter(|main| main.authorises.get()) {
             discard::install();
             // SAFETY: nginx calls this with the cycle of the worker, which is live.
-            filters::install(unsafe { Cycle::from_ptr(cycle) }, main.captures.get());
+            filters::install(unsafe { Cycle::from_ptr(cycle) }, main.captures.get(), main.sets.get());
         }
         NGX_OK as ngx_int_t
     })

@@ -41,23 +41,30 @@ pub(crate) fn poll_idle(event: Event) -> Option<End> {
     (!event.wait_readable()).then_some(End::Error)
 }
 
-/// Whether there is nothing to read: neither data, nor the end of the stream, nor an error. If there is nothing, one system call
-/// finds out. TLS may have records of its own to read.
-#[inline(always)]
+/// Whether there is nothing to read: neither data, nor the end of the stream, nor an error.
 pub(crate) fn is_silent(conn: Conn) -> bool {
-    let is_quiet = peek(conn) == -1 && would_block();
-    #[cfg(ngx_feature = "http_ssl")]
-    if !conn.ssl().is_null() {
-        return (is_quiet && !may_hold_more(conn.read())) || pending_end(conn).is_none();
-    }
-    is_quiet
+    pending_end(conn).is_none()
 }
 
-/// What there is to read, as a reason to close an idle connection.
-#[cold]
-#[inline(never)]
+/// What there is to read, as a reason to close an idle connection. If there is nothing, one system call finds out. TLS may
+/// have records of its own to read, which are read then.
+#[inline(always)]
 pub(crate) fn pending_end(conn: Conn) -> Option<End> {
     let n = peek(conn);
+    let is_quiet = n == -1 && would_block();
+    #[cfg(ngx_feature = "http_ssl")]
+    let is_quiet = is_quiet && (conn.ssl().is_null() || !may_hold_more(conn.read()));
+    if is_quiet {
+        None
+    } else {
+        end_behind(conn, n)
+    }
+}
+
+/// The same, if the socket has something, which [`peek`] has found, or TLS may have.
+#[cold]
+#[inline(never)]
+fn end_behind(conn: Conn, n: isize) -> Option<End> {
     if n == 0 {
         return Some(End::ServerClosed);
     }
@@ -66,9 +73,10 @@ pub(crate) fn pending_end(conn: Conn) -> Option<End> {
     }
     #[cfg(ngx_feature = "http_ssl")]
     if !conn.ssl().is_null() {
-        return if n > 0 || may_hold_more(conn.read()) { pending_end_of_tls(conn) } else { None };
+        return pending_end_of_tls(conn);
     }
-    (n > 0).then_some(End::UnexpectedData)
+    let _ = conn;
+    Some(End::UnexpectedData)
 }
 
 /// Whether TLS may have read bytes from the socket that were not read from TLS. The socket would not wake nginx for

@@ -6,7 +6,7 @@ use crate::pool::{GroupRef, Key};
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::nginx::process::elapsed;
-use crate::ffi::nginx::socket::{is_silent, pending_end};
+use crate::ffi::nginx::socket::pending_end;
 use crate::ffi::peer::identity;
 use crate::ffi::peer::retry;
 use crate::ffi::state::handover::Protocol;
@@ -72,22 +72,22 @@ fn learn_protocol(kp: &PeerData) {
 #[inline(always)]
 fn checkout(kp: &PeerData, peer: Peer, key: &Key<'_>) -> Option<Conn> {
     let conn = take::<0>(kp, key)?;
-    if is_usable(kp, conn) {
-        Some(conn)
-    } else {
-        close_and_go_on(kp, peer, key, conn)
+    match end_of(kp, conn) {
+        None => Some(conn),
+        Some(end) => close_and_go_on(kp, peer, key, conn, end),
     }
 }
 
 /// The first connection was not usable.
 #[cold]
 #[inline(never)]
-fn close_and_go_on(kp: &PeerData, peer: Peer, key: &Key<'_>, mut conn: Conn) -> Option<Conn> {
+fn close_and_go_on(kp: &PeerData, peer: Peer, key: &Key<'_>, conn: Conn, end: End) -> Option<Conn> {
+    close(kp, peer, conn, end);
     loop {
-        close_unusable(kp, peer, conn);
-        conn = take_again(kp, key)?;
-        if is_usable(kp, conn) {
-            return Some(conn);
+        let conn = take_again(kp, key)?;
+        match end_of(kp, conn) {
+            None => return Some(conn),
+            Some(end) => close(kp, peer, conn, end),
         }
     }
 }
@@ -103,11 +103,13 @@ pub(super) fn checkout_any(kp: &PeerData, peer: Peer, key: &Key<'_>) -> Option<C
         }
         let conn = take_again(kp, key)?;
         let taken = if is_sent_once { retry::note_taken(kp, conn) } else { None };
-        if is_usable(kp, conn) {
-            kp.attempt.set(kp.attempt.get().map(|attempt| attempt.with_proof(taken)));
-            return Some(conn);
+        match end_of(kp, conn) {
+            None => {
+                kp.attempt.set(kp.attempt.get().map(|attempt| attempt.with_proof(taken)));
+                return Some(conn);
+            }
+            Some(end) => close(kp, peer, conn, end),
         }
-        close_unusable(kp, peer, conn);
     }
 }
 
@@ -133,10 +135,15 @@ fn take_again(kp: &PeerData, key: &Key<'_>) -> Option<Conn> {
     take::<1>(kp, key)
 }
 
-/// Whether a connection that was taken is still open and silent, and the server will not close it at once.
+/// Why a connection that was taken cannot be used: it is not open and silent any more, or the server may close it at once. `None` if it
+/// can.
 #[inline(always)]
-fn is_usable(kp: &PeerData, conn: Conn) -> bool {
-    (!kp.upstream().check || is_silent(conn)) && !(kp.is_limited.get() && is_outdated(kp))
+fn end_of(kp: &PeerData, conn: Conn) -> Option<End> {
+    let end = if kp.upstream().check { pending_end(conn) } else { None };
+    if kp.is_limited.get() && is_outdated(kp) {
+        return Some(End::Learned);
+    }
+    end
 }
 
 /// Whether the server may close the connection before the request arrives, by what was learned.
@@ -148,17 +155,13 @@ fn is_outdated(kp: &PeerData) -> bool {
 
 /// Closes the connection that was taken, and that the request cannot use.
 #[cold]
-fn close_unusable(kp: &PeerData, peer: Peer, conn: Conn) {
-    let Some(Reuse { slot, since, .. }) = kp.attempt.take().and_then(|attempt| attempt.reuse()) else {
-        return;
-    };
-    let is_outdated = kp.upstream().known(kp.meter.take()).is_too_old(elapsed(since));
+fn close(kp: &PeerData, peer: Peer, conn: Conn, end: End) {
+    let reuse = kp.attempt.take().and_then(|attempt| attempt.reuse());
+    kp.meter.set(None);
+    let Some(Reuse { slot, since, .. }) = reuse else { return };
     let Some(idle) = kp.upstream().forget(slot, conn) else { return };
-    if is_outdated {
-        retry::close_outdated(kp, peer, &idle);
-    } else {
-        // TLS has read what was not expected.
-        let end = pending_end(idle.conn).unwrap_or(End::UnexpectedData);
-        retry::close_ended(kp, peer, &idle, since, end);
+    match end {
+        End::Learned => retry::close_outdated(kp, peer, &idle),
+        end => retry::close_ended(kp, peer, &idle, since, end),
     }
 }

@@ -57,6 +57,11 @@ pub(super) fn connect_plain(kp: &PeerData, peer: Peer) -> ngx_int_t {
 /// The pool has no connection for the request.
 #[inline(never)]
 fn connect_anew(kp: &PeerData, peer: Peer, is_within_limit: bool, has_waited: bool) -> ngx_int_t {
+    if kp.attempt.get().is_some_and(|attempt| attempt.is_reused()) {
+        // The pool has failed with a connection that it had found.
+        kp.attempt.set(None);
+        kp.meter.set(None);
+    }
     if kp.upstream().handover().is_some_and(Handover::can_ask) && is_within_limit {
         if let Some(rc) = ask_others(kp, peer) {
             return rc;
