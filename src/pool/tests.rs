@@ -378,7 +378,7 @@ fn op() -> impl Strategy<Value = PoolOp> {
         2 => (0..u32::from(SERVERS)).prop_map(PoolOp::TakeOldestOf),
         1 => (0..SERVERS, 0usize..2 * TIMEOUT).prop_map(|(server, ago)| PoolOp::RemoveOlder(server, ago)),
         1 => Just(PoolOp::Reset),
-        1 => any::<bool>().prop_map(PoolOp::Memory),
+        1 => (0..4).prop_map(|number| PoolOp::Memory(number > 0)),
     ]
 }
 

@@ -7,7 +7,6 @@
 use nginx_sys::{ngx_http_variable_t, NGX_HTTP_MODULE};
 use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, NgxHttpCoreModule};
 
-use super::context::AuthContext;
 use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::modules::{modules, name};
 use crate::ffi::nginx::process::Cycle;

@@ -1,10 +1,12 @@
-//! State. Of the configuration of an upstream: `srv_conf`. Of its pool: `upstream`, `tls_sessions`, `counts`, `bells`,
+//! State. Of the configuration of an upstream: `srv_conf`. Of its pool: `upstream`, `idle`, `tls_sessions`, `counts`, `bells`,
 //! `waits`, `watch`, `lessons`. Of the handover of connections: `inboxes`, `handover`. Of a request: `peer_data`, `reuse`, `refusal`,
 //! `notes`, `tried`. Of a wait: `waiter`. Of many requests over one connection: `stream`, `carrier`.
 
 pub(crate) mod srv_conf;
 
 pub(crate) mod upstream;
+
+pub(crate) mod idle;
 
 #[cfg(ngx_feature = "http_ssl")]
 pub(crate) mod tls_sessions;

@@ -2,12 +2,15 @@
 //! and the fuzzers in `t/fuzz` use it.
 #![forbid(unsafe_code)]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use super::*;
 
 mod lending;
 pub(super) mod memory;
+mod ring;
+
+use ring::{ModelEntry, ModelRing};
 
 pub(super) const TIMEOUT: Msec = 800;
 
@@ -87,69 +90,6 @@ pub(super) fn put_known(
     let conn = TestConn { number, identity: key.3, server: limited(key) };
     let offer = Offer { conn, group, reused: true, now, timeout: TIMEOUT };
     with(key, |key| pool.put(key, offer))
-}
-
-/// The rule of `ring.rs`, written naively: the members, from the newest to the oldest, and the guest.
-#[derive(Default)]
-struct ModelRing {
-    members: VecDeque<ModelEntry>,
-    guest: Option<ModelEntry>,
-    newcomers: u32,
-}
-
-#[derive(Clone, Copy)]
-struct ModelEntry {
-    slot: u32,
-    number: u32,
-    key: TestKey,
-    stored_at: Msec,
-    order: u32,
-    /// Set aside; the greater, the later.
-    aside: u32,
-}
-
-impl ModelRing {
-    fn len(&self) -> usize {
-        self.members.len() + usize::from(self.guest.is_some())
-    }
-
-    fn all(&self) -> impl Iterator<Item = &ModelEntry> {
-        self.members.iter().chain(&self.guest)
-    }
-
-    fn take(&mut self, number: u32) -> Option<ModelEntry> {
-        if self.guest.is_some_and(|g| g.number == number) {
-            return self.guest.take();
-        }
-        let at = self.members.iter().position(|m| m.number == number)?;
-        self.members.remove(at)
-    }
-
-    /// Returns the connection that is evicted, and whether the newcomer is the guest.
-    fn make_room(&mut self, reused: bool, now: Msec) -> (u32, bool) {
-        let Some(oldest) = self.members.back().copied() else {
-            return (self.guest.take().unwrap().number, true);
-        };
-        if oldest.aside > 0 || now - oldest.stored_at >= TIMEOUT - TIMEOUT / 8 {
-            self.members.pop_back();
-            return (oldest.number, false);
-        }
-        let newcomer_is_member = reused
-            || (self.guest.is_some() && {
-                self.newcomers += 1;
-                self.newcomers % 8 == 0
-            });
-        match self.guest {
-            Some(guest) if reused || !newcomer_is_member => {
-                self.guest = None;
-                (guest.number, !newcomer_is_member)
-            }
-            _ => {
-                self.members.pop_back();
-                (oldest.number, !newcomer_is_member)
-            }
-        }
-    }
 }
 
 /// An operation on a pool.
