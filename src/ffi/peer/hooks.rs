@@ -26,8 +26,9 @@ use crate::ffi::peer::choose::{choose, init_balancer, Choice};
 use crate::ffi::peer::connect::{connect, connect_plain, repeat, reuse_own};
 #[cfg(ngx_feature = "http_ssl")]
 use crate::ffi::peer::handshake::{save_session, set_session};
+use crate::ffi::peer::put_back::put_back;
 use crate::ffi::peer::refusal;
-use crate::ffi::peer::release::{count_close, leave_server, put_back, release_to_pool};
+use crate::ffi::peer::release::{count_close, leave_server, release_to_pool};
 use crate::ffi::peer::retry::{self, RetryDecision};
 use crate::ffi::peer::stream::free_stream;
 use crate::ffi::state::notes::{keep_notes, Notes, Status};

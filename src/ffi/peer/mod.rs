@@ -1,6 +1,7 @@
 //! The way of a request. It asks for a connection (`hooks`, `connect`, `choose`, `checkout`, `bound`, `identity`,
-//! `handshake`), or for a stream of one that carries many requests (`stream`, `carrier`), and gives it back (`release`, `not_stored`, `warnings`). It is sent again if the connection was stale (`retry`), or if an HTTP/2
-//! server has refused it (`refusal`).
+//! `handshake`), or for a stream of one that carries many requests (`stream`, `carrier`), and gives it back: as it was (`put_back`), or
+//! after a closer look (`release`, `not_stored`, `warnings`). It is sent again if the connection was stale (`retry`), or if an HTTP/2 server has
+//! refused it (`refusal`).
 
 pub(crate) mod hooks;
 
@@ -20,6 +21,8 @@ pub(crate) mod handshake;
 pub(crate) mod stream;
 
 mod carrier;
+
+mod put_back;
 
 pub(crate) mod release;
 

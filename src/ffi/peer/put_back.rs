@@ -1,0 +1,103 @@
+//! The usual end of an attempt: the request has used a connection from the pool, and nothing has changed about it.
+
+use crate::base::clock::Msec;
+use crate::drain::is_complete;
+use crate::metrics::Phase;
+
+#[cfg(nginx_resolve)]
+use crate::ffi::idle::resolve;
+use crate::ffi::idle::shortage::yield_to_clients;
+use crate::ffi::idle::store::{put_to_sleep, Origin, Sleeper};
+use crate::ffi::nginx::conn::Conn;
+use crate::ffi::nginx::log::debug_conn;
+use crate::ffi::nginx::peer_connection::Peer;
+use crate::ffi::nginx::process::now;
+use crate::ffi::nginx::response::Unread;
+use crate::ffi::peer::bound;
+use crate::ffi::state::peer_data::PeerData;
+use crate::ffi::state::reuse::Reuse;
+use crate::ffi::state::upstream::Upstream;
+
+/// The usual end of an attempt: the request has used a connection from the pool, and nothing has changed about it. It goes back to
+/// the slot that it had. `false` if something is different: then nothing has happened. `PLAIN` says that the upstream is plain.
+#[inline(always)]
+pub(crate) fn put_back<const PLAIN: bool>(kp: &PeerData, peer: Peer) -> bool {
+    let (Some(reuse), Some(conn)) = (kp.reuse_without_more::<PLAIN>(), peer.connection()) else {
+        return false;
+    };
+    let Some(timeout) = usual_timeout(kp, conn, reuse) else { return false };
+    let (upstream, server) = (kp.upstream(), if PLAIN { None } else { kp.server.get() });
+    let stored = upstream.put_back(reuse.slot, conn, server, (now(), timeout));
+    let Some(hash) = stored else { return false };
+    let slot = reuse.slot;
+    kp.attempt.set(None);
+    release(peer, conn);
+    let from = Origin::Phase(Phase::Active);
+    put_to_sleep(upstream, &Sleeper { conn, server, meter: kp.meter.get(), slot, hash, from, timeout });
+    #[cfg(nginx_resolve)]
+    if let (Some(watch), false) = (&upstream.watch, PLAIN) {
+        resolve::stored(upstream, watch, kp.generation());
+    }
+    yield_to_clients(upstream);
+    true
+}
+
+/// How long the connection may be idle, in milliseconds; `None` if this is not the usual end. The rules are those of
+/// [`release_to_pool`](super::release::release_to_pool).
+#[inline(always)]
+fn usual_timeout(kp: &PeerData, conn: Conn, reuse: Reuse) -> Option<Msec> {
+    let (r, request) = (kp.request(), kp.first_buffer.get());
+    let limits = kp.upstream().limits.as_ref()?;
+    let requests = conn.requests();
+    let is_usual = (kp.u.is_response_read(r, request) || is_all_here(kp))
+        && !is_broken(conn)
+        && requests < reuse.allowed as usize
+        && limits.allows_more(requests)
+        && !limits.is_too_old(conn.start_time(), now())
+        && !kp.u.says_something()
+        && !bound::may_have_user(kp)
+        && kp.u.is_request_sent(r, request, conn)
+        && !is_exiting(kp.upstream())
+        && conn.read().wait_readable();
+    match is_usual {
+        true if kp.is_limited.get() => limited_timeout(kp, limits.timeout, requests),
+        true => Some(limits.timeout),
+        false => None,
+    }
+}
+
+/// Whether the core has left a response unread which has come with its header, to its end.
+#[inline(never)]
+fn is_all_here(kp: &PeerData) -> bool {
+    let size = kp.upstream().drain.size;
+    let unread = if size > 0 { kp.u.unread_response(kp.request(), kp.first_buffer.get()) } else { None };
+    unread.is_some_and(|Unread { framing, preread }| is_complete(framing, size, preread))
+}
+
+/// The same, if something was learned of the server.
+#[inline(never)]
+fn limited_timeout(kp: &PeerData, timeout: Msec, requests: usize) -> Option<Msec> {
+    let known = kp.upstream().known(kp.meter.get());
+    (!known.is_reached(requests)).then(|| timeout.min(known.next_look()))
+}
+
+/// Whether nothing can be sent or read any more.
+#[inline(always)]
+pub(super) fn is_broken(conn: Conn) -> bool {
+    let (read, write) = (conn.read(), conn.write());
+    read.eof() || read.error() || read.timed_out() || write.error() || write.timed_out()
+}
+
+/// Whether connections are no longer kept. Requests that wait are served even if the worker exits, and others by the workers of a
+/// later configuration. Without a pool each would open a connection.
+#[inline(always)]
+pub(super) fn is_exiting(upstream: &Upstream) -> bool {
+    upstream.is_ending() && !upstream.has_heir()
+}
+
+/// The request has no connection any more.
+#[inline(always)]
+pub(super) fn release(peer: Peer, conn: Conn) {
+    debug_conn(peer.log(), c"free keepalive peer: saving connection %p", conn);
+    peer.release_connection();
+}
