@@ -16,7 +16,7 @@ use crate::ffi::nginx::handle::get_field;
 use crate::ffi::nginx::request::Request;
 use crate::ffi::nginx::variable::{add_one, VariableText};
 use crate::ffi::peer::hooks::get_keepalive_peer;
-use crate::ffi::state::notes::{kept_note_of, Note, Status};
+use crate::ffi::state::notes::{self, kept_note_of, Note, Status};
 use crate::ffi::state::peer_data::PeerData;
 
 /// Adds the variables to the configuration being read; `None` if there is no memory.
@@ -136,12 +136,8 @@ fn note_of(r: Request, attempt: usize) -> Option<Note> {
     let attempt = u16::try_from(attempt).ok()?;
     let note = |kp: &PeerData| {
         // The request may still have the stream of its last attempt.
-        kp.extra()
-            .stream
-            .get()
-            .and_then(|stream| stream.number())
-            .inspect(|number| kp.notes.had_stream(*number));
-        kp.notes.of(attempt)
+        kp.extra().stream().and_then(|stream| stream.number()).inspect(|number| kp.notes.had_stream(*number));
+        notes::note_of(kp, attempt)
     };
     peer_data(r).and_then(note).or_else(|| kept_note_of(r, attempt))
 }

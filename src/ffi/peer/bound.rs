@@ -85,16 +85,16 @@ fn find_bound(kp: &PeerData, peer: Peer, client: Client) -> Option<Conn> {
     // SAFETY: the pool of the live request; the identity is in it, or empty.
     let identity = unsafe { bound_identity(kp.pool(), identity, client) }?;
     // SAFETY: written into the pool of the live request just now.
-    let key = identity::key(&peer, kp.u, kp.extra().location, unsafe { identity.as_slice() });
+    let key = identity::key(&peer, kp.u, kp.extra().location(), unsafe { identity.as_slice() });
     let conn = checkout_any(kp, peer, &key)?;
     // SAFETY: the bytes of the connection lie in its own memory pool, and it is open.
     let client = kp.attempt.get().and_then(|attempt| client_of(unsafe { attempt.identity.as_slice() }));
-    kp.extra().binding.set(client.map(|client| Binding::new(client, conn.number())));
-    kp.is_reclaimed.set(true);
-    kp.server.set(limited_server(upstream, peer.address()));
+    kp.set_binding(client.map(|client| Binding::new(client, conn.number())));
+    kp.set_reclaimed(true);
+    kp.set_server(limited_server(upstream, peer.address()));
     #[cfg(nginx_resolve)]
     if let Some(watch) = &upstream.watch {
-        kp.extra().generation.set(watch.generation());
+        kp.set_generation(watch.generation());
     }
     Some(conn)
 }
@@ -147,7 +147,7 @@ pub(crate) fn bind(kp: &PeerData, peer: Peer, conn: Conn, identity: Bytes) -> Re
     let bind = |identity: Bytes| {
         watch_client(upstream, r, client)?;
         // SAFETY: `bound_identity` has written it into the pool of the open connection.
-        let shape = hash_bytes(mix(kp.u.protocol() as u64, kp.extra().location as u64), unsafe {
+        let shape = hash_bytes(mix(kp.u.protocol() as u64, kp.extra().location() as u64), unsafe {
             identity.as_slice()
         });
         let (_, _, name) = peer.server();
@@ -158,7 +158,7 @@ pub(crate) fn bind(kp: &PeerData, peer: Peer, conn: Conn, identity: Bytes) -> Re
         bindings.with(|all| all.bind(binding, shape, server)).flatten().map(|()| binding)
     };
     let binding = identity.and_then(bind).ok_or(End::StatefulAuth)?;
-    kp.extra().binding.set(Some(binding));
+    kp.set_binding(Some(binding));
     identity.ok_or(End::StatefulAuth)
 }
 

@@ -30,7 +30,8 @@ use crate::ffi::nginx::timer::Alarm;
 use crate::ffi::peer::release::identity_to_keep;
 use crate::ffi::peer::stream::kind_of;
 use crate::ffi::state::carrier::Carrier;
-use crate::ffi::state::peer_data::{Attempt, PeerData, Stage};
+use crate::ffi::state::extra::Stage;
+use crate::ffi::state::peer_data::{Attempt, PeerData};
 use crate::ffi::state::upstream::Bytes;
 use crate::ffi::streams::board::{board, move_timers_soon, stream_of};
 use crate::ffi::streams::carry;
@@ -59,8 +60,8 @@ unsafe extern "C" fn hold_reading(event: *mut ngx_event_t) {
     // SAFETY: `become_carrier_later` has put the data of the request there; the alarm is cancelled when its attempt ends.
     let kp = unsafe { PeerData::from_ptr(kp) };
     guard((), || {
-        let is_held = kp.stage.get() == Stage::Asking
-            && kp.extra().stream.get().is_some_and(|stream| stream.output.get().is_some());
+        let is_held = kp.extra().stage() == Stage::Asking
+            && kp.extra().stream().is_some_and(|stream| stream.output.get().is_some());
         if let (true, Some(conn)) = (is_held, kp.u.peer().connection()) {
             conn.read().set_handler(Some(not_yet));
         }
@@ -73,7 +74,7 @@ unsafe extern "C" fn not_yet(_: *mut ngx_event_t) {}
 /// The request does not open a connection any more that others wait for.
 #[cold]
 pub(super) fn end_opening(kp: &PeerData) {
-    let Some(stream) = kp.extra().stream.get() else { return };
+    let Some(stream) = kp.extra().stream() else { return };
     keep_output(kp);
     stream.turn.cancel();
     if let Some(group) = stream.opens.take() {
@@ -87,7 +88,7 @@ pub(super) fn end_opening(kp: &PeerData) {
 
 /// Restores the core's output, if it was replaced. Returns it.
 pub(super) fn keep_output(kp: &PeerData) -> Option<Output> {
-    let output = kp.extra().stream.get()?.output.take()?;
+    let output = kp.extra().stream()?.output.take()?;
     kp.u.set_output(output);
     Some(output)
 }
@@ -112,7 +113,7 @@ unsafe extern "C" fn first_output(data: *mut c_void, chain: *mut ngx_chain_t) ->
 /// Makes the connection a carrier if its server speaks HTTP/2. `None` if it fails.
 fn choose_protocol(kp: &PeerData, conn: Conn) -> Option<()> {
     let upstream = kp.upstream();
-    let group = kp.extra().stream.get()?.opens.take();
+    let group = kp.extra().stream()?.opens.take();
     let failed = |is_ordinary| {
         if let Some(group) = group {
             upstream.carriers.with(|all| all.not_opened(group, is_ordinary));
@@ -175,7 +176,7 @@ fn make_carrier(kp: &PeerData, conn: Conn, group: Option<GroupId>) -> Option<()>
     }
     #[cfg(nginx_resolve)]
     if let Some(watch) = &upstream.watch {
-        resolve::stored(upstream, watch, kp.extra().generation.get());
+        resolve::stored(upstream, watch, kp.extra().generation());
     }
     if upstream.waits.any_for_stream() {
         upstream.post_dispatch();
@@ -200,12 +201,12 @@ fn new_carrier(kp: &PeerData, conn: Conn, attempt: Attempt) -> Option<Carrier> {
         group: Cell::new(None),
         own: Cell::new(None),
         address: address.into_boxed_slice(),
-        location: kp.extra().location,
+        location: kp.extra().location(),
         protocol: kp.u.protocol(),
         identity: identity.unwrap_or(Bytes::EMPTY),
         is_shared: identity.is_some(),
         without_sessions: without_sessions(kp),
-        server: kp.server.get(),
+        server: kp.extra().server(),
         meter: kp.meter.get(),
         counted: Cell::default(),
         idle_since: Cell::new(None),

@@ -5,13 +5,12 @@ use crate::pool::{GroupRef, Key};
 
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::peer_connection::Peer;
-use crate::ffi::nginx::process::elapsed;
 use crate::ffi::nginx::socket::pending_end;
 use crate::ffi::peer::identity;
 use crate::ffi::peer::retry;
 use crate::ffi::state::handover::Protocol;
 use crate::ffi::state::peer_data::{Attempt, PeerData};
-use crate::ffi::state::reuse::Reuse;
+use crate::ffi::state::reuse::{Reuse, Since};
 use crate::ffi::state::upstream::{Bytes, Idle};
 
 /// Notes the identity of the new connection that the request gets.
@@ -29,7 +28,7 @@ pub(crate) fn note_identity(kp: &PeerData) {
 pub(crate) fn find<const PLAIN: bool>(kp: &PeerData, peer: Peer) -> Option<Conn> {
     // SAFETY: the request that asks for a peer is live, and the balancer has chosen one.
     let identity = unsafe { identity::identity(kp.r, kp.u) }?;
-    let location = if PLAIN { 0 } else { kp.extra().location };
+    let location = if PLAIN { 0 } else { kp.extra().location() };
     // SAFETY: written into the pool of the live request just now, or empty.
     let key = identity::key(&peer, kp.u, location, unsafe { identity.as_slice() });
     let is_usual = PLAIN && !retry::is_sent_once(kp);
@@ -122,7 +121,7 @@ fn take<const COPY: u8>(kp: &PeerData, key: &Key<'_>) -> Option<Conn> {
         kp.is_limited.set(!upstream.known(meter).is_nothing());
         kp.is_taken.set(is_taken);
         kp.meter.set(meter);
-        let reuse = Reuse { since, slot, allowed, round_trip, taken: None };
+        let reuse = Reuse { since: Since::new(since), slot, allowed, round_trip };
         kp.attempt.set(Some(Attempt::reused(idle.identity, reuse)));
         conn
     })
@@ -150,7 +149,7 @@ fn end_of(kp: &PeerData, conn: Conn) -> Option<End> {
 #[inline(never)]
 fn is_outdated(kp: &PeerData) -> bool {
     let since = kp.attempt.get().and_then(|attempt| attempt.reuse()).map(|reuse| reuse.since);
-    since.is_some_and(|since| kp.upstream().known(kp.meter.get()).is_too_old(elapsed(since)))
+    since.is_some_and(|since| kp.upstream().known(kp.meter.get()).is_too_old(since.elapsed()))
 }
 
 /// Closes the connection that was taken, and that the request cannot use.
@@ -162,6 +161,6 @@ fn close(kp: &PeerData, peer: Peer, conn: Conn, end: End) {
     let Some(idle) = kp.upstream().forget(slot, conn) else { return };
     match end {
         End::Learned => retry::close_outdated(kp, peer, &idle),
-        end => retry::close_ended(kp, peer, &idle, since, end),
+        end => retry::close_ended(kp, peer, &idle, since.elapsed(), end),
     }
 }

@@ -9,7 +9,8 @@ use crate::ffi::nginx::balancer::Balancer;
 use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::nginx::request::Request;
-use crate::ffi::state::peer_data::{PeerData, Stage};
+use crate::ffi::state::extra::Stage;
+use crate::ffi::state::peer_data::PeerData;
 use crate::ffi::state::upstream::Upstream;
 #[cfg(nginx_resolve)]
 use crate::ffi::state::watch::Watch;
@@ -92,7 +93,7 @@ fn start_over(kp: &PeerData, peer: Peer) -> Option<()> {
     peer.set_hooks(hooks);
     peer.set_tries(tries.min(peer.tries()));
     initialised?;
-    if let Some(tried) = kp.tried() {
+    if let Some(tried) = kp.extra().tried() {
         tried.give(balancer);
     }
     kp.balancer.set(balancer);

@@ -21,9 +21,10 @@ use crate::ffi::peer::checkout::{find, find_any, note_identity};
 use crate::ffi::peer::identity;
 use crate::ffi::peer::retry;
 use crate::ffi::peer::stream::connect_stream;
+use crate::ffi::state::extra::Stage;
 use crate::ffi::state::handover::Handover;
 use crate::ffi::state::notes::Status;
-use crate::ffi::state::peer_data::{PeerData, Stage};
+use crate::ffi::state::peer_data::PeerData;
 use crate::ffi::state::reuse::PinnedServer;
 use crate::ffi::streams::idle::close_oldest_to;
 use crate::ffi::waiting::enqueue::park;
@@ -32,7 +33,7 @@ use crate::ffi::waiting::inquire::inquire;
 /// The request has a server. It gets a connection from the pool, or a new one, or waits for a slot.
 #[inline(always)]
 pub(super) fn connect(kp: &PeerData, peer: Peer, is_within_limit: bool) -> ngx_int_t {
-    let has_waited = !matches!(kp.stage.get(), Stage::Asking | Stage::Informed(_));
+    let has_waited = !matches!(kp.extra().stage(), Stage::Asking | Stage::Informed(_));
     if kp.upstream().http2.get().is_on() {
         if let Some(rc) = join_or_open(kp, peer, is_within_limit) {
             return rc;
@@ -67,7 +68,7 @@ fn connect_anew(kp: &PeerData, peer: Peer, is_within_limit: bool, has_waited: bo
             return rc;
         }
     }
-    match kp.server.get() {
+    match kp.extra().server() {
         Some(server) if !has_slot(kp, server, is_within_limit) => park_for_slot(kp, peer, server),
         _ => {
             guard((), || open(kp, peer, if has_waited { Status::Queued } else { Status::Miss }));
@@ -82,7 +83,7 @@ fn join_or_open(kp: &PeerData, peer: Peer, is_within_limit: bool) -> Option<ngx_
     let rc = guard(Some(NGX_ERROR as ngx_int_t), || connect_stream(kp, peer, is_within_limit));
     if rc == Some(NGX_ERROR as ngx_int_t) {
         // It has no slot that could be released.
-        if let Some(server) = kp.server.take() {
+        if let Some(server) = kp.take_server() {
             kp.upstream().counts.end_request(server);
         }
     }
@@ -96,7 +97,7 @@ fn ask_others(kp: &PeerData, peer: Peer) -> Option<ngx_int_t> {
         let attempt = kp.attempt.get()?;
         // SAFETY: in the pool of the live request, or empty.
         let identity = unsafe { attempt.identity.as_slice() };
-        let key = identity::key(&peer, kp.u, kp.extra().location, identity);
+        let key = identity::key(&peer, kp.u, kp.extra().location(), identity);
         inquire(kp, peer, &key)
     })
 }
@@ -104,8 +105,8 @@ fn ask_others(kp: &PeerData, peer: Peer) -> Option<ngx_int_t> {
 /// Reserves a slot for a new connection to the server.
 #[inline(always)]
 pub(super) fn has_slot(kp: &PeerData, server: Server, is_within_limit: bool) -> bool {
-    let parked = match kp.stage.get() {
-        Stage::Resuming(_) => kp.waited(),
+    let parked = match kp.extra().stage() {
+        Stage::Resuming(_) => kp.extra().waited(),
         _ => None,
     };
     reserve_slot(kp.upstream(), server, is_within_limit, parked) == Reservation::Reserved
@@ -124,7 +125,7 @@ fn has_slot_of_carrier(kp: &PeerData, server: Server, is_within_limit: bool, par
 pub(super) fn park_for_slot(kp: &PeerData, peer: Peer, server: Server) -> ngx_int_t {
     let rc = park(kp, peer, server);
     if rc != NGX_AGAIN as ngx_int_t {
-        kp.server.set(None);
+        kp.set_server(None);
         kp.upstream().counts.end_request(server);
     }
     rc
@@ -134,7 +135,7 @@ pub(super) fn park_for_slot(kp: &PeerData, peer: Peer, server: Server) -> ngx_in
 #[cold]
 pub(super) fn repeat(kp: &PeerData, peer: Peer, pinned: NonNull<PinnedServer>) -> Option<ngx_int_t> {
     let was_stale = retry::take_pinned(peer, pinned);
-    kp.stage.set(Stage::Asking);
+    kp.set_stage(Stage::Asking);
     if kp.upstream().http2.get().is_on() {
         // The stream of the attempt before had no slot of its own.
         return None;
@@ -151,7 +152,7 @@ pub(super) fn repeat(kp: &PeerData, peer: Peer, pinned: NonNull<PinnedServer>) -
 #[cold]
 #[inline(never)]
 pub(super) fn reuse_own(kp: &PeerData, peer: Peer) -> Option<ngx_int_t> {
-    let is_asking = kp.stage.get() == Stage::Asking;
+    let is_asking = kp.extra().stage() == Stage::Asking;
     let conn = is_asking.then(|| guard(None, || reclaim(kp, peer))).flatten()?;
     Some(reuse::<false>(kp, peer, conn, false))
 }
@@ -163,7 +164,7 @@ fn reuse<const PLAIN: bool>(kp: &PeerData, peer: Peer, conn: Conn, has_waited: b
     if !PLAIN {
         let slot = kp.attempt.get().and_then(|attempt| attempt.reuse()).map(|reuse| reuse.slot);
         let server = slot.and_then(|slot| kp.upstream().server_of(slot));
-        kp.upstream().counts.reuse(server, kp.server.get());
+        kp.upstream().counts.reuse(server, kp.extra().server());
     }
     if let Some(meter) = kp.meter.get() {
         meter.reuse();

@@ -16,7 +16,7 @@ use crate::ffi::state::peer_data::{Attempt, PeerData};
 /// Whether the handshake had the identity that was evaluated before it; `None` if not. If a variable has changed in between,
 /// the identity of the connection is unknown, and the connection is not used again.
 pub(crate) fn handshake_agrees(kp: &PeerData, attempt: Attempt, identity: &[u8]) -> Option<()> {
-    if attempt.from_handshake || !kp.u.uses_tls() {
+    if attempt.is_from_handshake() || !kp.u.uses_tls() {
         return Some(());
     }
     // The core keeps the name that it used, but not the certificate.
@@ -65,7 +65,7 @@ pub(crate) unsafe extern "C" fn set_session(pc: *mut ngx_peer_connection_t, data
 
 /// Offers HTTP/2 to the server, if the connection is to carry many requests. `false` on failure.
 fn offer_http2(kp: &PeerData, conn: Conn) -> bool {
-    let is_planned = kp.extra().stream.get().is_some_and(|stream| stream.output.get().is_some());
+    let is_planned = kp.extra().stream().is_some_and(|stream| stream.output.get().is_some());
     !is_planned
         || match kp.upstream().http2.get().mode {
             Http2Mode::Off => true,
@@ -82,7 +82,7 @@ pub(crate) unsafe extern "C" fn save_session(pc: *mut ngx_peer_connection_t, dat
     let kp = unsafe { PeerData::from_ptr(data) };
     let (Some(conn), Some(attempt)) = (peer.connection(), kp.attempt.get()) else { return };
     // The identity of a reused connection comes from a handshake as well.
-    if !kp.without_sessions.get() && (attempt.from_handshake || attempt.is_reused()) {
+    if !kp.without_sessions.get() && (attempt.is_from_handshake() || attempt.is_reused()) {
         // SAFETY: in the pool of the live request, or of its open connection.
         let key = identity::key(&peer, kp.u, 0, unsafe { attempt.identity.as_slice() });
         guard((), || kp.upstream().sessions.keep(&key, conn));

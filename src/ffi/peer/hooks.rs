@@ -21,6 +21,7 @@ use crate::ffi::nginx::log::debug;
 use crate::ffi::nginx::memory::allocate;
 use crate::ffi::nginx::peer_connection::{Hooks, Peer};
 use crate::ffi::nginx::request::{HttpUpstream, Request};
+use crate::ffi::nginx::response::FirstBuffer;
 use crate::ffi::peer::carrier::end_opening;
 use crate::ffi::peer::choose::{choose, init_balancer, Choice};
 use crate::ffi::peer::connect::{connect, connect_plain, repeat, reuse_own};
@@ -31,8 +32,10 @@ use crate::ffi::peer::refusal;
 use crate::ffi::peer::release::{count_close, leave_server, release_to_pool};
 use crate::ffi::peer::retry::{self, RetryDecision};
 use crate::ffi::peer::stream::free_stream;
+use crate::ffi::state::extra::{Extra, Stage};
 use crate::ffi::state::notes::{keep_notes, Notes, Status};
-use crate::ffi::state::peer_data::{Extra, PeerData, Stage};
+use crate::ffi::state::peer_data::PeerData;
+use crate::ffi::state::refusal::FrameListener;
 use crate::ffi::state::reuse::Reuse;
 use crate::ffi::state::srv_conf::SrvConf;
 use crate::ffi::state::upstream::Upstream;
@@ -76,10 +79,15 @@ fn put_hooks(r: Request, upstream: NonNull<Upstream>) -> Option<()> {
     let u = get_field!(r.upstream);
     // SAFETY: the core sets `r->upstream` before it initialises the peer.
     let u = unsafe { HttpUpstream::from_ptr(u) };
-    let extra = if shared.is_plain.get() { NonNull::from(&shared.nothing) } else { new_extra(r, u, shared)? };
     init_balancer(shared, r)?;
+    let first_buffer = u.first_buffer();
+    let listener = refusal::listen(r, u, first_buffer);
+    let extra = match listener {
+        None if shared.is_plain.get() => NonNull::from(&shared.nothing),
+        _ => new_extra(r, u, shared, listener)?,
+    };
     let balancer = Balancer::new(u.peer().hooks());
-    let data = new_peer_data(r, u, upstream, extra, balancer);
+    let data = new_peer_data(r, u, upstream, extra, first_buffer, balancer);
     // SAFETY: allocated above for a `PeerData`.
     unsafe { memory.write(data) };
     u.peer().set_hooks(Hooks {
@@ -97,9 +105,14 @@ fn put_hooks(r: Request, upstream: NonNull<Upstream>) -> Option<()> {
 
 /// What a request has besides if its upstream is not plain. `None` if there is no memory.
 #[inline(never)]
-fn new_extra(r: Request, u: HttpUpstream, upstream: &Upstream) -> Option<NonNull<Extra>> {
+fn new_extra(
+    r: Request,
+    u: HttpUpstream,
+    upstream: &Upstream,
+    listener: Option<NonNull<FrameListener>>,
+) -> Option<NonNull<Extra>> {
     let location = if upstream.local { u.conf().as_ptr() as usize } else { 0 };
-    r.memory().put(Extra { location, ..Extra::default() })
+    r.memory().put(Extra::new(location, listener))
 }
 
 /// What a request carries along before its first attempt.
@@ -109,31 +122,25 @@ fn new_peer_data(
     u: HttpUpstream,
     upstream: NonNull<Upstream>,
     extra: NonNull<Extra>,
+    first_buffer: FirstBuffer,
     balancer: Balancer,
 ) -> PeerData {
-    let first_buffer = u.first_buffer();
     PeerData {
         upstream,
         // SAFETY: a handle is not null.
         r: unsafe { NonNull::new_unchecked(r.as_ptr()) },
         u,
-        extra,
-        own_conf: Cell::new(None),
+        extra: Cell::new(extra),
         first_buffer: Cell::new(first_buffer),
-        ear: refusal::listen(r, u, first_buffer),
         balancer: Cell::new(balancer),
+        attempt: Cell::new(None),
+        meter: Cell::new(None),
+        notes: Notes::new(),
         #[cfg(ngx_feature = "http_ssl")]
         without_sessions: Cell::new(false),
         unsent: Cell::new(false),
-        attempt: Cell::new(None),
         is_taken: Cell::new(false),
         is_limited: Cell::new(false),
-        server: Cell::new(None),
-        is_reclaimed: Cell::new(false),
-        meter: Cell::new(None),
-        notes: Notes::new(),
-        stage: Cell::new(Stage::Asking),
-        waiter: Cell::new(None),
     }
 }
 
@@ -153,7 +160,8 @@ pub(crate) unsafe extern "C" fn get_keepalive_peer(
 
 #[inline(always)]
 fn get(kp: &PeerData, peer: Peer) -> ngx_int_t {
-    if kp.upstream().is_plain.get() && kp.stage.get() == Stage::Asking && kp.own_conf.get().is_none() {
+    if kp.upstream().is_plain.get() && kp.extra().stage() == Stage::Asking && kp.extra().own_conf().is_none()
+    {
         return get_plain(kp, peer);
     }
     get_any(kp, peer)
@@ -181,7 +189,7 @@ fn no_server(kp: &PeerData, rc: ngx_int_t) -> ngx_int_t {
 
 #[inline(never)]
 fn get_any(kp: &PeerData, peer: Peer) -> ngx_int_t {
-    if kp.own_conf.get().is_some() {
+    if kp.extra().own_conf().is_some() {
         kp.own_conf_ends();
     }
     if kp.upstream().bindings.is_some() {
@@ -189,7 +197,7 @@ fn get_any(kp: &PeerData, peer: Peer) -> ngx_int_t {
             return rc;
         }
     }
-    let within_limit = match kp.stage.get() {
+    let within_limit = match kp.extra().stage() {
         Stage::Again(pinned) => match repeat(kp, peer, pinned) {
             Some(rc) => return rc,
             None => true,
@@ -212,9 +220,9 @@ fn choose_server(kp: &PeerData, peer: Peer, stage: Stage) -> Result<bool, ngx_in
     kp.attempt.set(None);
     match choose(kp, peer, stage) {
         Choice::Server(chosen) => {
-            kp.server.set(chosen.server);
+            kp.set_server(chosen.server);
             #[cfg(nginx_resolve)]
-            kp.extra().generation.set(chosen.generation);
+            kp.set_generation(chosen.generation);
             kp.first_buffer.set(kp.u.first_buffer());
             Ok(chosen.is_within_limit)
         }
@@ -250,10 +258,10 @@ unsafe extern "C" fn free_keepalive_peer(
 /// The same in any case.
 #[inline(never)]
 fn free_any(kp: &PeerData, peer: Peer, state: ngx_uint_t) {
-    let used = kp.server.get();
+    let used = kp.extra().server();
     if !kp.upstream().is_plain.get() && state == 0 && guard(false, || put_back::<false>(kp, peer)) {
         kp.meter.set(None);
-        if let Some(server) = kp.server.take() {
+        if let Some(server) = kp.take_server() {
             leave_server(kp, peer, server, true);
         }
         kp.balancer.get().free(peer, state);
@@ -272,14 +280,17 @@ fn free_any(kp: &PeerData, peer: Peer, state: ngx_uint_t) {
 #[inline(never)]
 fn end_attempt(kp: &PeerData, peer: Peer, state: ngx_uint_t) {
     let failure = AttemptEnd { server: Some(ServerReturn::State(state)), connection: Err(End::Error) };
-    let outcome = guard(failure, || match kp.stage.replace(Stage::Asking) {
+    let outcome = guard(failure, || match kp.replace_stage(Stage::Asking) {
         Stage::Asking => free(kp, peer, state),
         stage => stop_waiting(kp, peer, stage, state),
     });
     guard((), || settle(kp, peer, &outcome));
     match outcome.server {
         None => {}
-        Some(_) if kp.is_reclaimed.take() => peer.count_try(),
+        Some(_) if kp.extra().is_reclaimed() => {
+            kp.set_reclaimed(false);
+            peer.count_try();
+        }
         Some(ServerReturn::Untried) => kp.balancer.get().free_untried(peer),
         Some(ServerReturn::State(state)) => kp.balancer.get().free(peer, state),
     }
@@ -306,7 +317,7 @@ fn stop_waiting(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uint_t) -> A
 fn free(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> AttemptEnd {
     let has_failed = state & NGX_PEER_FAILED as ngx_uint_t != 0;
     let unsent = kp.unsent.take();
-    if kp.extra().stream.get().is_some() {
+    if kp.extra().stream().is_some() {
         if let Some(outcome) = free_stream(kp, peer, state) {
             return outcome;
         }
@@ -343,7 +354,7 @@ fn settle(kp: &PeerData, peer: Peer, outcome: &AttemptEnd) {
     match outcome.connection {
         Ok(()) => {
             kp.meter.set(None);
-            kp.extra().binding.set(None);
+            kp.set_binding(None);
         }
         Err(end) => count_close(kp, end),
     }
@@ -352,7 +363,7 @@ fn settle(kp: &PeerData, peer: Peer, outcome: &AttemptEnd) {
         Some(ServerReturn::State(state)) if state != 0 => kp.note_tried(),
         Some(_) => {}
     }
-    if let Some(server) = kp.server.take() {
+    if let Some(server) = kp.take_server() {
         leave_server(kp, peer, server, outcome.connection.is_ok());
     }
 }
@@ -364,7 +375,7 @@ unsafe extern "C" fn notify(pc: *mut ngx_peer_connection_t, data: *mut c_void, e
     // SAFETY: the core passes the `data` that `init_keepalive_peer` has set.
     let kp = unsafe { PeerData::from_ptr(data) };
     // The balancer has not given the server of a connection that was found for its client.
-    if !kp.is_reclaimed.get() {
+    if !kp.extra().is_reclaimed() {
         kp.balancer.get().notify(peer, event);
     }
 }

@@ -26,7 +26,7 @@ pub(crate) fn put_back<const PLAIN: bool>(kp: &PeerData, peer: Peer) -> bool {
         return false;
     };
     let Some(timeout) = usual_timeout(kp, conn, reuse) else { return false };
-    let (upstream, server) = (kp.upstream(), if PLAIN { None } else { kp.server.get() });
+    let (upstream, server) = (kp.upstream(), if PLAIN { None } else { kp.extra().server() });
     let stored = upstream.put_back(reuse.slot, conn, server, (now(), timeout));
     let Some(hash) = stored else { return false };
     let slot = reuse.slot;
@@ -36,7 +36,7 @@ pub(crate) fn put_back<const PLAIN: bool>(kp: &PeerData, peer: Peer) -> bool {
     put_to_sleep(upstream, &Sleeper { conn, server, meter: kp.meter.get(), slot, hash, from, timeout });
     #[cfg(nginx_resolve)]
     if let (Some(watch), false) = (&upstream.watch, PLAIN) {
-        resolve::stored(upstream, watch, kp.generation());
+        resolve::stored(upstream, watch, kp.extra().generation());
     }
     yield_to_clients(upstream);
     true

@@ -103,8 +103,7 @@ impl FrameListener {
 }
 
 fn listener(kp: &PeerData) -> Option<&FrameListener> {
-    // SAFETY: in the pool of the request, which is alive as long as its hooks are called.
-    kp.ear.map(|listener| unsafe { listener.as_ref() })
+    kp.extra().listener()
 }
 
 /// Whether a byte of a response has come, or of what stands for one. Frames about the connection do not count.
@@ -125,7 +124,7 @@ pub(crate) fn is_refused(kp: &PeerData, conn: Conn) -> bool {
 /// server's window was too small, it would send only that part.
 pub(crate) fn can_be_sent_anew(kp: &PeerData, conn: Conn) -> bool {
     let r = kp.request();
-    kp.ear.is_none() || kp.u.request_body_sent() || (conn.sent() == 0 && r.has_body_within(WINDOW))
+    listener(kp).is_none() || kp.u.request_body_sent() || (conn.sent() == 0 && r.has_body_within(WINDOW))
 }
 
 /// The number of bytes that were read from the connection in the present attempt.
@@ -141,14 +140,14 @@ pub(crate) fn bytes_read(kp: &PeerData) -> u64 {
 /// that has carried others, the protocol module numbers the request itself.
 #[cold]
 pub(crate) fn number_anew(kp: &PeerData) {
-    if kp.ear.is_some() {
+    if listener(kp).is_some() {
         kp.u.ready_for_new_connection(kp.first_buffer.get());
     }
 }
 
 /// Sends the frames that are ready, as answers to frames of the server: they belong to this connection, not to the next one.
 pub(crate) fn send_what_is_ready(kp: &PeerData, conn: Conn) {
-    if kp.ear.is_some() && conn.sent() > 0 {
+    if listener(kp).is_some() && conn.sent() > 0 {
         kp.u.flush();
     }
 }
@@ -197,7 +196,7 @@ pub(crate) fn retry_refused(
         }
         kp.notes.was_stale();
         if is_leaving && !upstream.check {
-            close_suspect_idle(upstream, peer.address(), reuse.since, false);
+            close_suspect_idle(upstream, peer.address(), reuse.since.time(), false);
         }
     }
     let repeats = upstream.stale_retry != StaleRetry::Off

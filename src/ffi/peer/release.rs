@@ -70,11 +70,11 @@ pub(crate) fn release_to_pool(
     }
     let (identity, group) = identity_from_now_on(kp, peer, conn, attempt, has_user)?;
     // SAFETY: in the pool of the connection, which is open.
-    let key = identity::key(&peer, kp.u, kp.extra().location, unsafe { identity.as_slice() });
+    let key = identity::key(&peer, kp.u, kp.extra().location(), unsafe { identity.as_slice() });
     let idle = Idle {
         conn,
         identity,
-        server: kp.server.get().into(),
+        server: kp.extra().server().into(),
         meter: kp.meter.get(),
         hinted: rest.is_hinted,
         round_trip: rest.round_trip,
@@ -123,7 +123,7 @@ fn identity_from_now_on(
         debug_conn(peer.log(), c"free keepalive peer: not saving connection %p: identity unknown", conn);
         return Err(End::Identity);
     };
-    if !has_user || kp.extra().binding.get().is_some() {
+    if !has_user || kp.extra().binding().is_some() {
         return Ok((identity, attempt.group()));
     }
     let bound = bound::bind(kp, peer, conn, identity).inspect_err(|_| {
@@ -134,7 +134,7 @@ fn identity_from_now_on(
 
 #[inline]
 fn save(kp: &PeerData, peer: Peer, key: &Key<'_>, offer: Offer<Idle>) -> Result<(), End> {
-    store(kp.upstream(), key, offer, Origin::Phase(Phase::Active), kp.generation(), || {
+    store(kp.upstream(), key, offer, Origin::Phase(Phase::Active), kp.extra().generation(), || {
         release(peer, offer.conn.conn);
     })
 }
@@ -152,10 +152,12 @@ fn drain(
     let drain = Drain::new(unread.framing, upstream.drain.size);
     match drain.and_then(|mut drain| Ok((drain.read(unread.preread)?, drain))) {
         Ok((Progress::Done, _)) => save(kp, peer, key, offer),
-        Ok((Progress::More, drain)) => drain::begin(upstream, drain, key, offer, kp.generation(), || {
-            debug_conn(peer.log(), c"free keepalive peer: draining connection %p", offer.conn.conn);
-            peer.release_connection();
-        }),
+        Ok((Progress::More, drain)) => {
+            drain::begin(upstream, drain, key, offer, kp.extra().generation(), || {
+                debug_conn(peer.log(), c"free keepalive peer: draining connection %p", offer.conn.conn);
+                peer.release_connection();
+            })
+        }
         Err(why) => {
             let (text, end) = drain::reason(why);
             drain::log_refusal(upstream, peer.log(), text);
@@ -275,7 +277,7 @@ fn part_at_number(kp: &PeerData, peer: Peer, conn: Conn, lesson: Lesson) -> Resu
         return Ok(false);
     }
     let upstream = kp.upstream();
-    let can_watch = kp.extra().binding.get().is_none() && has_room(upstream, kp.server.get());
+    let can_watch = kp.extra().binding().is_none() && has_room(upstream, kp.extra().server());
     let (verdict, change) = lesson.reach(&upstream.witness(), now(), conn.requests(), can_watch);
     learn::log_change(upstream, peer.address(), change);
     match verdict {
@@ -357,7 +359,7 @@ pub(crate) fn leave_server(kp: &PeerData, peer: Peer, server: Server, kept: bool
         None => release_slot(upstream, server),
     }
     // Just before the balancer hears of it: if a worker is killed in between, the balancer counts its request for ever.
-    if !kp.is_reclaimed.get() {
+    if !kp.extra().is_reclaimed() {
         upstream.counts.end_request(server);
     }
 }
@@ -368,7 +370,8 @@ pub(crate) fn count_close(kp: &PeerData, why: End) {
     if let Some(meter) = kp.meter.take() {
         meter.end(Phase::Active, why);
     }
-    if let Some(binding) = kp.extra().binding.take() {
+    if let Some(binding) = kp.extra().binding() {
+        kp.set_binding(None);
         kp.upstream().unbind(binding);
     }
 }

@@ -43,8 +43,9 @@ use crate::ffi::nginx::socket;
 use crate::ffi::nginx::tcp_info::{unacknowledged, TcpState};
 use crate::ffi::peer::not_stored::failure_reason;
 use crate::ffi::peer::refusal;
+use crate::ffi::state::extra::Stage;
 use crate::ffi::state::lessons::lesson_of;
-use crate::ffi::state::peer_data::{Attempt, PeerData, Stage};
+use crate::ffi::state::peer_data::{Attempt, PeerData};
 use crate::ffi::state::reuse::{PinnedServer, Reuse};
 use crate::ffi::state::upstream::Idle;
 use crate::ffi::waiting::enqueue::ServerReturn;
@@ -102,7 +103,10 @@ pub(crate) fn on_connection_failed(
         (reuse, Some(conn)) if attempt.is_some() && refusal::is_refused(kp, conn) => {
             guard(tell(End::Error), || refusal::retry_refused(kp, peer, conn, reuse, state))
         }
-        (Some(reuse), Some(conn)) => guard(tell(End::Error), || retry_stale(kp, peer, conn, reuse, state)),
+        (Some(reuse), Some(conn)) => {
+            let taken = attempt.and_then(|attempt| attempt.taken);
+            guard(tell(End::Error), || retry_stale(kp, peer, conn, (reuse, taken), state))
+        }
         // Its identity is unknown.
         (None, Some(_)) => tell(failure_reason(kp, state, false).unwrap_or(End::Identity)),
         (_, None) => {
@@ -121,11 +125,17 @@ pub(crate) fn on_connection_failed(
 
 /// Decides about a request whose connection came from the pool and has failed.
 #[cold]
-fn retry_stale(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: ngx_uint_t) -> RetryDecision {
+fn retry_stale(
+    kp: &PeerData,
+    peer: Peer,
+    conn: Conn,
+    (reuse, taken): (Reuse, Option<NonNull<Taken>>),
+    state: ngx_uint_t,
+) -> RetryDecision {
     if refusal::has_response(kp) {
         return RetryDecision::ReturnServer(ServerReturn::State(state), End::Failed);
     }
-    let failure = examine(kp, conn, reuse);
+    let failure = examine(kp, conn, taken);
     if !failure.is_about_connection() {
         return RetryDecision::ReturnServer(ServerReturn::State(state), End::Failed);
     }
@@ -142,7 +152,7 @@ fn retry_stale(kp: &PeerData, peer: Peer, conn: Conn, reuse: Reuse, state: ngx_u
     }
     // With `keepalive_check` each one is checked when it is taken. A silent one would pass that check.
     if is_silent || !upstream.check {
-        close_suspect_idle(upstream, peer.address(), reuse.since, is_silent);
+        close_suspect_idle(upstream, peer.address(), reuse.since.time(), is_silent);
     }
     let proven = upstream.stale_retry.repeats(&failure);
     let keeps_server = !is_silent
@@ -186,7 +196,7 @@ fn learn_from_stale(
         Some(any) => any,
         None => unacknowledged(conn).is_none_or(|bytes| bytes < conn.sent()),
     };
-    let age = elapsed(reuse.since);
+    let age = reuse.since.elapsed();
     // If it has arrived, the server may have closed the connection because of this very request.
     if !has_arrived && (is_closed || age <= BEHIND) {
         let lesson = lesson_of(kp.meter.get()).unwrap_or(Lesson::NONE);
@@ -196,7 +206,7 @@ fn learn_from_stale(
     }
 }
 
-fn examine(kp: &PeerData, conn: Conn, reuse: Reuse) -> ConnectionFailure {
+fn examine(kp: &PeerData, conn: Conn, taken: Option<NonNull<Taken>>) -> ConnectionFailure {
     let sent = conn.sent();
     let written = sent > 0;
     if conn.read().timed_out() || conn.write().timed_out() {
@@ -204,7 +214,7 @@ fn examine(kp: &PeerData, conn: Conn, reuse: Reuse) -> ConnectionFailure {
         return ConnectionFailure { end: FailureKind::TimedOut, written, acknowledged };
     }
     // SAFETY: `note_taken` has put it into the pool of the live request.
-    let taken = reuse.taken.map(|taken| unsafe { taken.read() });
+    let taken = taken.map(|taken| unsafe { taken.read() });
     let Some((taken, now)) = taken.and_then(|taken| Some((taken, TcpState::about(conn)?))) else {
         return ConnectionFailure { end: FailureKind::Reset, written, acknowledged: None };
     };
@@ -249,9 +259,10 @@ pub(crate) fn will_repeat(kp: &PeerData, proven: bool) -> bool {
 /// Keeps the server for the request. `None` if the balancer has not given it, as for a connection that was found for its
 /// client, or if there is no memory.
 pub(crate) fn pin_server(kp: &PeerData, peer: Peer, was_stale: bool) -> Option<NonNull<PinnedServer>> {
-    if kp.is_reclaimed.get() {
+    if kp.extra().is_reclaimed() {
         return None;
     }
+    kp.prepare_stages()?;
     // SAFETY: the pool of the live request.
     let cleanup = unsafe { add_cleanup(kp.pool(), size_of::<PinnedServer>()) }?;
     // SAFETY: a new cleanup record of the pool; reads one field.
@@ -268,8 +279,8 @@ pub(crate) fn pin_server(kp: &PeerData, peer: Peer, was_stale: bool) -> Option<N
 /// The request keeps its server. If connections are counted there, the next connection takes over the slot of this one.
 #[cold]
 pub(crate) fn keep_server(kp: &PeerData, peer: Peer, pinned: NonNull<PinnedServer>) {
-    kp.stage.set(Stage::Again(pinned));
-    if let (Some(_), Some(conn)) = (kp.server.get(), peer.connection()) {
+    kp.set_stage(Stage::Again(pinned));
+    if let (Some(_), Some(conn)) = (kp.extra().server(), peer.connection()) {
         peer.release_connection();
         socket::close(conn);
     }
@@ -295,7 +306,7 @@ unsafe extern "C" fn unpin_server(data: *mut c_void) {
     }
     // SAFETY: it lies in the same pool, which nginx frees later.
     let kp = unsafe { pinned.request.as_ref() };
-    let server = kp.server.take();
+    let server = kp.take_server();
     let peer = kp.u.peer();
     // The balancer may read the fields that it has written there.
     peer.restore(&pinned.peer);
@@ -317,9 +328,8 @@ unsafe extern "C" fn unpin_server(data: *mut c_void) {
 /// Closes a connection that has ended before a request could use it.
 #[cold]
 #[inline(never)]
-pub(crate) fn close_ended(kp: &PeerData, peer: Peer, idle: &Idle, since: Msec, end: End) {
+pub(crate) fn close_ended(kp: &PeerData, peer: Peer, idle: &Idle, age: Msec, end: End) {
     debug_conn(peer.log(), c"get keepalive peer: connection %p was closed by the server", idle.conn);
-    let age = elapsed(since);
     if kp.upstream().learns() && learn::is_close(end, age) {
         let served = idle.conn.requests();
         learn::on_close(kp.upstream(), peer.address(), idle.lesson(), (idle.conn, served), age);

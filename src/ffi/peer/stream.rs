@@ -26,8 +26,9 @@ use crate::ffi::peer::identity;
 use crate::ffi::peer::refusal;
 use crate::ffi::peer::retry::{pin_server, will_repeat};
 use crate::ffi::state::carrier::{most, room, Carrier, PROTOCOL};
+use crate::ffi::state::extra::Stage;
 use crate::ffi::state::notes::Status;
-use crate::ffi::state::peer_data::{Attempt, PeerData, Stage};
+use crate::ffi::state::peer_data::{Attempt, PeerData};
 use crate::ffi::state::reuse::PinnedServer;
 use crate::ffi::state::stream::Stream;
 use crate::ffi::streams::board::{board, leave};
@@ -87,11 +88,11 @@ fn find_place(kp: &PeerData, peer: Peer) -> Option<Place<Rc<Carrier>>> {
     // SAFETY: the request that asks for a peer is live, and the balancer has chosen one.
     let identity = unsafe { identity::identity(kp.r, kp.u) }?;
     // SAFETY: written into the pool of the live request just now, or empty.
-    let key = identity::key(&peer, kp.u, kp.extra().location, unsafe { identity.as_slice() });
+    let key = identity::key(&peer, kp.u, kp.extra().location(), unsafe { identity.as_slice() });
     let key = Key { protocol: PROTOCOL, ..key };
-    let has_waited = matches!(kp.stage.get(), Stage::TryingStream(_));
+    let has_waited = matches!(kp.extra().stage(), Stage::TryingStream(_));
     let upstream = kp.upstream();
-    let refused_by = kp.extra().stream.get().map_or(std::ptr::null(), |stream| stream.refused_by.get());
+    let refused_by = kp.extra().stream().map_or(std::ptr::null(), |stream| stream.refused_by.get());
     let room_elsewhere = |carrier: &Rc<Carrier>| match room(carrier) {
         room if Rc::as_ptr(carrier) == refused_by => Room { streams: 0, ..room },
         room => room,
@@ -113,7 +114,7 @@ fn find_place(kp: &PeerData, peer: Peer) -> Option<Place<Rc<Carrier>>> {
 fn open_carrier(kp: &PeerData, peer: Peer, group: GroupId, is_within_limit: bool) -> ngx_int_t {
     let upstream = kp.upstream();
     let give_up = || upstream.carriers.with(|all| all.not_opened(group, false));
-    if let Some(server) = kp.server.get() {
+    if let Some(server) = kp.extra().server() {
         if !has_slot(kp, server, is_within_limit) {
             give_up();
             return park_for_slot(kp, peer, server);
@@ -129,7 +130,7 @@ fn open_carrier(kp: &PeerData, peer: Peer, group: GroupId, is_within_limit: bool
         let is_copied = unsafe { identity::tls::ask_for_any_handshake(kp.r, kp.u) }.is_some();
         kp.without_sessions.set(is_copied);
     }
-    let has_waited = !matches!(kp.stage.get(), Stage::Asking | Stage::Informed(_));
+    let has_waited = !matches!(kp.extra().stage(), Stage::Asking | Stage::Informed(_));
     open(kp, peer, if has_waited { Status::Queued } else { Status::Miss });
     NGX_OK as ngx_int_t
 }
@@ -139,7 +140,7 @@ fn note_join(kp: &PeerData, carrier: &Carrier) {
     if let Some(meter) = carrier.meter {
         meter.count(Count::Reused);
     }
-    let has_waited = kp.stage.get() != Stage::Asking;
+    let has_waited = kp.extra().stage() != Stage::Asking;
     let served = carrier.state.with(|state| state.served()).unwrap_or(0);
     kp.note(
         if has_waited { Status::Queued } else { Status::Shared },
@@ -151,7 +152,7 @@ fn note_join(kp: &PeerData, carrier: &Carrier) {
 /// the usual way.
 #[inline(never)]
 pub(super) fn free_stream(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Option<AttemptEnd> {
-    let stream = kp.extra().stream.get()?;
+    let stream = kp.extra().stream()?;
     end_opening(kp);
     let can_be_sent = stream.ride.borrow().is_some() && refusal::can_be_sent_anew(kp, stream.conn());
     let (carrier, close) = leave(kp, peer)?;
@@ -187,7 +188,7 @@ pub(super) fn free_stream(kp: &PeerData, peer: Peer, state: ngx_uint_t) -> Optio
             if let Some(meter) = meter {
                 meter.count(Count::Repeats);
             }
-            kp.stage.set(Stage::Again(pinned));
+            kp.set_stage(Stage::Again(pinned));
             Some(AttemptEnd { server: None, connection: Ok(()) })
         }
         // What has become of the connection says nothing of the server.

@@ -32,7 +32,7 @@ use crate::ffi::shared::counters::Told;
 use crate::ffi::shared::main_conf::MainConf;
 use crate::ffi::shared::workers::count_alone;
 use crate::ffi::state::counts::Counts;
-use crate::ffi::state::peer_data::Extra;
+use crate::ffi::state::extra::Extra;
 use crate::ffi::state::srv_conf::SrvConf;
 #[cfg(ngx_feature = "http_ssl")]
 use crate::ffi::state::tls_sessions::Sessions;
@@ -300,7 +300,7 @@ fn new_upstream(
         watch: servers.changing.then(|| unsafe { Watch::new(us) }),
         carriers: Guarded::default(),
         is_plain: Cell::new(false),
-        nothing: Extra::default(),
+        nothing: Extra::nothing(),
         idle: Guarded::new(IdlePool::new(size, numbers)),
         bindings: conf.ntlm.then(Guarded::default),
         is_stateful: Cell::new(false),

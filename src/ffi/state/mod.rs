@@ -1,5 +1,5 @@
 //! State. Of the configuration of an upstream: `srv_conf`. Of its pool: `upstream`, `idle`, `tls_sessions`, `counts`, `bells`,
-//! `waits`, `watch`, `lessons`. Of the handover of connections: `inboxes`, `handover`. Of a request: `peer_data`, `reuse`, `refusal`,
+//! `waits`, `watch`, `lessons`. Of the handover of connections: `inboxes`, `handover`. Of a request: `peer_data`, `extra`, `reuse`, `refusal`,
 //! `notes`, `tried`. Of a wait: `waiter`. Of many requests over one connection: `stream`, `carrier`.
 
 pub(crate) mod srv_conf;
@@ -27,6 +27,8 @@ pub(crate) mod handover;
 pub(crate) mod watch;
 
 pub(crate) mod peer_data;
+
+pub(crate) mod extra;
 
 pub(crate) mod reuse;
 

@@ -64,36 +64,20 @@ pub(crate) struct Note {
     is_kept: bool,
 }
 
-/// The notes about all attempts at one upstream.
+/// The notes about the attempts at one upstream: about the last one here, about others in [`Extra`](super::extra::Extra).
 pub(crate) struct Notes {
     last: Cell<Option<Note>>,
-    before: Cell<Option<NonNull<Before>>>,
 }
 
 /// An earlier note; in the request's pool.
-struct Before {
+pub(crate) struct Before {
     note: Note,
     before: Option<NonNull<Before>>,
 }
 
 impl Notes {
     pub(crate) fn new() -> Self {
-        Self { last: Cell::new(None), before: Cell::new(None) }
-    }
-
-    /// Notes what the present attempt of a request has got.
-    #[inline]
-    pub(crate) fn note(&self, r: Request, status: Status, requests: usize) {
-        // The numbers tell the attempts of one request apart, and are shown: wrapping around does no harm.
-        let attempt = r.attempts().wrapping_sub(1) as u16;
-        let mut note = Note { requests: requests as u32, stream: 0, attempt, status, is_kept: false };
-        if let Some(last) = self.last.get() {
-            note.is_kept = last.is_kept;
-            if last.attempt != note.attempt {
-                self.remember(r, last);
-            }
-        }
-        self.last.set(Some(note));
+        Self { last: Cell::new(None) }
     }
 
     /// The connection of the last attempt turned out to be closed.
@@ -109,29 +93,45 @@ impl Notes {
             self.last.set(Some(Note { stream, ..note }));
         }
     }
+}
 
-    #[cold]
-    fn remember(&self, r: Request, note: Note) {
-        if let Some(before) = r.memory().put(Before { note, before: self.before.get() }) {
-            self.before.set(Some(before));
+/// Notes what the present attempt of a request has got.
+#[inline]
+pub(super) fn note(kp: &PeerData, status: Status, requests: usize) {
+    // The numbers tell the attempts of one request apart, and are shown: wrapping around does no harm.
+    let attempt = kp.request().attempts().wrapping_sub(1) as u16;
+    let mut note = Note { requests: requests as u32, stream: 0, attempt, status, is_kept: false };
+    if let Some(last) = kp.notes.last.get() {
+        note.is_kept = last.is_kept;
+        if last.attempt != note.attempt {
+            remember(kp, last);
         }
     }
+    kp.notes.last.set(Some(note));
+}
 
-    /// The note about an attempt, by its index in `r->upstream_states`.
-    pub(crate) fn of(&self, attempt: u16) -> Option<Note> {
-        let mut before = self.before.get();
-        let mut note = self.last.get();
-        while let Some(found) = note {
-            if found.attempt == attempt {
-                return note;
-            }
-            // SAFETY: `remember` has put it into the pool of the live request; nothing writes it again.
-            let next = before.map(|next| unsafe { next.as_ref() });
-            note = next.map(|next| next.note);
-            before = next.and_then(|next| next.before);
-        }
-        None
+/// Without memory, the note is lost.
+#[cold]
+fn remember(kp: &PeerData, note: Note) {
+    if let Some(before) = kp.request().memory().put(Before { note, before: kp.extra().before() }) {
+        kp.set_before(before);
     }
+}
+
+/// The note about an attempt, by its index in `r->upstream_states`.
+pub(crate) fn note_of(kp: &PeerData, attempt: u16) -> Option<Note> {
+    let mut before = kp.extra().before();
+    let mut note = kp.notes.last.get();
+    while let Some(found) = note {
+        if found.attempt == attempt {
+            return note;
+        }
+        // SAFETY: `remember` has put it into the pool of the live request; nothing writes it again.
+        let next = before.map(|next| unsafe { next.as_ref() });
+        note = next.map(|next| next.note);
+        before = next.and_then(|next| next.before);
+    }
+    None
 }
 
 /// Makes sure that the notes are found when `r->upstream` is replaced, or the hooks are not ours.
@@ -162,7 +162,7 @@ pub(crate) fn kept_note_of(r: Request, attempt: u16) -> Option<Note> {
             // SAFETY: `keep_notes` has made the record, and put a `PeerData` of the same pool there.
             let kp = unsafe { PeerData::from_ptr(data) };
             // Subrequests share the pool of their request.
-            if let Some(note) = (kp.r.as_ptr() == r.as_ptr()).then(|| kp.notes.of(attempt)).flatten() {
+            if let Some(note) = (kp.r.as_ptr() == r.as_ptr()).then(|| note_of(kp, attempt)).flatten() {
                 return Some(note);
             }
         }

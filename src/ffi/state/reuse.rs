@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::ptr::NonNull;
 
 use crate::base::clock::Msec;
-use crate::reuse::stale::Taken;
 
 use crate::ffi::nginx::peer_connection::SavedPeer;
+use crate::ffi::nginx::process::now;
 
 use super::peer_data::PeerData;
 use super::upstream::RoundTrip;
@@ -15,15 +15,33 @@ use super::upstream::RoundTrip;
 #[derive(Clone, Copy)]
 pub(crate) struct Reuse {
     /// Since when it was idle.
-    pub(crate) since: Msec,
+    pub(crate) since: Since,
     /// Its slot in the pool.
     pub(crate) slot: u32,
     /// The number of the last request that the server accepts on it, if the server said so.
     pub(crate) allowed: u32,
     /// The time of a round trip, if it was measured.
     pub(crate) round_trip: Option<RoundTrip>,
-    /// What can prove later that a request has not arrived; in the request's pool.
-    pub(crate) taken: Option<NonNull<Taken>>,
+}
+
+/// A time of nginx's clock, at most 49 days ago.
+#[derive(Clone, Copy)]
+pub(crate) struct Since(u32);
+
+impl Since {
+    #[inline(always)]
+    pub(crate) fn new(time: Msec) -> Self {
+        Self(time as u32)
+    }
+
+    /// How long ago it is, in milliseconds.
+    pub(crate) fn elapsed(self) -> Msec {
+        (now() as u32).wrapping_sub(self.0) as Msec
+    }
+
+    pub(crate) fn time(self) -> Msec {
+        now().wrapping_sub(self.elapsed())
+    }
 }
 
 /// A server that a request keeps for its next attempt.

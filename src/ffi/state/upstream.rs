@@ -25,10 +25,10 @@ use crate::ffi::nginx::headers::bytes;
 
 use super::carrier::Carriers;
 use super::counts::Counts;
+use super::extra::Extra;
 use super::handover::HandoverOf;
 pub(crate) use super::idle::{Bytes, Idle, RoundTrip};
 use super::lessons::{lesson_of, note, ServerLessons};
-use super::peer_data::Extra;
 #[cfg(ngx_feature = "http_ssl")]
 use super::tls_sessions::Sessions;
 use super::waits::Waits;

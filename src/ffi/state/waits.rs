@@ -101,7 +101,7 @@ impl Waits {
 
     /// The queue in which a request waits for a server.
     pub(crate) fn line(&self, kp: &PeerData) -> &WaitLine {
-        match kp.tried() {
+        match kp.extra().tried() {
             None => &self.queue,
             Some(_) => &self.retries,
         }

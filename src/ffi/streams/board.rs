@@ -20,11 +20,11 @@ use super::io::{dummy_socket, FUNCTIONS};
 
 /// What a request has of streams; made for its first one. `None` if there is no memory.
 pub(crate) fn stream_of(kp: &PeerData) -> Option<StreamRef> {
-    if kp.extra().stream.get().is_none() {
+    if kp.extra().stream().is_none() {
         // SAFETY: the pool of the live request, in which `kp` lies.
-        kp.extra().stream.set(unsafe { Stream::make(kp.pool()) });
+        kp.set_stream(unsafe { Stream::make(kp.pool()) });
     }
-    kp.extra().stream.get()
+    kp.extra().stream()
 }
 
 /// Gives the request a stream of a carrier. `None` if there is no memory, no descriptor, or no stream after all.
@@ -43,10 +43,10 @@ pub(crate) fn board(kp: &PeerData, peer: Peer, carrier: &Rc<Carrier>, kind: Kind
 
 /// The request leaves its carrier, if it has one. Returns the carrier, and how its stream has ended.
 pub(crate) fn leave(kp: &PeerData, peer: Peer) -> Option<(Rc<Carrier>, Close)> {
-    if let Some(number) = kp.extra().stream.get()?.number() {
+    if let Some(number) = kp.extra().stream()?.number() {
         kp.notes.had_stream(number);
     }
-    let Ride { carrier, key } = kp.extra().stream.get()?.leave()?;
+    let Ride { carrier, key } = kp.extra().stream()?.leave()?;
     peer.release_connection();
     if let Some(meter) = kp.upstream().http2_meter() {
         meter.stream_closed();

@@ -22,7 +22,8 @@ use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::process::{elapsed, now};
 use crate::ffi::shared::workers::recover;
-use crate::ffi::state::peer_data::{PeerData, Stage};
+use crate::ffi::state::extra::Stage;
+use crate::ffi::state::peer_data::PeerData;
 use crate::ffi::state::upstream::Upstream;
 use crate::ffi::state::waiter::Waiter;
 use crate::ffi::state::waits::{WaitFailure, Waits};
@@ -304,14 +305,14 @@ fn grant(kp: &PeerData, waiter: &Waiter, waiting: Waiting) -> Turn {
     }
     let peer = kp.u.peer();
     peer.set_log_action(c"connecting to upstream");
-    kp.stage.set(Stage::Granting(waiting.ticket));
+    kp.set_stage(Stage::Granting(waiting.ticket));
     peer.release_connection();
     peer.set_no_server(std::ptr::null_mut(), std::ptr::null_mut());
     // SAFETY: the peer of a live request, without a connection and without a server.
     let rc = unsafe { ngx_event_connect_peer(peer.as_ptr()) };
     if rc == NGX_BUSY as ngx_int_t {
         install_placeholder(kp, peer, waiter);
-        kp.stage.set(Stage::Queued(waiting.ticket));
+        kp.set_stage(Stage::Queued(waiting.ticket));
         return if is_worth_waiting(kp) { Turn::Busy } else { Turn::NoLiveServer };
     }
     remove(kp.upstream(), kp, waiting);
@@ -330,14 +331,14 @@ fn resume(waiting: Waiting, stage: Stage) {
     // SAFETY: it lies in the pool of the same request, which is alive.
     let kp = unsafe { waiter.request.as_ref() };
     let (upstream, peer) = (kp.upstream(), kp.u.peer());
-    if let (Stage::Resuming(_), Some(server)) = (stage, kp.server.get()) {
+    if let (Stage::Resuming(_), Some(server)) = (stage, kp.extra().server()) {
         upstream.counts.unpark(server);
     }
-    kp.stage.set(stage);
+    kp.set_stage(stage);
     peer.release_connection();
     // SAFETY: the peer of a live request, with a server and without a connection.
     let rc = unsafe { ngx_event_connect_peer(peer.as_ptr()) };
-    match (stage, kp.stage.get()) {
+    match (stage, kp.extra().stage()) {
         // It waits on.
         (Stage::Resuming(_), Stage::Parked(_))
         | (Stage::TryingStream(_), Stage::AwaitingStream(_))
@@ -366,7 +367,7 @@ fn resume(waiting: Waiting, stage: Stage) {
 
 /// Whether a request that had its turn waits on, for something else: then its timer is set.
 fn waits_on(kp: &PeerData, waiter: &Waiter) -> bool {
-    match kp.stage.get() {
+    match kp.extra().stage() {
         Stage::Parked(_) => wait_for_slot(kp, waiter),
         Stage::AwaitingStream(_) => wait_for_stream(kp, waiter),
         _ => return false,
@@ -386,7 +387,7 @@ fn go_on(kp: &PeerData, waiter: &Waiter, rc: ngx_int_t) {
     const DONE: ngx_int_t = NGX_DONE as ngx_int_t;
     const AGAIN: ngx_int_t = NGX_AGAIN as ngx_int_t;
     const DECLINED: ngx_int_t = NGX_DECLINED as ngx_int_t;
-    kp.stage.set(Stage::Asking);
+    kp.set_stage(Stage::Asking);
     match rc {
         OK | DONE | AGAIN => resume_connect(kp, waiter, rc == AGAIN),
         DECLINED => fail_declined(kp, waiter),

@@ -13,8 +13,9 @@ use crate::ffi::max_conns::slots::release_slot;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::nginx::process::{elapsed, now};
+use crate::ffi::state::extra::Stage;
 use crate::ffi::state::notes::Status;
-use crate::ffi::state::peer_data::{PeerData, Stage};
+use crate::ffi::state::peer_data::PeerData;
 use crate::ffi::state::waiter::Waiter;
 use crate::ffi::state::waits::{WaitFailure, INTERVAL};
 
@@ -38,7 +39,7 @@ pub(crate) fn enqueue(kp: &PeerData, peer: Peer) -> ngx_int_t {
         (None, _) => {}
     }
     kp.note(if queued.is_some() { Status::Queued } else { Status::None }, 0);
-    kp.stage.set(queued.map_or(Stage::Failing(WaitFailure::Full), Stage::Queued));
+    kp.set_stage(queued.map_or(Stage::Failing(WaitFailure::Full), Stage::Queued));
     upstream.waits_changed();
     this.turn.prepare(core_has_returned, waiter.as_ptr().cast(), false);
     match kp.u.connect_timeout() {
@@ -52,21 +53,21 @@ pub(crate) fn enqueue(kp: &PeerData, peer: Peer) -> ngx_int_t {
 /// Parks the request: it has a server, but there is no slot for its connection yet.
 pub(crate) fn park(kp: &PeerData, peer: Peer, server: Server) -> ngx_int_t {
     let waits = &kp.upstream().waits;
-    let waiter = match kp.stage.get() {
+    let waiter = match kp.extra().stage() {
         Stage::Asking => start_wait(kp, peer),
-        _ => kp.waiter.get(),
+        _ => kp.extra().waiter(),
     };
     let Some(waiter) = waiter else { return NGX_ERROR as ngx_int_t };
     // SAFETY: `start_wait` has put it into the pool of the live request.
     let this = unsafe { waiter.as_ref() };
-    let ticket = match kp.stage.get() {
+    let ticket = match kp.extra().stage() {
         Stage::Resuming(ticket) => Some(ticket),
         _ => waits.parked.with(|parked| parked.push(waiter, this.since.get())).flatten(),
     };
     let Some(ticket) = ticket else { return NGX_ERROR as ngx_int_t };
     peer.set_connection(this.conn());
     kp.note(Status::Queued, 0);
-    if kp.stage.replace(Stage::Parked(ticket)) == Stage::Asking {
+    if kp.replace_stage(Stage::Parked(ticket)) == Stage::Asking {
         this.turn.prepare(core_has_returned, waiter.as_ptr().cast(), false);
         this.turn.post();
     }
@@ -93,7 +94,7 @@ pub(super) unsafe extern "C" fn core_has_returned(event: *mut ngx_event_t) {
     let waiter = unsafe { &*waiter };
     // SAFETY: it lies in the pool of the same request, which is alive.
     let kp = unsafe { waiter.request.as_ref() };
-    guard((), || match kp.stage.get() {
+    guard((), || match kp.extra().stage() {
         Stage::Failing(failure) => fail(kp, waiter, failure),
         Stage::Parked(_) => wait_for_slot(kp, waiter),
         Stage::AwaitingStream(_) => wait_for_stream(kp, waiter),
@@ -156,7 +157,7 @@ pub(crate) fn leave_wait(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uin
         }
         Stage::Parked(ticket) | Stage::Resuming(ticket) => {
             upstream.waits.parked.with(|parked| parked.remove(ticket));
-            if let Some(server) = kp.server.take() {
+            if let Some(server) = kp.take_server() {
                 upstream.counts.unpark(server);
                 upstream.counts.end_request(server);
             }
@@ -165,7 +166,7 @@ pub(crate) fn leave_wait(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uin
         }
         Stage::Inquiring(ticket) | Stage::Informed(ticket) => {
             upstream.waits.asking.with(|asking| asking.remove(ticket));
-            if let Some(server) = kp.server.take() {
+            if let Some(server) = kp.take_server() {
                 upstream.counts.end_request(server);
             }
             Some(ServerReturn::Untried)
@@ -173,7 +174,7 @@ pub(crate) fn leave_wait(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uin
         Stage::AwaitingStream(ticket) | Stage::TryingStream(ticket) => {
             upstream.waits.streams.with(|line| line.remove(ticket));
             end_group_wait(kp);
-            if let Some(server) = kp.server.take() {
+            if let Some(server) = kp.take_server() {
                 upstream.counts.end_request(server);
             }
             Some(ServerReturn::Untried)
@@ -181,7 +182,7 @@ pub(crate) fn leave_wait(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uin
         Stage::Declined => {
             kp.u.set_request_sent(false);
             kp.note_tried();
-            if let Some(server) = kp.server.take() {
+            if let Some(server) = kp.take_server() {
                 upstream.counts.end_request(server);
                 release_slot(upstream, server);
             }
@@ -203,14 +204,14 @@ pub(crate) fn leave_wait(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uin
 /// The request does not wait for a stream any more.
 fn end_group_wait(kp: &PeerData) {
     // SAFETY: `start_wait` has put it into the pool of the live request.
-    if let Some(waiter) = kp.waiter.get().map(|waiter| unsafe { waiter.as_ref() }) {
+    if let Some(waiter) = kp.extra().waiter().map(|waiter| unsafe { waiter.as_ref() }) {
         end_wait_for_stream(kp.upstream(), waiter);
     }
 }
 
 /// Takes the placeholder back from nginx, and ends the time of the wait, unless that was done before.
 fn end_placeholder(kp: &PeerData, stage: Stage) {
-    let Some(waiter) = kp.waiter.get() else { return };
+    let Some(waiter) = kp.extra().waiter() else { return };
     // SAFETY: `start_wait` has put it into the pool of the live request.
     let waiter = unsafe { waiter.as_ref() };
     waiter.leave();

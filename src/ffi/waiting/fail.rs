@@ -6,7 +6,8 @@ use nginx_sys::{ngx_int_t, NGX_HTTP_INTERNAL_SERVER_ERROR};
 
 use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::process::elapsed;
-use crate::ffi::state::peer_data::{PeerData, Stage};
+use crate::ffi::state::extra::Stage;
+use crate::ffi::state::peer_data::PeerData;
 use crate::ffi::state::waiter::Waiter;
 use crate::ffi::state::waits::WaitFailure;
 
@@ -29,7 +30,7 @@ pub(crate) fn fail(kp: &PeerData, waiter: &Waiter, failure: WaitFailure) {
         kp.request().log_error(line);
     }
     kp.u.end_of_wait(elapsed(waiter.since.get()));
-    kp.stage.set(Stage::Failing(failure));
+    kp.set_stage(Stage::Failing(failure));
     end_attempt(kp, waiter, status);
 }
 
@@ -37,7 +38,7 @@ pub(crate) fn fail(kp: &PeerData, waiter: &Waiter, failure: WaitFailure) {
 pub(crate) fn fail_declined(kp: &PeerData, waiter: &Waiter) {
     kp.u.show_peer(kp.request().pool());
     kp.u.peer().set_connection(waiter.conn());
-    kp.stage.set(Stage::Declined);
+    kp.set_stage(Stage::Declined);
     end_attempt(kp, waiter, BAD_GATEWAY);
 }
 
@@ -45,7 +46,7 @@ pub(crate) fn fail_declined(kp: &PeerData, waiter: &Waiter) {
 pub(crate) fn fail_internally(kp: &PeerData, waiter: &Waiter) {
     waiter.leave();
     if !kp.u.peer().has_server() {
-        kp.stage.set(Stage::Failing(WaitFailure::NoLiveServer));
+        kp.set_stage(Stage::Failing(WaitFailure::NoLiveServer));
         install_placeholder(kp, kp.u.peer(), waiter);
     }
     kp.request().finalize(kp.u, NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t);

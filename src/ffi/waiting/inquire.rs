@@ -9,7 +9,8 @@ use crate::pool::Key;
 use crate::ffi::handover::ask::{ask, is_open};
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::nginx::process::elapsed;
-use crate::ffi::state::peer_data::{PeerData, Stage};
+use crate::ffi::state::extra::Stage;
+use crate::ffi::state::peer_data::PeerData;
 use crate::ffi::state::upstream::Upstream;
 use crate::ffi::state::waiter::Waiter;
 
@@ -21,10 +22,10 @@ use super::placeholder::start_wait;
 #[inline(never)]
 pub(crate) fn inquire(kp: &PeerData, peer: Peer, key: &Key<'_>) -> Option<ngx_int_t> {
     let upstream = kp.upstream();
-    let stage = kp.stage.get();
+    let stage = kp.extra().stage();
     let is_patient = match stage {
         Stage::Asking => true,
-        Stage::Informed(_) => kp.waited().is_some_and(|waited| waited < PATIENCE),
+        Stage::Informed(_) => kp.extra().waited().is_some_and(|waited| waited < PATIENCE),
         _ => false,
     };
     // Without a timeout, the core would take the placeholder for a connection that is established.
@@ -33,7 +34,7 @@ pub(crate) fn inquire(kp: &PeerData, peer: Peer, key: &Key<'_>) -> Option<ngx_in
     }
     let question = ask(upstream, key)?;
     let waiter = match stage {
-        Stage::Informed(_) => kp.waiter.get(),
+        Stage::Informed(_) => kp.extra().waiter(),
         _ => start_wait(kp, peer),
     }?;
     // SAFETY: `start_wait` has put it into the pool of the live request.
@@ -45,7 +46,7 @@ pub(crate) fn inquire(kp: &PeerData, peer: Peer, key: &Key<'_>) -> Option<ngx_in
     };
     this.question.set(question);
     peer.set_connection(this.conn());
-    kp.stage.set(Stage::Inquiring(ticket));
+    kp.set_stage(Stage::Inquiring(ticket));
     if stage == Stage::Asking {
         this.turn.prepare(core_has_returned, waiter.as_ptr().cast(), false);
         this.turn.post();

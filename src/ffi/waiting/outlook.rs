@@ -56,7 +56,7 @@ pub(crate) fn is_worth_waiting(kp: &PeerData) -> bool {
 /// in the same way; therefore other workers tell this one when a server may have room again.
 pub(crate) fn is_in_vain(kp: &PeerData) -> bool {
     let waits = &kp.upstream().waits;
-    kp.tried().is_some() && waits.is_watching.get() && waits.any_retries() && is_known_to_be_full(kp)
+    kp.extra().tried().is_some() && waits.is_watching.get() && waits.any_retries() && is_known_to_be_full(kp)
 }
 
 #[cold]
@@ -106,5 +106,5 @@ fn servers_of(kp: &PeerData) -> Option<Servers> {
 
 /// The numbers of the servers that the request does not use again.
 fn tried(kp: &PeerData, servers: Servers, at: Moment) -> &[u32] {
-    kp.tried().filter(|tried| tried.is_of(servers, at.set.1)).map_or(&[], |tried| tried.numbers())
+    kp.extra().tried().filter(|tried| tried.is_of(servers, at.set.1)).map_or(&[], |tried| tried.numbers())
 }

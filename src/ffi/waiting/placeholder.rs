@@ -9,12 +9,12 @@ use crate::ffi::state::waiter::Waiter;
 
 /// Begins a wait, and prepares its placeholder. `None` if there is no memory.
 pub(crate) fn start_wait(kp: &PeerData, peer: Peer) -> Option<NonNull<Waiter>> {
-    let waiter = match kp.waiter.get() {
+    let waiter = match kp.extra().waiter() {
         Some(waiter) => waiter,
         // SAFETY: the pool of the live request, in which `kp` lies.
         None => unsafe { Waiter::new(kp.pool(), NonNull::from(kp)) }?,
     };
-    kp.waiter.set(Some(waiter));
+    kp.set_waiter(waiter)?;
     // SAFETY: made above or in an earlier wait, in the pool of the live request.
     let this = unsafe { waiter.as_ref() };
     this.stand_in(peer.log());

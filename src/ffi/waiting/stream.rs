@@ -12,8 +12,9 @@ use crate::queue;
 use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::nginx::process::{elapsed, now};
 use crate::ffi::state::carrier::{most, room};
+use crate::ffi::state::extra::Stage;
 use crate::ffi::state::notes::Status;
-use crate::ffi::state::peer_data::{PeerData, Stage};
+use crate::ffi::state::peer_data::PeerData;
 use crate::ffi::state::upstream::Upstream;
 use crate::ffi::state::waiter::Waiter;
 use crate::ffi::state::waits::{WaitFailure, INTERVAL};
@@ -27,10 +28,10 @@ use super::placeholder::{install_placeholder, start_wait};
 #[cold]
 pub(crate) fn await_stream(kp: &PeerData, peer: Peer, group: GroupId) -> ngx_int_t {
     let upstream = kp.upstream();
-    let stage = kp.stage.get();
+    let stage = kp.extra().stage();
     let waiter = match stage {
         Stage::Asking => start_wait(kp, peer),
-        _ => kp.waiter.get(),
+        _ => kp.extra().waiter(),
     };
     let Some(waiter) = waiter else { return NGX_ERROR as ngx_int_t };
     // SAFETY: `start_wait` has put it into the pool of the live request.
@@ -49,7 +50,7 @@ pub(crate) fn await_stream(kp: &PeerData, peer: Peer, group: GroupId) -> ngx_int
             }
             peer.set_connection(this.conn());
             kp.note(Status::Queued, 0);
-            kp.stage.set(Stage::AwaitingStream(ticket));
+            kp.set_stage(Stage::AwaitingStream(ticket));
         }
         None if stage != Stage::Asking => return NGX_ERROR as ngx_int_t,
         None => {
@@ -59,7 +60,7 @@ pub(crate) fn await_stream(kp: &PeerData, peer: Peer, group: GroupId) -> ngx_int
                 meter.overflow();
             }
             kp.note(Status::None, 0);
-            kp.stage.set(Stage::Failing(WaitFailure::Full));
+            kp.set_stage(Stage::Failing(WaitFailure::Full));
         }
     }
     if stage == Stage::Asking {
@@ -85,7 +86,7 @@ fn begin_wait(upstream: &Upstream, waiter: &Waiter, group: GroupId) {
 /// The request goes to no server: the balancer gets back the one that it has given.
 fn give_server_back(kp: &PeerData, peer: Peer) {
     kp.attempt.set(None);
-    if let Some(server) = kp.server.take() {
+    if let Some(server) = kp.take_server() {
         kp.upstream().counts.end_request(server);
     }
     kp.balancer.get().free_untried(peer);
