@@ -18,8 +18,10 @@ start_backend() {
     local out=$TEMP/$1.out address listens=()
     shift
     for address in "${@:-127.0.0.1:0}"; do listens+=(--listen "$address"); done
+    # The process in the background opens its file when it gets to it, which can be later than the first look.
+    : >"$out"
     # A session of its own, so that it can go on after the script (scripts/demo --keep).
-    setsid "$BACKEND" "${listens[@]}" --control 127.0.0.1:0 "${BACKEND_OPTIONS[@]}" >"$out" 2>&1 </dev/null &
+    setsid "$BACKEND" "${listens[@]}" --control 127.0.0.1:0 "${BACKEND_OPTIONS[@]}" >>"$out" 2>&1 </dev/null &
     PID=$!
     remember_pid "$PID"
     wait_for 5 grep -qx ready "$out" || die "the backend does not start: $(cat "$out")"
@@ -46,8 +48,8 @@ start_until_stopped() {
 
 is_ready_or_gone() { grep -qx ready "$1" || ! is_running "$2"; }
 
-# backend_count CONTROL NAME: one number of the backend's statistics.
-backend_count() { http_get "$1" /stats | sed -n "s/.*\"$2\":\([0-9]*\).*/\1/p"; }
+# backend_count CONTROL NAME: one number of the backend's statistics, not of those of HTTP/2, which come last.
+backend_count() { http_get "$1" /stats | sed -n "s/^{[^{]*\"$2\":\([0-9]*\).*/\1/p"; }
 
 # fill_in TEMPLATE NAME VALUE..: the template with each @NAME@ replaced.
 fill_in() {

@@ -134,7 +134,7 @@ is_for_browser() { [[ ${FILES[*]} == "$PAGE_TEST" || ($1 == "${KEYS[0]}" && $QUI
 
 # What these show is how the module behaves towards servers, which is the same on each nginx, and they take long: they run on the
 # first and on the last version, or if files are chosen.
-SERVER_TESTS='t/(streams/(dead|fairness|hostile|lifecycle|many)|stale/learn(-link|-servers)?)\.t'
+SERVER_TESTS='t/(docs/demo|streams/(dead|fairness|hostile|lifecycle|many)|stale/learn(-link|-servers)?)\.t'
 
 is_for_server_tests() { [[ $CHOSEN_FILES == yes || $1 == "${KEYS[0]}" || $1 == "${KEYS[-1]}" ]]; }
 

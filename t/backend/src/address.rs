@@ -10,7 +10,11 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+
+/// So many connections may wait to be accepted, if the kernel allows it: a thousand requests at once open a thousand. One that
+/// finds no room tries again after a second.
+const BACKLOG: u32 = 4096;
 
 /// `ip:port` or `unix:/path`.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,7 +50,15 @@ impl Address {
     /// Listens on this address; a socket file left behind by a dead process is replaced.
     pub async fn bind(&self) -> io::Result<Socket> {
         match self {
-            Self::Tcp(address) => TcpListener::bind(address).await.map(Socket::Tcp),
+            Self::Tcp(address) => {
+                let socket = match address {
+                    SocketAddr::V4(_) => TcpSocket::new_v4()?,
+                    SocketAddr::V6(_) => TcpSocket::new_v6()?,
+                };
+                socket.set_reuseaddr(true)?;
+                socket.bind(*address)?;
+                socket.listen(BACKLOG).map(Socket::Tcp)
+            }
             Self::Unix(path) => {
                 let _ = std::fs::remove_file(path);
                 UnixListener::bind(path).map(|listener| Socket::Unix(listener, path.clone()))

@@ -48,7 +48,10 @@ impl Stats {
         self.open.fetch_add(1, Relaxed);
         let mut sockets = self.sockets.lock().expect("no holder panics");
         sockets.extend(socket.map(|socket| (serial, socket)));
-        self.max_open.fetch_max(alive(&sockets), Relaxed);
+        // Not more than there are, so the kernel need not be asked each time.
+        if sockets.len() as u64 > self.max_open.load(Relaxed) {
+            self.max_open.fetch_max(alive(&sockets), Relaxed);
+        }
         serial
     }
 
