@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::base::memory::{collect, is_spare, push};
 
+use super::hint::Cause;
 use super::index::Index;
 use super::plan::{Plan, Spot, HANDOVER, HTTP2, QUEUE};
 use super::rows::{self, Rows};
@@ -27,6 +28,13 @@ pub struct Generation {
     /// Former generations whose workers may still run.
     pub(super) past: Vec<Past>,
 }
+
+/// The number of the warning that is about the first cause of a hint.
+const FIRST_CAUSE: u32 = 32;
+/// How many hints about an upstream are logged in an hour.
+const TOLD_AN_HOUR: u64 = 4;
+/// More than [`TOLD_AN_HOUR`].
+const MANY: u64 = 8;
 
 /// The memory of one configuration.
 pub(super) struct Memory {
@@ -101,6 +109,9 @@ impl Generation {
         let before = last.into_iter().flat_map(|last| last.past.iter().map(|past| (&past.memory, false)));
         for (memory, is_last) in last.map(|last| (&last.own, true)).into_iter().chain(before) {
             let former = Past::new(memory, &own)?;
+            if is_last {
+                own.inherit_told(&former);
+            }
             // A worker of the last generation that has not entered yet may still do so. It takes its second column only if the
             // process in the first one is alive.
             let is_over = |(column, process)| match process {
@@ -151,9 +162,7 @@ impl Generation {
     /// Whether a warning about an upstream is to be written: `true` once for each number in all workers together.
     /// `warning` is below 64.
     pub fn warns(&self, upstream: usize, warning: u32) -> bool {
-        let written = &self.own.words[self.own.plan.warnings(self.own.columns, upstream)];
-        let bit = 1 << (warning % 64);
-        written.load(Relaxed) & bit == 0 && written.fetch_or(bit, Relaxed) & bit == 0
+        self.own.warns(upstream, warning)
     }
 
     /// The counters now. `is_alive` tells whether a process runs. `None` if there is no memory.
@@ -185,10 +194,51 @@ impl Memory {
         Rows::new(&front[..self.plan.notes()], rows)
     }
 
+    /// See [`Generation::warns`].
+    fn warns(&self, upstream: usize, warning: u32) -> bool {
+        let written = &self.words[self.plan.warnings(self.columns, upstream)];
+        let bit = 1 << (warning % 64);
+        written.load(Relaxed) & bit == 0 && written.fetch_or(bit, Relaxed) & bit == 0
+    }
+
+    /// Whether a hint about an upstream is to be logged at `now`, in milliseconds: once for each cause, and not more than a few times
+    /// an hour, as there may be reloads all the time.
+    pub(super) fn tells(&self, upstream: usize, cause: Cause, now: u64) -> bool {
+        if !self.warns(upstream, FIRST_CAUSE + cause as u32) {
+            return false;
+        }
+        let told = &self.words[self.plan.told(self.columns, upstream)];
+        let (since, number) = (told.load(Relaxed) / MANY, told.load(Relaxed) % MANY);
+        // The time may begin anew with the machine.
+        let is_over = number == 0 || now / 1000 < since || now / 1000 - since >= 3600;
+        let (since, number) = if is_over { (now / 1000, 0) } else { (since, number) };
+        if number >= TOLD_AN_HOUR {
+            return false;
+        }
+        told.store(since * MANY + number + 1, Relaxed);
+        true
+    }
+
+    /// How often hints were logged goes on.
+    fn inherit_told(&self, last: &Past) {
+        for (this, former) in last.upstreams.iter().enumerate() {
+            let Some((number, _)) = former else { continue };
+            let before = last.memory.words[last.memory.plan.told(last.memory.columns, *number)].load(Relaxed);
+            if before != 0 {
+                self.words[self.plan.told(self.columns, this)].store(before, Relaxed);
+            }
+        }
+    }
+
+    /// The numbers of the columns that processes have written.
+    pub(super) fn entered(&self) -> impl Iterator<Item = usize> + '_ {
+        let entered = self.processes().enumerate().filter(|(_, process)| *process != 0);
+        entered.map(|(column, _)| column)
+    }
+
     /// The numbers of the columns that were written. The others are not read: memory that was never touched costs nothing.
     pub(super) fn written(&self) -> impl Iterator<Item = usize> + '_ {
-        let entered = self.processes().enumerate().filter(|(_, process)| *process != 0);
-        entered.map(|(column, _)| column).chain([self.columns])
+        self.entered().chain([self.columns])
     }
 
     /// Takes a column of a worker for a process. Returns its number, and the process that wrote it before. `None` if each one

@@ -4,8 +4,8 @@
 //! ```text
 //!   a generation: the memory of one configuration, shared by its workers
 //!
-//!   head | process of worker 0, 1, ..  | for each upstream: the warnings that were written
-//!   worker 0 | upstream a: queue, handover, http2 | upstream b: ..  | auth /a, /b, .. | rows: server 1, 2, .. | other, gone, ..
+//!   head | process of worker 0, 1, ..  | for each upstream: the warnings that were written | and when hints were
+//!   worker 0 | upstream a: queue, handover, http2, lately | upstream b: ..  | auth /a, /b, .. | rows: server 1, 2, .. | other, gone, ..
 //!   worker 1 | the same
 //!   folded   | the same: the sums of former generations whose workers have all ended
 //! ```
@@ -17,9 +17,11 @@
 
 mod generation;
 mod handover;
+mod hint;
 mod histogram;
 mod http2;
 mod index;
+mod lately;
 mod plan;
 mod rows;
 mod servers;
@@ -36,6 +38,7 @@ use rows::{add_to, Row as Cells, LINE};
 
 pub use generation::{Generation, Refused, Worker};
 pub use handover::{Dropped, Handover, HandoverCount, HandoverMeter, DROPPED};
+pub use hint::{Cause, Hint};
 pub use histogram::{Histogram, BOUNDS};
 pub use http2::{Http2, Http2Count, Http2Gauge, Http2Meter, HTTP2_COUNTS};
 pub use plan::{readable, Plan, UpstreamInfo};
@@ -281,6 +284,11 @@ impl Meter {
         add(&self.0[Phase::Idle as usize], u64::MAX);
         add(&self.0[Count::Reused as usize], 1);
         add(&self.0[Phase::Active as usize], 1);
+    }
+
+    /// Whether this worker has an idle connection to the server.
+    pub fn has_idle(self) -> bool {
+        self.0[Phase::Idle as usize].load(Relaxed) > 0
     }
 
     /// What this worker has noted about the server; 0 if nothing.

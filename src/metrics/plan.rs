@@ -3,6 +3,7 @@
 
 use crate::base::memory::{append, collect};
 
+use super::lately::LATELY_CELLS;
 use super::rows::{notes, size, PLANE};
 use super::servers::Servers;
 use super::worker_counters::HEADER_WORDS;
@@ -38,6 +39,8 @@ pub struct UpstreamInfo {
     pub http2: bool,
     /// Whether it keeps to what was learned of its servers (`keepalive_hint learn`).
     pub learns: bool,
+    /// Whether the configuration asks for a pool, and nginx does not have one by default.
+    pub is_wanted: bool,
 }
 
 /// Makes bytes readable: bytes that are not UTF-8 become `\xNN`. The backslash of a literal `\x` becomes `\x5c`, so that
@@ -66,7 +69,8 @@ pub fn readable(bytes: &[u8]) -> Option<String> {
 pub(super) const QUEUE: usize = 0;
 pub(super) const HANDOVER: usize = QUEUE + QUEUE_CELLS;
 pub(super) const HTTP2: usize = HANDOVER + HANDOVER_CELLS;
-const UPSTREAM_CELLS: usize = HTTP2 + HTTP2_CELLS;
+pub(super) const LATELY: usize = HTTP2 + HTTP2_CELLS;
+const UPSTREAM_CELLS: usize = LATELY + LATELY_CELLS;
 
 /// The rows of an upstream besides those of its servers: of all servers that have none of their own, and of those that have left
 /// the upstream.
@@ -91,6 +95,13 @@ pub(super) struct Spot {
     pub(super) other: usize,
     /// The row of the servers that have left the upstream.
     pub(super) gone: usize,
+}
+
+impl Spot {
+    /// The rows of the upstream.
+    pub(super) fn rows(&self) -> impl Iterator<Item = usize> {
+        (self.servers..self.others + self.room).chain([self.other, self.gone])
+    }
 }
 
 /// A cache line, in words.
@@ -153,6 +164,11 @@ impl Plan {
     /// Where the warnings of an upstream are.
     pub(super) fn warnings(&self, columns: usize, upstream: usize) -> usize {
         columns + upstream
+    }
+
+    /// Where it is written when hints about an upstream were logged.
+    pub(super) fn told(&self, columns: usize, upstream: usize) -> usize {
+        self.warnings(columns, self.upstreams.len()) + upstream
     }
 
     /// Where a column begins, of this number of columns that processes write: with a page.
@@ -227,6 +243,6 @@ impl Plan {
 
     /// The size of what stands before the columns.
     fn head(&self, columns: usize) -> usize {
-        columns + self.upstreams.len()
+        columns + 2 * self.upstreams.len()
     }
 }

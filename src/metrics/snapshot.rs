@@ -9,8 +9,10 @@ use crate::base::memory::{collect, copy, owned, push};
 
 use super::generation::{Generation, Memory, Past};
 use super::handover::Handover;
+use super::hint::Hint;
 use super::histogram::Histogram;
 use super::http2::{is_gauge, Http2};
+use super::lately;
 use super::plan::{Plan, HANDOVER, HTTP2, QUEUE};
 use super::rows;
 use super::servers::{ServerInfo, ServerView};
@@ -189,6 +191,11 @@ impl Snapshot {
             }
         }
         Http2(cells)
+    }
+
+    /// Why the pool of an upstream has little effect, if that is certain.
+    pub fn hint(&self, upstream: usize) -> Option<Hint> {
+        lately::hint(&self.generation.own, upstream)
     }
 
     /// The numbers of decisions, by their names, and the durations.

@@ -16,7 +16,9 @@ use crate::base::address::MAX_ADDRESS;
 use crate::base::hash::words_of;
 
 use super::generation::Memory;
+use super::hint::{Cause, Hint};
 use super::http2::is_gauge;
+use super::lately;
 use super::plan::{Spot, HANDOVER, HTTP2, QUEUE};
 use super::rows::{add_to, connections, numbers, word, Row, Rows, LINE};
 use super::{
@@ -41,6 +43,8 @@ pub struct WorkerCounters {
     spot: Spot,
     /// The counters that belong to no server.
     words: &'static [AtomicU64],
+    /// The whole column of the worker.
+    column: &'static [AtomicU64],
     rows: Rows,
     /// The headers of servers that are not configured.
     headers: &'static [AtomicU64],
@@ -54,10 +58,11 @@ impl WorkerCounters {
     /// `column` is the worker's column.
     pub(super) fn new(memory: Arc<Memory>, number: usize, column: usize) -> Self {
         let spot = memory.spots[number];
-        let (words, rows, headers) =
-            (&memory.column(column)[spot.cells..], memory.rows(column), headers(&memory, column, &spot));
+        let (rows, headers) = (memory.rows(column), headers(&memory, column, &spot));
+        let column = memory.column(column);
+        let words = &column[spot.cells..];
         let taken = Cell::new(headers.chunks_exact(HEADER_WORDS).take_while(is_used).count());
-        Self { memory, number, spot, words, rows, headers, taken, time: Cell::new(0) }
+        Self { memory, number, spot, words, column, rows, headers, taken, time: Cell::new(0) }
     }
 
     /// The counters of the server at an address.
@@ -95,6 +100,18 @@ impl WorkerCounters {
     pub fn http2(&self) -> Option<Http2Meter> {
         let words = self.words.get(HTTP2..)?.first_chunk::<HTTP2_CELLS>();
         words.map(Http2Meter)
+    }
+
+    /// Notes that a connection was in vain, at `now`, in milliseconds. Returns a hint if it is to be logged: once for each cause in all
+    /// workers together, and not at each reload.
+    #[cold]
+    pub fn note(&self, cause: Cause, now: u64) -> Option<Hint> {
+        let is_time = lately::note(self.column, self.rows, &self.spot, cause);
+        let is_wanted = self.memory.plan.upstreams.get(self.number)?.is_wanted;
+        if !is_time || !is_wanted {
+            return None;
+        }
+        lately::hint(&self.memory, self.number).filter(|hint| self.memory.tells(self.number, hint.cause, now))
     }
 
     /// The common counters of all servers that have none of their own.
@@ -239,8 +256,7 @@ pub(super) fn settle(memory: &Memory, column: usize, spot: &Spot) {
             add_to(row, FIRST_END + End::Exiting as usize, connections);
         }
     };
-    let all = (spot.servers..spot.others + spot.room).chain([spot.other, spot.gone]);
-    all.filter_map(|row| rows.read(row)).for_each(end);
+    spot.rows().filter_map(|row| rows.read(row)).for_each(end);
     let taken = headers(memory, column, spot).chunks_exact(HEADER_WORDS).take_while(is_used);
     taken.for_each(|header| {
         header[LOOKED_UP].store(0, Relaxed);

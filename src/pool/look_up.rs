@@ -60,6 +60,12 @@ impl<C: Connection> IdlePool<C> {
         None
     }
 
+    /// Whether there is a connection to `address` with a protocol of which `fits` returns true.
+    pub fn any_to(&self, address: &[u8], fits: impl Fn(usize) -> bool) -> bool {
+        let to = |at: u32| self.groups.is_at(at, address) && fits(self.groups.kind(at).protocol);
+        self.slots.iter().any(|slot| slot.is_idle() && to(slot.group.at))
+    }
+
     /// The connection in a slot.
     pub fn entry(&self, slot: u32) -> Option<IdleEntry<'_, C>> {
         let slot = self.slots.get(slot as usize)?;

@@ -18,6 +18,7 @@ pub(super) struct Family {
 pub(super) enum Source {
     Workers,
     Limit,
+    Hint,
     Phases,
     Server(fn(&ServerCounters) -> u64),
     Closed,
@@ -48,13 +49,19 @@ const fn family(name: &'static str, kind: &'static str, help: &'static str, sour
 }
 
 /// All families, in the order in which they are written.
-pub(super) const FAMILIES: [Family; 40] = [
+pub(super) const FAMILIES: [Family; 41] = [
     family("nginx_upstream_keepalive_workers", "gauge", "Worker processes that are alive.", Source::Workers),
     family(
         "nginx_upstream_keepalive_limit",
         "gauge",
         "Idle connections that each worker may keep.",
         Source::Limit,
+    ),
+    family(
+        "nginx_upstream_keepalive_hint",
+        "gauge",
+        "1 if nearly no request reuses a connection, by why.",
+        Source::Hint,
     ),
     family("nginx_upstream_keepalive_connections", "gauge", "Connections, by what they do.", Source::Phases),
     family(

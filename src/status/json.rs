@@ -9,7 +9,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use crate::base::memory::Text;
 use crate::lessons::View;
 use crate::metrics::{
-    Count, HandoverCount, Http2Gauge, Phase, QueueCount, Row, ServerCounters, ServerView, Snapshot,
+    Count, HandoverCount, Hint, Http2Gauge, Phase, QueueCount, Row, ServerCounters, ServerView, Snapshot,
 };
 
 use super::{buckets, in_seconds, lesson_of, Learned};
@@ -139,6 +139,7 @@ impl Serialize for UpstreamJson<'_> {
         map.serialize_entry("limit", &plan.limit)?;
         map.serialize_entry("per_server", &plan.per_server)?;
         numbers(&mut map, &self.sum)?;
+        map.serialize_entry("hint", &self.snapshot.hint(self.number).map(HintJson))?;
         map.serialize_entry("handover", &HandoverJson(self))?;
         if plan.http2 {
             map.serialize_entry("http2", &Http2Json(self))?;
@@ -203,6 +204,20 @@ fn numbers<M: SerializeMap>(map: &mut M, numbers: &ServerCounters) -> Result<(),
     map.serialize_entry("repeats", &numbers.count(Count::Repeats))?;
     map.serialize_entry("closed", &Map(|| numbers.closed()))?;
     map.serialize_entry("not_stored", &Map(|| numbers.not_stored()))
+}
+
+struct HintJson(Hint);
+
+impl Serialize for HintJson {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let Hint { cause, requests, reused } = self.0;
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("cause", cause.name())?;
+        map.serialize_entry("text", cause.text())?;
+        map.serialize_entry("requests", &requests)?;
+        map.serialize_entry("reused", &reused)?;
+        map.end()
+    }
 }
 
 struct HandoverJson<'a>(&'a UpstreamJson<'a>);

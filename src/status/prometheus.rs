@@ -71,6 +71,11 @@ impl PrometheusWriter {
         let (snapshot, next) = (&self.snapshot, self.next);
         match source {
             Source::Workers => sample(to, name, Labels::None, &[], snapshot.workers() as u64),
+            Source::Hint => {
+                if let Some(hint) = snapshot.hint(next) {
+                    sample(to, name, self.upstream_label(), &[("cause", &hint.cause.name())], 1);
+                }
+            }
             Source::Limit => {
                 let upstream = &snapshot.plan().upstreams[next];
                 let servers = if upstream.per_server { upstream.servers.len().max(1) } else { 1 };

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::metrics::{
-    Decision, Dropped, End, Generation, Http2Count, Phase, Plan, ServerInfo, UpstreamInfo, HTTP2_COUNTS,
+    Cause, Decision, Dropped, End, Generation, Http2Count, Phase, Plan, ServerInfo, UpstreamInfo,
+    HTTP2_COUNTS,
 };
 
 fn chosen(argument: Option<&str>, accept: &[&str]) -> Option<Format> {
@@ -229,7 +230,7 @@ fn writes_for_prometheus() {
         assert!(text.lines().any(|it| it == line), "{line}\n{text}");
     }
     assert_eq!(text.matches("# TYPE nginx_upstream_keepalive_connections gauge\n").count(), 1);
-    assert_eq!(text.matches("# TYPE ").count(), 28 + 2 + HTTP2_COUNTS.len());
+    assert_eq!(text.matches("# TYPE ").count(), 29 + 2 + HTTP2_COUNTS.len());
     // Nothing is said of what is not known.
     assert_eq!(text.matches("\nnginx_upstream_keepalive_learned_").count(), 8);
     assert!(!text.contains("reason=\"timeout\""));
@@ -245,6 +246,42 @@ fn what_was_learned_is_of_one_server() {
     assert_eq!(lesson_of(Some(one.view()), &UpstreamInfo::default(), &learned), View::default());
     assert_eq!(lesson_of(Some(other.view()), &learns, &learned), View::default());
     assert_eq!(lesson_of(None, &learns, &learned), View::default());
+}
+
+#[test]
+fn says_what_is_wrong_with_a_pool() {
+    let upstream = |name: &str| UpstreamInfo { name: name.into(), ..UpstreamInfo::default() };
+    let plan = Plan::new(vec![upstream("fine"), upstream(ODD)], Vec::new());
+    let words: Vec<AtomicU64> = (0..plan.memory(1)).map(|_| AtomicU64::new(0)).collect();
+    let generation = Generation::new(plan, 1, words.leak(), Box::new(()), None, |_| true).unwrap();
+    let worker = generation.enter(0, 1, |_| false).unwrap();
+    for _ in 0..60 {
+        worker.upstreams[1].meter(b"1").unwrap().open();
+        worker.upstreams[1].note(Cause::FastcgiClose, 0);
+    }
+    let generation = Arc::new(generation);
+    let written = |format| {
+        let snapshot = generation.snapshot(|_| true, &|_, _| None).unwrap();
+        let (mut writer, mut text) = (Writer::new(format, snapshot, &learned, 1.5), Text::new(0).unwrap());
+        while writer.write(&mut text) {}
+        String::from_utf8(text.bytes().to_vec()).unwrap()
+    };
+    let json: serde_json::Value = serde_json::from_str(&written(Format::Json)).unwrap();
+    assert!(json["upstreams"]["fine"]["hint"].is_null());
+    let hint = &json["upstreams"][ODD]["hint"];
+    assert_eq!(
+        (&hint["cause"], &hint["text"]),
+        (&"fastcgi_close".into(), &Cause::FastcgiClose.text().into())
+    );
+    assert_eq!((&hint["requests"], &hint["reused"]), (&60.into(), &0.into()));
+    let odd = r#"a\"b\\c\nd<e>&é"#;
+    let hints: Vec<_> = [written(Format::Prometheus)]
+        .iter()
+        .flat_map(|text| text.lines())
+        .filter_map(|line| line.strip_prefix("nginx_upstream_keepalive_hint"))
+        .map(String::from)
+        .collect();
+    assert_eq!(hints, [format!("{{upstream=\"{odd}\",cause=\"fastcgi_close\"}} 1")]);
 }
 
 #[test]

@@ -187,7 +187,7 @@ sub check_histogram {
     for my $name (sort keys %{ $json->{upstreams} }) {
         my $upstream = $json->{upstreams}{$name};
         my @both = ('active', 'draining', @counters, keys %reasons);
-        is keys_of($upstream), names(@both, qw(keepalive limit per_server handover peers), $name eq 'waits' ? 'queue' : (), $name eq 'carried' ? 'http2' : ()), "JSON: $name";
+        is keys_of($upstream), names(@both, qw(keepalive limit per_server hint handover peers), $name eq 'waits' ? 'queue' : (), $name eq 'carried' ? 'http2' : ()), "JSON: $name";
         is keys_of($upstream->{handover}), names(qw(in_transit asked answered dropped)), "JSON: $name, handover";
         is keys_of($upstream->{handover}{dropped}), names(@dropped), "JSON: $name, dropped";
         for my $peer (@{ $upstream->{peers} }) {
@@ -225,7 +225,7 @@ sub check_histogram {
     is join("\n", wrong_in($text)), '', 'Prometheus: nothing is wrong';
     my %families = $text =~ /^# TYPE (\S+) (\S+)$/mg;
     is_deeply \%families, {
-        (map { ("nginx_upstream_keepalive_$_" => 'gauge') } qw(workers limit connections in_transit)),
+        (map { ("nginx_upstream_keepalive_$_" => 'gauge') } qw(workers limit hint connections in_transit)),
         (map { ("nginx_upstream_keepalive_learned_$_" => 'gauge') } qw(idle_timeout_seconds idle_timeout_closes requests requests_closes)),
         (map { ("nginx_upstream_keepalive_${_}_total" => 'counter') } @counters, keys %reasons, qw(asked answered dropped)),
         (map { ("nginx_upstream_http2_$_" => 'gauge') } qw(carriers streams)),
@@ -327,7 +327,7 @@ $nginx->stop;
             "zone: $size is too small";
     }
     my ($needed) = $says->("keepalive_zone 1;\n$site") =~ /(\d+)k are needed/;
-    cmp_ok abs($needed * 1024 - 4 * (10 * 320 + 1088)), '<=', 1024, 'zone: what is needed is what the documentation says';
+    cmp_ok abs($needed * 1024 - 4 * (10 * 320 + 1152)), '<=', 1024, 'zone: what is needed is what the documentation says';
     is $says->("keepalive_zone ${needed}k;\n$site"), 'accepted', 'zone: what was said is enough';
     like $says->('keepalive_zone ' . ($needed - 1) . "k;\n$site"), qr/^refused: "keepalive_zone" of \d+ bytes is too small, ${needed}k/,
         'zone: less is not';

@@ -40,6 +40,7 @@ upstream backend {
     queue 10;
 }
 upstream carried { server 127.0.0.1:1; keepalive 8; http2 on; }
+upstream closed { server @{[ $backend->address(1) ]}; keepalive 8; }
 upstream taught { server @{[ $backend->address(1) ]}; keepalive 8; }
 $proxy_keepalive
 server {
@@ -48,6 +49,7 @@ server {
     location = /auth { internal; proxy_pass http://backend; }
     location / { auth_subrequest /auth; proxy_pass http://backend; }
     location = /taught { proxy_pass http://taught; }
+    location = /closed { proxy_pass http://closed/?header=Connection:close; }
     location = /open { proxy_pass http://backend; access_log logs/access.log upstream_keepalive; }
 }
 END
@@ -85,7 +87,7 @@ like $lines[1], qr{ connect="$number" header="$number" response="$number"$}, 'an
 
 # Some of everything, so that each metric has a value: the rest of a connection's requests, an answer after which it is
 # closed, and decisions.
-get($port, $_) for ('/open') x 4, '/open?header=Connection:close', '/', '/';
+get($port, $_) for ('/closed') x 50, ('/open') x 4, '/open?header=Connection:close', '/', '/';
 Keepalive::Status->new($port)->teach(taught => '/taught', requests => 5);
 
 my $status = get($port, '/status?format=prometheus');

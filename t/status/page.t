@@ -257,6 +257,42 @@ END
     $taught->stop;
 }
 
+# What is wrong with a pool that reuses nothing.
+{
+    my $hinted = Keepalive::Nginx->new(http => <<"END")->start;
+upstream fine { server @{[ $backend->address ]}; keepalive 4; }
+upstream inert { server @{[ $backend->address ]}; keepalive 4; }
+server {
+    listen 127.0.0.1:$port;
+    location = /status { keepalive_status; }
+    location /fine { $proxy_keepalive proxy_pass http://fine; }
+    location /inert { proxy_http_version 1.1; proxy_set_header Connection close; proxy_pass http://inert; }
+}
+END
+    get($port, $_) for ('/fine', '/inert') x 64;
+    $browser->visit($page);
+    ok wait_for { @{ upstreams() } == 2 }, 'the upstreams are shown';
+    is $browser->run('return document.querySelector("article .hint").checkVisibility()'), JSON::PP::false, 'a pool that works has no hint';
+    is text_of('article:nth-of-type(2) .hint'), '0 of the last 64 requests reused a connection: requests are sent with "Connection: close"; '
+        . 'set proxy_set_header Connection "", or "" instead of close in a map of $http_upgrade.', 'one that does not has one';
+    is text_of('#count'), '2, 1 with a hint', 'and they are counted';
+    set(order => 'hint');
+    is_deeply visible(), ['inert', 'fine'], 'in order of the hints';
+    for my $scheme (qw(light dark)) {
+        $browser->prefer('color-scheme' => $scheme);
+        for my $width (1280, 360) {
+            $browser->resize($width, 844);
+            is $browser->run('return document.documentElement.scrollWidth - document.documentElement.clientWidth'), 0,
+                "$scheme, $width pixels: nothing is wider than the window";
+            is_deeply $browser->run($faint), [], "$scheme, $width pixels: the hint can be read";
+            $browser->screenshot("$ENV{TEST_NGINX_PICTURES}/hint-$scheme-$width.png") if $ENV{TEST_NGINX_PICTURES};
+        }
+    }
+    is_deeply [$browser->console], [], 'the console is empty';
+    set(order => '');
+    $hinted->stop;
+}
+
 # A thousand upstreams with ten servers each.
 {
     my $upstreams = join '', map {

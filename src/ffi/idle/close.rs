@@ -6,8 +6,10 @@ use crate::pool::IdlePool;
 
 use crate::ffi::max_conns::slots::close_idle;
 use crate::ffi::nginx::conn::Conn;
+use crate::ffi::nginx::process::elapsed;
 use crate::ffi::nginx::socket::{self, is_silent};
 use crate::ffi::state::handover::Handover;
+use crate::ffi::state::hints;
 use crate::ffi::state::upstream::{Idle, Upstream};
 
 use super::learn;
@@ -29,9 +31,11 @@ pub(crate) fn close_in_slot(upstream: &Upstream, slot: u32, conn: Conn, why: End
             why
         }
     };
+    let since = upstream.idle.with(|idle| idle.entry(slot).map(|entry| entry.since)).flatten();
     let removed = upstream.idle.with(|idle| idle.remove(slot, |idle| idle.is(conn))).flatten();
     match removed {
         Some(idle) => {
+            hints::note_end(upstream, conn, why, since.map_or(Msec::MAX, elapsed));
             close_idle(upstream, idle, why);
         }
         None => socket::close(conn),

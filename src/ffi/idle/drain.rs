@@ -11,7 +11,7 @@ use crate::base::address::MAX_ADDRESS;
 use crate::base::clock::Msec;
 use crate::drain::{Drain, NotDrained, Progress};
 use crate::ledger::Server;
-use crate::metrics::{End, Meter, Phase};
+use crate::metrics::{Cause, End, Meter, Phase};
 use crate::pool::{GroupRef, Key, Offer};
 
 use crate::ffi::max_conns::slots::close_and_release;
@@ -21,6 +21,7 @@ use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::log::{debug, takes};
 use crate::ffi::nginx::process::{cycle_log, now};
 use crate::ffi::nginx::socket::asked_to_close;
+use crate::ffi::state::hints;
 use crate::ffi::state::upstream::{Bytes, Idle, RoundTrip, Upstream, UpstreamRef};
 
 use super::sleep::dummy_handler;
@@ -169,6 +170,9 @@ fn finish(conn: Conn, drained: Result<(), Reason>) {
         }
     };
     if let Err(end) = stored {
+        if end == End::DrainLimit {
+            hints::note(upstream, Cause::BodyUnread);
+        }
         if let Some(meter) = draining.meter {
             meter.end(Phase::Draining, end);
         }

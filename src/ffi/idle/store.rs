@@ -2,12 +2,13 @@
 
 use crate::base::clock::Msec;
 use crate::ledger::Server;
-use crate::metrics::{End, Meter, Phase};
+use crate::metrics::{Cause, End, Meter, Phase};
 use crate::pool::{Key, Offer};
 
 use crate::ffi::max_conns::slots::close_idle;
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::process::elapsed;
+use crate::ffi::state::hints;
 use crate::ffi::state::upstream::{Idle, Stored, Upstream};
 
 #[cfg(nginx_resolve)]
@@ -54,6 +55,9 @@ pub(crate) fn store(
         }
         #[cfg(not(nginx_resolve))]
         let _ = generation;
+    }
+    if slot.is_none() || evicted.is_some() {
+        hints::note(upstream, Cause::PoolFull);
     }
     if let Some(evicted) = evicted {
         close_idle(upstream, evicted, End::Evicted);

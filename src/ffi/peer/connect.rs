@@ -7,7 +7,7 @@ use nginx_sys::{ngx_int_t, NGX_AGAIN, NGX_DONE, NGX_ERROR, NGX_OK};
 
 use crate::base::clock::Msec;
 use crate::ledger::Server;
-use crate::metrics::Count;
+use crate::metrics::{Cause, Count, Meter};
 
 use crate::ffi::idle::shortage::yield_to_request;
 use crate::ffi::idle::sleep::wake;
@@ -23,6 +23,7 @@ use crate::ffi::peer::retry;
 use crate::ffi::peer::stream::connect_stream;
 use crate::ffi::state::extra::Stage;
 use crate::ffi::state::handover::Handover;
+use crate::ffi::state::hints;
 use crate::ffi::state::notes::Status;
 use crate::ffi::state::peer_data::PeerData;
 use crate::ffi::state::reuse::PinnedServer;
@@ -188,8 +189,27 @@ pub(super) fn open(kp: &PeerData, peer: Peer, status: Status) {
     let meter = upstream.meter(peer.address());
     if let Some(meter) = meter {
         meter.open();
+        if status == Status::Miss && meter.has_idle() {
+            note_other_identity(kp, peer, meter);
+        }
     }
     kp.meter.set(meter);
     let bypasses = upstream.limits.is_none() || kp.attempt.get().is_none();
     kp.note(if bypasses && status == Status::Miss { Status::Bypass } else { status }, 1);
+}
+
+/// There are idle connections to the server. Notes it if none of them fits the request, as it needs another identity.
+#[cold]
+#[inline(never)]
+fn note_other_identity(kp: &PeerData, peer: Peer, meter: Meter) {
+    let upstream = kp.upstream();
+    let is_shared = upstream.records.get().is_none_or(|records| records.is_shared(meter));
+    // A request that is sent once may refuse one that fits, and a client's own connection is for nobody else.
+    if is_shared || upstream.bindings.is_some() || retry::is_sent_once(kp) {
+        return;
+    }
+    let any = upstream.idle.with(|idle| idle.any_to(peer.address(), |protocol| protocol == kp.u.protocol()));
+    if any == Some(true) {
+        hints::note(upstream, Cause::Identity);
+    }
 }

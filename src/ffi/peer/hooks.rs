@@ -356,7 +356,7 @@ fn settle(kp: &PeerData, peer: Peer, outcome: &AttemptEnd) {
             kp.meter.set(None);
             kp.set_binding(None);
         }
-        Err(end) => count_close(kp, end),
+        Err(end) => count_close(kp, peer, end),
     }
     match outcome.server {
         None => return,

@@ -25,7 +25,7 @@ use crate::ffi::peer::bound;
 #[cfg(ngx_feature = "http_ssl")]
 use crate::ffi::peer::handshake::handshake_agrees;
 use crate::ffi::peer::identity;
-use crate::ffi::peer::not_stored::{failure_reason, not_stored_reason};
+use crate::ffi::peer::not_stored::{failure_reason, not_stored_reason, note_end, note_request};
 use crate::ffi::peer::put_back::{is_broken, is_exiting, release};
 use crate::ffi::peer::warnings::{warn_of_hint, warn_of_no_time};
 use crate::ffi::state::lessons::lesson_of;
@@ -82,6 +82,9 @@ pub(crate) fn release_to_pool(
         is_taken: false,
     };
     let reused = attempt.is_reused();
+    if !reused && upstream.closes_for.get().is_some() {
+        note_request(kp);
+    }
     let offer = Offer { conn: idle, group, reused, now, timeout: rest.idle };
     let (key, offer) = if rest.watches { watching(key, offer) } else { (key, offer) };
     match unread {
@@ -366,7 +369,8 @@ pub(crate) fn leave_server(kp: &PeerData, peer: Peer, server: Server, kept: bool
 
 /// Counts the end of the request's connection.
 #[cold]
-pub(crate) fn count_close(kp: &PeerData, why: End) {
+pub(crate) fn count_close(kp: &PeerData, peer: Peer, why: End) {
+    note_end(kp, peer.connection(), why);
     if let Some(meter) = kp.meter.take() {
         meter.end(Phase::Active, why);
     }

@@ -44,6 +44,7 @@ use crate::ffi::nginx::tcp_info::{unacknowledged, TcpState};
 use crate::ffi::peer::not_stored::failure_reason;
 use crate::ffi::peer::refusal;
 use crate::ffi::state::extra::Stage;
+use crate::ffi::state::hints;
 use crate::ffi::state::lessons::lesson_of;
 use crate::ffi::state::peer_data::{Attempt, PeerData};
 use crate::ffi::state::reuse::{PinnedServer, Reuse};
@@ -334,6 +335,7 @@ pub(crate) fn close_ended(kp: &PeerData, peer: Peer, idle: &Idle, age: Msec, end
         let served = idle.conn.requests();
         learn::on_close(kp.upstream(), peer.address(), idle.lesson(), (idle.conn, served), age);
     }
+    hints::note_end(kp.upstream(), idle.conn, end, age);
     close_idle(kp.upstream(), *idle, End::Check);
 }
 

@@ -6,9 +6,10 @@ use nginx_sys::{ngx_log_error_core, ngx_str_t, NGX_LOG_WARN};
 
 use crate::base::clock::Msec;
 use crate::http1::keep_alive::Margin;
-use crate::metrics::End;
+use crate::metrics::{Cause, End};
 
 use crate::ffi::shared::main_conf::MainConf;
+use crate::ffi::state::hints;
 use crate::ffi::state::peer_data::PeerData;
 use crate::ffi::state::upstream::RoundTrip;
 
@@ -29,6 +30,19 @@ pub(crate) enum Warning {
 }
 
 impl Warning {
+    /// The cause of a hint about the upstream, if it becomes one when there are more such connections.
+    fn cause(self) -> Option<Cause> {
+        match self {
+            Self::Http10 => Some(Cause::RequestHttp10),
+            Self::RequestClose => Some(Cause::RequestClose),
+            Self::ServerHttp10 => Some(Cause::ServerHttp10),
+            Self::ServerCloses => Some(Cause::ServerClose),
+            Self::FastcgiClose => Some(Cause::FastcgiClose),
+            Self::StatefulAuth => Some(Cause::StatefulAuth),
+            _ => None,
+        }
+    }
+
     /// The format of the line in the error log.
     fn text(self) -> &'static CStr {
         match self {
@@ -55,9 +69,18 @@ impl Warning {
     }
 }
 
-/// Writes the warning the first time. Returns `end`.
+/// Writes the warning the first time, and notes the cause for the hint. Returns `end`.
 #[cold]
 pub(crate) fn warn(kp: &PeerData, warning: Warning, end: End) -> End {
+    if let Some(cause) = warning.cause() {
+        hints::note(kp.upstream(), cause);
+    }
+    write_first(kp, warning);
+    end
+}
+
+/// Writes the warning the first time.
+pub(super) fn write_first(kp: &PeerData, warning: Warning) {
     if is_first(kp, warning) {
         let name = upstream_name(kp);
         // SAFETY: the log of a live request; `%V` takes a string of nginx.
@@ -65,7 +88,6 @@ pub(crate) fn warn(kp: &PeerData, warning: Warning, end: End) -> End {
             ngx_log_error_core(NGX_LOG_WARN as usize, kp.request().log(), 0, warning.text().as_ptr(), name);
         }
     }
-    end
 }
 
 /// Warns that the server closes idle connections before `keepalive_timeout`, both in milliseconds.

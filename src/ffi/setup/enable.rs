@@ -313,6 +313,7 @@ fn new_upstream(
         handover: Cell::new(None),
         number: Cell::new(0),
         records: OnceCell::new(),
+        closes_for: Cell::new(None),
         lessons: Cell::new(None),
     })
 }
@@ -364,6 +365,7 @@ fn add_to_zone(
             queue: conf.queue.map(|queue| queue.number),
             http2: upstream.http2.get().is_on(),
             learns: upstream.learns(),
+            is_wanted: conf.keepalive().is_some(),
         },
     )
 }

@@ -1,5 +1,5 @@
 //! State. Of the configuration of an upstream: `srv_conf`. Of its pool: `upstream`, `idle`, `tls_sessions`, `counts`, `bells`,
-//! `waits`, `watch`, `lessons`. Of the handover of connections: `inboxes`, `handover`. Of a request: `peer_data`, `extra`, `reuse`, `refusal`,
+//! `waits`, `watch`, `lessons`, `hints`. Of the handover of connections: `inboxes`, `handover`. Of a request: `peer_data`, `extra`, `reuse`, `refusal`,
 //! `notes`, `tried`. Of a wait: `waiter`. Of many requests over one connection: `stream`, `carrier`.
 
 pub(crate) mod srv_conf;
@@ -18,6 +18,8 @@ pub(crate) mod bells;
 pub(crate) mod waits;
 
 pub(crate) mod lessons;
+
+pub(crate) mod hints;
 
 pub(crate) mod inboxes;
 

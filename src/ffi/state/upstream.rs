@@ -12,7 +12,7 @@ use crate::directive::{Http2, KeepaliveDrain};
 use crate::http1::keep_alive::Margin;
 use crate::ledger::Server;
 use crate::lessons::{Known, Lesson, Witness};
-use crate::metrics::{HandoverMeter, Http2Meter, Meter, QueueMeter, WorkerCounters};
+use crate::metrics::{Cause, HandoverMeter, Http2Meter, Meter, QueueMeter, WorkerCounters};
 use crate::pool::{GroupRef, IdlePool, Key, Offer};
 use crate::reuse::bound::{Binding, Bindings};
 use crate::reuse::lifetime::Limits;
@@ -81,6 +81,9 @@ pub(crate) struct Upstream {
     pub(crate) number: Cell<usize>,
     /// In a worker: its counters.
     pub(crate) records: OnceCell<WorkerCounters>,
+    /// In a worker: a server has closed a connection with its first answer, and did not announce it. Why, as far as the request of the
+    /// last new connection tells.
+    pub(crate) closes_for: Cell<Option<Cause>>,
     /// What was learned of the servers, if the upstream learns. Lies in the main configuration of the same cycle.
     pub(crate) lessons: Cell<Option<NonNull<ServerLessons>>>,
 }

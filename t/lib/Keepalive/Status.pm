@@ -65,6 +65,7 @@ sub as_metrics {
         my @of = (upstream => escaped($name));
         my $configured = grep { $_->{name} ne '' } @{ $upstream->{peers} };
         $add->($upstream->{limit} * ($upstream->{per_server} ? max(1, $configured) : 1), 'upstream_keepalive_limit', @of);
+        $add->(1, 'upstream_keepalive_hint', @of, cause => $upstream->{hint}{cause}) if $upstream->{hint};
         # Not shown for removed servers.
         for my $peer (grep { $_->{server} ne 'gone' } @{ $upstream->{peers} }) {
             my @server = (@of, server => escaped($peer->{server}));
