@@ -25,12 +25,13 @@ sub location { "server {\nlocation / {\n" . join('', map { "$_\n" } @_) . "}\n}\
 sub value { my ($name, $word) = @_; return qq(invalid value "$word" in "$name" directive) }
 sub header { my ($name, $word) = @_; return qq(invalid header name "$word" in "$name" directive) }
 sub repeated { my ($name, $word) = @_; return qq(duplicate value "$word" in "$name" directive) }
-my @one = qw(auth_subrequest auth_subrequest_pass_body auth_subrequest_timeout auth_subrequest_error auth_subrequest_body);
+my @one = qw(auth_subrequest auth_subrequest_pass_body auth_subrequest_timeout auth_subrequest_error auth_subrequest_body
+    auth_subrequest_pass_cookies);
 my @lists = qw(auth_subrequest_pass_status auth_subrequest_pass_header auth_subrequest_copy_header);
 my $sizes = '(?:auth_subrequest_body|auth_subrequest_pass_body|auth_subrequest_timeout)';
 my @framing = qw(Host Content-Length Transfer-Encoding Connection Upgrade Expect TE Trailer Keep-Alive);
 my %good = (auth_subrequest => '/a', auth_subrequest_pass_body => '1k', auth_subrequest_timeout => '1s',
-    auth_subrequest_error => '503', auth_subrequest_body => '1k', auth_subrequest_set => '$a b',
+    auth_subrequest_pass_cookies => 'on', auth_subrequest_error => '503', auth_subrequest_body => '1k', auth_subrequest_set => '$a b',
     auth_subrequest_pass_status => '401', auth_subrequest_pass_header => 'X-A', auth_subrequest_copy_header => 'X-A');
 
 my @refused = (
@@ -49,6 +50,8 @@ my @refused = (
         '', '0', '1', '99', '100', '199', '200', '204', '299', '499', '600', '999', '4010', '-401', '+401', '401.',
             '4xx', 'x', '0x191',
         '18446744073709552017', '401 403', ' 401'),
+    (map { [value('auth_subrequest_pass_cookies', $_) . ', it must be "on" or "off"', qq(auth_subrequest_pass_cookies "$_";)] }
+        '', '1', 'yes', 'on '),
     [value('auth_subrequest_pass_status', 'x'), 'auth_subrequest_pass_status 401 403 x 404;'],
     [repeated('auth_subrequest_pass_status', 401), 'auth_subrequest_pass_status 401 403 401;'],
     [repeated('auth_subrequest_pass_status', 401), 'auth_subrequest_pass_status 401;',
@@ -105,6 +108,7 @@ for my $name (sort keys %good) {
 my @accepted = (
     (map { "auth_subrequest $_;" } '/', '/auth', '/auth?a=b&c', '"/with space"', '/auth/deep.html', 'off'),
     (map { "auth_subrequest_error $_;" } 500, 503, 'allow'),
+    (map { "auth_subrequest_pass_cookies $_;" } 'on', 'off'),
     (map { "auth_subrequest_timeout $_;" } 0, 1, '1ms', '1s', '1m30s', '1h'),
     (map { my $name = $_; map { "$name $_;" } 0, 1, '1k', '64K',
         '1m' } qw(auth_subrequest_body auth_subrequest_pass_body)),

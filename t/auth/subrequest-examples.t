@@ -23,6 +23,10 @@ my $auth = Keepalive::Backend->start(listen => ['127.0.0.1:0', "unix:$socket"]);
 my $port = free_port();
 my $decisions = 0;
 
+# The others are in t/auth/subrequest-cache-control.t and t/auth/subrequest-products.t.
+is_deeply [sort map { m{auth-([\w-]+)\.conf} } glob 'nginx-conf/auth-*.conf'], [sort qw(tcp unix fail-open login-redirect rate-limit cache
+    cache-control cache-stale authelia authentik oauth2-proxy vouch)], 'all files are tested';
+
 # An nginx with one of these files. The authorisation server does what a request says in X-Auth.
 sub example {
     my ($name) = @_;
@@ -122,10 +126,13 @@ sub expect_authorisation {
     is join(' ', $answer->{status}, @{ $answer->{headers} }{qw(location set-cookie)}),
         '302 https://login.example.com/?next=/a s=1',
         'login-redirect: sent to the login page, with a cookie';
+    is_deeply [values_of('Set-Cookie', $answer)], ['s=1'], 'login-redirect: once';
     is ask('/login', 'status=302')->{status}, 200, 'login-redirect: which is for everybody';
     $answer = ask('/', 'status=200&header=Set-Cookie:s=2');
     is join(' ', $answer->{status}, values_of('Set-Cookie', $answer)), '200 s=2',
         'login-redirect: a session that is prolonged';
+    is_deeply [values_of('Set-Cookie', ask('/', 'status=200&header=Set-Cookie:s=2&header=Set-Cookie:t=3'))], ['s=2', 't=3'],
+        'login-redirect: by two cookies';
     is_deeply [values_of('Set-Cookie', ask('/', 'status=200'))], [], 'login-redirect: or not';
     $nginx->stop;
 }

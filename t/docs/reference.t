@@ -119,6 +119,7 @@ my %default = (
     keepalive_handover => [map { $_ eq '!=' ? 'on' : 'off' } found($conf, qr/UNSET_NUMBER => http\.handover (\S+) 0/)],
     auth_subrequest => ['off'],
     auth_subrequest_pass_status => [split /, /, join '', found(source('auth/directives.rs'), qr/PASS_STATUS: &\[u16\] = &\[(.*?)\]/)],
+    auth_subrequest_pass_cookies => [map { $_ ? 'on' : 'off' } found($auth, qr/\(UNSET_FLAG, UNSET_FLAG\) => (\d),/)],
     auth_subrequest_error => [found($auth, qr/on_error\.unwrap_or\(OnError::Status\((\d+)\)\)/)],
     map { ("auth_subrequest_$_" => [found($auth, qr/conf\.$_ = or\(conf\.$_, prev\.$_, (\w+),/)]) } qw(timeout pass_body body),
 );

@@ -98,6 +98,7 @@ server {
         auth_subrequest_copy_header X-Who;
         auth_subrequest_pass_header X-Why;
         auth_subrequest_pass_body 4k;
+        auth_subrequest_pass_cookies on;
         auth_subrequest_body 1k;
         auth_subrequest_timeout 2s;
         add_header X-User \$who;
@@ -126,7 +127,7 @@ sub over_one {
 sub drop { $backend->drop; return wait_for { !grep { $backend->stats($_)->{open} } 0 .. 2 } }
 
 my @body = (method => 'POST', body => 'x' x 300);
-my $allowed = 'header=X-Who:me&len=5000';
+my $allowed = 'header=X-Who:me&header=Set-Cookie:a=1&header=Set-Cookie:b=2&len=5000';
 my $denied = 'status=403&header=X-Why:not&len=2000';
 
 # What is done before, what is counted and fails, and which statuses there may be besides the expected ones. A status of 0

@@ -17,7 +17,7 @@ use super::body::{plan, preserve_body};
 use super::conf::{LocConf, SetVariable};
 use super::context::{AuthContext, AuthStage};
 use super::copy::copy;
-use super::deny::deny;
+use super::deny::{deny, pass_cookies};
 use super::subrequest::{send, send_with_body};
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::{get_field, set_field, Handle as _};
@@ -130,6 +130,9 @@ fn apply_verdict(r: Request, ctx: &AuthContext, conf: &'static LocConf) -> ngx_i
     }
     let verdict = ctx.answer().verdict(conf.pass_status());
     if verdict == Verdict::Allow {
+        if conf.pass_cookies != 0 && pass_cookies(r, ctx).is_none() {
+            return FAILED;
+        }
         ctx.count(Decision::Allowed);
         return NGX_OK as ngx_int_t;
     }

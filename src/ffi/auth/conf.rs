@@ -4,7 +4,8 @@ use std::ffi::{c_char, c_void};
 use std::ptr::{self, NonNull};
 
 use nginx_sys::{
-    ngx_conf_t, ngx_http_complex_value_t, ngx_http_set_variable_pt, ngx_msec_t, ngx_str_t, ngx_uint_t,
+    ngx_conf_t, ngx_flag_t, ngx_http_complex_value_t, ngx_http_set_variable_pt, ngx_msec_t, ngx_str_t,
+    ngx_uint_t,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::http::HttpModuleConfExt;
@@ -22,7 +23,7 @@ use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::request::Request;
 
-/// nginx's slot setters write the first three fields by their offset, so the layout is C's.
+/// nginx's slot setters write the first four fields by their offset, so the layout is C's.
 #[repr(C)]
 pub(super) struct LocConf {
     /// In milliseconds; 0 for no limit.
@@ -31,6 +32,8 @@ pub(super) struct LocConf {
     pub(super) pass_body: usize,
     /// The largest body of the client that is sent with the auth subrequest, in bytes; 0 if none is sent.
     pub(super) body: usize,
+    /// 1 if the client also gets the cookies of a permission.
+    pub(super) pass_cookies: ngx_flag_t,
     /// `Some(None)` is `off`. For this and the fields below `None` means that no level has set a value; the methods of the same
     /// names apply the defaults.
     pub(super) uri: Option<Option<Uri>>,
@@ -85,6 +88,7 @@ pub(super) struct SetVariable {
 }
 
 const UNSET_SIZE: usize = constants::CONF_UNSET_UINT as usize;
+const UNSET_FLAG: ngx_flag_t = UNSET_SIZE as ngx_flag_t;
 const UNSET_MSEC: ngx_msec_t = constants::CONF_UNSET_MSEC as ngx_msec_t;
 
 impl LocConf {
@@ -96,6 +100,7 @@ impl LocConf {
             timeout: UNSET_MSEC,
             pass_body: UNSET_SIZE,
             body: UNSET_SIZE,
+            pass_cookies: UNSET_FLAG,
             uri: None,
             on_error: None,
             pass_status: None,
@@ -127,6 +132,11 @@ impl LocConf {
             conf.timeout = or(conf.timeout, prev.timeout, 60_000, UNSET_MSEC);
             conf.pass_body = or(conf.pass_body, prev.pass_body, 0, UNSET_SIZE);
             conf.body = or(conf.body, prev.body, 0, UNSET_SIZE);
+            conf.pass_cookies = match (conf.pass_cookies, prev.pass_cookies) {
+                (UNSET_FLAG, UNSET_FLAG) => 0,
+                (UNSET_FLAG, inherited) => inherited,
+                (own, _) => own,
+            };
             conf.uri = conf.uri.or(prev.uri);
             conf.on_error = conf.on_error.or(prev.on_error);
             conf.pass_status = conf.pass_status.or(prev.pass_status);

@@ -56,6 +56,8 @@ pub(super) struct AuthContext {
     pub(super) denial: Cell<Option<Denial>>,
     /// The failure is in the error log already.
     pub(super) logged: Cell<bool>,
+    /// The response to the client has the cookies of the permission.
+    pub(super) cookies_passed: Cell<bool>,
     counted: Cell<bool>,
     pub(super) capture: Capture,
     /// Whether there is an alarm: few contexts need one.
@@ -160,6 +162,7 @@ impl AuthContext {
             duration: Cell::new(0),
             denial: Cell::new(None),
             logged: Cell::new(false),
+            cookies_passed: Cell::new(false),
             counted: Cell::new(false),
             capture: Capture::new(conf),
             has_alarm: Cell::new(false),

@@ -213,6 +213,18 @@ fn pass_headers(r: Request, sub: Request, denial: &Denial, is_denial: bool) -> O
     Some(())
 }
 
+/// `auth_subrequest_pass_cookies`: adds the cookies of a permission to the response of the client, once for all its internal
+/// redirects. `None` if there is no memory.
+#[cold]
+#[inline(never)]
+pub(super) fn pass_cookies(r: Request, ctx: &AuthContext) -> Option<()> {
+    if ctx.cookies_passed.replace(true) {
+        return Some(());
+    }
+    let is_cookie = |header: &Header| header.is_there() && header.name().eq_ignore_ascii_case(b"Set-Cookie");
+    sent_headers(ctx.sub.get()?).filter(is_cookie).try_for_each(|header| pass_header(r, header))
+}
+
 /// The headers of a request's response. The callers do not change the list while they use them.
 fn sent_headers(r: Request) -> Headers {
     // SAFETY: the list of a live request; an auth subrequest lives as long as its main request.

@@ -5,10 +5,10 @@ use std::mem::{offset_of, zeroed};
 use std::ptr;
 
 use nginx_sys::{
-    ngx_command_t, ngx_conf_set_msec_slot, ngx_conf_set_size_slot, ngx_conf_t, ngx_hash_key,
-    ngx_http_add_variable, ngx_http_compile_complex_value, ngx_http_compile_complex_value_t,
+    ngx_command_t, ngx_conf_set_flag_slot, ngx_conf_set_msec_slot, ngx_conf_set_size_slot, ngx_conf_t,
+    ngx_hash_key, ngx_http_add_variable, ngx_http_compile_complex_value, ngx_http_compile_complex_value_t,
     ngx_http_complex_value_t, ngx_http_request_t, ngx_http_variable_value_t, ngx_int_t, ngx_str_t,
-    ngx_uint_t, NGX_CONF_1MORE, NGX_CONF_TAKE1, NGX_CONF_TAKE2, NGX_ERROR, NGX_HTTP_LOC_CONF,
+    ngx_uint_t, NGX_CONF_1MORE, NGX_CONF_FLAG, NGX_CONF_TAKE1, NGX_CONF_TAKE2, NGX_ERROR, NGX_HTTP_LOC_CONF,
     NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, NGX_HTTP_VAR_CHANGEABLE, NGX_LOG_EMERG,
     NGX_OK,
 };
@@ -26,7 +26,7 @@ use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::memory::or_fail;
 
 /// The command table; an empty command ends it.
-pub(super) static mut COMMANDS: [ngx_command_t; 10] = [
+pub(super) static mut COMMANDS: [ngx_command_t; 11] = [
     // auth_subrequest uri | off;
     command(ngx_string!("auth_subrequest"), NGX_CONF_TAKE1, auth_subrequest, 0),
     // auth_subrequest_set $variable value;
@@ -41,6 +41,13 @@ pub(super) static mut COMMANDS: [ngx_command_t; 10] = [
         NGX_CONF_TAKE1,
         ngx_conf_set_size_slot,
         offset_of!(LocConf, pass_body),
+    ),
+    // auth_subrequest_pass_cookies on | off;
+    command(
+        ngx_string!("auth_subrequest_pass_cookies"),
+        NGX_CONF_FLAG,
+        ngx_conf_set_flag_slot,
+        offset_of!(LocConf, pass_cookies),
     ),
     // auth_subrequest_timeout time;
     command(
