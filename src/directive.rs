@@ -2,8 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod http2;
-
-use std::fmt;
+mod invalid;
 
 use crate::base::clock::Msec;
 use crate::base::decimal::decimal;
@@ -12,6 +11,7 @@ use crate::pool::{Limit, MAX_CAPACITY};
 use crate::queue::MAX_WAITERS;
 
 pub use http2::{Http2, Http2Mode, MAX_CONNECTIONS, MAX_STREAMS};
+pub use invalid::{Allowed, Invalid};
 
 /// `keepalive connections [local] [per_server];`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,44 +68,6 @@ impl Default for KeepaliveHint {
     }
 }
 
-/// What is wrong with the arguments of a directive. Displayed in nginx's style; nginx adds the file
-/// and the line.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Invalid<'a> {
-    /// An argument is not valid. Fields: the directive, the argument.
-    Argument(&'static str, &'a [u8]),
-    /// An argument is not a header name, or one that the directive does not accept. Fields: the directive, the argument.
-    Header(&'static str, &'a [u8]),
-    /// An argument is there twice. Fields: the directive, the argument.
-    Repeated(&'static str, &'a [u8]),
-    /// The value of a parameter is not valid.
-    Value(&'a [u8]),
-    /// The directive has no such parameter.
-    Parameter(&'a [u8]),
-    /// A parameter is there twice.
-    Duplicate(&'a [u8]),
-}
-
-impl fmt::Display for Invalid<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |word| String::from_utf8_lossy(word);
-        match self {
-            Self::Argument(directive, word) => {
-                write!(f, "invalid value \"{}\" in \"{directive}\" directive", text(word))
-            }
-            Self::Header(directive, word) => {
-                write!(f, "invalid header name \"{}\" in \"{directive}\" directive", text(word))
-            }
-            Self::Repeated(directive, word) => {
-                write!(f, "duplicate value \"{}\" in \"{directive}\" directive", text(word))
-            }
-            Self::Value(word) => write!(f, "invalid value \"{}\"", text(word)),
-            Self::Parameter(word) => write!(f, "invalid parameter \"{}\"", text(word)),
-            Self::Duplicate(word) => write!(f, "duplicate parameter \"{}\"", text(word)),
-        }
-    }
-}
-
 impl Keepalive {
     /// Reads the arguments of `keepalive`: the number, then parameters in any order.
     ///
@@ -116,14 +78,16 @@ impl Keepalive {
         number: &'a [u8],
         parameters: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<Self, Invalid<'a>> {
+        const PARAMETERS: &str = "it must be \"local\" or \"per_server\"";
         let connections = decimal(number).filter(|n| *n <= MAX_CAPACITY);
-        let connections = connections.ok_or(Invalid::Argument("keepalive", number))?;
+        let connections =
+            connections.ok_or(Invalid::Argument("keepalive", number, Allowed::Number(0, MAX_CAPACITY)))?;
         let mut keepalive = Self { connections, local: false, per_server: false };
         for word in parameters {
             let parameter = match word {
                 b"local" => &mut keepalive.local,
                 b"per_server" => &mut keepalive.per_server,
-                _ => return Err(Invalid::Parameter(word)),
+                _ => return Err(Invalid::Parameter(word, Allowed::Words(PARAMETERS))),
             };
             if std::mem::replace(parameter, true) {
                 return Err(Invalid::Duplicate(word));
@@ -154,19 +118,21 @@ impl Queue {
         parameters: impl IntoIterator<Item = &'a [u8]>,
         time: impl Fn(&'a [u8]) -> Option<Msec>,
     ) -> Result<Self, Invalid<'a>> {
+        const PARAMETERS: &str = "it must be \"timeout=time\" or \"status=code\"";
+        const STATUS: &str = "it must be \"status=502\", \"status=503\" or \"status=504\"";
         let limit = decimal(number).filter(|n| (1..=MAX_WAITERS).contains(n));
-        let number = limit.ok_or(Invalid::Argument("queue", number))?;
+        let number = limit.ok_or(Invalid::Argument("queue", number, Allowed::Number(1, MAX_WAITERS)))?;
         let (mut timeout, mut status) = (None, None);
         for word in parameters {
             let is_duplicate = if let Some(value) = word.strip_prefix(b"timeout=") {
-                let value = time(value).filter(|time| *time > 0).ok_or(Invalid::Value(word))?;
+                let value = time(value).filter(|time| *time > 0).ok_or(Invalid::Value(word, TIMEOUT))?;
                 timeout.replace(value).is_some()
             } else if let Some(value) = word.strip_prefix(b"status=") {
-                let value =
-                    STATUSES.into_iter().find(|(text, _)| *text == value).ok_or(Invalid::Value(word))?;
+                let known = STATUSES.into_iter().find(|(text, _)| *text == value);
+                let value = known.ok_or(Invalid::Value(word, Allowed::Words(STATUS)))?;
                 status.replace(value.1).is_some()
             } else {
-                return Err(Invalid::Parameter(word));
+                return Err(Invalid::Parameter(word, Allowed::Words(PARAMETERS)));
             };
             if is_duplicate {
                 return Err(Invalid::Duplicate(word));
@@ -189,11 +155,13 @@ impl KeepaliveDrain {
         bytes: impl Fn(&'a [u8]) -> Option<u64>,
         time: impl Fn(&'a [u8]) -> Option<Msec>,
     ) -> Result<Self, Invalid<'a>> {
-        let size = bytes(size).ok_or(Invalid::Argument("keepalive_drain", size))?;
+        const SIZE: Allowed = Allowed::Words("it must be a size, such as \"64k\", or \"0\"");
+        const PARAMETER: Allowed = Allowed::Words("it must be \"timeout=time\"");
+        let size = bytes(size).ok_or(Invalid::Argument("keepalive_drain", size, SIZE))?;
         let mut timeout = None;
         for word in parameters {
-            let value = word.strip_prefix(b"timeout=").ok_or(Invalid::Parameter(word))?;
-            let value = time(value).filter(|time| *time > 0).ok_or(Invalid::Value(word))?;
+            let value = word.strip_prefix(b"timeout=").ok_or(Invalid::Parameter(word, PARAMETER))?;
+            let value = time(value).filter(|time| *time > 0).ok_or(Invalid::Value(word, TIMEOUT))?;
             if timeout.replace(value).is_some() {
                 return Err(Invalid::Duplicate(word));
             }
@@ -214,22 +182,32 @@ impl KeepaliveHint {
         parameters: impl IntoIterator<Item = &'a [u8]>,
         time: impl Fn(&'a [u8]) -> Option<Msec>,
     ) -> Result<Self, Invalid<'a>> {
+        const SWITCH: Allowed = Allowed::Words("it must be \"learn\", \"on\" or \"off\"");
+        const MARGIN: Allowed = Allowed::Words("it must be a time, such as \"margin=500ms\"");
         let (on, learns) = match switch {
             b"learn" => (true, true),
             b"on" => (true, false),
             b"off" => (false, false),
-            _ => return Err(Invalid::Argument("keepalive_hint", switch)),
+            _ => return Err(Invalid::Argument("keepalive_hint", switch, SWITCH)),
         };
+        let allowed = Allowed::Words(if on { "it must be \"margin=time\"" } else { NO_PARAMETERS });
         let mut margin = None;
         for word in parameters {
-            let value = word.strip_prefix(b"margin=").filter(|_| on).ok_or(Invalid::Parameter(word))?;
-            if margin.replace(Margin::Fixed(time(value).ok_or(Invalid::Value(word))?)).is_some() {
+            let value = word.strip_prefix(b"margin=").filter(|_| on);
+            let value = value.ok_or(Invalid::Parameter(word, allowed))?;
+            if margin.replace(Margin::Fixed(time(value).ok_or(Invalid::Value(word, MARGIN))?)).is_some() {
                 return Err(Invalid::Duplicate(word));
             }
         }
         Ok(Self { margin: on.then(|| margin.unwrap_or_default()), learns })
     }
 }
+
+/// The values of the parameter `timeout`.
+const TIMEOUT: Allowed = Allowed::Words("it must be a time above 0, such as \"timeout=10s\"");
+
+/// What is allowed after `off`.
+const NO_PARAMETERS: &str = "\"off\" takes no parameters";
 
 /// The status codes that `queue` accepts.
 const STATUSES: [(&[u8], u16); 3] = [(b"502", 502), (b"503", 503), (b"504", 504)];
@@ -264,14 +242,19 @@ mod tests {
     #[test]
     fn refuses_what_is_no_number() {
         for word in ["x", "-1", "", "1k", " 1", "1.5", "+1", "99999999999999999999999999", "4294967295"] {
-            let said = format!("invalid value \"{word}\" in \"keepalive\" directive");
+            let said = format!(
+                "invalid value \"{word}\" in \"keepalive\" directive, it must be a number from 0 to 4294967294"
+            );
             assert_eq!(parse(word, &[]), Err(said));
         }
     }
 
     #[test]
     fn refuses_unknown_and_repeated_parameters() {
-        assert_eq!(parse("1", &["lokal"]), Err("invalid parameter \"lokal\"".into()));
+        assert_eq!(
+            parse("1", &["lokal"]),
+            Err("invalid parameter \"lokal\", it must be \"local\" or \"per_server\"".into())
+        );
         assert_eq!(parse("1", &["local", "local"]), Err("duplicate parameter \"local\"".into()));
     }
 
@@ -291,12 +274,24 @@ mod tests {
     #[test]
     fn queue_refuses_what_it_cannot_have() {
         for word in ["0", "-1", "x", "", "4294967295", "1k"] {
-            assert_eq!(queue(word, &[]), Err(format!("invalid value \"{word}\" in \"queue\" directive")));
+            let said = format!(
+                "invalid value \"{word}\" in \"queue\" directive, it must be a number from 1 to 4294967294"
+            );
+            assert_eq!(queue(word, &[]), Err(said));
         }
-        for word in ["timeout=0", "timeout=", "timeout=x", "status=999", "status=", "status=200"] {
-            assert_eq!(queue("1", &[word]), Err(format!("invalid value \"{word}\"")));
+        for word in ["timeout=0", "timeout=", "timeout=x"] {
+            let said =
+                format!("invalid value \"{word}\", it must be a time above 0, such as \"timeout=10s\"");
+            assert_eq!(queue("1", &[word]), Err(said));
         }
-        assert_eq!(queue("1", &["slow"]), Err("invalid parameter \"slow\"".into()));
+        for word in ["status=999", "status=", "status=200", "status=429"] {
+            let said = format!(
+                "invalid value \"{word}\", it must be \"status=502\", \"status=503\" or \"status=504\""
+            );
+            assert_eq!(queue("1", &[word]), Err(said));
+        }
+        let said = "invalid parameter \"slow\", it must be \"timeout=time\" or \"status=code\"";
+        assert_eq!(queue("1", &["slow"]), Err(said.into()));
         assert_eq!(
             queue("1", &["status=502", "status=504"]),
             Err("duplicate parameter \"status=504\"".into())
@@ -313,9 +308,11 @@ mod tests {
         };
         assert_eq!(drain(&["0"]), Ok(KeepaliveDrain { size: 0, timeout: 1000 }));
         assert_eq!(drain(&["7", "timeout=50"]), Ok(KeepaliveDrain { size: 7, timeout: 50 }));
-        assert_eq!(drain(&["x"]), Err("invalid value \"x\" in \"keepalive_drain\" directive".into()));
-        assert_eq!(drain(&["7", "timeout=0"]), Err("invalid value \"timeout=0\"".into()));
-        assert_eq!(drain(&["7", "x"]), Err("invalid parameter \"x\"".into()));
+        let said = "invalid value \"x\" in \"keepalive_drain\" directive, it must be a size, such as \"64k\", or \"0\"";
+        assert_eq!(drain(&["x"]), Err(said.into()));
+        let said = "invalid value \"timeout=0\", it must be a time above 0, such as \"timeout=10s\"";
+        assert_eq!(drain(&["7", "timeout=0"]), Err(said.into()));
+        assert_eq!(drain(&["7", "x"]), Err("invalid parameter \"x\", it must be \"timeout=time\"".into()));
         assert_eq!(drain(&["7", "timeout=1", "timeout=1"]), Err("duplicate parameter \"timeout=1\"".into()));
     }
 
@@ -331,10 +328,17 @@ mod tests {
         assert_eq!(hint(&["learn", "margin=200"]), is(Some(Margin::Fixed(200)), true));
         assert_eq!(hint(&["on", "margin=0"]), is(Some(Margin::Fixed(0)), false));
         assert_eq!(hint(&["off"]), is(None, false));
-        assert_eq!(hint(&["yes"]), Err("invalid value \"yes\" in \"keepalive_hint\" directive".into()));
-        assert_eq!(hint(&["on", "margin=x"]), Err("invalid value \"margin=x\"".into()));
-        assert_eq!(hint(&["on", "x"]), Err("invalid parameter \"x\"".into()));
-        assert_eq!(hint(&["off", "margin=1"]), Err("invalid parameter \"margin=1\"".into()));
+        let refuses = |words: &[&'static str], said: &str| assert_eq!(hint(words), Err(said.into()));
+        refuses(
+            &["yes"],
+            "invalid value \"yes\" in \"keepalive_hint\" directive, it must be \"learn\", \"on\" or \"off\"",
+        );
+        refuses(
+            &["on", "margin=x"],
+            "invalid value \"margin=x\", it must be a time, such as \"margin=500ms\"",
+        );
+        refuses(&["on", "x"], "invalid parameter \"x\", it must be \"margin=time\"");
+        refuses(&["off", "margin=1"], "invalid parameter \"margin=1\", \"off\" takes no parameters");
         assert_eq!(hint(&["on", "margin=1", "margin=1"]), Err("duplicate parameter \"margin=1\"".into()));
     }
 }

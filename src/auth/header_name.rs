@@ -1,7 +1,7 @@
 //! Header names in directives, and when two names mean the same header to a server.
 #![forbid(unsafe_code)]
 
-use crate::directive::Invalid;
+use crate::directive::{Allowed, Invalid};
 
 /// Header names that no directive may name: those of message framing and of the connection (RFC 9110, section 7.6.1; RFC
 /// 9112, section 6), and `Host`. nginx sets them.
@@ -23,12 +23,17 @@ const FRAMING: [&[u8]; 9] = [
 /// [`Invalid::Header`] unless the word is a field name (RFC 9110, section 5.1) that does not concern the framing. A dollar
 /// sign is refused too: it is meant as a variable, and the directive accepts none.
 pub fn parse_header<'a>(directive: &'static str, word: &'a [u8]) -> Result<&'a [u8], Invalid<'a>> {
+    const NAME: Allowed = Allowed::Words("it must have letters, digits and any of !#%&'*+-.^_`|~ only");
+    const NOT_FRAMING: Allowed = Allowed::Words("nginx itself sets this header");
     let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#%&'*+-.^_`|~".contains(byte);
     let is_name = !word.is_empty() && word.iter().all(is_token);
-    if is_name && !FRAMING.iter().any(|name| is_same_header(name, word)) {
-        return Ok(word);
+    if !is_name {
+        return Err(Invalid::Header(directive, word, NAME));
     }
-    Err(Invalid::Header(directive, word))
+    if FRAMING.iter().any(|name| is_same_header(name, word)) {
+        return Err(Invalid::Header(directive, word, NOT_FRAMING));
+    }
+    Ok(word)
 }
 
 /// Whether a server may confuse the header that was sent with the header `name`.
@@ -88,11 +93,15 @@ mod tests {
         for name in ["X-User", "x_user", "Authorization", "a"] {
             assert_eq!(parse_header("d", name.as_bytes()), Ok(name.as_bytes()));
         }
-        for name in
-            ["", "X User", "X:User", "$user", "X\u{e9}", "Host", "content_length", "TRANSFER-ENCODING"]
-        {
-            let message = format!("invalid header name \"{name}\" in \"d\" directive");
+        let refuses = |name: &str, why: &str| {
+            let message = format!("invalid header name \"{name}\" in \"d\" directive, {why}");
             assert_eq!(parse_header("d", name.as_bytes()).map_err(|err| err.to_string()), Err(message));
+        };
+        for name in ["", "X User", "X:User", "$user", "X\u{e9}"] {
+            refuses(name, "it must have letters, digits and any of !#%&'*+-.^_`|~ only");
+        }
+        for name in ["Host", "content_length", "TRANSFER-ENCODING"] {
+            refuses(name, "nginx itself sets this header");
         }
     }
 

@@ -3,7 +3,7 @@
 
 use crate::base::decimal::decimal;
 
-use super::Invalid;
+use super::{Allowed, Invalid, NO_PARAMETERS};
 
 /// `http2 on | off | auto [streams=number] [connections=number];`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,26 +51,28 @@ impl Http2 {
         mode: &'a [u8],
         parameters: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<Self, Invalid<'a>> {
+        const MODE: Allowed = Allowed::Words("it must be \"on\", \"off\" or \"auto\"");
+        const PARAMETERS: &str = "it must be \"streams=number\" or \"connections=number\"";
         let mode = match mode {
             b"on" => Http2Mode::On,
             b"off" => Http2Mode::Off,
             b"auto" => Http2Mode::Auto,
-            _ => return Err(Invalid::Argument("http2", mode)),
+            _ => return Err(Invalid::Argument("http2", mode, MODE)),
         };
         let (mut streams, mut connections) = (None, None);
         for word in parameters {
             let (place, value, largest) = if mode == Http2Mode::Off {
-                return Err(Invalid::Parameter(word));
+                return Err(Invalid::Parameter(word, Allowed::Words(NO_PARAMETERS)));
             } else if let Some(value) = word.strip_prefix(b"streams=") {
                 (&mut streams, value, MAX_STREAMS)
             } else if let Some(value) = word.strip_prefix(b"connections=") {
                 (&mut connections, value, MAX_CONNECTIONS)
             } else {
-                return Err(Invalid::Parameter(word));
+                return Err(Invalid::Parameter(word, Allowed::Words(PARAMETERS)));
             };
             let number = decimal(value).and_then(|number| u32::try_from(number).ok());
-            let number =
-                number.filter(|number| (1..=largest).contains(number)).ok_or(Invalid::Value(word))?;
+            let number = number.filter(|number| (1..=largest).contains(number));
+            let number = number.ok_or(Invalid::Value(word, Allowed::Number(1, largest as usize)))?;
             if place.replace(number).is_some() {
                 return Err(Invalid::Duplicate(word));
             }
@@ -118,22 +120,28 @@ mod tests {
 
     #[test]
     fn refuses_numbers_out_of_range() {
-        for number in ["0", "", "-1", "x", "1k", " 1", "99999999999999999999", "4294967297"] {
-            for name in ["streams", "connections"] {
+        for number in ["0", "", "-1", "x", "1k", " 1", "65537", "99999999999999999999", "4294967297"] {
+            for (name, most) in [("streams", 65_536), ("connections", 1024)] {
                 let word = format!("{name}={number}");
-                assert_eq!(http2("on", &[&word]), Err(format!("invalid value \"{word}\"")));
+                let said = format!("invalid value \"{word}\", it must be a number from 1 to {most}");
+                assert_eq!(http2("on", &[&word]), Err(said.clone()));
+                assert_eq!(http2("auto", &[&word]), Err(said));
             }
         }
-        for word in ["streams=65537", "connections=1025"] {
-            assert_eq!(http2("auto", &[word]), Err(format!("invalid value \"{word}\"")));
-        }
+        let said = "invalid value \"connections=1025\", it must be a number from 1 to 1024";
+        assert_eq!(http2("auto", &["connections=1025"]), Err(said.into()));
     }
 
     #[test]
     fn refuses_what_it_does_not_know_and_what_is_there_twice() {
-        assert_eq!(http2("yes", &[]), Err("invalid value \"yes\" in \"http2\" directive".into()));
-        assert_eq!(http2("On", &[]), Err("invalid value \"On\" in \"http2\" directive".into()));
-        assert_eq!(http2("on", &["stream=1"]), Err("invalid parameter \"stream=1\"".into()));
+        for mode in ["yes", "On"] {
+            let said = format!(
+                "invalid value \"{mode}\" in \"http2\" directive, it must be \"on\", \"off\" or \"auto\""
+            );
+            assert_eq!(http2(mode, &[]), Err(said));
+        }
+        let said = "invalid parameter \"stream=1\", it must be \"streams=number\" or \"connections=number\"";
+        assert_eq!(http2("on", &["stream=1"]), Err(said.into()));
         assert_eq!(http2("on", &["streams=1", "streams=2"]), Err("duplicate parameter \"streams=2\"".into()));
         assert_eq!(
             http2("on", &["connections=1", "connections=1"]),
@@ -143,7 +151,9 @@ mod tests {
 
     #[test]
     fn takes_no_parameters_when_it_is_off() {
-        assert_eq!(http2("off", &["streams=1"]), Err("invalid parameter \"streams=1\"".into()));
-        assert_eq!(http2("off", &["connections=1"]), Err("invalid parameter \"connections=1\"".into()));
+        for word in ["streams=1", "connections=1"] {
+            let said = format!("invalid parameter \"{word}\", \"off\" takes no parameters");
+            assert_eq!(http2("off", &[word]), Err(said));
+        }
     }
 }

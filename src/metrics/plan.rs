@@ -33,6 +33,8 @@ pub struct UpstreamInfo {
     pub limit: usize,
     /// Whether the limit applies to each server.
     pub per_server: bool,
+    /// Whether all workers together keep to `max_conns` (`zone`), and not each for itself.
+    pub zone: bool,
     /// The number of `queue`.
     pub queue: Option<usize>,
     /// Whether connections may carry many requests (`http2`).

@@ -127,6 +127,9 @@ impl Groups {
         }
     }
 
+    /// The memory of one group, in bytes.
+    pub(super) const ENTRY: usize = size_of::<Group>();
+
     /// Reserves memory for so many groups. `None` if there is none.
     #[cold]
     pub(super) fn reserve(&mut self, number: usize) -> Option<()> {

@@ -140,6 +140,12 @@ impl<C: Connection> IdlePool<C> {
         self.groups.reserve(capacity)
     }
 
+    /// The memory of a full pool, in bytes, without that of the connections themselves.
+    pub fn memory(limit: Limit) -> usize {
+        let one = size_of::<Slot<C>>() + Groups::ENTRY + 2 * size_of::<Link>();
+        limit.capacity().saturating_mul(one)
+    }
+
     /// The number of slots.
     pub fn capacity(&self) -> usize {
         self.limit.capacity()

@@ -138,6 +138,7 @@ impl Serialize for UpstreamJson<'_> {
         map.serialize_entry("keepalive", &self.sum.phase(Phase::Idle))?;
         map.serialize_entry("limit", &plan.limit)?;
         map.serialize_entry("per_server", &plan.per_server)?;
+        map.serialize_entry("zone", &plan.zone)?;
         numbers(&mut map, &self.sum)?;
         map.serialize_entry("hint", &self.snapshot.hint(self.number).map(HintJson))?;
         map.serialize_entry("handover", &HandoverJson(self))?;

@@ -41,6 +41,11 @@ impl Format {
     }
 }
 
+/// The response of a client that accepts none of the formats.
+pub const FORMATS: &str = "keepalive_status has the formats html, json and prometheus: ask for one with ?format=html, \
+                           ?format=json or ?format=prometheus, or with the header Accept: text/html, application/json or \
+                           text/plain\n";
+
 /// The page. It loads nothing but the counters.
 const PAGE: &str = include_str!("page.html");
 

@@ -22,8 +22,16 @@ sub verdict { $nginx->verdict(@_) }
 sub location { "server {\nlocation / {\n" . join('', map { "$_\n" } @_) . "}\n}\n" }
 
 # Each case: the expected message, and the invalid line after the lines before it.
-sub value { my ($name, $word) = @_; return qq(invalid value "$word" in "$name" directive) }
-sub header { my ($name, $word) = @_; return qq(invalid header name "$word" in "$name" directive) }
+my %allowed = (auth_subrequest => 'it must be "off" or a path that begins with "/", without variables',
+    auth_subrequest_error => 'it must be "500", "503", "pass" or "allow"',
+    auth_subrequest_pass_status => 'it must be a status from 300 to 599, except 499');
+sub value { my ($name, $word) = @_; return qq(invalid value "$word" in "$name" directive, $allowed{$name}) }
+sub header {
+    my ($name, $word) = @_;
+    my $is_name = $word =~ /^[\w!#%&'*+.^`|~-]+$/a;
+    return qq(invalid header name "$word" in "$name" directive, )
+        . ($is_name ? 'nginx itself sets this header' : "it must have letters, digits and any of !#%&'*+-.^_`|~ only");
+}
 sub repeated { my ($name, $word) = @_; return qq(duplicate value "$word" in "$name" directive) }
 my @one = qw(auth_subrequest auth_subrequest_pass_body auth_subrequest_timeout auth_subrequest_error auth_subrequest_body
     auth_subrequest_pass_cookies);
@@ -85,7 +93,8 @@ for my $case (@refused) {
 for my $name (qw(auth_subrequest_body auth_subrequest_pass_body auth_subrequest_timeout)) {
     for my $word ('x', '-1', '1x', '1.5k', 'off', '99999999999999999999', '') {
         my ($accepted, $said) = verdict(location(qq($name "$word";)), 'emerg');
-        is_deeply [$accepted, $said], ['', qq("$name" directive invalid value in "$name "$word";")],
+        my $allowed = $name =~ /timeout/ ? 'a time, such as "60s"' : 'a size, such as "64k"';
+        is_deeply [$accepted, $said], ['', qq("$name" directive invalid value, it must be $allowed in "$name "$word";")],
             qq(refused: $name "$word");
     }
 }
@@ -107,7 +116,7 @@ for my $name (sort keys %good) {
 # Accepted, without a word, at each level.
 my @accepted = (
     (map { "auth_subrequest $_;" } '/', '/auth', '/auth?a=b&c', '"/with space"', '/auth/deep.html', 'off'),
-    (map { "auth_subrequest_error $_;" } 500, 503, 'allow'),
+    (map { "auth_subrequest_error $_;" } 500, 503, 'pass', 'allow'),
     (map { "auth_subrequest_pass_cookies $_;" } 'on', 'off'),
     (map { "auth_subrequest_timeout $_;" } 0, 1, '1ms', '1s', '1m30s', '1h'),
     (map { my $name = $_; map { "$name $_;" } 0, 1, '1k', '64K',
@@ -123,13 +132,16 @@ my @accepted = (
         'auth_subrequest_set $a $auth_subrequest_status$auth_subrequest_time;',
 );
 for my $line (@accepted) {
-    for my $http ("$line\nserver { }\n", "server {\n$line\nlocation / { }\n}\n", location($line),
-        location('location /a/b {', $line, '}')) {
+    # The location that answers.
+    my $answers = $line =~ m{^auth_subrequest "?(/[^?";]*)} ? qq(location = "$1" { internal; proxy_pass http://127.0.0.1:1; }) : '';
+    for my $http ("$line\nserver { $answers }\n", "server {\n$line\nlocation / { }\n$answers\n}\n", "server {\n$answers\nlocation / {\n$line\n}\n}\n",
+        "server {\n$answers\nlocation / {\nlocation /a/b {\n$line\n}\n}\n}\n") {
         is_deeply [verdict($http, '(?:warn|emerg)')], [1, ''], 'accepted: ' . substr $http =~ s/\n/ /gr, 0, 100;
     }
 }
 my $all = join '', map { "$_ $good{$_};\n" } sort keys %good;
-is_deeply [verdict("$all server {\n$all location / {\n$all location /a {\n$all}\n}\n}\n", '(?:warn|emerg)')], [1, ''],
+my $site = "$all server {\nlocation = /a { internal; }\n$all location / {\n$all location /a {\n$all}\n}\n}\n";
+is_deeply [verdict($site, '(?:warn|emerg)')], [1, ''],
     'all at all levels';
 
 # Beside auth_request: both ask, one after the other, and both must agree.

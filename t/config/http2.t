@@ -20,22 +20,25 @@ sub verdict { $nginx->verdict(@_) }
 sub upstream { "upstream u {\n    server 127.0.0.1:1;\n" . join('', map { "    $_\n" } @_) . "}\n" }
 
 # Each case: the expected message, and the invalid line after the lines before it.
-my $value     = 'invalid value "%s" in "http2" directive';
+my $value     = 'invalid value "%s" in "http2" directive, it must be "on", "off" or "auto"';
 my $arguments = 'invalid number of arguments in "http2" directive';
+my $parameters = 'it must be "streams=number" or "connections=number"';
+my %most      = (streams => 65536, connections => 1024);
+my $number    = sub { sprintf 'invalid value "%s", it must be a number from 1 to %d', $_[0], $most{ $_[0] =~ /(\w+)/ ? $1 : '' } };
 my $duplicate = '"http2" directive is duplicate';
 my @refused = (
     [$arguments, 'http2;'],
     [$arguments, 'http2 on streams=1 connections=1 streams=1;'],
     (map { [sprintf($value, $_), "http2 $_;"] } qw(x yes 1 On OFF h2 h2c streams=1)),
     [sprintf($value, ''), 'http2 "";'],
-    (map { my $mode = $_; map { [qq(invalid value "$_"), "http2 $mode $_;"] }
+    (map { my $mode = $_; map { [$number->($_), "http2 $mode $_;"] }
         qw(streams=0 streams=-1 streams=x streams=1k streams=1.5 streams=65537 streams=99999999999999999999 streams=4294967297),
         qw(streams= connections=0 connections=1025 connections=x connections=) } qw(on auto)),
-    [qq(invalid value "streams= 1"), 'http2 on "streams= 1";'],
-    (map { [qq(invalid parameter "$_"), "http2 on $_;"] } qw(x 10 on local stream=1 Streams=1 streams:1 streams connection=1 timeout=1s)),
-    [qq(invalid parameter ""), 'http2 on "";'],
-    [qq(invalid parameter "streams=1"), 'http2 off streams=1;'],
-    [qq(invalid parameter "connections=1"), 'http2 off connections=1;'],
+    [$number->('streams= 1'), 'http2 on "streams= 1";'],
+    (map { [qq(invalid parameter "$_", $parameters), "http2 on $_;"] } qw(x 10 on local stream=1 Streams=1 streams:1 streams connection=1 timeout=1s)),
+    [qq(invalid parameter "", $parameters), 'http2 on "";'],
+    [qq(invalid parameter "streams=1", "off" takes no parameters), 'http2 off streams=1;'],
+    [qq(invalid parameter "connections=1", "off" takes no parameters), 'http2 off connections=1;'],
     [qq(duplicate parameter "streams=2"), 'http2 on streams=1 streams=2;'],
     [qq(duplicate parameter "connections=1"), 'http2 auto connections=1 connections=1;'],
     [$duplicate, 'http2 on;', 'http2 on;'],
@@ -71,7 +74,7 @@ for my $lines (['http2 on;', 'keepalive 0;'], ['keepalive 0;', 'http2 auto;'], [
     my ($accepted, $said) = verdict(upstream(@$lines), qr/warn/);
     my $warns = !$has_default || "@$lines" =~ /keepalive/;
     ok $accepted, "accepted: @$lines";
-    is $said =~ /"http2" in upstream "u" will never be used: it has no "keepalive"/ ? 1 : 0, $warns ? 1 : 0, 'with a warning if there is no pool'
+    is $said =~ /"http2" in upstream "u" will never be used: it has (no "keepalive"|"keepalive 0") in "upstream u \{"$/m ? 1 : 0, $warns ? 1 : 0, 'with a warning if there is no pool'
         or diag $said;
 }
 

@@ -35,13 +35,16 @@ is_deeply sorted(keys %documented), sorted(@names), 'each of them is documented,
 
 my $nginx = Keepalive::Nginx->new(http => '');
 
+# auth_subrequest needs a location that answers.
+my $answers = 'location = /a { internal; proxy_pass http://127.0.0.1:1; }';
+
 # A line in each place that nginx has.
 my %place = (
     main     => sub { (main => $_[0], http => '') },
     http     => sub { (main => '', http => $_[0]) },
     upstream => sub { (main => '', http => "upstream u {\nserver 127.0.0.1:1 max_conns=1;\n$_[0]\n}") },
-    server   => sub { (main => '', http => "server {\n$_[0]\n}") },
-    location => sub { (main => '', http => "server {\nlocation / {\n$_[0]\n}\n}") },
+    server   => sub { (main => '', http => "server {\n$_[0]\n$answers\n}") },
+    location => sub { (main => '', http => "server {\nlocation / {\n$_[0]\n}\n$answers\n}") },
     if       => sub { (main => '', http => "server {\nlocation / {\nif (\$arg_a) {\n$_[0]\n}\n}\n}") },
     limit_except => sub { (main => '', http => "server {\nlocation / {\nlimit_except GET {\n$_[0]\n}\n}\n}") },
 );

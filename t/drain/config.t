@@ -20,7 +20,8 @@ sub verdict { $nginx->verdict(@_) }
 sub upstream { "upstream u {\n    server 127.0.0.1:1;\n" . join('', map { "    $_\n" } @_) . "}\n" }
 
 # Each case: the expected message, and the invalid line after the lines before it.
-my $value     = 'invalid value "%s" in "keepalive_drain" directive';
+my $value     = 'invalid value "%s" in "keepalive_drain" directive, it must be a size, such as "64k", or "0"';
+my $timeout   = 'it must be a time above 0, such as "timeout=10s"';
 my $arguments = 'invalid number of arguments in "keepalive_drain" directive';
 my $duplicate = '"keepalive_drain" directive is duplicate';
 my @refused = (
@@ -31,13 +32,13 @@ my @refused = (
     [sprintf($value, ''), 'keepalive_drain "";'],
     [sprintf($value, ' 1k'), 'keepalive_drain " 1k";'],
     [sprintf($value, '1k '), 'keepalive_drain "1k ";'],
-    (map { [qq(invalid parameter "$_"), "keepalive_drain 1k $_;"] }
+    (map { [qq(invalid parameter "$_", it must be "timeout=time"), "keepalive_drain 1k $_;"] }
         qw(x 10 1s timeout timeoutx Timeout=1s TIMEOUT=1s timeout:1s size=1k status=503 local)),
-    [qq(invalid parameter ""), 'keepalive_drain 1k "";'],
-    (map { [qq(invalid value "timeout=$_"), "keepalive_drain 1k timeout=$_;"] }
+    [qq(invalid parameter "", it must be "timeout=time"), 'keepalive_drain 1k "";'],
+    (map { [qq(invalid value "timeout=$_", $timeout), "keepalive_drain 1k timeout=$_;"] }
         qw(0 0s 0ms -1 x 1x s 1.5s 1k 99999999999999999999 99999999999999999999s 9223372036854775807s)),
-    [qq(invalid value "timeout="), 'keepalive_drain 1k timeout=;'],
-    [qq(invalid value "timeout= "), 'keepalive_drain 1k "timeout= ";'],
+    [qq(invalid value "timeout=", $timeout), 'keepalive_drain 1k timeout=;'],
+    [qq(invalid value "timeout= ", $timeout), 'keepalive_drain 1k "timeout= ";'],
     [qq(duplicate parameter "timeout=1s"), 'keepalive_drain 1k timeout=1s timeout=1s;'],
     [qq(duplicate parameter "timeout=2s"), 'keepalive_drain 1k timeout=1s timeout=2s;'],
     [$duplicate, 'keepalive_drain 1k;', 'keepalive_drain 2k;'],
@@ -70,7 +71,7 @@ for my $line (
 my $server = 'server 127.0.0.1:1 max_conns=1;';
 my $drain = 'keepalive_drain 1k timeout=2s;';
 for my $block (
-    "$drain $server keepalive 4;", "$server $drain keepalive 4;", "$server keepalive 4; $drain", "$server $drain",
+    "$drain $server keepalive 4;", "$server $drain keepalive 4;", "$server keepalive 4; $drain",
     "$server keepalive 0; $drain", "least_conn; $drain $server keepalive 4;", "$drain least_conn; $server keepalive 4;",
     "$server keepalive 4; $drain least_conn;", "$drain zone u 64k; $server random; keepalive 4;",
     "$drain queue 10; $server keepalive 4;", "queue 10; $server keepalive 4 per_server; $drain keepalive_timeout 1s;",
@@ -81,6 +82,6 @@ for my $block (
 }
 
 # Each upstream has its own.
-is_deeply [verdict(join '', map { upstream("keepalive_drain ${_}k;") =~ s/ u / u$_ /r } 1 .. 3)], [1, ''], 'accepted: one in each upstream';
+is_deeply [verdict(join '', map { upstream('keepalive 4;', "keepalive_drain ${_}k;") =~ s/ u / u$_ /r } 1 .. 3)], [1, ''], 'accepted: one in each upstream';
 
 done_testing;

@@ -53,7 +53,7 @@ for my $http (map { "server {\n$_\n}\n" } 'keepalive_handover on;', "location / 
 # Accepted, and without a word.
 for my $value (qw(on off ON Off)) {
     my $line = "keepalive_handover $value;";
-    for my $http ("$line\n", upstream($line), upstream($line, 'keepalive 4;'), upstream('keepalive 4;', $line), upstream('keepalive 0;', $line),
+    for my $http ("$line\n", upstream($line, 'keepalive 4;'), upstream('keepalive 4;', $line), upstream('keepalive 0;', $line),
         upstream('least_conn;', $line, 'keepalive 4 local;'), upstream('keepalive 4;') . "$line\n",
         "keepalive_handover on;\n" . upstream('keepalive 4;', $line), upstream('keepalive 4;', $line) . "keepalive_handover off;\n") {
         my ($accepted, $said) = verdict($http);

@@ -322,7 +322,7 @@ $nginx->stop;
 
 # nginx -t
 my $with = sub { "upstream a {\n server 127.0.0.1:1;\n$_[0]\n }" };
-my $useless = '"ntlm" in upstream "a" will never be used: it has no "keepalive" in "}"';
+my $useless = '"ntlm" in upstream "a" will never be used: it has %s in "upstream a {"';
 my $other = Keepalive::Nginx->new(http => '');
 for (
     ["keepalive 1;\nntlm;", ''],
@@ -330,8 +330,8 @@ for (
     ["ntlm;\nkeepalive 1;\nleast_conn;", ''],
     ["keepalive 1;\nntlm;\nntlm;", '"ntlm" directive is duplicate in "ntlm;"'],
     ["keepalive 1;\nntlm on;", 'invalid number of arguments in "ntlm" directive in "ntlm on;"'],
-    ["keepalive 0;\nntlm;", $useless],
-    ['ntlm;', default_is_on() ? '' : $useless],
+    ["keepalive 0;\nntlm;", sprintf $useless, '"keepalive 0"'],
+    ['ntlm;', default_is_on() ? '' : sprintf $useless, 'no "keepalive"'],
 ) {
     my ($lines, $says) = @$_;
     my (undef, $said) = $other->verdict($with->($lines));

@@ -37,10 +37,10 @@ $nginx->stop;
 
 # Bad words.
 for my $case (
-    ['keepalive 2 per-server;',             'invalid parameter "per-server"'],
+    ['keepalive 2 per-server;',             'invalid parameter "per-server", it must be "local" or "per_server"'],
     ['keepalive 2 per_server per_server;',  'duplicate parameter "per_server"'],
     ['keepalive 2 local local;',            'duplicate parameter "local"'],
-    ['keepalive per_server;',               'invalid value "per_server" in "keepalive" directive'],
+    ['keepalive per_server;',               'invalid value "per_server" in "keepalive" directive, it must be a number from 0 to 4294967294'],
     ['keepalive 2 local per_server more;',  'invalid number of arguments in "keepalive" directive'],
 ) {
     my ($directive, $message) = @$case;

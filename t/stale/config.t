@@ -24,6 +24,8 @@ sub upstream { "upstream u {\n    server 127.0.0.1:1;\n" . join('', map { "    $
 my $arguments = sub { qq(invalid number of arguments in "$_[0]" directive) };
 my $value = sub { qq(invalid value "$_[1]" in "$_[0]" directive) };
 my $flag = sub { $value->(@_) . ', it must be "on" or "off"' };
+my $stale_retry = sub { $value->('keepalive_stale_retry', @_) . ', it must be "off", "safe" or "always"' };
+my $hint = sub { $value->('keepalive_hint', @_) . ', it must be "learn", "on" or "off"' };
 my @refused = (
     (map { my $name = $_; (
         [$arguments->($name), "$name;"],
@@ -33,17 +35,17 @@ my @refused = (
     ) } qw(keepalive_check keepalive_stale_fails)),
     [$arguments->('keepalive_stale_retry'), 'keepalive_stale_retry;'],
     [$arguments->('keepalive_stale_retry'), 'keepalive_stale_retry safe always;'],
-    (map { [$value->('keepalive_stale_retry', $_), "keepalive_stale_retry $_;"] } qw(on yes SAFE safely 1)),
-    [$value->('keepalive_stale_retry', ''), 'keepalive_stale_retry "";'],
+    (map { [$stale_retry->($_), "keepalive_stale_retry $_;"] } qw(on yes SAFE safely 1)),
+    [$stale_retry->(''), 'keepalive_stale_retry "";'],
     ['"keepalive_stale_retry" directive is duplicate', 'keepalive_stale_retry off;', 'keepalive_stale_retry safe;'],
     [$arguments->('keepalive_hint'), 'keepalive_hint;'],
     (map { my $mode = $_; (
         [$arguments->('keepalive_hint'), "keepalive_hint $mode margin=1s margin=1s;"],
-        (map { [qq(invalid value "margin=$_"), "keepalive_hint $mode margin=$_;"] } '', qw(x -1 1x 1.5s 99999999999999999999)),
-        (map { [qq(invalid parameter "$_"), "keepalive_hint $mode $_;"] } qw(on off learn 1s Margin=1s timeout=1s max=1 margin)),
+        (map { [qq(invalid value "margin=$_", it must be a time, such as "margin=500ms"), "keepalive_hint $mode margin=$_;"] } '', qw(x -1 1x 1.5s 99999999999999999999)),
+        (map { [qq(invalid parameter "$_", it must be "margin=time"), "keepalive_hint $mode $_;"] } qw(on off learn 1s Margin=1s timeout=1s max=1 margin)),
     ) } qw(on learn)),
-    (map { [$value->('keepalive_hint', $_), "keepalive_hint $_;"] } qw(yes On 1s margin=1s Learn learned learn=on)),
-    ['invalid parameter "margin=1s"', 'keepalive_hint off margin=1s;'],
+    (map { [$hint->($_), "keepalive_hint $_;"] } qw(yes On 1s margin=1s Learn learned learn=on)),
+    ['invalid parameter "margin=1s", "off" takes no parameters', 'keepalive_hint off margin=1s;'],
     (map { ['"keepalive_hint" directive is duplicate', 'keepalive_hint learn;', "keepalive_hint $_;"] } qw(learn on off)),
     ['"keepalive_hint" directive is duplicate', 'keepalive_hint on;', 'keepalive_hint off;'],
 );
@@ -72,10 +74,13 @@ for my $lines (
     (map { my $mode = $_; map { ["keepalive_hint $mode margin=$_;"] } qw(0 500ms 1m 2) } qw(on learn)),
     ['keepalive_check off;', 'keepalive_hint off;', 'keepalive_stale_retry off;', 'keepalive_stale_fails on;'],
 ) {
-    for my $order ([@$lines, 'keepalive 4;'], ['keepalive 4;', @$lines], ['least_conn;', @$lines, 'keepalive 4;'], $lines, ['keepalive 0;', @$lines]) {
+    for my $order ([@$lines, 'keepalive 4;'], ['keepalive 4;', @$lines], ['least_conn;', @$lines, 'keepalive 4;'], ['keepalive 0;', @$lines]) {
         my ($accepted, $said) = verdict(upstream(@$order));
         ok $accepted && $said eq '', "accepted: @$order" or diag $said;
     }
+    my ($accepted, $said) = verdict(upstream(@$lines));
+    ok $accepted, "accepted: @$lines";
+    is $said =~ /will never be used: it has no "keepalive"/ ? 1 : 0, version_at_least('1.29.7') ? 0 : 1, 'with a warning if there is no pool';
 }
 
 done_testing;

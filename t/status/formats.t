@@ -122,7 +122,12 @@ for my $case (
     my ($query, $format, @accept) = @$case;
     my $answer = get($port, "/status$query", headers => [$accepts->(@accept)]);
     is format_of($answer), $format, "/status$query" . (@accept ? ', Accept: ' . join ' / ', @accept : '') or diag explain $answer;
-    next if $format =~ /\d/;
+    if ($format =~ /\d/) {
+        like $answer->{body}, qr{^keepalive_status has the formats html, json and prometheus: .*\?format=prometheus, .* Accept: text/html, .*\n$},
+            'which are named';
+        is $answer->{headers}{'content-type'}, 'text/plain', 'as text';
+        next;
+    }
     is $answer->{headers}{'content-type'}, $type{$format}, "it is of the type of $format";
 }
 is format_of(get($port, '/named?format=json')), 'json', 'a named location';
@@ -187,7 +192,7 @@ sub check_histogram {
     for my $name (sort keys %{ $json->{upstreams} }) {
         my $upstream = $json->{upstreams}{$name};
         my @both = ('active', 'draining', @counters, keys %reasons);
-        is keys_of($upstream), names(@both, qw(keepalive limit per_server hint handover peers), $name eq 'waits' ? 'queue' : (), $name eq 'carried' ? 'http2' : ()), "JSON: $name";
+        is keys_of($upstream), names(@both, qw(keepalive limit per_server zone hint handover peers), $name eq 'waits' ? 'queue' : (), $name eq 'carried' ? 'http2' : ()), "JSON: $name";
         is keys_of($upstream->{handover}), names(qw(in_transit asked answered dropped)), "JSON: $name, handover";
         is keys_of($upstream->{handover}{dropped}), names(@dropped), "JSON: $name, dropped";
         for my $peer (@{ $upstream->{peers} }) {
@@ -303,7 +308,7 @@ $nginx->stop;
     is $says->($site), 'accepted', 'zone: none is needed';
     for my $size ('x', '1x', '-1', '1.5k', '1kk', '""', '99999999999999999999', '9223372036854775807k', '9007199254740992m') {
         my $value = $size =~ s/"//gr;
-        is $says->("keepalive_zone $size;\n$site"), qq(refused: invalid value "$value" in "keepalive_zone" directive in "keepalive_zone $size;"),
+        is $says->("keepalive_zone $size;\n$site"), qq(refused: invalid value "$value" in "keepalive_zone" directive, it must be a size, such as "1m" in "keepalive_zone $size;"),
             "zone: $size";
     }
     is $says->("$_\n$site"), qq(refused: invalid number of arguments in "keepalive_zone" directive in "$_"), "zone: $_"
@@ -318,6 +323,20 @@ $nginx->stop;
         'refused: invalid number of arguments in "keepalive_status" directive in "keepalive_status json;"', 'status: an argument';
     is $says->("$_->[0] {\nkeepalive_status;\n}\n$site"), 'refused: "keepalive_status" directive is not allowed here in "keepalive_status;"',
         "status: in $_->[0]" for ['server'], ['upstream v'];
+
+    # A location has one content handler, whichever directive is the last one.
+    my $beside = '"keepalive_status" %scannot be in a location with another directive that answers requests, such as "proxy_pass"%s in "keepalive_status;"';
+    my @others = ('proxy_pass http://u;', 'stub_status;', 'empty_gif;', 'fastcgi_pass u;');
+    for my $other (grep { !/stub/ || has_feature('with-http_stub_status_module') } @others) {
+        is $says->("server { location / {\n$other\nkeepalive_status;\n} }\n$site"), 'refused: ' . sprintf($beside, 'directive ', ''), "status: after $other";
+        is $says->("server { location / {\nkeepalive_status;\n$other\n} }\n$site"), 'refused: ' . sprintf($beside, '', ','), "status: before $other";
+        is $says->("server { location / {\nkeepalive_status;\nlocation /a {\n$other\n}\n} }\n$site"), 'accepted', "status: around a location with $other";
+        is $says->("server { location / {\n$other\nlocation = /a {\nkeepalive_status;\n}\n} }\n$site"), 'accepted', "status: in a location with $other";
+    }
+    is $says->("server { location / {\nkeepalive_status;\nkeepalive_status;\n} }\n$site"),
+        'refused: "keepalive_status" directive is duplicate in "keepalive_status;"', 'status: twice';
+    is $says->("server { location / {\nkeepalive_status;\n$_\n} }\n$site"), 'accepted', "status: with $_"
+        for 'allow 127.0.0.1; deny all;', 'if ($arg_a) { return 403; }', 'error_page 406 = /;', 'root /;';
 
     # Too small: the size in the message is enough, and not too much.
     for my $size (0, 1, '1k', 4095) {

@@ -47,7 +47,7 @@ server {
     listen 127.0.0.1:$port;
     location = /status { keepalive_status; }
     location = /auth { internal; proxy_pass http://backend; }
-    location / { auth_subrequest /auth; proxy_pass http://backend; }
+    location / { auth_subrequest /auth; proxy_pass http://backend; access_log logs/access.log upstream_keepalive; }
     location = /taught { proxy_pass http://taught; }
     location = /closed { proxy_pass http://closed/?header=Connection:close; }
     location = /open { proxy_pass http://backend; access_log logs/access.log upstream_keepalive; }
@@ -83,7 +83,10 @@ like $lines[1], qr{^127\.0\.0\.1 - - \[[^]]+\] "GET /open HTTP/1\.1" 200 \d+ "ht
     'it begins as in the format "combined"';
 like $lines[1], qr{ time=$number upstream="$address" "200" pool="HIT" reused="1" requests="2" queue="0\.000"},
     'goes on with what the pool did';
-like $lines[1], qr{ connect="$number" header="$number" response="$number"$}, 'and ends with the times';
+like $lines[1], qr{ connect="$number" header="$number" response="$number" auth="-" "-"$}, 'and ends with the times';
+get($port, '/');
+wait_for { content_of($access_log) =~ tr/\n// == 3 };
+like content_of($access_log), qr{ auth="20\d" "$number"\n\z}, 'also that of the authorisation';
 
 # Some of everything, so that each metric has a value: the rest of a connection's requests, an answer after which it is
 # closed, and decisions.

@@ -37,6 +37,7 @@ sub http {
 $proxy_keepalive
 upstream backend { zone backend 64k; server @{[ $backend->address ]} max_conns=2; keepalive 8; queue 100; }
 upstream @{[ quoted($nasty) ]} { server @{[ quoted($socket) ]}; server 127.0.0.1:1 backup; keepalive 2 per_server; http2 on; }
+upstream each { server @{[ $backend->address ]} max_conns=3; keepalive 4; }
 upstream auth { server @{[ $backend->address ]}; keepalive 4; }
 $more
 server {
@@ -95,16 +96,18 @@ like text_of('#list [data-as=rate]'), qr/^[\d,]*[1-9][\d,.]*$/, 'there are reque
 like text_of('#list [data-as=reuse]'), qr/^\d+(?:\.\d)?%$/, 'and the share of reuse';
 like $browser->run('return document.querySelector("[data-as=rateLine] path").getAttribute("d")'), qr/^M.*L/, 'and their history';
 like text_of('#list [data-as=places]'), qr/^of 200$/, 'a queue has its places in each of two workers';
-is text_of('#list [data-as=idle]') =~ s/^\d+//r, ' idle (limit 16)', 'and a pool its room';
+is text_of('#list [data-as=idle]') =~ s/^\d+//r, ' idle (limit 2)', 'a pool of 8 in each of two workers has no more room than its server allows to both';
+is text_of('article:nth-of-type(3) [data-as=idle]') =~ s/^\d+//r, ' idle (limit 6)', 'without zone the server allows as many to each worker';
+is text_of('article:nth-of-type(4) [data-as=idle]') =~ s/^\d+//r, ' idle (limit 8)', 'and without max_conns that is the room of both pools';
 
 # What is known of connections that carry many requests, where there may be some.
 is text_of('article:nth-of-type(2) [data-as=http2]'), 'HTTP/2: 0 requests over 0 connections, 0 in all; 0 waited, 0 refused, '
     . '0 sent again, 0 reset (0 by the server); 0 GOAWAY, 0 stalls, 0 of 0 PINGs lost.', 'HTTP/2';
-is $browser->run('return [...document.querySelectorAll("[data-as=http2]")].map(line => line.hidden).join(" ")'), 'true false true',
+is $browser->run('return [...document.querySelectorAll("[data-as=http2]")].map(line => line.hidden).join(" ")'), 'true false true true',
     'and nowhere else';
 
 # Names are text.
-is_deeply upstreams(), ['backend', $nasty, 'auth'], 'upstreams are named as in the configuration';
+is_deeply upstreams(), ['backend', $nasty, 'each', 'auth'], 'upstreams are named as in the configuration';
 is text_of('article:nth-of-type(2) tbody th span'), $socket, 'and so are servers';
 is text_of('#decisions th span'), '/auth<b>', 'and URIs';
 is $browser->run('return document.querySelectorAll("main img, main script, main b b, th b, th svg, h3 *").length'), 0,
@@ -171,9 +174,9 @@ next_numbers('the numbers change');
 is_deeply visible(), [$nasty], 'and it stays filtered';
 set(filter => '');
 set(order => 'name');
-is_deeply visible(), [sort { lc $a cmp lc $b } 'backend', $nasty, 'auth'], 'in order of the names';
+is_deeply visible(), [sort { lc $a cmp lc $b } 'backend', $nasty, 'each', 'auth'], 'in order of the names';
 set(order => '');
-is_deeply visible(), ['backend', $nasty, 'auth'], 'and in that of the configuration';
+is_deeply visible(), ['backend', $nasty, 'each', 'auth'], 'and in that of the configuration';
 
 # Whether the page asks for numbers, for longer than it takes to ask twice.
 sub asks { $browser->requests; sleep 4.5; return scalar $browser->requests }

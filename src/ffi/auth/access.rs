@@ -160,27 +160,27 @@ fn refuse(r: Request, ctx: &AuthContext, conf: &'static LocConf, verdict: Verdic
         Verdict::Unexpected(status) => {
             let line = if ctx.timed_out.get() { TIMED_OUT } else { UNEXPECTED };
             log_failure(r, ctx, line, status);
-            match conf.on_error() {
-                OnError::Status(status) => status as ngx_int_t,
-                OnError::Allow => 500,
-            }
+            conf.on_error().status(0).unwrap_or(500) as ngx_int_t
         }
-        Verdict::Failure(status) => apply_failure(r, ctx, conf.on_error(), status),
+        Verdict::Failure(status) => apply_failure(r, ctx, conf, status),
     }
 }
 
 /// No server has given a usable answer: applies `auth_subrequest_error`.
-fn apply_failure(r: Request, ctx: &AuthContext, on_error: OnError, status: u16) -> ngx_int_t {
+fn apply_failure(r: Request, ctx: &AuthContext, conf: &'static LocConf, status: u16) -> ngx_int_t {
+    let on_error = conf.on_error();
     let line = match (on_error, ctx.timed_out.get()) {
-        (OnError::Status(_), true) => TIMED_OUT,
-        (OnError::Status(_), false) => UNEXPECTED,
+        (OnError::Status(_) | OnError::Pass, true) => TIMED_OUT,
+        (OnError::Status(_) | OnError::Pass, false) => UNEXPECTED,
         (OnError::Allow, true) => c"auth subrequest timed out, request is allowed",
         (OnError::Allow, false) => c"auth subrequest unexpected status: %ui, request is allowed",
     };
     log_failure(r, ctx, line, status);
-    match on_error {
-        OnError::Status(status) => status as ngx_int_t,
-        OnError::Allow => NGX_OK as ngx_int_t,
+    match on_error.status(status) {
+        // The response of the auth subrequest is passed like a denial, if it has ended.
+        Some(status) if on_error == OnError::Pass && !ctx.timed_out.get() => deny(r, ctx, conf, status),
+        Some(status) => status as ngx_int_t,
+        None => NGX_OK as ngx_int_t,
     }
 }
 

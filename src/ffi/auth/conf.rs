@@ -1,5 +1,6 @@
 //! The location configuration: the values of the directives.
 
+use std::cell::Cell;
 use std::ffi::{c_char, c_void};
 use std::ptr::{self, NonNull};
 
@@ -17,7 +18,7 @@ use super::module::module;
 use super::reading::{ConfReader, Slice};
 use super::server::AuthSrvConf;
 use super::timeouts::Timeouts;
-use crate::ffi::nginx::conf_words::no_memory;
+use crate::ffi::nginx::conf_words::{no_memory, Place};
 use crate::ffi::nginx::constants;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::Handle as _;
@@ -57,6 +58,18 @@ pub(super) struct Uri {
     pub(super) args: ngx_str_t,
     /// Its index among the URIs of the configuration (see [`MainConf::uri_index`]).
     pub(super) index: usize,
+    pub(super) written: &'static Written,
+}
+
+/// Where an `auth_subrequest` is written.
+pub(super) struct Written {
+    pub(super) place: Place,
+    /// The configuration of that level, where locations may inherit it.
+    pub(super) conf: *const LocConf,
+    /// In `http`, and not in a server.
+    pub(super) in_http: bool,
+    /// It was found together with `auth_request`.
+    pub(super) is_doubled: Cell<bool>,
 }
 
 /// A header that is copied from the response of the auth subrequest to the request.

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::ngx_http_request_t;
 
-use crate::auth::{decisive_answer, Answer, SentRequest, Verdict};
+use crate::auth::{decisive_answer, Answer, OnError, SentRequest, Verdict};
 use crate::base::clock::Msec;
 use crate::metrics::Decision;
 
@@ -45,9 +45,9 @@ pub(super) struct AuthContext {
     /// The status of the answer so far.
     pub(super) status: Cell<u16>,
     /// nginx made the status itself (see [`Answer::made_up`]).
-    made_up: Cell<bool>,
+    pub(super) made_up: Cell<bool>,
     /// The status is no permission, and does not change any more.
-    refused: Cell<bool>,
+    pub(super) refused: Cell<bool>,
     pub(super) timed_out: Cell<bool>,
     started_at: Cell<Msec>,
     /// In milliseconds, once the auth subrequest has ended.
@@ -259,9 +259,14 @@ impl AuthContext {
         self.refused.get()
     }
 
-    /// Whether the answer is a denial that the client gets.
+    /// Whether the client gets the answer: it is a denial, or a failure that is passed.
     pub(super) fn is_denied(&self) -> bool {
-        matches!(self.answer().verdict(self.capture.conf.pass_status()), Verdict::Deny(_))
+        let conf = self.capture.conf;
+        match self.answer().verdict(conf.pass_status()) {
+            Verdict::Deny(_) => true,
+            Verdict::Failure(_) => conf.on_error() == OnError::Pass,
+            Verdict::Allow | Verdict::Unexpected(_) => false,
+        }
     }
 
     /// The answer has arrived, or its time is over.

@@ -1,16 +1,16 @@
 //! The directives. All of them are allowed in `http`, `server` and `location`.
 
+use std::cell::Cell;
 use std::ffi::{c_char, c_void};
 use std::mem::{offset_of, zeroed};
 use std::ptr;
 
 use nginx_sys::{
-    ngx_command_t, ngx_conf_set_flag_slot, ngx_conf_set_msec_slot, ngx_conf_set_size_slot, ngx_conf_t,
-    ngx_hash_key, ngx_http_add_variable, ngx_http_compile_complex_value, ngx_http_compile_complex_value_t,
-    ngx_http_complex_value_t, ngx_http_request_t, ngx_http_variable_value_t, ngx_int_t, ngx_str_t,
-    ngx_uint_t, NGX_CONF_1MORE, NGX_CONF_FLAG, NGX_CONF_TAKE1, NGX_CONF_TAKE2, NGX_ERROR, NGX_HTTP_LOC_CONF,
-    NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, NGX_HTTP_VAR_CHANGEABLE, NGX_LOG_EMERG,
-    NGX_OK,
+    ngx_command_t, ngx_conf_set_flag_slot, ngx_conf_t, ngx_hash_key, ngx_http_add_variable,
+    ngx_http_compile_complex_value, ngx_http_compile_complex_value_t, ngx_http_complex_value_t,
+    ngx_http_request_t, ngx_http_variable_value_t, ngx_int_t, ngx_str_t, ngx_uint_t, NGX_CONF_1MORE,
+    NGX_CONF_FLAG, NGX_CONF_TAKE1, NGX_CONF_TAKE2, NGX_ERROR, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET,
+    NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, NGX_HTTP_VAR_CHANGEABLE, NGX_LOG_EMERG, NGX_OK,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::{ngx_conf_log_error, ngx_string};
@@ -18,11 +18,13 @@ use ngx::{ngx_conf_log_error, ngx_string};
 use crate::auth::{is_same_header, parse_header, parse_status, parse_uri, OnError};
 use crate::directive::Invalid;
 
-use super::conf::{CopiedHeader, LocConf, MainConf, SetVariable, Uri};
+use super::conf::{CopiedHeader, LocConf, MainConf, SetVariable, Uri, Written};
 use super::reading::{ConfReader, Slice};
-use crate::ffi::nginx::conf_words::{no_memory, report, words, Setter, IS_DUPLICATE};
+use crate::ffi::nginx::conf_words::{
+    no_memory, place_of, report, set_size, set_time, words, Setter, IS_DUPLICATE,
+};
 use crate::ffi::nginx::guard::guard;
-use crate::ffi::nginx::handle::Handle as _;
+use crate::ffi::nginx::handle::{get_field, Handle as _};
 use crate::ffi::nginx::memory::or_fail;
 
 /// The command table; an empty command ends it.
@@ -39,7 +41,7 @@ pub(super) static mut COMMANDS: [ngx_command_t; 11] = [
     command(
         ngx_string!("auth_subrequest_pass_body"),
         NGX_CONF_TAKE1,
-        ngx_conf_set_size_slot,
+        set_size,
         offset_of!(LocConf, pass_body),
     ),
     // auth_subrequest_pass_cookies on | off;
@@ -50,21 +52,11 @@ pub(super) static mut COMMANDS: [ngx_command_t; 11] = [
         offset_of!(LocConf, pass_cookies),
     ),
     // auth_subrequest_timeout time;
-    command(
-        ngx_string!("auth_subrequest_timeout"),
-        NGX_CONF_TAKE1,
-        ngx_conf_set_msec_slot,
-        offset_of!(LocConf, timeout),
-    ),
-    // auth_subrequest_error 500 | 503 | allow;
+    command(ngx_string!("auth_subrequest_timeout"), NGX_CONF_TAKE1, set_time, offset_of!(LocConf, timeout)),
+    // auth_subrequest_error 500 | 503 | pass | allow;
     command(ngx_string!("auth_subrequest_error"), NGX_CONF_TAKE1, auth_subrequest_error, 0),
     // auth_subrequest_body size;
-    command(
-        ngx_string!("auth_subrequest_body"),
-        NGX_CONF_TAKE1,
-        ngx_conf_set_size_slot,
-        offset_of!(LocConf, body),
-    ),
+    command(ngx_string!("auth_subrequest_body"), NGX_CONF_TAKE1, set_size, offset_of!(LocConf, body)),
     // auth_subrequest_copy_header name ...;
     command(ngx_string!("auth_subrequest_copy_header"), NGX_CONF_1MORE, auth_subrequest_copy_header, 0),
     ngx_command_t::empty(),
@@ -173,7 +165,16 @@ fn set_uri(conf: &mut LocConf, words: Words, cf: ConfReader) -> Result<(), SetEr
     let main = MainConf::read_by(cf).ok_or(SetError::NoMemory)?;
     let (path, args) = parse_uri(word)?;
     let index = main.uri_index(path).ok_or(SetError::NoMemory)?;
-    let uri = Uri { path: text(path), args: text(args.unwrap_or(&[])), index };
+    let written = Written {
+        // SAFETY: nginx has passed the configuration being read to the setter.
+        place: unsafe { place_of(cf.as_ptr()) },
+        conf,
+        in_http: get_field!(cf.cmd_type) & NGX_HTTP_MAIN_CONF as ngx_uint_t != 0,
+        is_doubled: Cell::new(false),
+    };
+    // SAFETY: just placed in the pool of the cycle; there are only shared references to it.
+    let written = unsafe { cf.place(written).ok_or(SetError::NoMemory)?.as_ref() };
+    let uri = Uri { path: text(path), args: text(args.unwrap_or(&[])), index, written };
     set_once(&mut conf.uri, Ok(Some(uri)))
 }
 

@@ -119,6 +119,11 @@ impl MainConf {
         Some(uris.len() - 1)
     }
 
+    /// How many paths `auth_subrequest` names.
+    pub(super) fn uri_count(&self) -> usize {
+        self.uris.borrow().len()
+    }
+
     /// The auth subrequests with a timeout, in milliseconds. `None` if there is no memory.
     pub(super) fn timeouts(&self, cf: ConfReader, after: ngx_msec_t) -> Option<&'static Timeouts> {
         let mut all = self.timeouts.borrow_mut();

@@ -7,7 +7,7 @@
 //! In the order of a request:
 //!
 //! - the module (`module`) and its directives (`directives`, `reading`), with the configuration of a location (`conf`), of a
-//!   server (`server`), and of `http` (`main_conf`);
+//!   server (`server`), and of `http` (`main_conf`); who answers a question (`locations`, `answers`);
 //! - headers that the client must not send (`client_headers`);
 //! - the decision in the access phase (`access`): its context (`context`, `memory`, `room`), the variables on which it
 //!   depends (`settings`, `indexed`), the client's body (`body`), the auth
@@ -27,6 +27,10 @@ mod reading;
 pub(super) mod conf;
 
 mod server;
+
+mod locations;
+
+mod answers;
 
 mod main_conf;
 

@@ -3,6 +3,7 @@
 use nginx_sys::{
     ngx_conf_t, ngx_cycle_t, ngx_http_handler_pt, ngx_http_module_t,
     ngx_http_phases_NGX_HTTP_ACCESS_PHASE as ACCESS_PHASE, ngx_http_phases_NGX_HTTP_LOG_PHASE as LOG_PHASE,
+    ngx_http_phases_NGX_HTTP_PREACCESS_PHASE as PREACCESS_PHASE,
     ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE as PRECONTENT_PHASE,
     ngx_http_phases_NGX_HTTP_REWRITE_PHASE as REWRITE_PHASE, ngx_int_t, ngx_module_t, NGX_ERROR,
     NGX_HTTP_MODULE, NGX_OK,
@@ -10,6 +11,8 @@ use nginx_sys::{
 use ngx::http::{HttpModuleMainConf, NgxHttpCoreModule};
 
 use super::access::auth_subrequest_handler;
+pub(in super::super) use super::answers::Refused;
+use super::answers::{self, entry_handler};
 use super::client_headers::{log_handler, note_location_handler};
 use super::conf::{LocConf, MainConf};
 use super::copy::copy_headers_handler;
@@ -81,12 +84,24 @@ unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
 
 /// Adds the handlers that must run before nginx's own handlers of their phases. A phase runs its handlers in reverse order,
 /// and nginx's modules add theirs after this module; so the upstream module, which comes after them all, calls this.
-pub(in super::super) fn add_first_handlers(cf: *mut ngx_conf_t) -> Option<()> {
+///
+/// # Errors
+/// If there is no memory, or who answers an auth subrequest cannot be.
+pub(in super::super) fn add_first_handlers(cf: *mut ngx_conf_t) -> Result<(), Refused> {
     // SAFETY: the caller is the postconfiguration of the upstream module, which nginx calls with the configuration.
     let cf = unsafe { ConfReader::from_ptr(cf) };
-    if !MainConf::read_by(cf)?.copies.get() {
-        return Some(());
+    let main = MainConf::read_by(cf).ok_or(Refused::NoMemory)?;
+    if main.authorises.get() && answers::check(cf)? {
+        add_handler(cf, PREACCESS_PHASE, Some(entry_handler)).ok_or(Refused::NoMemory)?;
     }
+    if !main.copies.get() {
+        return Ok(());
+    }
+    add_copying_handlers(cf).ok_or(Refused::NoMemory)
+}
+
+/// Adds the handlers of `auth_subrequest_copy_header`.
+fn add_copying_handlers(cf: ConfReader) -> Option<()> {
     add_handler(cf, REWRITE_PHASE, Some(note_location_handler))?;
     add_handler(cf, LOG_PHASE, Some(log_handler))?;
     // SAFETY: a handle points at the live `ngx_conf_t`; nothing else refers to the core's configuration meanwhile.

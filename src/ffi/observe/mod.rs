@@ -2,4 +2,6 @@
 
 pub(crate) mod status;
 
+pub(crate) mod status_location;
+
 pub(crate) mod variables;

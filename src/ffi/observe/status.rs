@@ -8,27 +8,27 @@
 //! ```
 
 use std::cell::RefCell;
-use std::ffi::{c_char, c_void, CStr};
+use std::ffi::CStr;
 use std::mem::zeroed;
 use std::ptr::{self, NonNull};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nginx_sys::{
-    ngx_buf_t, ngx_chain_t, ngx_command_t, ngx_conf_t, ngx_cycle, ngx_event_t, ngx_handle_write_event,
-    ngx_http_arg, ngx_http_core_loc_conf_t, ngx_http_discard_request_body, ngx_http_event_handler_pt,
-    ngx_http_finalize_request, ngx_http_output_filter, ngx_http_request_t, ngx_http_run_posted_requests,
-    ngx_http_send_header, ngx_http_test_reading, ngx_int_t, ngx_str_t, ngx_table_elt_t, NGX_DONE, NGX_ERROR,
-    NGX_HTTP_GET, NGX_HTTP_HEAD, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_NOT_ALLOWED, NGX_HTTP_OK,
-    NGX_HTTP_REQUEST_TIME_OUT, NGX_HTTP_SERVICE_UNAVAILABLE, NGX_OK,
+    ngx_buf_t, ngx_chain_t, ngx_cycle, ngx_event_t, ngx_handle_write_event, ngx_http_arg,
+    ngx_http_complex_value_t, ngx_http_core_loc_conf_t, ngx_http_discard_request_body,
+    ngx_http_event_handler_pt, ngx_http_finalize_request, ngx_http_output_filter, ngx_http_request_t,
+    ngx_http_run_posted_requests, ngx_http_send_header, ngx_http_send_response, ngx_http_test_reading,
+    ngx_int_t, ngx_str_t, ngx_table_elt_t, NGX_DONE, NGX_ERROR, NGX_HTTP_GET, NGX_HTTP_HEAD,
+    NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_NOT_ALLOWED, NGX_HTTP_OK, NGX_HTTP_REQUEST_TIME_OUT,
+    NGX_HTTP_SERVICE_UNAVAILABLE, NGX_OK,
 };
-use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::http::{HttpModuleLocationConf, NgxHttpCoreModule};
 use ngx::ngx_string;
 
 use crate::base::memory::Text;
 use crate::lessons::View;
 use crate::metrics::ServerInfo;
-use crate::status::{choose, Format, Writer};
+use crate::status::{choose, Format, Writer, FORMATS};
 
 use crate::ffi::nginx::bits;
 use crate::ffi::nginx::guard::guard;
@@ -46,7 +46,7 @@ const PIECE: usize = 32 * 1024;
 /// The number of pieces after which other events have their turn.
 const PIECES: usize = 4;
 
-const NOT_ACCEPTABLE: ngx_int_t = 406;
+const NOT_ACCEPTABLE: usize = 406;
 
 /// Nothing is counted, because the master had no memory for it.
 const UNAVAILABLE: ngx_int_t = NGX_HTTP_SERVICE_UNAVAILABLE as ngx_int_t;
@@ -74,22 +74,8 @@ struct Buffer(NonNull<ngx_buf_t>);
 
 handle!(Buffer, ngx_buf_t);
 
-/// Sets `keepalive_status`.
-pub(crate) unsafe extern "C" fn keepalive_status(
-    cf: *mut ngx_conf_t,
-    _: *mut ngx_command_t,
-    _: *mut c_void,
-) -> *mut c_char {
-    guard(NGX_CONF_ERROR, || {
-        // SAFETY: nginx passes the configuration being read.
-        let cf = unsafe { &*cf };
-        let Some(location) = NgxHttpCoreModule::location_conf_mut(cf) else { return NGX_CONF_ERROR };
-        location.handler = Some(keepalive_status_handler);
-        NGX_CONF_OK
-    })
-}
-
-unsafe extern "C" fn keepalive_status_handler(r: *mut ngx_http_request_t) -> ngx_int_t {
+/// The content handler of a location with `keepalive_status`.
+pub(super) unsafe extern "C" fn keepalive_status_handler(r: *mut ngx_http_request_t) -> ngx_int_t {
     guard(NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t, || {
         // SAFETY: nginx passes a live request.
         let Some(r) = (unsafe { Request::from_raw(r) }) else { return NGX_ERROR as ngx_int_t };
@@ -103,8 +89,20 @@ unsafe extern "C" fn keepalive_status_handler(r: *mut ngx_http_request_t) -> ngx
         }
         match format(r) {
             Some(format) => answer(r, format),
-            None => NOT_ACCEPTABLE,
+            None => name_formats(r),
         }
+    })
+}
+
+/// Answers a client that accepts none of the formats.
+fn name_formats(r: Request) -> ngx_int_t {
+    let mut content_type = ngx_string!("text/plain");
+    // SAFETY: for a C structure of numbers and pointers zero is a valid value; then the text has no variables.
+    let mut body: ngx_http_complex_value_t = unsafe { zeroed() };
+    body.value = text(FORMATS);
+    // SAFETY: a live request whose body is discarded; nginx copies both strings, whose bytes are static.
+    or_fail(NGX_ERROR as ngx_int_t, || unsafe {
+        ngx_http_send_response(r.as_ptr(), NOT_ACCEPTABLE, &raw mut content_type, &raw mut body)
     })
 }
 

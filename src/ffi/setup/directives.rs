@@ -5,20 +5,21 @@ use std::mem::offset_of;
 use std::ptr;
 
 use nginx_sys::{
-    ngx_command_t, ngx_conf_set_flag_slot, ngx_conf_set_msec_slot, ngx_conf_set_num_slot, ngx_conf_t,
-    ngx_parse_size, ngx_str_t, ngx_uint_t, NGX_CONF_FLAG, NGX_CONF_NOARGS, NGX_CONF_TAKE1, NGX_CONF_TAKE12,
-    NGX_CONF_TAKE123, NGX_HTTP_LOC_CONF, NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET,
-    NGX_HTTP_SRV_CONF_OFFSET, NGX_HTTP_UPS_CONF,
+    ngx_command_t, ngx_conf_set_flag_slot, ngx_conf_t, ngx_parse_size, ngx_str_t, ngx_uint_t, NGX_CONF_FLAG,
+    NGX_CONF_NOARGS, NGX_CONF_TAKE1, NGX_CONF_TAKE12, NGX_CONF_TAKE123, NGX_HTTP_LOC_CONF,
+    NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET, NGX_HTTP_SRV_CONF_OFFSET, NGX_HTTP_UPS_CONF,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::ngx_string;
 
-use crate::directive::{Http2, Invalid, Keepalive, KeepaliveDrain, KeepaliveHint, Queue};
+use crate::directive::{Allowed, Http2, Invalid, Keepalive, KeepaliveDrain, KeepaliveHint, Queue};
 use crate::reuse::stale::StaleRetry;
 
-use crate::ffi::nginx::conf_words::{report, size, time, words, Setter, IS_DUPLICATE};
+use crate::ffi::nginx::conf_words::{
+    place_of, report, set_number, set_time, size, time, words, Place, Setter, IS_DUPLICATE,
+};
 use crate::ffi::nginx::guard::guard;
-use crate::ffi::observe::status::keepalive_status;
+use crate::ffi::observe::status_location::keepalive_status;
 use crate::ffi::shared::counters::Directive;
 use crate::ffi::shared::main_conf::MainConf;
 use crate::ffi::state::srv_conf::SrvConf;
@@ -63,27 +64,17 @@ pub(crate) static mut COMMANDS: [ngx_command_t; 16] = [
     // ntlm;
     command(ngx_string!("ntlm"), NGX_CONF_NOARGS, ntlm, 0),
     // keepalive_time time;
-    command(ngx_string!("keepalive_time"), NGX_CONF_TAKE1, ngx_conf_set_msec_slot, offset_of!(SrvConf, time)),
+    command(ngx_string!("keepalive_time"), NGX_CONF_TAKE1, set_time, offset_of!(SrvConf, time)),
     // keepalive_timeout time;
-    command(
-        ngx_string!("keepalive_timeout"),
-        NGX_CONF_TAKE1,
-        ngx_conf_set_msec_slot,
-        offset_of!(SrvConf, timeout),
-    ),
+    command(ngx_string!("keepalive_timeout"), NGX_CONF_TAKE1, set_time, offset_of!(SrvConf, timeout)),
     // keepalive_requests number;
-    command(
-        ngx_string!("keepalive_requests"),
-        NGX_CONF_TAKE1,
-        ngx_conf_set_num_slot,
-        offset_of!(SrvConf, requests),
-    ),
+    command(ngx_string!("keepalive_requests"), NGX_CONF_TAKE1, set_number, offset_of!(SrvConf, requests)),
     // keepalive_status;
     ngx_command_t {
         name: ngx_string!("keepalive_status"),
         type_: (NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS) as ngx_uint_t,
         set: Some(keepalive_status),
-        conf: 0,
+        conf: NGX_HTTP_MAIN_CONF_OFFSET,
         offset: 0,
         post: ptr::null_mut(),
     },
@@ -191,8 +182,10 @@ unsafe extern "C" fn keepalive_stale_retry(
     _cmd: *mut ngx_command_t,
     conf: *mut c_void,
 ) -> *mut c_char {
-    let parse =
-        |word, _: Others| StaleRetry::parse(word).ok_or(Invalid::Argument("keepalive_stale_retry", word));
+    const ALLOWED: Allowed = Allowed::Words("it must be \"off\", \"safe\" or \"always\"");
+    let parse = |word, _: Others| {
+        StaleRetry::parse(word).ok_or(Invalid::Argument("keepalive_stale_retry", word, ALLOWED))
+    };
     // SAFETY: nginx passes both for a directive of `upstream {}`.
     unsafe { set(cf, conf, |conf| &mut conf.stale_retry, parse) }
 }
@@ -237,17 +230,14 @@ unsafe extern "C" fn keepalive_zone(
         }
         // SAFETY: nginx passes the configuration being read.
         let mut word = unsafe { words(cf) }[1];
+        const SIZE: Allowed = Allowed::Words("it must be a size, such as \"1m\"");
         // SAFETY: nginx only reads the word.
         let size = unsafe { ngx_parse_size(&raw mut word) };
         let Some(size) = usize::try_from(size).ok().filter(|_| word.len > 0) else {
-            return report(cf, Err(Invalid::Argument("keepalive_zone", word.as_bytes())));
+            return report(cf, Err(Invalid::Argument("keepalive_zone", word.as_bytes(), SIZE)));
         };
-        // SAFETY: nginx passes the configuration being read; reads one field.
-        let conf_file = unsafe { (*cf).conf_file };
-        // SAFETY: nginx reads every directive from a file, also the command line as if from one; reads one field.
-        let file = unsafe { (*conf_file).file.name };
-        // SAFETY: the file that nginx reads the directive from; reads one field.
-        let line = unsafe { (*conf_file).line };
+        // SAFETY: nginx passes the configuration being read.
+        let Place { file, line } = unsafe { place_of(cf) };
         zone.directive.set(Some(Directive { size, file, line }));
         NGX_CONF_OK
     })

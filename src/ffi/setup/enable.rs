@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::{
     ngx_conf_t, ngx_http_conf_ctx_t, ngx_http_upstream_init_peer_pt, ngx_http_upstream_srv_conf_t, ngx_int_t,
-    ngx_log_error_core, ngx_uint_t, NGX_ERROR, NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK,
+    NGX_ERROR, NGX_LOG_EMERG, NGX_OK,
 };
 use ngx::core::{NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::http::{HttpModuleMainConf, NgxHttpUpstreamModule};
@@ -22,11 +22,11 @@ use crate::ffi::auth::conf::MainConf as AuthConf;
 use crate::ffi::nginx::conf_words::no_memory;
 use crate::ffi::nginx::configured::Configured;
 use crate::ffi::nginx::guard::{guard, log_panics, Guarded};
-use crate::ffi::nginx::handle::{field_ptr, get_field, set_field, Handle as _};
+use crate::ffi::nginx::handle::{get_field, set_field, Handle as _};
 use crate::ffi::nginx::headers::bytes;
 use crate::ffi::nginx::memory::place_in_pool;
 use crate::ffi::nginx::this_module::module;
-use crate::ffi::observe::variables;
+use crate::ffi::observe::{status_location, variables};
 use crate::ffi::peer::hooks::init_keepalive_peer;
 use crate::ffi::shared::counters::Told;
 use crate::ffi::shared::main_conf::MainConf;
@@ -44,6 +44,7 @@ use crate::ffi::waiting::dispatch::dispatch_waiters;
 
 use super::abi;
 use super::stock::{InTheWay, Stock};
+use super::warnings::{megabytes, warn_of_missing_pool, warn_of_replaced_hook, warn_of_servers};
 use super::{Reading, UpstreamConf};
 
 /// Runs before anything is read. Refuses an nginx that this module was not built for.
@@ -100,8 +101,14 @@ pub(crate) unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_in
         // SAFETY: nginx passes the configuration being read.
         let cf = unsafe { Reading::from_ptr(cf) };
         warn_of_replaced_hooks(cf);
-        if auth::module::add_first_handlers(cf.as_ptr()).is_none() {
-            return no_memory(cf.as_ptr());
+        // SAFETY: the configuration being read, by the type invariant.
+        if unsafe { status_location::check(cf.as_ptr()) }.is_err() {
+            return NGX_ERROR as ngx_int_t;
+        }
+        match auth::module::add_first_handlers(cf.as_ptr()) {
+            Ok(()) => {}
+            Err(auth::module::Refused::Told) => return NGX_ERROR as ngx_int_t,
+            Err(auth::module::Refused::NoMemory) => return no_memory(cf.as_ptr()),
         }
         match complete_zone(cf) {
             Some(Ok(())) => NGX_OK as ngx_int_t,
@@ -115,16 +122,8 @@ pub(crate) unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_in
 fn warn_of_replaced_hooks(cf: Reading) {
     for (us, conf) in explicit_upstreams(cf) {
         // SAFETY: what `SrvConf::create` made; from here on it is only read.
-        let has_pool = !unsafe { conf.as_ref() }.upstream.is_null();
-        let hook = get_field!(us.peer.init).map(|hook| hook as usize);
-        if has_pool && hook != Some(init_keepalive_peer as *const () as usize) {
-            let name = get_field!(us.host);
-            ngx_conf_log_error!(
-                NGX_LOG_WARN,
-                cf.as_ptr(),
-                "another module has taken over upstream \"{name}\" after its keepalive was set up; \
-                 its connections may bypass the pool"
-            );
+        if !unsafe { conf.as_ref() }.upstream.is_null() {
+            warn_of_replaced_hook(cf, us);
         }
     }
 }
@@ -158,7 +157,7 @@ fn enable(
     default: Option<Keepalive>,
 ) -> Result<(), SetupError> {
     let keepalive = conf.keepalive().or(default);
-    let limit = keepalive.and_then(|keepalive| keepalive.limit());
+    let limit = limit_of(keepalive);
     if limit.is_none() {
         warn_of_missing_pool(cf, us, conf);
     }
@@ -184,66 +183,9 @@ fn enable(
     Ok(())
 }
 
-/// Warns of directives that have no effect in an upstream that keeps no connections.
-fn warn_of_missing_pool(cf: Reading, us: UpstreamConf, conf: &SrvConf) {
-    for (directive, is_on) in [("ntlm", conf.ntlm), ("http2", conf.http2().is_on())] {
-        if is_on {
-            let name = get_field!(us.host);
-            ngx_conf_log_error!(
-                NGX_LOG_WARN,
-                cf.as_ptr(),
-                "\"{directive}\" in upstream \"{name}\" will never be used: it has no \"keepalive\""
-            );
-        }
-    }
-}
-
-/// Warns of directives that do not fit the servers of the upstream.
-fn warn_of_servers(
-    cf: Reading,
-    us: UpstreamConf,
-    conf: &SrvConf,
-    limit: Option<Limit>,
-    servers: &Configured<'_>,
-) {
-    if conf.queue.is_some() && !servers.any_limited && !conf.http2().is_on() {
-        let name = get_field!(us.host);
-        ngx_conf_log_error!(
-            NGX_LOG_WARN,
-            cf.as_ptr(),
-            "\"queue\" in upstream \"{name}\" will never be used: none of its servers has \"max_conns\""
-        );
-    }
-    if let Some(Limit::Total(connections)) = limit {
-        let number = servers.servers.iter().filter(|server| !server.backup && !server.down).count();
-        if connections < number {
-            warn_of_small_pool(cf, us, connections, number);
-        }
-    }
-}
-
-fn warn_of_small_pool(cf: Reading, us: UpstreamConf, connections: usize, servers: usize) {
-    let format =
-        c"keepalive is on for upstream \"%V\", but its pool of %ui is smaller than the %ui servers; \
-        set keepalive %ui or more, or a smaller number per_server in %s:%ui";
-    // nginx notes where an explicit upstream is written.
-    let (name, file, line) = (field_ptr!(us.host), get_field!(us.file_name), get_field!(us.line));
-    let log = get_field!(cf.log);
-    // SAFETY: `%V` takes a string of nginx, `%ui` a number, `%s` a string that ends with a null byte.
-    unsafe {
-        ngx_log_error_core(
-            NGX_LOG_WARN as usize,
-            log,
-            0,
-            format.as_ptr(),
-            name,
-            connections,
-            servers,
-            servers,
-            file,
-            ngx_uint_t::from(line),
-        );
-    }
+/// How many connections the pool keeps; `None` if there is no pool.
+fn limit_of(keepalive: Option<Keepalive>) -> Option<Limit> {
+    keepalive.and_then(|keepalive| keepalive.limit())
 }
 
 /// The pool and the queue of an upstream.
@@ -264,7 +206,12 @@ fn make_upstream(
     };
     new_upstream(cf, us, conf, keepalive, servers, waits).ok_or_else(|| {
         let connections = keepalive.map_or(0, |keepalive| keepalive.connections);
-        ngx_conf_log_error!(NGX_LOG_EMERG, cf.as_ptr(), "no memory for \"keepalive {connections}\"");
+        let memory = megabytes(limit_of(keepalive).unwrap_or(Limit::Total(1)));
+        ngx_conf_log_error!(
+            NGX_LOG_EMERG,
+            cf.as_ptr(),
+            "no memory for \"keepalive {connections}\": it needs {memory} MB in each worker"
+        );
         SetupError::Told
     })
 }
@@ -277,7 +224,7 @@ fn new_upstream(
     servers: &Configured<'_>,
     waits: Waits,
 ) -> Option<Upstream> {
-    let limit = keepalive.and_then(|keepalive| keepalive.limit());
+    let limit = limit_of(keepalive);
     let numbers = servers.ledger_size().map_or(0, Ledger::numbers);
     // Without `keepalive` the pool stays empty.
     let size = limit.unwrap_or(Limit::Total(1));
@@ -315,6 +262,7 @@ fn new_upstream(
         records: OnceCell::new(),
         closes_for: Cell::new(None),
         lessons: Cell::new(None),
+        size,
     })
 }
 
@@ -358,6 +306,7 @@ fn add_to_zone(
         upstream,
         metrics::UpstreamInfo {
             name: metrics::readable(bytes(get_field!(us.host)))?,
+            zone: servers.zone,
             servers: servers.servers,
             changing: servers.changing,
             limit: keepalive.map_or(0, |keepalive| keepalive.connections),

@@ -12,6 +12,7 @@ pub(crate) mod directives;
 
 pub(crate) mod enable;
 pub(crate) mod stock;
+mod warnings;
 
 pub(crate) mod abi;
 

@@ -16,6 +16,8 @@ use crate::ffi::shared::inboxes::Mail;
 use crate::ffi::shared::main_conf::MainConf;
 use crate::ffi::state::handover::Handover;
 
+use super::warnings::warn_of_large_pools;
+
 /// Runs in the master, when the configuration has been read. It returns no error: that would end the master, and with it the
 /// workers of the previous configuration.
 pub(crate) unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
@@ -32,6 +34,8 @@ pub(crate) unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_
         unsafe { main.zone.open(cycle, number) };
         // SAFETY: nginx passes the new cycle, whose configuration has been read.
         unsafe { check_event_method(main, cycle) };
+        // SAFETY: nginx passes the new cycle, whose configuration has been read.
+        unsafe { warn_of_large_pools(main, cycle) };
         if main.zone.any_upstream(|upstream| upstream.hands_over) {
             // SAFETY: the configuration was found in this cycle.
             unsafe { main.mail.open(cycle, number) };
@@ -53,8 +57,9 @@ unsafe fn check_event_method(main: &MainConf, cycle: *mut ngx_cycle_t) {
     if matches!(method.to_bytes(), b"epoll" | b"kqueue") {
         return;
     }
-    // SAFETY: the caller says that the cycle is live.
-    let log = unsafe { Cycle::from_ptr(cycle) }.log();
+    // As for all other warnings about the configuration: the log of the new cycle shows errors only, unless it is configured
+    // otherwise.
+    let log = Cycle::current().log();
     main.zone.each_upstream(|upstream| {
         if upstream.http2.take().is_on() {
             let format = c"\"http2\" in upstream \"%V\" needs the event method epoll or kqueue, and not %s; \

@@ -1,11 +1,13 @@
 //! The main configuration, with what the workers of one configuration share.
 
+use std::cell::RefCell;
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 
-use nginx_sys::{ngx_conf_t, ngx_cycle_t};
+use nginx_sys::{ngx_conf_t, ngx_cycle_t, ngx_http_core_loc_conf_t};
 use ngx::http::HttpModuleConfExt;
 
+use crate::ffi::nginx::conf_words::Place;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::memory::Pool;
@@ -24,6 +26,8 @@ pub(crate) struct MainConf {
     pub(crate) zone: Zone,
     pub(crate) learning: Learning,
     pub(crate) mail: Mail,
+    /// The locations with `keepalive_status`, while the configuration is read.
+    pub(crate) status_locations: RefCell<Vec<(NonNull<ngx_http_core_loc_conf_t>, Place)>>,
 }
 
 impl MainConf {

@@ -108,6 +108,22 @@ impl SrvConf {
         }
     }
 
+    /// The directives that are written and mean nothing without a pool.
+    pub(crate) fn written_for_pool(&self) -> impl Iterator<Item = &'static str> + Clone {
+        let all = [
+            ("keepalive_requests", self.requests != UNSET_NUMBER),
+            ("keepalive_time", self.time != UNSET_MSEC),
+            ("keepalive_timeout", self.timeout != UNSET_MSEC),
+            ("keepalive_drain", self.drain.is_some()),
+            ("keepalive_check", self.check != UNSET_NUMBER),
+            ("keepalive_hint", self.hint.is_some()),
+            ("keepalive_stale_retry", self.stale_retry.is_some()),
+            ("keepalive_stale_fails", self.stale_fails != UNSET_NUMBER),
+            ("keepalive_handover", self.handover != UNSET_NUMBER),
+        ];
+        all.into_iter().filter(|(_, is_written)| *is_written).map(|(name, _)| name)
+    }
+
     /// `keepalive_check`, on by default.
     pub(crate) fn check(&self) -> bool {
         self.check != 0

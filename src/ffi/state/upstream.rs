@@ -13,7 +13,7 @@ use crate::http1::keep_alive::Margin;
 use crate::ledger::Server;
 use crate::lessons::{Known, Lesson, Witness};
 use crate::metrics::{Cause, HandoverMeter, Http2Meter, Meter, QueueMeter, WorkerCounters};
-use crate::pool::{GroupRef, IdlePool, Key, Offer};
+use crate::pool::{GroupRef, IdlePool, Key, Limit, Offer};
 use crate::reuse::bound::{Binding, Bindings};
 use crate::reuse::lifetime::Limits;
 use crate::reuse::stale::StaleRetry;
@@ -86,6 +86,8 @@ pub(crate) struct Upstream {
     pub(crate) closes_for: Cell<Option<Cause>>,
     /// What was learned of the servers, if the upstream learns. Lies in the main configuration of the same cycle.
     pub(crate) lessons: Cell<Option<NonNull<ServerLessons>>>,
+    /// The size of the pool.
+    pub(crate) size: Limit,
 }
 
 /// Refers to an upstream from a connection, or from what workers share.

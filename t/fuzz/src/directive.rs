@@ -3,7 +3,8 @@
 
 use keepalive::auth::{is_same_header, parse_header, parse_status, parse_uri, OnError};
 use keepalive::directive::{
-    Http2, Http2Mode, Invalid, Keepalive, KeepaliveDrain, KeepaliveHint, Queue, MAX_CONNECTIONS, MAX_STREAMS,
+    Allowed, Http2, Http2Mode, Invalid, Keepalive, KeepaliveDrain, KeepaliveHint, Queue, MAX_CONNECTIONS,
+    MAX_STREAMS,
 };
 use keepalive::http1::keep_alive::Margin;
 use keepalive::pool::{Limit, MAX_CAPACITY};
@@ -68,8 +69,21 @@ fn positive_time(word: &[u8], value: &[u8]) -> Result<&'static str, ()> {
 }
 
 fn timeout_only(word: &[u8]) -> Result<&'static str, Invalid<'_>> {
-    let value = word.strip_prefix(b"timeout=").ok_or(Invalid::Parameter(word))?;
-    positive_time(word, value).map_err(|()| Invalid::Value(word))
+    let value = word.strip_prefix(b"timeout=").ok_or(Invalid::Parameter(word, ANY))?;
+    positive_time(word, value).map_err(|()| Invalid::Value(word, ANY))
+}
+
+/// What is allowed is not compared.
+const ANY: Allowed = Allowed::Words("");
+
+fn without_allowed(wrong: Invalid<'_>) -> Invalid<'_> {
+    match wrong {
+        Invalid::Argument(directive, word, _) => Invalid::Argument(directive, word, ANY),
+        Invalid::Header(directive, word, _) => Invalid::Header(directive, word, ANY),
+        Invalid::Value(word, _) => Invalid::Value(word, ANY),
+        Invalid::Parameter(word, _) => Invalid::Parameter(word, ANY),
+        wrong @ (Invalid::Repeated(..) | Invalid::Duplicate(_)) => wrong,
+    }
 }
 
 /// Asserts that the message names the refused argument.
@@ -83,14 +97,15 @@ fn named<T>(result: &Result<T, Invalid<'_>>, words: &[&[u8]]) {
 fn keepalive(first: &[u8], others: &[&[u8]]) {
     let parsed = Keepalive::parse(first, others.iter().copied());
     named(&parsed, &[&[first], others].concat());
+    let parsed = parsed.map_err(without_allowed);
     let connections = match number(first).filter(|number| *number <= MAX_CAPACITY) {
         Some(number) => number,
-        None => return assert_eq!(parsed, Err(Invalid::Argument("keepalive", first))),
+        None => return assert_eq!(parsed, Err(Invalid::Argument("keepalive", first, ANY))),
     };
     let wrong = first_wrong(others, |word| match word {
         b"local" => Ok("local"),
         b"per_server" => Ok("per_server"),
-        _ => Err(Invalid::Parameter(word)),
+        _ => Err(Invalid::Parameter(word, ANY)),
     });
     let expected = match wrong {
         Some(wrong) => Err(wrong),
@@ -112,13 +127,14 @@ fn keepalive(first: &[u8], others: &[&[u8]]) {
 fn queue(first: &[u8], others: &[&[u8]]) {
     let parsed = Queue::parse(first, others.iter().copied(), number);
     named(&parsed, &[&[first], others].concat());
+    let parsed = parsed.map_err(without_allowed);
     let wrong = first_wrong(others, |word| match word.strip_prefix(b"status=") {
         Some(b"502" | b"503" | b"504") => Ok("status"),
-        Some(_) => Err(Invalid::Value(word)),
+        Some(_) => Err(Invalid::Value(word, ANY)),
         None => timeout_only(word),
     });
     let expected = match (number(first).filter(|number| (1..=MAX_WAITERS).contains(number)), wrong) {
-        (None, _) => Err(Invalid::Argument("queue", first)),
+        (None, _) => Err(Invalid::Argument("queue", first, ANY)),
         (_, Some(wrong)) => Err(wrong),
         (Some(limit), None) => Ok(Queue {
             number: limit,
@@ -133,8 +149,9 @@ fn drain(first: &[u8], others: &[&[u8]]) {
     let bytes = |word| number(word).map(|size| size as u64);
     let parsed = KeepaliveDrain::parse(first, others.iter().copied(), bytes, number);
     named(&parsed, &[&[first], others].concat());
+    let parsed = parsed.map_err(without_allowed);
     let expected = match (bytes(first), first_wrong(others, timeout_only)) {
-        (None, _) => Err(Invalid::Argument("keepalive_drain", first)),
+        (None, _) => Err(Invalid::Argument("keepalive_drain", first, ANY)),
         (_, Some(wrong)) => Err(wrong),
         (Some(size), None) => {
             Ok(KeepaliveDrain { size, timeout: value(others, "timeout=").and_then(number).unwrap_or(1000) })
@@ -146,11 +163,12 @@ fn drain(first: &[u8], others: &[&[u8]]) {
 fn hint(first: &[u8], others: &[&[u8]]) {
     let parsed = KeepaliveHint::parse(first, others.iter().copied(), number);
     named(&parsed, &[&[first], others].concat());
+    let parsed = parsed.map_err(without_allowed);
     let wrong = first_wrong(others, |word| match word.strip_prefix(b"margin=") {
         Some(value) if matches!(first, b"learn" | b"on") => {
-            number(value).map(|_| "margin").ok_or(Invalid::Value(word))
+            number(value).map(|_| "margin").ok_or(Invalid::Value(word, ANY))
         }
-        _ => Err(Invalid::Parameter(word)),
+        _ => Err(Invalid::Parameter(word, ANY)),
     });
     let expected = match (first, wrong) {
         (b"learn" | b"on" | b"off", Some(wrong)) => Err(wrong),
@@ -159,7 +177,7 @@ fn hint(first: &[u8], others: &[&[u8]]) {
             learns: first == b"learn",
         }),
         (b"off", None) => Ok(KeepaliveHint { margin: None, learns: false }),
-        _ => Err(Invalid::Argument("keepalive_hint", first)),
+        _ => Err(Invalid::Argument("keepalive_hint", first, ANY)),
     };
     assert_eq!(parsed, expected);
 }
@@ -167,6 +185,7 @@ fn hint(first: &[u8], others: &[&[u8]]) {
 fn http2(first: &[u8], others: &[&[u8]]) {
     let parsed = Http2::parse(first, others.iter().copied());
     named(&parsed, &[&[first], others].concat());
+    let parsed = parsed.map_err(without_allowed);
     let in_range =
         |value, largest: u32| number(value).filter(|number| (1..=largest as usize).contains(number));
     let wrong = first_wrong(others, |word| {
@@ -174,15 +193,15 @@ fn http2(first: &[u8], others: &[&[u8]]) {
         let (which, number) = match (value(b"streams="), value(b"connections=")) {
             (Some(value), _) => ("streams", in_range(value, MAX_STREAMS)),
             (_, Some(value)) => ("connections", in_range(value, MAX_CONNECTIONS)),
-            _ => return Err(Invalid::Parameter(word)),
+            _ => return Err(Invalid::Parameter(word, ANY)),
         };
-        number.map(|_| which).ok_or(Invalid::Value(word))
+        number.map(|_| which).ok_or(Invalid::Value(word, ANY))
     });
     let mode = match first {
         b"on" => Http2Mode::On,
         b"off" => Http2Mode::Off,
         b"auto" => Http2Mode::Auto,
-        _ => return assert_eq!(parsed, Err(Invalid::Argument("http2", first))),
+        _ => return assert_eq!(parsed, Err(Invalid::Argument("http2", first, ANY))),
     };
     let of = |name, default| value(others, name).and_then(number).unwrap_or(default) as u32;
     let expected = match wrong {
@@ -216,9 +235,10 @@ fn on_error(word: &[u8]) {
     named(&parsed, &[word]);
     let printed = parsed.ok().map(|value| match value {
         OnError::Status(status) => status.to_string(),
+        OnError::Pass => "pass".to_owned(),
         OnError::Allow => "allow".to_owned(),
     });
-    let known = ["500", "503", "allow"].iter().find(|known| known.as_bytes() == word);
+    let known = ["500", "503", "pass", "allow"].iter().find(|known| known.as_bytes() == word);
     assert_eq!(printed.as_deref(), known.copied());
 }
 

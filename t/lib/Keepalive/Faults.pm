@@ -126,6 +126,7 @@ F20.6 access is never granted by accident: an error page or a redirect in the su
 F20.7 a redirect to a location that sends the body too; a body that is no longer there
 F20.8 a denial with an error page of its own; statuses of nginx itself; `auth_delay`
 F20.9 internal redirects; `satisfy any`; cached decisions; variables; headers
+F20.10 no location answers but the one that asks
 F21   Connections change workers
 F21.1 the worker that gives, or the one that takes, is killed
 F21.2 the server closes or resets the connection while it is in transit, or before it is given
