@@ -72,7 +72,7 @@ note_headers_need() {
     local package version
     [[ -z ${NGINX_SOURCE_DIR:-}${NGINX_BUILD_DIR:-} ]] || return 0
     read -r package version <<<"$(nginx_package "$1")" || true
-    if [[ -n $package ]] && nginx_dev_available "$version"; then
+    if [[ -n $package ]] && { ! has_package_lists || nginx_dev_available "$version"; }; then
         need "nginx-dev $version, the headers of the installed nginx" "nginx-dev=$version" nginx_dev_matches "$version"
     fi
 }
@@ -83,8 +83,19 @@ note_installed_nginx_need() {
     if nginx=$(find_nginx); then
         note_headers_need "$nginx"
     elif is_debian && is_root; then
-        need "nginx with its headers" "nginx nginx-dev" false
+        note_debian_nginx_need
     fi
+}
+
+note_debian_nginx_need() { need "nginx with its headers" "nginx nginx-dev" false; }
+
+# What scripts/build and the backend need, for scripts that use both.
+note_build_needs() {
+    note_compiler_needs
+    note_backend_needs
+    note_installed_nginx_need
+    # Without an nginx, one is compiled.
+    find_nginx >/dev/null || { is_debian && is_root; } || note_nginx_needs
 }
 
 # Sets SOURCE_DIR and BUILD_DIR for a binary, or stops with one sentence. `$2` is a folder for a configured tree.

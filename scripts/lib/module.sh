@@ -5,8 +5,11 @@ target_dir() { echo "$ROOT/target/nginx-$1"; }
 
 note_compiler_needs() {
     local libclang=libclang-dev
-    # Debian 12 has the two parts that bindgen needs without the 200 MB around them.
-    [[ $(debian_release) != 12 ]] || libclang="libclang1-14 libclang-common-14-dev"
+    # The two parts that bindgen needs, without the 200 MB around them.
+    case $(debian_release) in
+        12) libclang="libclang1-14 libclang-common-14-dev" ;;
+        13) libclang="libclang1-19 libclang-common-19-dev" ;;
+    esac
     need "a C compiler with the C library's headers" "gcc libc6-dev" can_compile '#include <stdio.h>'
     need "libclang, which bindgen reads nginx's headers with" "$libclang" find_libclang
     note_rust_needs
@@ -14,16 +17,55 @@ note_compiler_needs() {
 
 note_rust_needs() {
     local wanted
-    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml")
-    need "Rust $wanted or newer with cargo (by rustup, as Debian 12's own is too old)" "" rust_at_least "$wanted"
+    wanted=$(oldest_rust)
+    need "Rust $wanted or newer with cargo$(rust_advice "$wanted")" "$(rust_packages "$wanted")" rust_at_least "$wanted"
+    # cargo downloads crates. Debian's rustup or cargo need not have brought these.
+    ! is_debian || [[ -n ${SSL_CERT_FILE:-} ]] ||
+        need "the certificates of public authorities" ca-certificates test -s /etc/ssl/certs/ca-certificates.crt
 }
+
+oldest_rust() { sed -n 's/^rust-version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml"; }
+
+# The distribution's own Rust, where it is new enough and no other one is in the way.
+rust_packages() {
+    ! have cargo && version_at_least "$(candidate_version rustc)" "$1" || return 0
+    echo "cargo rustc"
+}
+
+rust_advice() {
+    local candidate
+    candidate=$(candidate_version rustc)
+    if have rustc && have cargo; then
+        echo " ($(command -v rustc) is $(rustc --version 2>/dev/null | cut -d' ' -f2): https://rustup.rs has newer ones)"
+    elif [[ -z $candidate ]]; then
+        echo " (from https://rustup.rs)"
+    elif ! version_at_least "$candidate" "$1"; then
+        echo " (from https://rustup.rs, as this release's own is ${candidate%%[+-]*})"
+    fi
+}
+
+# Those of the same source as cargo.
+note_rust_tools_need() {
+    local packages=''
+    if [[ -n $(rust_packages "$(oldest_rust)") || $(command -v cargo) == /usr/bin/cargo ]]; then
+        packages="rustfmt rust-clippy"
+    fi
+    need "rustfmt and clippy$([[ -n $packages ]] || echo " (rustup component add rustfmt clippy)")" "$packages" has_rust_tools
+}
+
+has_rust_tools() { cargo fmt --version && cargo clippy --version; }
 
 # nginx compiled here, from source, needs its libraries' headers as well.
 note_nginx_needs() {
     need "make" make have make
-    need "OpenSSL's headers" libssl-dev can_compile '#include <openssl/ssl.h>'
+    note_backend_needs
     need "PCRE2's headers" libpcre2-dev can_compile $'#define PCRE2_CODE_UNIT_WIDTH 8\n#include <pcre2.h>'
     need "zlib's headers" zlib1g-dev can_compile '#include <zlib.h>'
+}
+
+# The backend and the load of tests, demo and benchmarks.
+note_backend_needs() {
+    need "OpenSSL's headers" libssl-dev can_compile '#include <openssl/ssl.h>'
 }
 
 can_compile() { have cc && cc -fsyntax-only -x c - <<<"$1"; }

@@ -43,12 +43,14 @@ nginx_prefix() { nginx_argument "$1" --prefix /usr/local/nginx; }
 nginx_modules_path() { nginx_argument "$1" --modules-path "$(nginx_prefix "$1")/modules"; }
 
 # The Debian package a binary belongs to, as "NAME VERSION"; nothing when it belongs to none.
-nginx_package() {
+nginx_package() { package_of "$(readlink -f "$1")"; }
+
+# The same of any file.
+package_of() {
     have dpkg-query || return 0
-    local path package
-    path=$(readlink -f "$1")
+    local package
     # With a merged /usr the package may have the file under its old name.
-    package=$(dpkg-query -S "$path" "${path#/usr}" 2>/dev/null | sed -n '1s/[:,].*//p')
+    package=$(dpkg-query -S "$1" "${1#/usr}" 2>/dev/null | sed -n '1s/[:,].*//p')
     [[ -z $package ]] || echo "$package $(dpkg-query -W -f '${Version}' "$package")"
 }
 

@@ -13,6 +13,11 @@ need() {
     [[ -n $packages ]] || INSTALLABLE=no
 }
 
+missing_packages() { each_once "${MISSING_PACKAGES[@]}"; }
+
+# Several parts of a script may need the same.
+each_once() { printf '%s\n' "$@" | awk '!seen[$0]++'; }
+
 collect_needs() {
     MISSING=() MISSING_PACKAGES=() INSTALLABLE=yes
     "$@"
@@ -23,19 +28,20 @@ collect_needs() {
 fulfil_needs() {
     read_package_lists
     local round
-    # What is installed may bring needs of its own: an nginx wants its headers.
+    # All are noted at once; a second round is for what the first one could not foresee.
     for round in 1 2 3; do
         collect_needs "$@"
         ((${#MISSING[@]})) || return 0
         if [[ $INSTALLABLE == no ]] || ! is_debian || ! is_root; then
             break
         fi
-        apt_install "${MISSING_PACKAGES[@]}" || break
+        # shellcheck disable=SC2046 # Names of packages.
+        apt_install $(missing_packages) || break
     done
     printf 'error: this is missing:\n' >&2
-    printf '  - %s\n' "${MISSING[@]}" >&2
+    each_once "${MISSING[@]}" | sed 's/^/  - /' >&2
     if ((${#MISSING_PACKAGES[@]})); then
-        printf 'on Debian, as root: apt-get install %s\n' "${MISSING_PACKAGES[*]}" >&2
+        printf 'on Debian, as root: apt-get install %s\n' "$(missing_packages | xargs)" >&2
     fi
     exit 1
 }
@@ -48,10 +54,18 @@ debian_release() { sed -n 's/^VERSION_ID="\{0,1\}\([0-9.]*\).*/\1/p' /etc/os-rel
 
 package_installed() { [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
 
+has_package_lists() { compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null; }
+
+# in_archive PACKAGE: whether this machine's archives have it. Without lists nobody knows, and it is taken to be there.
+in_archive() { is_debian && { ! has_package_lists || [[ -n $(apt-cache madison "$1" 2>/dev/null) ]]; }; }
+
+# The version of a package that apt would install.
+candidate_version() { apt-cache policy "$1" 2>/dev/null | sed -n 's/^ *Candidate: \([^(].*\)$/\1/p'; }
+
 # A fresh image has no lists of packages, and some needs depend on what the archive has.
 read_package_lists() {
     is_debian && is_root || return 0
-    compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null && return
+    ! has_package_lists || return 0
     step "reading the lists of Debian packages"
     quietly "$CACHE/log/apt-update" apt_get update || true
 }

@@ -20,8 +20,36 @@ check_rust() {
     check_once "cargo clippy, core only" cargo clippy --workspace --all-targets --no-default-features -- -D warnings
     unit_tests "unit tests of the core" --no-default-features
     unit_tests "tests of backend and soak" -p backend -p soak
-    # This needs a separate build.
+    # These need separate builds.
+    [[ $QUICK == yes ]] || check_oldest_rust
     [[ $QUICK == yes ]] || check_fuzz_seeds
+}
+
+# The oldest Rust that is promised compiles all of this, and its clippy, which has other opinions, has no objections.
+check_oldest_rust() {
+    local name folder
+    name="Rust $(oldest_rust)"
+    # As with Debian 13's own: then all other checks have shown it.
+    [[ $(rustc --version) != "rustc $(oldest_rust)."* ]] || return 0
+    if ! folder=$(oldest_rust_folder); then
+        add_result "$name" "" 0 0 1 "not here (on Debian 13, or with rustup toolchain install $(oldest_rust))"
+        return
+    fi
+    check_once "$name, core" env PATH="$folder:$PATH" CARGO_TARGET_DIR="$ROOT/target/oldest-rust" \
+        cargo clippy --locked --workspace --all-targets --no-default-features -- -D warnings
+    [[ $found == no ]] || PATH=$folder:$PATH check_once "$name" cargo_for "$VERSION-oldest" clippy --locked --release -- -D warnings
+}
+
+# Debian's packages, beside a newer Rust that comes first in PATH, or rustup's.
+oldest_rust_folder() {
+    local folder
+    for folder in /usr/bin "${RUSTUP_HOME:-$HOME/.rustup}"/toolchains/"$(oldest_rust)"[.-]*/bin; do
+        if [[ $("$folder/rustc" --version 2>/dev/null) == "rustc $(oldest_rust)."* && -x $folder/cargo-clippy ]]; then
+            echo "$folder"
+            return
+        fi
+    done
+    return 1
 }
 
 # check_once NAME COMMAND..: a check that passes or fails as a whole.

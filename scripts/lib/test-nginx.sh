@@ -11,6 +11,7 @@ note_test_needs() {
     need "Perl's URI" liburi-perl perl -MURI -e 1
     need "prove, which comes with perl" perl have prove
     need "openssl, for the certificates of the tests" openssl have openssl
+    need "curl" curl have curl
     need "ps" procps have ps
     need "ip, for tests between network namespaces" iproute2 have ip
     need "flock" util-linux have flock

@@ -5,10 +5,16 @@
 # key, its version, description
 VERSIONS=(
     "installed - the nginx of this machine"
+    "bookworm  1.22 Debian 12's binary"
     "trixie    1.26 Debian 13's binary"
     "crate     1.28 the nginx-src crate, compiled here"
     "sid       1.30 Debian sid's binary"
 )
+# A release has its own one installed.
+case $(debian_release) in
+    12) unset 'VERSIONS[1]' ;;
+    13) unset 'VERSIONS[2]' ;;
+esac
 
 version_keys() { printf '%s\n' "${VERSIONS[@]}" | awk '{print $1}'; }
 
@@ -65,11 +71,15 @@ compile_crate() {
 
 crate_source() {
     local manifest
-    manifest=$(cd "$ROOT" && cargo metadata --format-version 1 --features vendored 2>/dev/null |
+    manifest=$(cd "$ROOT" && cargo metadata --format-version 1 --features vendored --filter-platform "$(host_platform)" 2>/dev/null |
         grep -o '"manifest_path":"[^"]*/nginx-src-[^"]*"' | head -n 1 | cut -d'"' -f4)
     [[ -n $manifest ]] && echo "${manifest%/Cargo.toml}/nginx"
 }
 
+# cargo downloads the crates for other systems as well unless it is told this one's name.
+host_platform() { rustc -vV | sed -n 's/^host: //p'; }
+
+provide_bookworm() { provide_suite bookworm; }
 provide_trixie() { provide_suite trixie; }
 provide_sid() { provide_suite sid; }
 

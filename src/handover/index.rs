@@ -105,7 +105,7 @@ impl Row {
     /// Notes that a connection was stored now.
     #[inline]
     pub fn note(self, tag: Tag, now: Msec) {
-        self.at(tag).store(u64::from(tag.0) << 32 | u64::from(now as u32 | 1), Relaxed);
+        self.at(tag).store((u64::from(tag.0) << 32) | u64::from(now as u32 | 1), Relaxed);
     }
 
     /// Notes that there is no such connection.
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(index.holder(TAG, 1, 1000 + MIN_IDLE, |_| true), None, "this worker itself");
         assert_eq!(index.holder(TAG, 0, 1000 + MIN_IDLE, |_| false), None);
         assert_eq!(
-            index.holder(Tag(TAG.0 ^ 1 << 20), 0, 2000, |_| true),
+            index.holder(Tag(TAG.0 ^ (1 << 20)), 0, 2000, |_| true),
             None,
             "another key on the same note"
         );
@@ -165,7 +165,7 @@ mod tests {
         let index = index(2);
         let row = index.enter(1, 100, GONE).unwrap();
         row.note(TAG, 0);
-        row.clear(Tag(TAG.0 ^ 1 << 20));
+        row.clear(Tag(TAG.0 ^ (1 << 20)));
         assert_eq!(index.holder(TAG, 0, 1000, |_| true), Some(1), "another key clears nothing");
         row.clear(TAG);
         assert_eq!(index.holder(TAG, 0, 1000, |_| true), None);

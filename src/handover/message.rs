@@ -341,7 +341,7 @@ mod tests {
             },
             Body::Nothing { question: u32::MAX, is_last: false },
             Body::Nothing { question: 0, is_last: true },
-            Body::Heir { process: 1 << 40 | 77 },
+            Body::Heir { process: (1 << 40) | 77 },
         ]
     }
 

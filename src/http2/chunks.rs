@@ -91,7 +91,7 @@ impl State {
         Some(match (self, byte) {
             (Self::Size(size, digits @ 0..16), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 let digit = char::from(byte).to_digit(16)?;
-                Self::Size(size << 4 | u64::from(digit), digits + 1)
+                Self::Size((size << 4) | u64::from(digit), digits + 1)
             }
             (Self::Size(size, 1..), b'\r') => Self::SizeEnd(size),
             (Self::Size(size, 1..), b';' | b' ' | b'\t') => Self::Extension(size),

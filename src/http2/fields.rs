@@ -38,7 +38,7 @@ pub fn to_lower_case(bytes: &[u8], to: &mut [u8]) -> usize {
     {
         // Bit 5 makes a capital a small letter, and nothing else a letter.
         let letters = small_letters(word | (HIGHEST >> 2));
-        *to = (word | letters >> 2).to_le_bytes();
+        *to = (word | (letters >> 2)).to_le_bytes();
         let others = HIGHEST & !(letters | hyphens(word));
         if others != 0 {
             length += first_mark(others);
@@ -197,7 +197,7 @@ fn hyphens(word: u64) -> u64 {
 #[inline(always)]
 fn short_word(bytes: &[u8]) -> Option<u64> {
     let (first, last) = (bytes.first_chunk()?, bytes.last_chunk()?);
-    Some(u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32)
+    Some(u64::from(u32::from_le_bytes(*first)) | (u64::from(u32::from_le_bytes(*last)) << 32))
 }
 
 /// Eight bytes at this position.

@@ -264,7 +264,7 @@ fn takes_back_what_the_process_before_held() {
     assert!(workers[0].open(a) && workers[0].open(a) && !workers[0].open(a));
     workers[1].begin_request(a);
     // The worker that was recovering what it left was killed too.
-    workers[1].process(1).store(1 << 63 | 100, SeqCst);
+    workers[1].process(1).store((1 << 63) | 100, SeqCst);
     assert_eq!(entered(&workers[1], 103, |_| false), [(A.to_vec(), 1)]);
 }
 
@@ -303,7 +303,7 @@ fn a_worker_begins_even_if_another_one_is_stopped() {
     entered(&workers[0], 100, |_| true);
     entered(&workers[1], 101, |_| true);
     workers[1].open(a);
-    workers[1].process(1).store(1 << 63 | 100, SeqCst);
+    workers[1].process(1).store((1 << 63) | 100, SeqCst);
     let waited = Cell::new(0);
     let waits = |times| {
         waited.set(waited.get() + 1);

@@ -64,7 +64,7 @@ pub struct Transfer {
 impl Transfer {
     /// The transfer as a number, for the message.
     pub fn to_bits(self) -> u64 {
-        u64::from(self.used) << 32 | u64::from(self.ticket)
+        (u64::from(self.used) << 32) | u64::from(self.ticket)
     }
 
     /// The transfer that a message names. Any number is allowed. A transfer that does not exist is not received.
@@ -92,8 +92,10 @@ impl Ledger {
         let (at, ticket) = self.tickets(me).iter().enumerate().find(|(_, it)| !is_used(it.load(SeqCst)))?;
         // No other worker writes a free ticket of this worker.
         let free = ticket.load(SeqCst);
-        let used =
-            free.wrapping_add(USED) | u64::from(server) << SERVER_AT | (to as u64) << RECEIVER_AT | ANNOUNCED;
+        let used = free.wrapping_add(USED)
+            | (u64::from(server) << SERVER_AT)
+            | ((to as u64) << RECEIVER_AT)
+            | ANNOUNCED;
         let announce = || ticket.compare_exchange(free, used, SeqCst, SeqCst).is_ok();
         let transfer = Transfer { ticket: (me * TICKETS + at) as u32, used: (used >> USED_AT) as u32 };
         self.opened(server).give(announce).then_some(transfer)
@@ -250,12 +252,12 @@ fn is_used(ticket: u64) -> bool {
 }
 
 fn is_to(ticket: u64, worker: usize, state: u64) -> bool {
-    ticket & STATE == state && ticket >> RECEIVER_AT & (RECEIVERS - 1) == worker as u64
+    ticket & STATE == state && (ticket >> RECEIVER_AT) & (RECEIVERS - 1) == worker as u64
 }
 
 /// The server of a ticket that is in use.
 fn server_of(ticket: u64) -> Server {
-    (ticket >> SERVER_AT & (SERVERS - 1)) as Server
+    ((ticket >> SERVER_AT) & (SERVERS - 1)) as Server
 }
 
 /// A ticket when it is free again.

@@ -62,7 +62,9 @@ fn gives_nothing_to_a_worker_without_a_process() {
 fn receives_nothing_that_was_not_announced() {
     let (workers, server) = three();
     let transfer = workers[1].announce(server, 2).unwrap().to_bits();
-    for bits in [0, 1, u64::MAX, u64::from(u32::MAX), transfer ^ 1, transfer ^ 1 << 32, transfer ^ 1 << 63] {
+    for bits in
+        [0, 1, u64::MAX, u64::from(u32::MAX), transfer ^ 1, transfer ^ (1 << 32), transfer ^ (1 << 63)]
+    {
         let forged = Transfer::from_bits(bits);
         workers[2].sent(forged);
         assert_eq!((workers[2].receive(forged), workers[2].take_back(forged)), (None, false));

@@ -86,11 +86,11 @@ impl Lessons {
         }
     }
 
-    /// What is known of the server at an address, to which a connection is opened at `now`. [`Lesson::NONE`] if there is no
+    /// What is known of the server at an address, to which a connection is opened at `now`. [`Lesson::none`] if there is no
     /// record for it.
     pub fn of(&self, address: &[u8], now: Msec) -> Lesson {
         let owner = Owner::new(fingerprint(address), now);
-        self.place(owner, now).map_or(Lesson::NONE, |Record(head, body)| Lesson::new(head, body))
+        self.place(owner, now).map_or(Lesson::none(), |Record(head, body)| Lesson::new(head, body))
     }
 
     /// What is known of the server at an address, to be shown.

@@ -86,7 +86,7 @@ impl Sighting {
 
     /// The connection was open at a value.
     pub fn lived(value: u32) -> Self {
-        Self(value.clamp(1, Self::MAX) << 1 | 1)
+        Self((value.clamp(1, Self::MAX) << 1) | 1)
     }
 
     /// From the word that [`Self::to_bits`] returned; 0 is no sighting.

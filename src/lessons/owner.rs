@@ -20,7 +20,7 @@ impl Owner {
 
     /// `key` is below 2^47 and not 0.
     pub(super) fn new(key: u64, now: Msec) -> Self {
-        Self(key << 17 | u64::from((now / Self::UNIT) as u16))
+        Self((key << 17) | u64::from((now / Self::UNIT) as u16))
     }
 
     pub(super) fn of(head: &Head) -> Self {

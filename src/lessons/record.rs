@@ -150,13 +150,16 @@ static NOTHING: (Head, Body) =
 
 impl Default for Lesson {
     fn default() -> Self {
-        Self::NONE
+        Self::none()
     }
 }
 
 impl Lesson {
     /// Nothing is known, and nothing is learned.
-    pub const NONE: Self = Self(&NOTHING.0, &NOTHING.1);
+    #[inline]
+    pub fn none() -> Self {
+        Self(&NOTHING.0, &NOTHING.1)
+    }
 
     /// The lesson in a record.
     #[inline]

@@ -152,7 +152,7 @@ impl Record {
             Opinion::Nothing => None,
         };
         self.publish_caution(matches!(ages, Opinion::Believed(_)));
-        let known = u64::from(packed(age)) | u64::from(packed(requests)) << 32;
+        let known = u64::from(packed(age)) | (u64::from(packed(requests)) << 32);
         self.set_known(known);
         let was = |word: u32| matches!(bound(word), Some(Bound::Limit(_)));
         let limit = |bound| match bound {

@@ -162,7 +162,7 @@ impl Record {
     }
 
     fn set_burst(&self, part: Part, began: u32, closes: u32, counts: u32) {
-        self.set(part.0 + BURST_BEGAN, whole(began, closes.min(1 << 16) << 8 | counts));
+        self.set(part.0 + BURST_BEGAN, whole(began, (closes.min(1 << 16) << 8) | counts));
     }
 
     fn is_new_burst(&self, part: Part, now: u64) -> bool {
@@ -303,7 +303,7 @@ pub(super) fn halves(word: u64) -> (u32, u32) {
 }
 
 pub(super) fn whole(low: u32, high: u32) -> u64 {
-    u64::from(low) | u64::from(high) << 32
+    u64::from(low) | (u64::from(high) << 32)
 }
 
 /// Copies what is known to a record that has the same server, and that nobody else uses yet. If another process changes it

@@ -14,7 +14,7 @@ pub(super) const CELLS: usize = BOUNDS.len() + 2;
 /// Counts a duration, in milliseconds.
 pub(super) fn observe(cells: &[AtomicU64], time: u64) {
     let bucket = BOUNDS.iter().position(|bound| time <= *bound).unwrap_or(BOUNDS.len());
-    if let (Some(bucket), Some(sum)) = (cells.get(bucket), cells.get(BOUNDS.len() + 1)) {
+    if let (Some(bucket), Some(sum)) = (cells.get(bucket), cells.get(CELLS - 1)) {
         add(bucket, 1);
         add(sum, time);
     }
@@ -41,7 +41,7 @@ impl Histogram {
                 *at_most = histogram.count;
             }
         }
-        histogram.sum = cells.get(BOUNDS.len() + 1).copied().unwrap_or(0);
+        histogram.sum = cells.get(CELLS - 1).copied().unwrap_or(0);
         histogram
     }
 }

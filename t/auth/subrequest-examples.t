@@ -37,7 +37,7 @@ sub example {
     my %place = ('127\.0\.0\.1:8080' => $app->address, '127\.0\.0\.1:8090' => $auth->address,
         'unix:/run/auth\.sock' => "unix:$socket",
         'http://auth/check' => 'http://auth/check?$http_x_auth', 'listen      80' => "listen 127.0.0.1:$port",
-        '/var/cache/nginx/decisions' => $cache);
+        '/var/lib/nginx/decisions' => $cache);
     my %found;
     for my $pattern (keys %place) {
         $found{$pattern} = $text =~ s/$pattern/$place{$pattern}/g;

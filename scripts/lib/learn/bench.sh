@@ -56,8 +56,7 @@ read_learn_options() {
 }
 
 note_learn_needs() {
-    note_rust_needs
-    [[ -n $NGINX ]] || note_installed_nginx_need
+    note_build_needs
     need "pgrep" procps have pgrep
     need "the kernel's table of connections" "" test -r /proc/net/tcp
     note_learn_server_needs

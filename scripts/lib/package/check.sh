@@ -50,7 +50,7 @@ package_lives() {
     live_in "$root" life.sh
 }
 
-bring_scripts() { mkdir -p "$1/check/scripts" && cp -r "$LIB" "$1/check/scripts/lib"; }
+bring_scripts() { mkdir -p "$1/check/scripts" && cp -r "$LIB" "$1/check/scripts/lib" && cp "$ROOT/scripts/build" "$1/check/scripts/"; }
 
 # live_in CHROOT SCRIPT: runs a script of this folder there, and stops all that it leaves.
 live_in() {

@@ -14,9 +14,14 @@ note_deb_needs() {
     # Only the headers of the package will do.
     unset NGINX_SOURCE_DIR NGINX_BUILD_DIR
     note_compiler_needs
-    note_headers_need "$NGINX"
+    if find_nginx >/dev/null; then
+        note_headers_need "$(find_nginx)"
+    else
+        note_debian_nginx_need
+    fi
     need "debhelper" debhelper have dh
     need "dpkg-buildpackage" dpkg-dev have dpkg-buildpackage
+    need "make" make have make
     need "Perl's JSON::PP and Text::Wrap" perl perl -MJSON::PP -MText::Wrap -e 1
 }
 
@@ -25,9 +30,10 @@ make_deb() {
     version=$(deb_version)
     step "making $PACKAGE $version"
     write_deb_tree "$tree" "$version"
-    # The module has no debug information to put into a package of its own.
-    (cd "$tree" && DEB_BUILD_OPTIONS="${DEB_BUILD_OPTIONS:-} noautodbgsym" \
-        quietly "$ROOT/target/package.log" dpkg-buildpackage -b -us -uc) || die "the package does not build"
+    # The module has no debug information to put into a package of its own. -d: note_deb_needs has asked for all that is used here,
+    # which is less than the build-essential that dpkg-buildpackage wants to see.
+    (cd "$tree" && DEB_BUILD_OPTIONS="${DEB_BUILD_OPTIONS:+$DEB_BUILD_OPTIONS }noautodbgsym" \
+        quietly "$ROOT/target/package.log" dpkg-buildpackage -d -b -us -uc) || die "the package does not build"
     deb=$(echo "$TEMP/${PACKAGE}_$version"_*.deb)
     mv "$deb" "$OUTPUT/"
     deb=$OUTPUT/${deb##*/}
@@ -57,10 +63,17 @@ write_deb_tree() {
     cp -r "$LIB/package/debian" "$tree/debian"
     fill_in "$LIB/package/debian/control" MAINTAINER "$maintainer" >"$tree/debian/control"
     write_deb_changelog "$version" "$maintainer" >"$tree/debian/changelog"
-    (cd "$ROOT" && perl "$LIB/package/copyright.pl") >"$tree/debian/copyright" || die "see cargo's message above"
+    write_copyright >"$tree/debian/copyright" || die "see cargo's message above"
     cp -r "$ROOT"/README.md "$ROOT"/CHANGELOG.md "$ROOT"/docs "$tree/"
     install -m 644 "$(built_module "$NGINX_VERSION")" "$tree/$MODULE.so"
     copy_examples "$tree/examples"
+}
+
+# From what cargo says about the crates that it has compiled: asked about all crates, it would download those for other systems.
+write_copyright() {
+    cargo_for "$NGINX_VERSION" build --release --locked --message-format=json 2>"$TEMP/crates.log" >"$TEMP/crates.json" ||
+        { cat "$TEMP/crates.log" >&2 && return 1; }
+    (cd "$ROOT" && perl "$LIB/package/copyright.pl" <"$TEMP/crates.json")
 }
 
 # One entry, for the version that is packed.

@@ -30,7 +30,7 @@ provide_image() {
         make -C "$tree" -f "$tree/objs/Makefile" -j "$(nproc)" binary || return 1
     if ! cmp -s "$tree/objs/nginx" "$folder/usr/sbin/nginx"; then
         rm -rf "$folder"
-        provide_chroot "$folder.base" libssl3 libpcre2-8-0 zlib1g procps iproute2 curl ca-certificates &&
+        provide_chroot "$folder.base" openssl libpcre2-8-0 zlib1g procps iproute2 curl ca-certificates &&
             cp -a "$folder.base" "$folder.new" || return 1
         lay_out "$tree" "$folder.new" && mv "$folder.new" "$folder"
     fi

@@ -22,6 +22,7 @@ main() {
     at_exit "stop_pid $!"
 
     install_beside_running_nginx
+    build_beside_package
     use_own_directive
     upgrade_and_go_back
     respect_the_administrator
@@ -46,6 +47,19 @@ install_beside_running_nginx() {
     ok "nginx -t passes" nginx -t
     ok "nginx was told to reload, and uses it" wait_for 10 in_use
     ok "nginx answers" answers
+}
+
+# Who builds the module as well neither loses the package's file nor loads both.
+build_beside_package() {
+    step "scripts/build beside the package"
+    ok "it refuses to overwrite the file" eval '! /check/scripts/build >/check/said 2>&1'
+    ok "and says whose it is" grep "belongs to the package $PACKAGE" /check/said
+    ok "the file is as it was" dpkg --verify "$PACKAGE"
+    sed -i "1i load_module modules/$MODULE.so;" /etc/nginx/nginx.conf
+    # shellcheck disable=SC2016 # It is eval that looks at it.
+    ok "nginx names a second line by the file's name" eval 'grep "\"$MODULE\" is already loaded" <<<"$(nginx -t 2>&1)"'
+    sed -i 1d /etc/nginx/nginx.conf
+    ok "nginx -t passes" nginx -t
 }
 
 use_own_directive() {

@@ -15,7 +15,7 @@ make_tarball() {
     mkdir -p "$tree"
     install -m 644 "$module" "$tree/$MODULE.so"
     cp -r "$ROOT"/README.md "$ROOT"/CHANGELOG.md "$ROOT"/LICENSE "$ROOT"/docs "$tree/"
-    (cd "$ROOT" && perl "$LIB/package/copyright.pl") >"$tree/COPYRIGHT" || die "see cargo's message above"
+    write_copyright >"$tree/COPYRIGHT" || die "see cargo's message above"
     copy_examples "$tree/examples"
     fill_in "$LIB/package/INSTALL" VERSION "$MODULE_VERSION" NGINX_VERSION "$NGINX_VERSION" MACHINE "$(uname -sm)" \
         GLIBC "$(glibc_needed "$module")" MODULE "$MODULE.so" MODULES "$(nginx_modules_path "$NGINX")" \

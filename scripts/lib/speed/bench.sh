@@ -35,16 +35,16 @@ choose_speed_nginx() {
     [[ -z $NGINX ]] || key=$(version_key "$NGINX") || key=''
     case $key in
         installed)
-            fulfil_needs note_speed_needs note_rust_needs note_installed_nginx_need
+            fulfil_needs note_speed_needs
             use_nginx "$(find_nginx)"
             ;;
         '')
             [[ -x $NGINX ]] || die "no nginx $NGINX here: choose a binary, or one of $(version_keys | xargs)"
-            fulfil_needs note_speed_needs note_rust_needs
+            fulfil_needs note_speed_needs
             use_nginx "$(readlink -f "$NGINX")"
             ;;
         *)
-            fulfil_needs note_speed_needs note_compiler_needs note_nginx_needs
+            fulfil_needs note_speed_needs
             provide_speed_nginx "$key"
             ;;
     esac
@@ -70,6 +70,8 @@ provide_speed_nginx() {
 }
 
 note_speed_needs() {
+    note_build_needs
+    note_nginx_needs
     need "wrk" wrk have wrk
     need "taskset" util-linux have taskset
     need "h2load" nghttp2-client have h2load

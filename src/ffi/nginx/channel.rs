@@ -22,8 +22,9 @@ extern "C" {
 /// `cycle` is the live cycle of this worker, and the descriptor is open as long as it.
 pub(crate) unsafe fn watch_channel(cycle: *mut ngx_cycle_t, fd: ngx_fd_t, handler: Handler) -> bool {
     let read = constants::READ_EVENT as ngx_int_t;
-    // SAFETY: the caller says that the cycle is live, and that the descriptor is open.
-    let rc =
-        or_fail(NGX_ERROR as ngx_int_t, || unsafe { ngx_add_channel_event(cycle, fd, read, Some(handler)) });
+    let rc = or_fail(NGX_ERROR as ngx_int_t, || {
+        // SAFETY: the caller says that the cycle is live, and that the descriptor is open.
+        unsafe { ngx_add_channel_event(cycle, fd, read, Some(handler)) }
+    });
     rc == NGX_OK as ngx_int_t
 }

@@ -112,10 +112,15 @@ macro_rules! field_ptr {
 
 /// `get_bits!(handle.a: ngx_event_t::eof_raw)`: the number in a bit-field of the structure, or of a structure in it.
 macro_rules! get_bits {
-    ($handle:ident $(. $field:ident)* : $get:path) => {{
-        let pointer = $crate::ffi::nginx::handle::Handle::as_ptr($handle);
+    ($handle:ident : $get:path) => {{
+        let holder = $crate::ffi::nginx::handle::Handle::as_ptr($handle);
         // SAFETY: a handle points at a live structure; reads one bit-field, and makes no reference.
-        unsafe { $get(&raw const (*pointer)$(.$field)*) }
+        unsafe { $get(holder) }
+    }};
+    ($handle:ident . $($field:ident).+ : $get:path) => {{
+        let holder = $crate::ffi::nginx::handle::field_ptr!($handle.$($field).+);
+        // SAFETY: a structure in a live one; reads one bit-field, and makes no reference.
+        unsafe { $get(holder) }
     }};
 }
 
@@ -128,10 +133,15 @@ macro_rules! get_bit {
 
 /// `set_bit!(handle: ngx_event_t::set_eof_raw, value)`: writes a bit-field of the structure, or of a structure in it.
 macro_rules! set_bit {
-    ($handle:ident $(. $field:ident)* : $set:path, $value:expr) => {{
-        let (pointer, value) = ($crate::ffi::nginx::handle::Handle::as_ptr($handle), $value);
+    ($handle:ident : $set:path, $value:expr) => {{
+        let (holder, value) = ($crate::ffi::nginx::handle::Handle::as_ptr($handle), $value);
         // SAFETY: a handle points at a live structure, which only this thread writes; makes no reference.
-        unsafe { $set(&raw mut (*pointer)$(.$field)*, value) }
+        unsafe { $set(holder, value) }
+    }};
+    ($handle:ident . $($field:ident).+ : $set:path, $value:expr) => {{
+        let (holder, value) = ($crate::ffi::nginx::handle::field_ptr!($handle.$($field).+), $value);
+        // SAFETY: a structure in a live one, which only this thread writes; makes no reference.
+        unsafe { $set(holder, value) }
     }};
 }
 

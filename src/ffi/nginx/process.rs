@@ -179,7 +179,7 @@ const START_BITS: u32 = 38;
 pub(crate) fn this_process() -> u64 {
     let pid = u64::from(std::process::id());
     let start = start_of(pid).filter(|start| *start != GONE).unwrap_or(0);
-    start << PID_BITS | pid
+    (start << PID_BITS) | pid
 }
 
 /// Whether the process still exists and has not ended.

@@ -119,7 +119,7 @@ impl Request {
     /// How many more times its location may change (`r->uri_changes`).
     pub(crate) fn changes_left(self) -> u32 {
         let bits = [bits::URI_CHANGES_1, bits::URI_CHANGES_2, bits::URI_CHANGES_4, bits::URI_CHANGES_8];
-        bits.into_iter().rev().fold(0, |number, bit| number << 1 | u32::from(self.has_bit(bit)))
+        bits.into_iter().rev().fold(0, |number, bit| (number << 1) | u32::from(self.has_bit(bit)))
     }
 
     /// Whether it was redirected internally, and has lost the contexts of modules.

@@ -63,8 +63,10 @@ unsafe fn bytes(r: NonNull<ngx_http_request_t>, u: HttpUpstream, tls: Option<Tls
     let peer = u.peer();
     let local = peer.local();
     let shape = Identity {
-        // SAFETY: the core has set the address for this request; it lives as long as the request.
-        local: local.map_or(&[], |local| unsafe { address(local) }),
+        local: local.map_or(&[], |local| {
+            // SAFETY: the core has set the address for this request; it lives as long as the request.
+            unsafe { address(local) }
+        }),
         transparent: local.is_some() && peer.transparent(),
         tls,
     };

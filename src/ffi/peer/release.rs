@@ -56,7 +56,7 @@ pub(crate) fn release_to_pool(
         let end = not_stored_reason(kp, conn, refusal, state, attempt.is_reused());
         // A server that ends its response by closing the connection has no limit for that.
         if end == End::ServerClosed && kp.u.keepalive() && upstream.learns() {
-            let lesson = lesson_of(kp.meter.get()).unwrap_or(Lesson::NONE);
+            let lesson = lesson_of(kp.meter.get()).unwrap_or_default();
             learn::on_close(upstream, peer.address(), lesson, (conn, conn.requests()), 0);
         }
         return Err(end);

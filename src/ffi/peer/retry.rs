@@ -23,7 +23,7 @@ use nginx_sys::{
 use nginx_sys::{SSL_get_shutdown, SSL_RECEIVED_SHUTDOWN};
 
 use crate::base::clock::Msec;
-use crate::lessons::{Lesson, BEHIND};
+use crate::lessons::BEHIND;
 use crate::metrics::{Count, End};
 use crate::pool::{IdlePool, Key};
 use crate::reuse::identity::client_of;
@@ -200,7 +200,7 @@ fn learn_from_stale(
     let age = reuse.since.elapsed();
     // If it has arrived, the server may have closed the connection because of this very request.
     if !has_arrived && (is_closed || age <= BEHIND) {
-        let lesson = lesson_of(kp.meter.get()).unwrap_or(Lesson::NONE);
+        let lesson = lesson_of(kp.meter.get()).unwrap_or_default();
         // The last request does not count.
         let served = conn.requests().saturating_sub(1);
         learn::on_close(kp.upstream(), peer.address(), lesson, (conn, served), age);

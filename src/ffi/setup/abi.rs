@@ -61,6 +61,6 @@ unsafe extern "C" fn count_close(event: *mut ngx_event_t) {
     let seen = unsafe { &*conn.data().cast::<Cell<u8>>() };
     let index = get_field!(event.index);
     if conn.close_requested() {
-        seen.set(seen.get() | 1 << index);
+        seen.set(seen.get() | (1 << index));
     }
 }

@@ -42,17 +42,18 @@ mod exports {
     use super::*;
     use crate::ffi::auth::module::ngx_http_auth_subrequest_module;
 
+    /// The first one is named when the file is loaded twice, so it has the name of the file.
     #[no_mangle]
     static mut ngx_modules: [*const ngx_module_t; 3] = [
-        &raw const ngx_http_auth_subrequest_module,
         &raw const ngx_http_upstream_keepalive_rs_module,
+        &raw const ngx_http_auth_subrequest_module,
         ptr::null(),
     ];
 
     #[no_mangle]
     static mut ngx_module_names: [*const c_char; 3] = [
-        c"ngx_http_auth_subrequest_module".as_ptr(),
         c"ngx_http_upstream_keepalive_rs_module".as_ptr(),
+        c"ngx_http_auth_subrequest_module".as_ptr(),
         ptr::null(),
     ];
 

@@ -69,7 +69,7 @@ impl Idle {
 
     /// What is known of its server.
     pub(crate) fn lesson(&self) -> Lesson {
-        lesson_of(self.meter).unwrap_or(Lesson::NONE)
+        lesson_of(self.meter).unwrap_or_default()
     }
 
     /// Whether nothing about it has to be changed when a request has used it.

@@ -107,7 +107,7 @@ impl Tried {
 /// The numbers of the bits that are set.
 fn numbers_of(words: &[usize]) -> impl Iterator<Item = u32> + '_ {
     words.iter().enumerate().flat_map(|(at, word)| {
-        let set = (0..BITS).filter(move |bit| word & 1 << bit != 0);
+        let set = (0..BITS).filter(move |bit| word & (1 << bit) != 0);
         set.map(move |bit| (at * BITS + bit) as u32)
     })
 }

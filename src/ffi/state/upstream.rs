@@ -176,7 +176,7 @@ impl Upstream {
         let records = self.records.get()?;
         let meter = records.meter(address)?;
         if let Some(lessons) = self.server_lessons() {
-            let lesson = if records.is_shared(meter) { Lesson::NONE } else { lessons.of(address) };
+            let lesson = if records.is_shared(meter) { Lesson::none() } else { lessons.of(address) };
             note(meter, lesson);
         }
         Some(meter)

@@ -221,14 +221,14 @@ pub(super) mod tests {
         let mut bits = Vec::new();
         for symbol in symbols {
             let (code, length) = code(symbol);
-            bits.extend((0..length).rev().map(|bit| code >> bit & 1 == 1));
+            bits.extend((0..length).rev().map(|bit| (code >> bit) & 1 == 1));
         }
         pack(&bits)
     }
 
     fn pack(bits: &[bool]) -> Vec<u8> {
         let byte = |part: &[bool]| {
-            (0..8).fold(0, |byte, at| byte << 1 | u8::from(part.get(at).copied().unwrap_or(true)))
+            (0..8).fold(0, |byte, at| (byte << 1) | u8::from(part.get(at).copied().unwrap_or(true)))
         };
         bits.chunks(8).map(byte).collect()
     }
@@ -318,8 +318,8 @@ pub(super) mod tests {
     fn reference(string: &[u8]) -> Option<Vec<u8>> {
         let codes: Vec<(u32, u8)> = (0..257).map(code).collect();
         let (mut out, mut seen) = (Vec::new(), (0, 0));
-        for bit in string.iter().flat_map(|byte| (0..8).rev().map(move |bit| u32::from(byte >> bit & 1))) {
-            seen = (seen.0 << 1 | bit, seen.1 + 1);
+        for bit in string.iter().flat_map(|byte| (0..8).rev().map(move |bit| u32::from((byte >> bit) & 1))) {
+            seen = ((seen.0 << 1) | bit, seen.1 + 1);
             if let Some(symbol) = codes.iter().position(|code| *code == seen) {
                 out.push(u8::try_from(symbol).ok()?);
                 seen = (0, 0);

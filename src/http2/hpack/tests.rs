@@ -40,7 +40,7 @@ fn encoded(fields: &[Field], sensitive: bool) -> Vec<u8> {
 
 fn hex(digits: &str) -> Vec<u8> {
     let digits: Vec<u32> = digits.chars().filter_map(|digit| digit.to_digit(16)).collect();
-    digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()
+    digits.chunks(2).map(|pair| ((pair[0] << 4) | pair[1]) as u8).collect()
 }
 
 fn huffman(text: &[u8]) -> Vec<u8> {

@@ -76,11 +76,11 @@ fn processes_change_a_record_one_after_the_other() {
 #[test]
 fn nothing_is_learned_without_a_record() {
     for _ in 0..10 {
-        assert_eq!(Lesson::NONE.closed(&ALIVE, NOW, 1000, 1, 0), None);
+        assert_eq!(Lesson::none().closed(&ALIVE, NOW, 1000, 1, 0), None);
         assert_eq!(Lesson::default().serves_more(&ALIVE, NOW, 1), None);
     }
-    assert!(Lesson::NONE.known().is_nothing());
-    assert_eq!(Lesson::NONE.expires(NOW, 1000), Verdict::Keep(None));
+    assert!(Lesson::none().known().is_nothing());
+    assert_eq!(Lesson::none().expires(NOW, 1000), Verdict::Keep(None));
 }
 
 #[test]
@@ -241,9 +241,9 @@ fn without_a_record_an_announced_end_is_obeyed() {
         margin: Margin::Share,
         longest: 60_000,
     };
-    assert_eq!(Lesson::NONE.expire(&ALIVE, NOW, &conn(false, false)), (Verdict::Keep(None), None));
-    assert_eq!(Lesson::NONE.expire(&ALIVE, NOW, &conn(true, false)), (Verdict::Close, None));
-    assert_eq!(Lesson::NONE.expire(&ALIVE, NOW, &conn(false, true)), (Verdict::Close, None));
+    assert_eq!(Lesson::none().expire(&ALIVE, NOW, &conn(false, false)), (Verdict::Keep(None), None));
+    assert_eq!(Lesson::none().expire(&ALIVE, NOW, &conn(true, false)), (Verdict::Close, None));
+    assert_eq!(Lesson::none().expire(&ALIVE, NOW, &conn(false, true)), (Verdict::Close, None));
 }
 
 #[test]

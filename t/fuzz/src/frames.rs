@@ -27,7 +27,7 @@ fn expected(data: &[u8]) -> Option<Vec<u8>> {
     let mut expected = PREFACE.to_vec();
     let mut at = data.strip_prefix(PREFACE)?;
     while let [high, middle, low, kind, flags, a, b, c, d, rest @ ..] = at {
-        let length = usize::from(*high) << 16 | usize::from(*middle) << 8 | usize::from(*low);
+        let length = (usize::from(*high) << 16) | (usize::from(*middle) << 8) | usize::from(*low);
         let stream = if [a, b, c, d] == [&0; 4] { [0; 4] } else { [0, 0, 0, 1] };
         expected.extend([high, middle, low, kind, flags]);
         expected.extend(stream);

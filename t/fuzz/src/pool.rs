@@ -44,5 +44,5 @@ fn op(input: &mut Input<'_>) -> PoolOp {
 fn key(input: &mut Input<'_>) -> TestKey {
     let server = input.below(SERVERS.into()) as u8;
     let others = input.below(12);
-    (server, others & 1, others >> 1 & 1, [&b""[..], b"a", b"bb"][others / 4])
+    (server, others & 1, (others >> 1) & 1, [&b""[..], b"a", b"bb"][others / 4])
 }

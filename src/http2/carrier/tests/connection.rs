@@ -133,7 +133,7 @@ fn frames_are_about_streams_that_were_opened() {
 fn the_reserved_bit_is_ignored() {
     let mut carrier = settled();
     let key = get(&mut carrier);
-    receive(&mut carrier, &[answer(1 | 1 << 31)]);
+    receive(&mut carrier, &[answer(1 | (1 << 31))]);
     assert_eq!(read_all(&mut carrier, key).1, Read::End);
 }
 

@@ -281,8 +281,9 @@ fn credit_and_ends_wait_for_room() {
 #[test]
 fn a_large_head_is_divided() {
     let head = |length: usize| {
-        let fields: String =
+        let fields: Vec<_> =
             (0..length / 110).map(|nth| format!("f{nth:04}: {}\r\n", "7".repeat(100))).collect();
+        let fields = fields.concat();
         format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n")
     };
     let mut carrier = settled();

@@ -54,8 +54,8 @@ fn tables() -> &'static Tables {
 pub fn decode(bytes: &[u8]) -> Option<Vec<u8>> {
     let tables = tables();
     let (mut text, mut code, mut length) = (Vec::new(), 0u32, 0);
-    for bit in bytes.iter().flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1)) {
-        code = code << 1 | u32::from(bit);
+    for bit in bytes.iter().flat_map(|byte| (0..8).rev().map(move |at| (byte >> at) & 1)) {
+        code = (code << 1) | u32::from(bit);
         length += 1;
         let (first, shorter, number) = *tables.lengths.get(length)?;
         let Some(at) = code.checked_sub(first).map(|at| at as usize).filter(|at| *at < number) else {
@@ -73,7 +73,7 @@ pub fn encode(text: &[u8]) -> Vec<u8> {
     let (mut bytes, mut held, mut bits) = (Vec::new(), 0u64, 0);
     for byte in text {
         let length = LENGTHS[usize::from(*byte)];
-        held = held << length | u64::from(tables.codes[usize::from(*byte)]);
+        held = (held << length) | u64::from(tables.codes[usize::from(*byte)]);
         bits += length;
         while bits >= 8 {
             bits -= 8;

@@ -39,7 +39,7 @@ fn piece(item: &str, stream: u32) -> Option<Piece> {
 
 fn number_of(text: &str, stream: u32) -> Option<u32> {
     if let Some(text) = text.strip_prefix('r') {
-        return Some(number_of(text, stream)? | 1 << 31);
+        return Some(number_of(text, stream)? | (1 << 31));
     }
     match text.strip_prefix('s') {
         Some("") => Some(stream),

@@ -353,8 +353,8 @@ impl Model {
                 assert_eq!(ledger.lacks_room(server, now), self.lacks_room(me, server));
                 assert_eq!(ledger.parked(server).next().is_some(), self.is_parked_elsewhere(me, server));
                 let is_out_of_reach =
-                    |it: &usize| !self.answers(me, *it) && self.workers[*it].cells[&server].idle > 0;
-                let out_of_reach = self.others(me).find(is_out_of_reach).is_some();
+                    |it: usize| !self.answers(me, it) && self.workers[it].cells[&server].idle > 0;
+                let out_of_reach = self.others(me).any(is_out_of_reach);
                 assert_eq!(ledger.is_out_of_reach(server, now), out_of_reach);
                 assert!(place.exceeded || self.sum(server, |it| it.open) <= place.limit);
             }

@@ -23,7 +23,7 @@ pub(super) struct Configuration {
 pub(super) fn configuration(input: &mut Input<'_>) -> Configuration {
     let (reversed, which) = (input.flag(), input.byte());
     let addresses = |upstream: usize| -> BTreeSet<usize> {
-        let chosen = |address: &usize| which >> (address + upstream) & 1 == 1;
+        let chosen = |address: &usize| (which >> (address + upstream)) & 1 == 1;
         [0].into_iter().chain((1..4).filter(chosen)).collect()
     };
     let servers = [addresses(0), addresses(1)];
