@@ -5,6 +5,7 @@ fn main() {
     let features = std::env::var("DEP_NGINX_FEATURES_CHECK").unwrap_or_else(|_| "any()".into());
     println!("cargo::rustc-check-cfg=cfg(ngx_feature, values({features}))");
     println!("cargo::rustc-check-cfg=cfg(fuzzing)");
+    println!("cargo::rustc-check-cfg=cfg(loom)");
     println!("cargo::rustc-check-cfg=cfg(nginx_pool_by_default)");
     println!("cargo::rustc-check-cfg=cfg(nginx_resolve)");
     println!("cargo::rustc-check-cfg=cfg(nginx_header_chains)");

@@ -23,6 +23,19 @@ check_rust() {
     # These need separate builds.
     [[ $QUICK == yes ]] || check_oldest_rust
     [[ $QUICK == yes ]] || check_fuzz_seeds
+    [[ $QUICK == yes ]] || check_orders
+}
+
+# The models of memory that workers share, in loom; see docs/testing.md. They take about 5 seconds.
+check_orders() {
+    check_once "models of shared memory, format and lints" check_models
+    unit_tests_of "models of shared memory" 's/^\([0-9]*\) passed, \([0-9]*\) failed$/\1 \2 0/p' \
+        env CARGO_TARGET_DIR="$ROOT/target/loom" cargo run --release --manifest-path "$ROOT/t/loom/Cargo.toml"
+}
+
+check_models() {
+    cargo fmt --manifest-path "$ROOT/t/loom/Cargo.toml" --check &&
+        CARGO_TARGET_DIR=$ROOT/target/loom cargo clippy --release --manifest-path "$ROOT/t/loom/Cargo.toml" -- -D warnings
 }
 
 # The oldest Rust that is promised compiles all of this, and its clippy, which has other opinions, has no objections.

@@ -1,6 +1,11 @@
 //! What all other rooms use: time, numbers, addresses, lists, hashes, and allocations that may fail.
 #![forbid(unsafe_code)]
 
+pub mod atomic;
+
+#[cfg(loom)]
+pub mod checked;
+
 pub mod clock;
 
 pub(crate) mod decimal;

@@ -9,13 +9,14 @@
 //! A worker notes each connection that it stores, in its own row, and nothing when one is taken: so a note only says that it
 //! makes sense to ask, and a question in vain clears it. Under load a worker stores a connection every few milliseconds. It
 //! is not asked then: its connections are in use, and an answer would take longer than to open one.
+//!
+//! A note is one word, and says nothing of other words, so it is relaxed: one that is seen late costs a question in vain, or a
+//! connection that is opened.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{Relaxed, SeqCst},
-};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
+use crate::base::atomic::AtomicU64;
 use crate::base::clock::Msec;
 
 /// The number of notes in a row. Keys that fall on the same note replace each other.

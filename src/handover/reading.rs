@@ -3,12 +3,18 @@
 //! Usually only its worker does. If that was killed or does not answer, another one reads it. A worker that asks whether a
 //! message was lost must know that nobody else has one in hand: has read it, and not yet counted its connection.
 //!
+//! Each says that it reads before it does. Two that read the same inbox are ordered by the kernel's lock of the socket: who finds
+//! it empty sees that the other one, which has taken the last message, reads, or else all that it has counted before it said that
+//! it does not any more. Model: `src/ledger/orders.rs`.
+//!
 //! ```text
 //!   for each worker: process of the worker while it reads its inbox | process of another worker while that reads it
 //! ```
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
+
+use crate::base::atomic::AtomicU64;
 
 /// The words of the inboxes.
 #[derive(Clone, Copy, Debug)]

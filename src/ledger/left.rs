@@ -5,12 +5,10 @@
 //! place until everything is recovered, and the totals are repaired last.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{Acquire, SeqCst},
-};
+use std::sync::atomic::Ordering::{Acquire, SeqCst};
 
 use super::{step, tally, Column, Ledger, LineKind, Server, OPEN, REQUESTS};
+use crate::base::atomic::AtomicU64;
 use crate::base::clock::Msec;
 
 /// A flag in the number of a worker's process: that process is not the worker, but recovers what the worker left.
@@ -180,7 +178,7 @@ impl Ledger {
 
     /// Sets all totals to the sums of the workers' parts and of what is in transit. `false` if a worker was found counting
     /// each time.
-    fn repair(&self) -> bool {
+    pub(super) fn repair(&self) -> bool {
         let mut repaired = true;
         for server in self.used() {
             for (total, column) in [(OPEN, Column::Open), (REQUESTS, Column::Requests)] {

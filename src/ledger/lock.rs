@@ -1,13 +1,14 @@
 //! A lock in shared memory. Its holder may be stopped or killed.
+//!
+//! Taking it acquires what the holder before has released. What a killed holder has written is visible to the process that finds
+//! it gone: the kernel's own locks are in between.
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
-};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::step;
+use crate::base::atomic::AtomicU64;
 use crate::base::clock::Msec;
 
 /// A lock that is held. The word is 0 if nobody holds it, otherwise the [identity](Ledger::identity) of its holder.
@@ -17,10 +18,10 @@ pub(super) struct Lock<'a>(&'a AtomicU64);
 pub(super) type Stuck = Cell<Option<(u64, Msec)>>;
 
 /// How often the lock is tried before the processor is yielded. A holder needs it for far less than a microsecond.
-const SPINS: usize = 100;
+const SPINS: usize = if cfg!(loom) { 1 } else { 100 };
 
 /// How often the processor is yielded: the holder may be waiting for this processor.
-const YIELDS: usize = 50;
+const YIELDS: usize = if cfg!(loom) { 1 } else { 50 };
 
 /// For how long this worker does not wait again for a holder that did not release the lock, in milliseconds.
 const RETRY_INTERVAL: Msec = 1000;

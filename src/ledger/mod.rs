@@ -13,6 +13,10 @@
 //! the upstream has a `zone`. Each worker counts in its own columns, so that it is known what a killed worker leaves
 //! behind. A worker can be killed or stopped between any two writes.
 //!
+//! What a worker tells others and then asks them is sequentially consistent: of two workers that each write a word and then read
+//! the other's, one sees the other's. So a request that is parked sees the connection that is closed meanwhile, or is seen. A total
+//! needs less (`tally.rs`), and so does the look-up of servers (`noted.rs`). Models: `orders.rs`.
+//!
 //! nginx can start a second worker with the number of one that still runs, as when a binary upgrade is taken back. The columns
 //! belong to the first one, so the second one counts in memory of its own: see [`Entered::Alone`].
 #![forbid(unsafe_code)]
@@ -22,6 +26,8 @@ mod killed;
 mod left;
 mod lock;
 mod noted;
+#[cfg(loom)]
+pub mod orders;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -39,9 +45,10 @@ mod turns;
 mod waits;
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 
 use crate::base::address::MAX_ADDRESS;
+use crate::base::atomic::AtomicU64;
 use crate::base::clock::Msec;
 use crate::base::memory::collect;
 use tally::Tally;
@@ -239,7 +246,8 @@ impl Ledger {
         let others = self.others().filter(|worker| self.answers(*worker, now) && idle(*worker) > 0);
         let worker = others.max_by_key(|worker| idle(*worker))?;
         self.cell(server, worker, Column::CloseRequests).fetch_add(1, SeqCst);
-        self.has_close_requests(worker).store(1, SeqCst);
+        // After the number. It is taken by a swap, too, so that one of the two comes after the other.
+        self.has_close_requests(worker).swap(1, SeqCst);
         Some(worker)
     }
 

@@ -6,14 +6,12 @@
 //! with the mark: the server is not found there, and the next worker that notes it, or needs the place, writes it again.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{
-    fence, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
-};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::lock::Lock;
 use super::{step, tally, Ledger, Server, ADDRESS, GENERATION, HEAD, LIMIT, OPEN, REQUESTS};
 use crate::base::address::MAX_ADDRESS;
+use crate::base::atomic::{fence, AtomicU64};
 use crate::base::clock::Msec;
 use crate::base::hash::{hash_bytes, words_of};
 
@@ -30,7 +28,7 @@ const WRITTEN: u64 = 1 << 9;
 const NO_GENERATION: u64 = u64::MAX;
 
 /// How often a place is read until no worker is found writing it.
-const ATTEMPTS: usize = if cfg!(test) { 4 } else { 100 };
+const ATTEMPTS: usize = if cfg!(any(test, loom)) { 4 } else { 100 };
 
 /// What is at a place.
 enum Found {

@@ -28,10 +28,9 @@
 //! it was killed is visible to a process that finds it gone: the kernel's own locks are in between.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{Acquire, Relaxed, Release, SeqCst},
-};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+
+use crate::base::atomic::AtomicU64;
 
 use super::step;
 
@@ -57,7 +56,7 @@ const CHANGED: u64 = 1 << 32;
 
 /// How often the parts are read until no worker is found counting. A worker that is found each time was interrupted or
 /// stopped.
-const ATTEMPTS: usize = if cfg!(test) { 4 } else { 200 };
+const ATTEMPTS: usize = if cfg!(any(test, loom)) { 4 } else { 200 };
 
 /// The number in a total, or in a worker's own count.
 pub(super) fn number(total: &AtomicU64) -> u64 {

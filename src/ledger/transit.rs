@@ -30,14 +30,15 @@
 //! How often a ticket was used is part of it, so a message never fits a later use.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 
 use super::{step, Ledger, Server, HEADER, HEADER_OF_WORKER};
+use crate::base::atomic::AtomicU64;
 use crate::base::clock::Msec;
 use crate::base::memory::push;
 
 /// The tickets of each worker: only the worker itself begins to use them.
-pub(super) const TICKETS: usize = if cfg!(test) { 2 } else { 16 };
+pub(super) const TICKETS: usize = if cfg!(any(test, loom)) { 2 } else { 16 };
 
 // The parts of a ticket.
 const STATE: u64 = 3;

@@ -2,10 +2,11 @@
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 
 use super::transit::TICKETS;
 use super::{step, Column, Ledger, Server, HEADER, HEADER_OF_WORKER};
+use crate::base::atomic::AtomicU64;
 use crate::base::clock::Msec;
 
 /// A worker that has not answered its bell for this long is not waited for, in milliseconds.

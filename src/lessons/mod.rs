@@ -15,6 +15,8 @@
 #[cfg(test)]
 mod model;
 pub mod opinion;
+#[cfg(loom)]
+pub mod orders;
 mod owner;
 pub mod record;
 mod rule;
@@ -23,8 +25,7 @@ mod tests;
 pub mod text;
 mod words;
 
-use std::sync::atomic::AtomicU64;
-
+use crate::base::atomic::AtomicU64;
 use crate::base::clock::Msec;
 use crate::base::hash::hash_bytes;
 
@@ -86,7 +87,7 @@ impl Lessons {
         }
     }
 
-    /// What is known of the server at an address, to which a connection is opened at `now`. [`Lesson::none`] if there is no
+    /// What is known of the server at an address, to which a connection is opened at `now`. [`Lesson::none()`] if there is no
     /// record for it.
     pub fn of(&self, address: &[u8], now: Msec) -> Lesson {
         let owner = Owner::new(fingerprint(address), now);

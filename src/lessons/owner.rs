@@ -1,7 +1,7 @@
 //! Whose record it is, in one word of its head that all workers change at any time.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 use super::words::{Head, OWNER};
 use crate::base::clock::Msec;
@@ -46,7 +46,7 @@ impl Owner {
         Self(Self::new(self.key(), now.wrapping_sub(units as Msec * Self::UNIT)).0 | self.0 & HAS_BODY)
     }
 
-    /// Takes a free record.
+    /// Takes a free record, which is all zeros.
     pub(super) fn take(self, head: &Head) -> bool {
         head[OWNER].compare_exchange(0, self.0, Relaxed, Relaxed).is_ok()
     }
@@ -54,16 +54,17 @@ impl Owner {
     /// Takes a record from another owner.
     pub(super) fn replace(self, head: &Head) {
         let replaced = |before: u64| Some(self.0 | before & HAS_BODY);
-        let _ = head[OWNER].fetch_update(Relaxed, Relaxed, replaced);
+        let _ = head[OWNER].fetch_update(AcqRel, Relaxed, replaced);
     }
 
     /// Notes the time of this owner in its record. `false` if the record belongs to another one.
     pub(super) fn renew(self, head: &Head) -> bool {
         let is_same = |before: &u64| Self(*before).key() == self.key();
         let renewed = |before: u64| is_same(&before).then_some(self.0 | before & HAS_BODY);
-        let before = head[OWNER].load(Relaxed);
+        // What the former owner had is not seen any more: see `words::give`.
+        let before = head[OWNER].load(Acquire);
         // It is the same for a minute.
-        renewed(before) == Some(before) || head[OWNER].fetch_update(Relaxed, Relaxed, renewed).is_ok()
+        renewed(before) == Some(before) || head[OWNER].fetch_update(Acquire, Relaxed, renewed).is_ok()
     }
 
     /// Notes that the body is touched from now on.

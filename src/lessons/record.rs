@@ -2,7 +2,7 @@
 //! sightings change under one.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use super::opinion::{Belief, Sighting};
 use super::owner::Owner;
@@ -10,6 +10,7 @@ use super::words::{
     halves, since, whole, Body, Head, Lock, Record, AGE, AGES, BODY_WORDS, CAUTIOUS, CAUTIOUS_UNTIL,
     HEAD_WORDS, KNOWN, LOCK, REQUESTS, SEEN, TRIP,
 };
+use crate::base::atomic::AtomicU64;
 use crate::base::clock::Msec;
 use crate::http1::keep_alive::Margin;
 
@@ -155,7 +156,7 @@ impl Default for Lesson {
 }
 
 impl Lesson {
-    /// Nothing is known, and nothing is learned.
+    /// Nothing is known, and nothing is learned. (No constant: before Rust 1.86 those cannot refer to atomic words.)
     #[inline]
     pub fn none() -> Self {
         Self(&NOTHING.0, &NOTHING.1)
@@ -192,7 +193,8 @@ impl Lesson {
 
     /// The greatest age of an idle connection, in milliseconds.
     pub fn age(self, margin: Margin) -> Option<Bound> {
-        let bound = bound(self.0[KNOWN].load(Relaxed) as u32);
+        // With the limit, the words of it are seen that are read below.
+        let bound = bound(self.0[KNOWN].load(Acquire) as u32);
         match (bound, margin) {
             (Some(Bound::Limit(_)), Margin::Fixed(margin)) => {
                 let (lowest, _) = halves(self.1[AGE].load(Relaxed));
@@ -224,6 +226,7 @@ impl Lesson {
     #[cold]
     pub fn cautious_age(self, now: Msec) -> Option<Msec> {
         let body = self.body()?;
+        // If one of the two words is seen and the other not yet, nothing is known yet, or an earlier age holds for longer.
         let age = body[CAUTIOUS].load(Relaxed);
         let over = since(now as u64, body[CAUTIOUS_UNTIL].load(Relaxed));
         (age > 0 && over < 0).then_some(age as Msec)

@@ -8,18 +8,19 @@
 //!               connection is opened             | was seen of the server
 //! ```
 //!
+//! Most words are relaxed: the lock orders those of the body for whoever has it, and others read single words, which need not fit
+//! each other. Where they must, the place says so. Models: `orders.rs`.
+//!
 //! Most servers close nothing early, so most bodies are never touched. Memory that was never touched costs nothing; reading
 //! touches it too.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
-};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::opinion::{Sighting, Unit, BLURRED_BAND, REMEMBERED, SHARP_BAND};
 use super::owner::Owner;
 use super::record::Witness;
+use crate::base::atomic::AtomicU64;
 use crate::base::clock::Msec;
 
 /// The words of a head.
@@ -100,7 +101,8 @@ impl Record {
     }
 
     pub(super) fn set_known(&self, known: u64) {
-        self.0[KNOWN].store(known, Relaxed);
+        // Whoever sees that there is a limit (by `Acquire`) sees the words of it in the body, which were written before.
+        self.0[KNOWN].store(known, Release);
     }
 
     pub(super) fn get(&self, word: usize) -> u64 {
@@ -272,7 +274,7 @@ pub(super) struct Lock<'a>(&'a AtomicU64);
 
 impl<'a> Lock<'a> {
     pub(super) fn take(word: &'a AtomicU64, who: &Witness) -> Option<Self> {
-        const SPINS: usize = 1000;
+        const SPINS: usize = if cfg!(loom) { 1 } else { 1000 };
         for _ in 0..SPINS {
             match word.compare_exchange(0, who.process, Acquire, Relaxed) {
                 Ok(_) => return Some(Self(word)),
@@ -328,10 +330,11 @@ pub(super) fn give(record: &Record, owner: Owner) -> bool {
     if matches!(lock, Some(None)) {
         return false;
     }
-    owner.replace(record.0);
     if has_body {
         record.set_known(0);
         record.1.iter().skip(LOCK + 1).for_each(|word| word.store(0, Relaxed));
     }
+    // Last, and by a release: whoever finds the new owner sees nothing of the former one.
+    owner.replace(record.0);
     true
 }

@@ -3,12 +3,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{Relaxed, SeqCst},
-};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::Arc;
 
+use crate::base::atomic::AtomicU64;
 use crate::base::memory::{collect, is_spare, push};
 
 use super::hint::Cause;

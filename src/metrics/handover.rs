@@ -7,9 +7,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::AtomicU64;
-
 use super::{add, Count, ServerCounters};
+use crate::base::atomic::AtomicU64;
 
 /// The counters of the questions for connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,8 @@
 //! Histograms of durations.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::AtomicU64;
-
 use super::add;
+use crate::base::atomic::AtomicU64;
 
 /// The upper bounds of the buckets, in milliseconds. One more bucket is unbounded.
 pub const BOUNDS: [u64; 14] = [1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000];

@@ -4,9 +4,8 @@
 //! grows. The connections themselves are also counted by their servers, like all others.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::AtomicU64;
-
 use super::add;
+use crate::base::atomic::AtomicU64;
 
 /// What there is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,9 @@
 //!   folded   | the same: the sums of former generations whose workers have all ended
 //! ```
 //!
-//! Each worker writes only its own column, so it needs neither a lock nor an atomic addition. Readers
+//! Each worker writes only its own column, so it needs neither a lock nor an atomic addition. Cells are relaxed: each is a number
+//! by itself, and a page that shows one of two numbers a moment before the other is right all the same. What a killed worker
+//! has counted is visible when it is found gone, as the kernel's locks are in between. Readers
 //! add up the columns, including the columns of former generations whose workers may still run. Counters survive their
 //! worker. Gauges (phases, carriers, streams, the size of a queue) count only while their worker is alive.
 #![forbid(unsafe_code)]
@@ -22,6 +24,8 @@ mod histogram;
 mod http2;
 mod index;
 mod lately;
+#[cfg(loom)]
+pub mod orders;
 mod plan;
 mod rows;
 mod servers;
@@ -30,7 +34,9 @@ mod snapshot;
 mod tests;
 mod worker_counters;
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::base::atomic::AtomicU64;
 
 use handover::HANDOVER_CELLS;
 use http2::HTTP2_CELLS;

@@ -13,14 +13,16 @@
 //! cell is enough to find the others.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::base::atomic::AtomicU64;
 
 use super::{add, BEHIND, NOTE, PHASE_CELLS, SERVER_CELLS};
 
 /// The cells of a line.
 pub(super) const LINE: usize = 6;
 /// The words of a plane: a page.
-pub(super) const PLANE: usize = 512;
+pub(super) const PLANE: usize = if cfg!(loom) { 4 * LINE } else { 512 };
 /// The lines of a row.
 const LINES: usize = SERVER_CELLS / LINE;
 /// The rows of a block.

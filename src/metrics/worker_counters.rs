@@ -2,17 +2,16 @@
 //! connection to them is opened first.
 //!
 //! A place is a row of counters, and a header if it can be given to another server. The header has a number of changes, which is
-//! odd during a change, so that readers in other processes notice.
+//! odd during a change, so that readers in other processes notice. The fences order it with the words between: a reader that
+//! sees one of a change sees that the number has changed. Model: `orders.rs`.
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
-use std::sync::atomic::{
-    fence, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
-};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::Arc;
 
 use crate::base::address::MAX_ADDRESS;
+use crate::base::atomic::{fence, AtomicU64};
 use crate::base::hash::words_of;
 
 use super::generation::Memory;
@@ -33,6 +32,9 @@ const LOOKED_UP: usize = 2;
 const ADDRESS: usize = 3;
 /// The words of the header of a server that is not configured.
 pub(super) const HEADER_WORDS: usize = ADDRESS + MAX_ADDRESS / 8;
+
+/// How often a place is read until it is not being changed. Changes are rare.
+const ATTEMPTS: usize = if cfg!(loom) { 1 } else { 100 };
 
 /// Finds the counters of servers.
 pub struct WorkerCounters {
@@ -216,8 +218,7 @@ pub(super) fn read(
 ) {
     let rows = memory.rows(column);
     for (header, row) in headers(memory, column, spot).chunks_exact(HEADER_WORDS).zip(spot.others..) {
-        // Changes are rare, so a few attempts are enough.
-        for _ in 0..100 {
+        for _ in 0..ATTEMPTS {
             let before = header[CHANGES].load(Acquire);
             let mut words = [0; HEADER_WORDS];
             words.iter_mut().zip(header).for_each(|(to, from)| *to = from.load(Relaxed));

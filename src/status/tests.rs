@@ -1,10 +1,10 @@
 //! Tests of the formats, and of which one a client gets.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
 
 use super::*;
+use crate::base::atomic::AtomicU64;
 use crate::metrics::{
     Cause, Decision, Dropped, End, Generation, Http2Count, Phase, Plan, ServerInfo, UpstreamInfo,
     HTTP2_COUNTS,

@@ -91,6 +91,7 @@ fn next_number() -> u64 {
     let counter: *mut ngx_atomic_t = unsafe { ngx_connection_counter };
     // SAFETY: an aligned number, which all processes change by atomic operations only.
     let counter = unsafe { std::sync::atomic::AtomicUsize::from_ptr(counter.cast()) };
+    // Only unique: nothing is read because of the number.
     counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed) as u64
 }
 

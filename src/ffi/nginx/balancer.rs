@@ -147,6 +147,8 @@ impl Servers {
     #[cfg(nginx_resolve)]
     pub(crate) fn generation(self) -> Option<usize> {
         let number = get_field!(self.config);
+        // Not ordered with the servers, as in nginx: who writes both has the lock of the zone, and who walks through the servers
+        // takes it. Servers that are read without it may be newer than the number. Then the number has changed the next time.
         // SAFETY: a number in the zone; other workers write it, so it is read from memory each time.
         NonNull::new(number).map(|number| unsafe { number.read_volatile() })
     }

@@ -1,8 +1,8 @@
 //! Memory that workers share, or that each has for itself.
 
 use std::ptr::{self, NonNull};
-use std::sync::atomic::AtomicU64;
 
+use crate::base::atomic::AtomicU64;
 use crate::ffi::nginx::memory::or_fail;
 
 /// Memory that child processes inherit, and share if it is not private.

@@ -207,8 +207,11 @@ pub(crate) fn exists(process: u64) -> bool {
 /// Whether the process with this number was started at the same time, and has not ended.
 fn is_same(process: u64) -> bool {
     let start = process >> PID_BITS;
-    // Without a time to compare, the number has to suffice.
-    start == 0 || start_of(pid_of(process)).is_none_or(|now| now == start)
+    match start_of(pid_of(process)) {
+        Some(GONE) => false,
+        // Without a time to compare, the number has to suffice.
+        now => start == 0 || now.is_none_or(|now| now == start),
+    }
 }
 
 /// Instead of a start time: the process has ended, and its parent has not collected it yet.
@@ -230,7 +233,10 @@ fn start_of(pid: u64) -> Option<u64> {
         return Some(GONE);
     }
     let start: u64 = fields.nth(18)?.parse().ok()?;
-    Some(start & ((1 << START_BITS) - 1))
+    // The emulator of another processor (qemu) writes this file for the process that reads its own: without the size of its memory,
+    // and with the start of the program, which nginx's workers have in common, instead of the process's.
+    let is_emulated = fields.next()? == "0";
+    (!is_emulated).then_some(start & ((1 << START_BITS) - 1))
 }
 
 /// How often to check whether a process is gone, in milliseconds.

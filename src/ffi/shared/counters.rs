@@ -4,7 +4,6 @@
 //! because its totals are carried on.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nginx_sys::{
@@ -13,6 +12,7 @@ use nginx_sys::{
 };
 
 use crate::base::address::MAX_ADDRESS;
+use crate::base::atomic::AtomicU64;
 use crate::base::memory::{is_spare, push};
 use crate::metrics::{self, AuthMeter, Describe, Generation, Plan, Refused, ServerInfo, Snapshot};
 

@@ -6,9 +6,8 @@ mod opinions;
 mod records;
 mod requests;
 
-use std::sync::atomic::AtomicU64;
-
 use super::*;
+use crate::base::atomic::AtomicU64;
 use crate::http1::keep_alive::Margin;
 
 const ALIVE: Witness = Witness { process: 7, is_alive: |_| true };

@@ -144,7 +144,7 @@ pub struct World {
 impl World {
     /// Runs it. Returns what has happened, with the times in milliseconds.
     pub fn run(setup: &Setup, mind: Mind, seed: u64) -> Vec<(u64, Happening)> {
-        let words = (0..Lessons::size(1)).map(|_| std::sync::atomic::AtomicU64::new(0)).collect::<Vec<_>>();
+        let words = (0..Lessons::size(1)).map(|_| crate::base::atomic::AtomicU64::new(0)).collect::<Vec<_>>();
         let lessons = Lessons::new(Vec::leak(words), Box::new(()));
         let mut random = Random(seed);
         let requests = setup.load.requests(setup.end, setup.workers, setup.posts, &mut random);

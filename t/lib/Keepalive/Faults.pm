@@ -109,6 +109,7 @@ F17.1 without a block; made when a name is resolved
 F17.2 made by another module while nginx runs | Cannot be tested: in nginx itself only a resolved name makes one.
 F17.3 with and without a zone; backup; a single server
 F17.4 all servers down
+F17.5 modules of others that wrap peers, requests and answers: Lua, headers-more, njs, echo, fair, all in one nginx
 F18   TLS
 F18.1 sessions are saved, each for its identity
 F18.2 the server sends close_notify

@@ -128,7 +128,14 @@ sub workers {
     $master ||= $self->pid or return;
     open my $in, '<', "/proc/$master/task/$master/children" or return;
     # A binary started by USR2 is a child of the old master, but not a worker.
-    return grep { command_line($_) =~ /worker process/ } split ' ', <$in> // '';
+    return grep { command_line($_) =~ /worker process/ || $self->is_emulated_worker($_) } split ' ', <$in> // '';
+}
+
+# An emulated nginx (qemu) has no title. Its other children are a binary started by USR2, and those that have to do with caches.
+sub is_emulated_worker {
+    my ($self, $pid) = @_;
+    return command_line($pid) =~ /^(?!nginx: )./s && $pid != ($self->pid // 0)
+        && $self->error_log !~ /start cache \w+ process $pid$/m;
 }
 
 sub command_line {
