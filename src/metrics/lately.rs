@@ -13,7 +13,9 @@
 //! A reader may see a part before a window has ended, and the rest after it. What it sees then lies between the two.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::base::atomic::AtomicU64;
 
 use super::generation::Memory;
 use super::hint::{Cause, Hint, CAUSES};
