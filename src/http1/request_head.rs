@@ -61,27 +61,26 @@ impl RequestHead {
 }
 
 /// Whether the head may announce a body. `false` is certain, `true` is not. It is called for every request, so it looks
-/// only at the first and the ninth letter of each line, where `Content-Length` and `Transfer-Encoding` differ from other
-/// headers.
+/// only at some letters of each line, where `Content-Length` and `Transfer-Encoding` differ from other headers.
 #[inline(always)]
 pub fn may_announce_body(head: &[u8]) -> bool {
-    // Few lines of other headers have such a ninth letter.
-    has_line(head, ninth_letter) && has_line(head, both_letters)
+    // Few other lines have this eleventh letter.
+    has_line(head, eleventh_letter) && has_line(head, two_letters)
 }
 
 /// How many positions are compared at a time. The compiler uses vector instructions for them.
 const LANES: usize = 16;
 
-/// The bytes that are read for them: the positions, and the nine bytes behind the last one.
-const PART: usize = LANES + 9;
+/// The bytes that are read for them: the positions, and those behind the last one.
+const PART: usize = LANES + 11;
 
-/// Whether `look` returns 0 for one of the lines; it gets the byte before the line, its first letter, and its ninth one.
+/// Whether `look` returns 0 for one of the lines; it gets a part of the head, and where in it the byte before the line is.
 #[inline(always)]
-fn has_line(head: &[u8], look: impl Fn(u8, u8, u8) -> u8) -> bool {
+fn has_line(head: &[u8], look: impl Fn(&[u8; PART], usize) -> u8) -> bool {
     let mut least = [u8::MAX; LANES];
     let mut look_at = |part: &[u8; PART]| {
         for (at, least) in least.iter_mut().enumerate() {
-            *least = (*least).min(look(part[at], part[at + 1], part[at + 9]));
+            *least = (*least).min(look(part, at));
         }
     };
     let mut rest = head;
@@ -98,28 +97,25 @@ fn has_line(head: &[u8], look: impl Fn(u8, u8, u8) -> u8) -> bool {
     }
     match head.last_chunk() {
         Some(part) => look_at(part),
-        // Too short for either name.
+        // Too short for a request line and either name.
         None => return false,
     }
     least.iter().fold(u8::MAX, |least, other| least.min(*other)) == 0
 }
 
-/// The bits in which `l`, `L`, and `-` agree; few other characters have these.
-const IN_COMMON: u8 = !(b'l' ^ b'-' | b'l' ^ b'L');
-
-/// Returns 0 if the ninth letter of the line may be one of `Content-Length` or `Transfer-Encoding`.
+/// Returns 0 if the eleventh letter of the line is that of `Content-Length` and `Transfer-Encoding`.
 #[inline(always)]
-fn ninth_letter(line_end: u8, _: u8, ninth: u8) -> u8 {
-    (line_end ^ b'\n') | ((ninth ^ b'l') & IN_COMMON)
+fn eleventh_letter(part: &[u8; PART], at: usize) -> u8 {
+    (part[at] ^ b'\n') | ((part[at + 11] | 0x20) ^ b'n')
 }
 
-/// The same of both letters.
+/// The same of the first and the ninth letter of one of them.
 #[inline(always)]
-fn both_letters(line_end: u8, first: u8, ninth: u8) -> u8 {
-    let (first, ninth) = (first | 0x20, ninth | 0x20);
+fn two_letters(part: &[u8; PART], at: usize) -> u8 {
+    let (first, ninth) = (part[at + 1] | 0x20, part[at + 9] | 0x20);
     let length = (first ^ b'c') | (ninth ^ b'l');
     let encoding = (first ^ b't') | (ninth ^ b'-');
-    (line_end ^ b'\n') | length.min(encoding)
+    (part[at] ^ b'\n') | length.min(encoding)
 }
 
 /// What in a request makes the server close the connection after the response (RFC 9112, section 9.3).
@@ -212,6 +208,16 @@ mod tests {
         assert!(!may("GET /content-length HTTP/1.1\nHost: transfer-encoding\nContent-Type: a/b\nConnection: x\nCookie: a=b\nTe: a\n\n"));
         for head in ["", "\n", "\nContent-", "GET / HTTP/1.1\n\n"] {
             assert!(!may(head), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_found_at_every_place() {
+        for name in ["Content-Length:", "content-lengtH:", "Transfer-Encoding:", "tRANSFER-eNCODING:"] {
+            for (before, behind) in (0..80).flat_map(|before| (0..80).map(move |behind| (before, behind))) {
+                let (before, behind) = ("n".repeat(before), "n".repeat(behind));
+                assert!(may_announce_body(format!("{before}GET / HTTP/1.1\r\n{name}{behind}").as_bytes()));
+            }
         }
     }
 

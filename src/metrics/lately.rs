@@ -20,7 +20,7 @@ use crate::base::atomic::AtomicU64;
 use super::generation::Memory;
 use super::hint::{Cause, Hint, CAUSES};
 use super::plan::{Spot, LATELY};
-use super::rows::Rows;
+use super::rows::{word, Rows};
 use super::Count;
 
 /// A cache line.
@@ -48,7 +48,7 @@ const _: () = assert!(EVENTS_BEFORE + CAUSES.len() / IN_CELL == LATELY_CELLS && 
 pub(super) struct Lately {
     /// Connections opened.
     pub(super) opened: u64,
-    /// Requests that got a connection from the pool.
+    /// Requests that got a connection from the pool which was open.
     pub(super) reused: u64,
     /// The events, by their causes.
     pub(super) counts: [u64; CAUSES.len()],
@@ -120,12 +120,13 @@ pub(super) fn hint(memory: &Memory, upstream: usize) -> Option<Hint> {
     Hint::of(&lately)
 }
 
-/// How many connections a worker has opened and reused, to all servers of an upstream.
+/// How many connections a worker has opened, and reused with success, to all servers of an upstream.
 fn sums(rows: Rows, spot: &Spot) -> [u64; 2] {
     let servers = spot.rows().filter_map(|row| rows.read(row));
     servers.fold([0, 0], |[opened, reused], row| {
-        let number = |count: Count| row[count as usize].load(Relaxed);
-        [opened.wrapping_add(number(Count::Opened)), reused.wrapping_add(number(Count::Reused))]
+        let number = |count: Count| row[word(count as usize)].load(Relaxed);
+        let of_use = number(Count::Reused).saturating_sub(number(Count::Stale));
+        [opened.wrapping_add(number(Count::Opened)), reused.wrapping_add(of_use)]
     })
 }
 
@@ -195,6 +196,18 @@ mod tests {
         // There is something else.
         assert_eq!(in_vain(&one, 300, Cause::RequestClose, 0), []);
         assert_eq!(in_vain(&two, 300, Cause::RequestClose, 0), [Cause::RequestClose]);
+    }
+
+    #[test]
+    fn a_connection_that_turned_out_to_be_closed_was_of_no_use() {
+        let it = generation(None);
+        let one = it.enter(0, 10, |_| true).unwrap();
+        for _ in 0..50 {
+            in_vain(&one, 1, Cause::ServerCloses, 0);
+            reuse(&one, 1);
+            meter(&one, 1).count(Count::Stale);
+        }
+        assert_eq!(hint_of(&it, 0), Some(Hint { cause: Cause::ServerCloses, requests: 50, reused: 0 }));
     }
 
     #[test]

@@ -25,7 +25,10 @@ sub location { "server {\nlocation / {\n" . join('', map { "$_\n" } @_) . "}\n}\
 my %allowed = (auth_subrequest => 'it must be "off" or a path that begins with "/", without variables',
     auth_subrequest_error => 'it must be "500", "503", "pass" or "allow"',
     auth_subrequest_pass_status => 'it must be a status from 300 to 599, except 499');
-sub value { my ($name, $word) = @_; return qq(invalid value "$word" in "$name" directive, $allowed{$name}) }
+sub value {
+    my ($name, $word) = @_;
+    return join ", ", qq(invalid value "$word" in "$name" directive), $allowed{$name} // ();
+}
 sub header {
     my ($name, $word) = @_;
     my $is_name = $word =~ /^[\w!#%&'*+.^`|~-]+$/a;

@@ -35,7 +35,7 @@ pub(crate) fn close_in_slot(upstream: &Upstream, slot: u32, conn: Conn, why: End
     let removed = upstream.idle.with(|idle| idle.remove(slot, |idle| idle.is(conn))).flatten();
     match removed {
         Some(idle) => {
-            hints::note_end(upstream, conn, why, since.map_or(Msec::MAX, elapsed));
+            hints::note_end(upstream, conn.requests(), why, since.map_or(Msec::MAX, elapsed));
             close_idle(upstream, idle, why);
         }
         None => socket::close(conn),

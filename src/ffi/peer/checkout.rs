@@ -5,12 +5,13 @@ use crate::pool::{GroupRef, Key};
 
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::peer_connection::Peer;
+use crate::ffi::nginx::process::elapsed;
 use crate::ffi::nginx::socket::pending_end;
 use crate::ffi::peer::identity;
 use crate::ffi::peer::retry;
 use crate::ffi::state::handover::Protocol;
 use crate::ffi::state::peer_data::{Attempt, PeerData};
-use crate::ffi::state::reuse::{Reuse, Since};
+use crate::ffi::state::reuse::Reuse;
 use crate::ffi::state::upstream::{Bytes, Idle};
 
 /// Notes the identity of the new connection that the request gets.
@@ -121,7 +122,7 @@ fn take<const COPY: u8>(kp: &PeerData, key: &Key<'_>) -> Option<Conn> {
         kp.is_limited.set(!upstream.known(meter).is_nothing());
         kp.is_taken.set(is_taken);
         kp.meter.set(meter);
-        let reuse = Reuse { since: Since::new(since), slot, allowed, round_trip };
+        let reuse = Reuse { since, slot, allowed, round_trip };
         kp.attempt.set(Some(Attempt::reused(idle.identity, reuse)));
         conn
     })
@@ -149,7 +150,7 @@ fn end_of(kp: &PeerData, conn: Conn) -> Option<End> {
 #[inline(never)]
 fn is_outdated(kp: &PeerData) -> bool {
     let since = kp.attempt.get().and_then(|attempt| attempt.reuse()).map(|reuse| reuse.since);
-    since.is_some_and(|since| kp.upstream().known(kp.meter.get()).is_too_old(since.elapsed()))
+    since.is_some_and(|since| kp.upstream().known(kp.meter.get()).is_too_old(elapsed(since)))
 }
 
 /// Closes the connection that was taken, and that the request cannot use.
@@ -161,6 +162,6 @@ fn close(kp: &PeerData, peer: Peer, conn: Conn, end: End) {
     let Some(idle) = kp.upstream().forget(slot, conn) else { return };
     match end {
         End::Learned => retry::close_outdated(kp, peer, &idle),
-        end => retry::close_ended(kp, peer, &idle, since.elapsed(), end),
+        end => retry::close_ended(kp, peer, &idle, elapsed(since), end),
     }
 }

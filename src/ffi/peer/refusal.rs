@@ -196,7 +196,7 @@ pub(crate) fn retry_refused(
         }
         kp.notes.was_stale();
         if is_leaving && !upstream.check {
-            close_suspect_idle(upstream, peer.address(), reuse.since.time(), false);
+            close_suspect_idle(upstream, peer.address(), reuse.since, false);
         }
     }
     let repeats = upstream.stale_retry != StaleRetry::Off

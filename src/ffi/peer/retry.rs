@@ -148,12 +148,16 @@ fn retry_stale(
     let end = if is_closed { End::ServerClosed } else { End::Error };
     let upstream = kp.upstream();
     let is_silent = failure.end == FailureKind::TimedOut;
+    if !is_silent {
+        // The last request does not count.
+        hints::note_end(upstream, conn.requests().saturating_sub(1), End::ServerClosed, elapsed(reuse.since));
+    }
     if !is_silent && upstream.learns() {
         learn_from_stale(kp, peer, conn, (reuse, is_closed), failure.acknowledged);
     }
     // With `keepalive_check` each one is checked when it is taken. A silent one would pass that check.
     if is_silent || !upstream.check {
-        close_suspect_idle(upstream, peer.address(), reuse.since.time(), is_silent);
+        close_suspect_idle(upstream, peer.address(), reuse.since, is_silent);
     }
     let proven = upstream.stale_retry.repeats(&failure);
     let keeps_server = !is_silent
@@ -197,7 +201,7 @@ fn learn_from_stale(
         Some(any) => any,
         None => unacknowledged(conn).is_none_or(|bytes| bytes < conn.sent()),
     };
-    let age = reuse.since.elapsed();
+    let age = elapsed(reuse.since);
     // If it has arrived, the server may have closed the connection because of this very request.
     if !has_arrived && (is_closed || age <= BEHIND) {
         let lesson = lesson_of(kp.meter.get()).unwrap_or_default();
@@ -335,7 +339,7 @@ pub(crate) fn close_ended(kp: &PeerData, peer: Peer, idle: &Idle, age: Msec, end
         let served = idle.conn.requests();
         learn::on_close(kp.upstream(), peer.address(), idle.lesson(), (idle.conn, served), age);
     }
-    hints::note_end(kp.upstream(), idle.conn, end, age);
+    hints::note_end(kp.upstream(), idle.conn.requests(), end, age);
     close_idle(kp.upstream(), *idle, End::Check);
 }
 

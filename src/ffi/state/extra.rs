@@ -213,6 +213,7 @@ impl PeerData {
     /// The request was prepared for the stage: see [`PeerData::prepare_stages`].
     #[inline]
     pub(crate) fn set_stage(&self, stage: Stage) {
+        debug_assert!(self.own().is_some() || stage == Stage::Asking);
         if let Some(own) = self.own() {
             own.stage.set(stage);
         }
@@ -229,6 +230,7 @@ impl PeerData {
     /// Only an upstream that is not plain has such servers.
     #[inline]
     pub(crate) fn set_server(&self, server: Option<Server>) {
+        debug_assert!(self.own().is_some() || server.is_none());
         if let Some(own) = self.own() {
             own.server.set(server);
         }
@@ -246,6 +248,7 @@ impl PeerData {
     /// Only an upstream that is not plain has connections that belong to clients.
     #[inline]
     pub(crate) fn set_binding(&self, binding: Option<Binding>) {
+        debug_assert!(self.own().is_some() || binding.is_none());
         if let Some(own) = self.own() {
             own.binding.set(binding);
         }
@@ -260,6 +263,7 @@ impl PeerData {
 
     /// Only an upstream that is not plain has streams.
     pub(crate) fn set_stream(&self, stream: Option<StreamRef>) {
+        debug_assert!(self.own().is_some() || stream.is_none());
         if let Some(own) = self.own() {
             own.stream.set(stream);
         }

@@ -5,7 +5,6 @@ use nginx_sys::{ngx_log_error_core, NGX_LOG_ERR};
 use crate::base::clock::Msec;
 use crate::metrics::{Cause, End, Hint};
 
-use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::process::{cycle_log, now};
 
 use super::upstream::Upstream;
@@ -25,10 +24,10 @@ pub(crate) fn note(upstream: &Upstream, cause: Cause) {
     }
 }
 
-/// Notes that an idle connection has ended which had been idle for `age` milliseconds.
+/// Notes the end of a connection that had served so many requests, and then been idle for `age` milliseconds.
 #[cold]
-pub(crate) fn note_end(upstream: &Upstream, conn: Conn, why: End, age: Msec) {
-    if conn.requests() > 1 {
+pub(crate) fn note_end(upstream: &Upstream, served: usize, why: End, age: Msec) {
+    if served > 1 {
         return;
     }
     match why {

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_http_request_t, ngx_http_upstream_conf_t, ngx_pool_t, ngx_uint_t};
 
+use crate::base::clock::Msec;
 use crate::metrics::Meter;
 use crate::pool::GroupRef;
 use crate::reuse::stale::Taken;
@@ -16,7 +17,7 @@ use crate::ffi::nginx::request::{HttpUpstream, Request};
 use crate::ffi::nginx::response::FirstBuffer;
 use crate::ffi::state::extra::{Extra, Stage};
 use crate::ffi::state::notes::{note, Notes, Status};
-use crate::ffi::state::reuse::{Reuse, Since};
+use crate::ffi::state::reuse::Reuse;
 use crate::ffi::state::upstream::{Bytes, RoundTrip, Upstream};
 
 /// The `data` of the hooks of a request: it leads to the upstream, and has the hooks of the balancer.
@@ -71,7 +72,7 @@ pub(crate) struct Attempt {
 #[derive(Clone, Copy)]
 enum Source {
     /// The fields of [`Reuse`], which need less space here.
-    Pool { since: Since, slot: u32, allowed: u32, round_trip: Option<RoundTrip> },
+    Pool { since: Msec, slot: u32, allowed: u32, round_trip: Option<RoundTrip> },
     /// The identity is the one that the handshake is expected to use, if there is one.
     New(Option<GroupRef>),
     /// The identity is the one that the handshake has used.

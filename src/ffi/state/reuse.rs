@@ -6,7 +6,6 @@ use std::ptr::NonNull;
 use crate::base::clock::Msec;
 
 use crate::ffi::nginx::peer_connection::SavedPeer;
-use crate::ffi::nginx::process::now;
 
 use super::peer_data::PeerData;
 use super::upstream::RoundTrip;
@@ -15,33 +14,13 @@ use super::upstream::RoundTrip;
 #[derive(Clone, Copy)]
 pub(crate) struct Reuse {
     /// Since when it was idle.
-    pub(crate) since: Since,
+    pub(crate) since: Msec,
     /// Its slot in the pool.
     pub(crate) slot: u32,
     /// The number of the last request that the server accepts on it, if the server said so.
     pub(crate) allowed: u32,
     /// The time of a round trip, if it was measured.
     pub(crate) round_trip: Option<RoundTrip>,
-}
-
-/// A time of nginx's clock, at most 49 days ago.
-#[derive(Clone, Copy)]
-pub(crate) struct Since(u32);
-
-impl Since {
-    #[inline(always)]
-    pub(crate) fn new(time: Msec) -> Self {
-        Self(time as u32)
-    }
-
-    /// How long ago it is, in milliseconds.
-    pub(crate) fn elapsed(self) -> Msec {
-        (now() as u32).wrapping_sub(self.0) as Msec
-    }
-
-    pub(crate) fn time(self) -> Msec {
-        now().wrapping_sub(self.elapsed())
-    }
 }
 
 /// A server that a request keeps for its next attempt.
