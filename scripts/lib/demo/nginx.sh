@@ -6,12 +6,7 @@ STOCK="stock nginx" OURS="this module" NGINX_PID='' OPEN_FILES=4096
 # ---- before ----
 
 note_needs() {
-    if [[ -z $OUR_MODULE ]]; then
-        note_compiler_needs
-        note_installed_nginx_need
-        # Without Debian's nginx, one is compiled here.
-        find_nginx >/dev/null || { is_debian && is_root; } || note_nginx_needs
-    fi
+    [[ -n $OUR_MODULE ]] || note_build_needs
     need "h2load, the client program" nghttp2-client have h2load
     need "openssl, which makes certificates" openssl have openssl
     need "$OPEN_FILES open files for a process (ulimit -Hn says $(ulimit -Hn))" "" test "$(ulimit -Sn)" -ge "$OPEN_FILES"
