@@ -131,10 +131,12 @@ sub workers {
     return grep { command_line($_) =~ /worker process/ || $self->is_emulated_worker($_) } split ' ', <$in> // '';
 }
 
-# An emulated nginx (qemu) has no title. Its other children are a binary started by USR2, and those that have to do with caches.
+# An emulated nginx (qemu) has no title; one that the loader has started has it behind the loader's name. Its other children are
+# a binary started by USR2, and those that have to do with caches.
 sub is_emulated_worker {
     my ($self, $pid) = @_;
-    return command_line($pid) =~ /^(?!nginx: )./s && $pid != ($self->pid // 0)
+    my $line = command_line($pid);
+    return $line ne '' && $line !~ /nginx: / && $pid != ($self->pid // 0)
         && $self->error_log !~ /start cache \w+ process $pid$/m;
 }
 
