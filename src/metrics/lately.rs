@@ -136,7 +136,7 @@ fn place(cause: usize) -> usize {
 
 /// The events by their causes, in the cells from `first` on.
 fn events(cells: &[AtomicU64; LATELY_CELLS], first: usize) -> [u64; CAUSES.len()] {
-    std::array::from_fn(|cause| cells[first + cause / IN_CELL].load(Relaxed) >> place(cause) & 0xff)
+    std::array::from_fn(|cause| (cells[first + cause / IN_CELL].load(Relaxed) >> place(cause)) & 0xff)
 }
 
 #[cfg(test)]

@@ -136,27 +136,25 @@ impl Check {
         let is_server = answering == top;
         if asks_itself {
             let is_only = !self.has_other(server, top, answering, uri);
-            let answers = format_args!("is answered by location \"{name}\", which asks the same");
             if is_only && !uri.written.in_http && !answering.is_internal() {
                 self.is_refused = true;
                 if is_server {
                     log(cf, NGX_LOG_EMERG, uri, format_args!("is answered by no location"));
                 } else {
-                    let text = format_args!("is answered by no location but the one that asks, \"{name}\"");
-                    log(cf, NGX_LOG_EMERG, uri, text);
+                    let who = "no location but the one that asks";
+                    log(cf, NGX_LOG_EMERG, uri, format_args!("is answered by {who}, \"{name}\""));
                 }
             } else if is_server {
                 log(cf, NGX_LOG_WARN, uri, format_args!("is answered by no location"));
             } else if is_only || !is_inherited || !answering.has(self.access) {
-                log(cf, NGX_LOG_WARN, uri, format_args!("{answers}: what clients request there is refused"));
+                let why = "asks the same: what clients request there is refused";
+                log(cf, NGX_LOG_WARN, uri, format_args!("is answered by location \"{name}\", which {why}"));
             }
         } else if is_server {
             log(cf, NGX_LOG_WARN, uri, format_args!("is answered by no location"));
         } else if !answering.is_internal() && !answering.has(self.access) {
-            let text = format_args!(
-                "is answered by location \"{name}\", which is not internal: clients can request it"
-            );
-            log(cf, NGX_LOG_WARN, uri, text);
+            let why = "is not internal: clients can request it";
+            log(cf, NGX_LOG_WARN, uri, format_args!("is answered by location \"{name}\", which {why}"));
         }
     }
 

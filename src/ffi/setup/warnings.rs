@@ -51,9 +51,11 @@ pub(super) fn warn_of_missing_pool(cf: Reading, us: UpstreamConf, conf: &SrvConf
     let name = get_field!(us.host);
     for (directive, is_on) in [("ntlm", conf.ntlm), ("http2", conf.http2().is_on())] {
         if is_on {
-            let text =
-                format_args!("\"{directive}\" in upstream \"{name}\" will never be used: it {has_none}");
-            warn(cf, us, text);
+            warn(
+                cf,
+                us,
+                format_args!("\"{directive}\" in upstream \"{name}\" will never be used: it {has_none}"),
+            );
         }
     }
     let written = conf.written_for_pool();
@@ -91,11 +93,14 @@ pub(super) fn warn_of_servers(
     if let Some(Limit::Total(size)) = limit {
         let number = servers.servers.iter().filter(|server| !server.backup && !server.down).count();
         if size < number {
-            let text = format_args!(
-                "keepalive is on for upstream \"{name}\", but its pool of {size} is smaller than the {number} servers; \
-                 set keepalive {number} or more, or a smaller number per_server"
+            warn(
+                cf,
+                us,
+                format_args!(
+                    "keepalive is on for upstream \"{name}\", but its pool of {size} is smaller than the {number} servers; \
+                     set keepalive {number} or more, or a smaller number per_server"
+                ),
             );
-            warn(cf, us, text);
         }
     }
 }
@@ -105,11 +110,14 @@ pub(super) fn warn_of_replaced_hook(cf: Reading, us: UpstreamConf) {
     let hook = get_field!(us.peer.init).map(|hook| hook as usize);
     if hook != Some(init_keepalive_peer as *const () as usize) {
         let name = get_field!(us.host);
-        let text = format_args!(
-            "another module has taken over upstream \"{name}\" after its keepalive was set up; \
-             its connections may bypass the pool"
+        warn(
+            cf,
+            us,
+            format_args!(
+                "another module has taken over upstream \"{name}\" after its keepalive was set up; \
+                 its connections may bypass the pool"
+            ),
         );
-        warn(cf, us, text);
     }
 }
 
