@@ -191,8 +191,9 @@ for my $kind (sort keys %pass) {
     my $body = 'x' x 5_000_000;
     my $upload = get($port, "/$kind?echo=1", method => 'POST', body => $body, timeout => 20);
     is echo_of($upload)->{body}, 'body of 5000000 bytes, sum ' . sum_of($body), "$kind: and a large upload";
-    # A connection whose window is used up when its last stream has ended is not used again.
-    cmp_ok scalar($server->carriers), '<=', 12, "$kind: all over few connections";
+    # A connection whose window is used up when its last stream has ended is not used again. Of the 660 requests, that is so for
+    # hardly any, and on a busy machine, where the server returns the window late, for some more.
+    cmp_ok scalar($server->carriers), '<=', 40, "$kind: all over few connections";
     memory_is_below(memory_of($worker), $memory + 20_000, "$kind: and the worker has not grown");
     $server->rules_are_kept($kind);
 }
