@@ -76,6 +76,12 @@ for my $case (
     ['not internal, but forbidden', "$ask\nlocation = /auth { allow 127.0.0.2; deny all; $proxy }\nlocation / { $proxy }"],
     ['not internal, but with conditions', "$ask\nlocation = /auth { if (\$request_uri ~ ^/auth) { return 404; } $proxy }\nlocation / { $proxy }"],
     ['off', "auth_subrequest off;\nlocation / { $proxy }"],
+    ['either of two', "satisfy any;\nauth_request /other;\n$ask\n$auth\nlocation = /other { internal; $proxy }\nlocation / { $proxy }"],
+    # In nginx's order of names, a slash comes before all other characters.
+    (map { my $more = $_; map { ["beside /auth$more", "$_\nlocation /auth$more { $proxy }\nlocation = /auth$more/b { $proxy }"] }
+        "location / { auth_subrequest /auth/a; $proxy }\nlocation = /auth/a { internal; $proxy }",
+        "location /auth/ { auth_subrequest /auth/a; $proxy }\nlocation /auth/a { internal; $proxy }" } ('-a', '.js', '+a', '!', '%', ',')),
+    ['a server whose requests all have a location', "$ask\nlocation / { auth_subrequest off; $proxy }"],
 ) {
     my ($title, $server) = @$case;
     is says($server), '', "accepted: $title";
@@ -146,6 +152,9 @@ for my $case (
     ["rewrite ^/auth\$ /a/auth; location /a/ { $ask $to_app }", '/a/x' => 500],
     ["error_page 403 = /a/403; location = /b { deny all; } location = /auth { internal; error_page 403 = /a/b; return 403; } location /a/ { $ask $to_app }", '/a/x' => 403],
     ["location ~ ^/(a|auth)\$ { set \$a b; $ask $to_app }", '/a' => 500],
+    ["auth_subrequest /in/auth; location / { auth_subrequest off; try_files /nothing /in\$uri; } location /in/ { internal; $to_app }", '/x' => 500],
+    ["location / { $to_app } location /in-a { $to_app } location /in-b { $to_app } location /in/ { auth_subrequest /in/auth; set \$a b; $to_app }",
+        '/in/x' => 500, '/in-a' => 200],
     # And those that are meant to work.
     ["location / { $ask rewrite ^/auth\$ /inner last; $to_app } location = /inner { internal; $to_app }", '/' => 200],
     ["rewrite ^/auth\$ /inner last; location / { $ask $to_app } location = /inner { internal; $to_app }", '/' => 200],

@@ -35,15 +35,12 @@ struct Check {
     cf: ConfReader,
     /// `Err` if it is not known what is rewritten.
     rewrite: Result<Option<Other>, ()>,
-    try_files: Option<Other>,
     access: Option<Other>,
-    /// A subrequest may enter the location that asks.
-    may_return: bool,
     is_refused: bool,
 }
 
-/// Checks who answers the questions of all locations. Returns whether [`entry_handler`] is needed, because an auth subrequest may
-/// come to the location that asks. To be called when all modules have added their handlers, but the rewrite phase has none of this
+/// Checks who answers the questions of all locations. Returns whether [`entry_handler`] is needed, because there are any: what a
+/// content handler of another module leads to is not known here. To be called when all modules have added their handlers, but the rewrite phase has none of this
 /// module.
 pub(super) fn check(cf: ConfReader) -> Result<bool, Refused> {
     // SAFETY: a handle points at the live `ngx_conf_t`; the reference ends with this function.
@@ -61,9 +58,7 @@ pub(super) fn check(cf: ConfReader) -> Result<bool, Refused> {
     let mut check = Check {
         cf,
         rewrite: if is_known { Other::rewrite(cf) } else { Err(()) },
-        try_files: Other::find(cf, b"ngx_http_try_files_module"),
         access: Other::find(cf, b"ngx_http_access_module"),
-        may_return: false,
         is_refused: false,
     };
     // SAFETY: the array of the servers, which is complete.
@@ -74,7 +69,11 @@ pub(super) fn check(cf: ConfReader) -> Result<bool, Refused> {
         let Some(top) = Location::of_server(server) else { continue };
         each_location(server, top, &mut |location| {
             let Some(uri) = location.auth().uri() else { return };
-            if location.has(auth_request) && !uri.written.is_doubled.replace(true) {
+            if location == top && !top.can_be_last() {
+                return;
+            }
+            let is_twice = location.has(auth_request) && !location.satisfies_any();
+            if is_twice && !uri.written.is_doubled.replace(true) {
                 let name = location.name();
                 let text = "both \"auth_subrequest\" and \"auth_request\" are in effect in location";
                 warn(cf, uri, format_args!("{text} \"{name}\": its requests are authorised twice"));
@@ -89,7 +88,7 @@ pub(super) fn check(cf: ConfReader) -> Result<bool, Refused> {
     if check.is_refused {
         return Err(Refused::Told);
     }
-    Ok(check.may_return)
+    Ok(number > 0)
 }
 
 /// Calls `visit` with all locations of a server, and with the server itself.
@@ -117,7 +116,6 @@ impl Check {
             // A redirect is no permission.
             Found::Redirect if !self.rewrites(top) => return,
             _ => {
-                self.may_return = true;
                 return;
             }
         };
@@ -127,8 +125,6 @@ impl Check {
             own.is_some_and(|own| own.written.conf.cast() != std::ptr::from_ref(answering.auth()));
         let asks_itself = own.is_some() && !(answering.is_internal() && is_inherited);
         let is_certain = !self.rewrites(answering);
-        let leads_on = answering.has(self.try_files) || !answering.has_handler() || !is_certain;
-        self.may_return |= asks_itself || leads_on;
         if !is_certain {
             return;
         }

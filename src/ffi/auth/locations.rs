@@ -1,11 +1,12 @@
 //! The locations of a server, when the configuration has been read: which of them a path leads to, and what is configured there.
 
+use std::cmp::Ordering;
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use nginx_sys::{
     ngx_command_t, ngx_http_core_loc_conf_t, ngx_http_core_srv_conf_t, ngx_http_location_tree_node_t,
-    ngx_module_t, ngx_str_t,
+    ngx_module_t, ngx_str_t, ngx_uint_t, NGX_HTTP_SATISFY_ANY,
 };
 use ngx::http::{HttpModule, NgxHttpCoreModule};
 
@@ -90,10 +91,10 @@ impl Location {
         get_field!(core.internal) == 1
     }
 
-    /// Whether a module such as the proxy answers, and not nginx with a file.
-    pub(super) fn has_handler(self) -> bool {
+    /// Whether one of several checks suffices there.
+    pub(super) fn satisfies_any(self) -> bool {
         let core = self.core();
-        get_field!(core.handler).is_some()
+        get_field!(core.satisfy) == NGX_HTTP_SATISFY_ANY as ngx_uint_t
     }
 
     /// Whether the first field of another module's configuration is not zero.
@@ -238,6 +239,12 @@ fn each_in_tree(node: Node, visit: &mut dyn FnMut(Location)) {
     }
 }
 
+/// The order of two names of the same length, as `ngx_filename_cmp()` has it: a slash comes before all other characters.
+fn compare(one: &[u8], other: &[u8]) -> Ordering {
+    let rank = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
+    one.iter().map(rank).cmp(other.iter().map(rank))
+}
+
 /// Mirrors `ngx_http_core_find_static_location()`.
 fn find_static(mut next: Node, mut path: &[u8], at: &mut Location) -> Match {
     let mut matched = Match::None;
@@ -249,7 +256,7 @@ fn find_static(mut next: Node, mut path: &[u8], at: &mut Location) -> Match {
         let name = unsafe { std::slice::from_raw_parts(name, length) };
         let common = path.len().min(length);
         let (start, rest) = path.split_at(common);
-        let order = start.cmp(&name[..common]);
+        let order = compare(start, &name[..common]);
         let (exact, inclusive) = (get_field!(node.exact), get_field!(node.inclusive));
         if order.is_ne() {
             next = if order.is_lt() { get_field!(node.left) } else { get_field!(node.right) };
