@@ -39,17 +39,18 @@ struct Check {
     is_refused: bool,
 }
 
-/// Checks who answers the questions of all locations. Returns whether [`entry_handler`] is needed, because there are any: what a
-/// content handler of another module leads to is not known here. To be called when all modules have added their handlers, but the rewrite phase has none of this
-/// module.
-pub(super) fn check(cf: ConfReader) -> Result<bool, Refused> {
+/// Checks who answers the questions of all locations. To be called when all modules have added their handlers, but the rewrite phase
+/// has none of this module.
+///
+/// # Errors
+/// If nobody but the one that asks answers one of them, or if there is no memory.
+pub(super) fn check(cf: ConfReader) -> Result<(), Refused> {
     // SAFETY: a handle points at the live `ngx_conf_t`; the reference ends with this function.
     let main = NgxHttpCoreModule::main_conf(unsafe { &*cf.as_ptr() }).ok_or(Refused::NoMemory)?;
     let auth_request = Other::find(cf, b"ngx_http_auth_request_module");
-    let number = MainConf::read_by(cf).map_or(0, MainConf::uri_count);
     // The last server in which a path was checked.
     let mut checked: Vec<Option<usize>> = Vec::new();
-    for _ in 0..number {
+    for _ in 0..MainConf::read_by(cf).map_or(0, MainConf::uri_count) {
         push(&mut checked, None).ok_or(Refused::NoMemory)?;
     }
     // Only the rewrite module may have handlers there, or it is not known what they do.
@@ -69,9 +70,6 @@ pub(super) fn check(cf: ConfReader) -> Result<bool, Refused> {
         let Some(top) = Location::of_server(server) else { continue };
         each_location(server, top, &mut |location| {
             let Some(uri) = location.auth().uri() else { return };
-            if location == top && !top.can_be_last() {
-                return;
-            }
             let is_twice = location.has(auth_request) && !location.satisfies_any();
             if is_twice && !uri.written.is_doubled.replace(true) {
                 let name = location.name();
@@ -85,14 +83,20 @@ pub(super) fn check(cf: ConfReader) -> Result<bool, Refused> {
             }
         });
     }
-    if check.is_refused {
-        return Err(Refused::Told);
+    match check.is_refused {
+        true => Err(Refused::Told),
+        false => Ok(()),
     }
-    Ok(number > 0)
 }
 
-/// Calls `visit` with all locations of a server, and with the server itself.
+/// Calls `visit` with all locations of a server, and with the server itself, `top`, if requests may have no location.
 fn each_location(server: Live<ngx_http_core_srv_conf_t>, top: Location, visit: &mut dyn FnMut(Location)) {
+    let can_be_last = top.can_be_last();
+    let visit = &mut |location| {
+        if location != top || can_be_last {
+            visit(location);
+        }
+    };
     top.each(visit);
     let mut next: *mut *mut ngx_http_core_loc_conf_t = get_field!(server.named_locations);
     // SAFETY: nginx ends the array with a null pointer.
@@ -112,22 +116,15 @@ impl Check {
     /// Checks who answers a question in a server.
     fn question(&mut self, server: Live<ngx_http_core_srv_conf_t>, top: Location, uri: &Uri) {
         let answering = match top.find(uri.path.as_bytes(), self.cf) {
-            Found::Location(location) if !self.rewrites(top) => location,
-            // A redirect is no permission.
-            Found::Redirect if !self.rewrites(top) => return,
-            _ => {
-                return;
-            }
+            Found::Location(location) if !self.rewrites(top) && !self.rewrites(location) => location,
+            // A redirect is no permission; the rest is uncertain.
+            _ => return,
         };
         let own = answering.auth().uri().filter(|own| own.index == uri.index);
         // A location that only servers of the configuration can reach may inherit the question.
         let is_inherited =
             own.is_some_and(|own| own.written.conf.cast() != std::ptr::from_ref(answering.auth()));
         let asks_itself = own.is_some() && !(answering.is_internal() && is_inherited);
-        let is_certain = !self.rewrites(answering);
-        if !is_certain {
-            return;
-        }
         let (name, cf) = (answering.name(), self.cf);
         let is_server = answering == top;
         if asks_itself {
@@ -165,8 +162,7 @@ impl Check {
         let mut has_other = false;
         each_location(server, top, &mut |location| {
             let asks = location.auth().uri().is_some_and(|other| other.index == uri.index);
-            let can_ask = location != top || top.can_be_last();
-            has_other |= asks && can_ask && location != answering;
+            has_other |= asks && location != answering;
         });
         has_other
     }
