@@ -36,15 +36,30 @@ struct Check {
     /// `Err` if it is not known what is rewritten.
     rewrite: Result<Option<Other>, ()>,
     access: Option<Other>,
+    try_files: Option<Other>,
+    /// Modules that send a request to a server. Their configuration begins with `ngx_http_upstream_conf_t`, and that with the
+    /// upstream.
+    senders: [Option<Other>; SENDERS.len()],
+    /// A subrequest may enter the location that asks.
+    may_return: bool,
     is_refused: bool,
 }
 
-/// Checks who answers the questions of all locations. To be called when all modules have added their handlers, but the rewrite phase
-/// has none of this module.
+const SENDERS: [&[u8]; 5] = [
+    b"ngx_http_proxy_module",
+    b"ngx_http_fastcgi_module",
+    b"ngx_http_uwsgi_module",
+    b"ngx_http_scgi_module",
+    b"ngx_http_grpc_module",
+];
+
+/// Checks who answers the questions of all locations. Returns whether [`entry_handler`] is needed, because an auth subrequest may
+/// come to the location that asks. To be called when all modules have added their handlers, but the rewrite phase has none of this
+/// module.
 ///
 /// # Errors
 /// If nobody but the one that asks answers one of them, or if there is no memory.
-pub(super) fn check(cf: ConfReader) -> Result<(), Refused> {
+pub(super) fn check(cf: ConfReader) -> Result<bool, Refused> {
     // SAFETY: a handle points at the live `ngx_conf_t`; the reference ends with this function.
     let main = NgxHttpCoreModule::main_conf(unsafe { &*cf.as_ptr() }).ok_or(Refused::NoMemory)?;
     let auth_request = Other::find(cf, b"ngx_http_auth_request_module");
@@ -60,6 +75,9 @@ pub(super) fn check(cf: ConfReader) -> Result<(), Refused> {
         cf,
         rewrite: if is_known { Other::rewrite(cf) } else { Err(()) },
         access: Other::find(cf, b"ngx_http_access_module"),
+        try_files: Other::find(cf, b"ngx_http_try_files_module"),
+        senders: SENDERS.map(|name| Other::find(cf, name)),
+        may_return: false,
         is_refused: false,
     };
     // SAFETY: the array of the servers, which is complete.
@@ -85,7 +103,7 @@ pub(super) fn check(cf: ConfReader) -> Result<(), Refused> {
     }
     match check.is_refused {
         true => Err(Refused::Told),
-        false => Ok(()),
+        false => Ok(check.may_return),
     }
 }
 
@@ -113,14 +131,26 @@ impl Check {
         self.rewrite.map_or(true, |rewrite| location.has(rewrite))
     }
 
+    /// Whether a request that enters the location is sent to a server, and goes nowhere else before that.
+    fn sends(&self, location: Location) -> bool {
+        let is_sender = |sender: &Option<Other>| sender.is_some() && location.has(*sender);
+        self.senders.iter().any(is_sender) && !location.has(self.try_files)
+    }
+
     /// Checks who answers a question in a server.
     fn question(&mut self, server: Live<ngx_http_core_srv_conf_t>, top: Location, uri: &Uri) {
         let answering = match top.find(uri.path.as_bytes(), self.cf) {
             Found::Location(location) if !self.rewrites(top) && !self.rewrites(location) => location,
-            // A redirect is no permission; the rest is uncertain.
-            _ => return,
+            // A redirect is no permission.
+            Found::Redirect if !self.rewrites(top) => return,
+            _ => {
+                self.may_return = true;
+                return;
+            }
         };
         let own = answering.auth().uri().filter(|own| own.index == uri.index);
+        // What a content handler of another module leads to is not known.
+        self.may_return |= own.is_some() || !self.sends(answering);
         // A location that only servers of the configuration can reach may inherit the question.
         let is_inherited =
             own.is_some_and(|own| own.written.conf.cast() != std::ptr::from_ref(answering.auth()));

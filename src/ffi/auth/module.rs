@@ -91,9 +91,7 @@ pub(in super::super) fn add_first_handlers(cf: *mut ngx_conf_t) -> Result<(), Re
     // SAFETY: the caller is the postconfiguration of the upstream module, which nginx calls with the configuration.
     let cf = unsafe { ConfReader::from_ptr(cf) };
     let main = MainConf::read_by(cf).ok_or(Refused::NoMemory)?;
-    if main.authorises.get() {
-        answers::check(cf)?;
-        // Always, as it is not known what a content handler of another module leads to.
+    if main.authorises.get() && answers::check(cf)? {
         add_handler(cf, PREACCESS_PHASE, Some(entry_handler)).ok_or(Refused::NoMemory)?;
     }
     if !main.copies.get() {
