@@ -3,8 +3,8 @@
 
 use super::addresses::{Address, Addresses, Whole};
 use super::buckets::{Buckets, Hashed};
+use super::fifo::{Fifo, Queued};
 use super::servers::ServerRef;
-use super::vacant::{Queue, Waiting};
 use super::{steps, InGroup, Key};
 use crate::base::hash::{hash_bytes, mix};
 use crate::base::list::{Link, List, NONE};
@@ -25,7 +25,7 @@ pub(super) struct Groups {
     /// With [`Limit::PerServer`](super::Limit::PerServer) the server of each entry, once the group has had a connection.
     servers: Option<Vec<Option<ServerRef>>>,
     /// All groups without an identity that have no idle connections, and some that have one again.
-    vacant: Queue,
+    vacant: Fifo,
     /// The first of the entries that are not in use.
     free: Link,
     /// The group without an identity that was found last: it is looked at first.
@@ -87,7 +87,7 @@ impl Hashed for Group {
     }
 }
 
-impl Waiting for Group {
+impl Queued for Group {
     fn newer(&mut self) -> &mut Link {
         &mut self.in_spare
     }
@@ -121,7 +121,7 @@ impl Groups {
             kinds: Vec::new(),
             addresses: Addresses::default(),
             servers: by_server.then(Vec::new),
-            vacant: Queue::default(),
+            vacant: Fifo::default(),
             free: NONE,
             recent: Recent::NOTHING,
         }

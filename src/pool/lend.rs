@@ -9,7 +9,8 @@
 #![forbid(unsafe_code)]
 
 use super::ring::Seat;
-use super::{Connection, GroupRef, IdlePool, Key, Limit};
+use super::slot::State;
+use super::{Connection, Expiry, GroupRef, IdlePool, Key, Limit};
 use crate::base::clock::Msec;
 use crate::base::list::Link;
 
@@ -56,7 +57,7 @@ impl<C: Connection + Copy> IdlePool<C> {
         at: u32,
         known: impl FnOnce(&C) -> bool,
         now: Msec,
-        timeout: Msec,
+        expiry: Expiry,
         server: Option<u32>,
     ) -> Option<u32> {
         // Once, or the compiler reads it again after each store.
@@ -72,13 +73,21 @@ impl<C: Connection + Copy> IdlePool<C> {
             }
         };
         let group = self.groups.still(group)?;
-        slot.begin(now, timeout);
+        let state = match expiry {
+            Expiry::Usual => self.usual_state,
+            other => State::new(other, self.usual),
+        };
+        let is_new = slot.begin(now, state);
         self.free.unlink(slots, at);
         group.idle.push(slots, at);
         ring.insert(slots, at, Seat::Member);
         self.limited.push(server, at);
         self.len += 1;
-        Some(group.hash())
+        let hash = group.hash();
+        if is_new {
+            self.watch(at, now);
+        }
+        Some(hash)
     }
 
     /// Forgets a connection that was lent, if it is `known`: it is not put back. Returns it.

@@ -6,14 +6,16 @@
 //!                 |    \                |
 //!   slots       [ 0 ]  [ 2 ]          [ 1 ]              one for each connection, which does not move
 //!
-//!   lists of slots: by group, to find a connection, and by age, to evict one;
-//!   a ring for the upstream, or one for each server
+//!   lists of slots: by group, to find a connection; by age, to evict one, a ring for
+//!   the upstream, or one for each server; by expiry, to close one in time
 //! ```
 #![forbid(unsafe_code)]
 
 mod addresses;
 mod aside;
 mod buckets;
+mod expiry;
+mod fifo;
 mod groups;
 mod lend;
 mod limit;
@@ -27,17 +29,18 @@ mod slot;
 mod steps;
 #[cfg(test)]
 mod tests;
-mod vacant;
 
 use crate::base::address::MAX_ADDRESS;
 use crate::base::clock::Msec;
 use crate::base::list::{Link, List, NONE};
+use fifo::Fifo;
 use groups::Groups;
 use limited::Limited;
 use ring::{Ring, Seat};
 use servers::ServerTable;
-use slot::{InGroup, Slot};
+use slot::{InGroup, Slot, State};
 
+pub use expiry::{Due, Expiry};
 pub use groups::GroupRef;
 pub use limit::{Limit, MAX_CAPACITY, MAX_OF_ALL_SERVERS, MAX_SERVERS};
 pub use look_up::IdleEntry;
@@ -76,8 +79,8 @@ pub struct Offer<C> {
     pub reused: bool,
     /// The current time.
     pub now: Msec,
-    /// How long it may stay idle, in milliseconds.
-    pub timeout: Msec,
+    /// How long it may stay idle.
+    pub expiry: Expiry,
 }
 
 /// What [`IdlePool::put`] did.
@@ -107,6 +110,12 @@ pub struct IdlePool<C> {
     servers: ServerTable,
     /// The connections to servers that limit them.
     limited: Limited,
+    /// The slots that will be looked at because their connections may have expired: see [`expiry`].
+    watched: Fifo,
+    /// How long a connection may usually stay idle, in milliseconds.
+    usual: Msec,
+    /// The state of a slot with such a connection.
+    usual_state: State,
     len: usize,
 }
 
@@ -114,8 +123,9 @@ impl<C: Connection> IdlePool<C> {
     /// The size of a slot in bytes.
     pub const SLOT: usize = size_of::<Slot<C>>();
 
-    /// An empty pool. It allocates nothing. `limited` is the number of servers that limit their connections.
-    pub fn new(limit: Limit, limited: usize) -> Self {
+    /// An empty pool. It allocates nothing. `limited` is the number of servers that limit their connections. `usual` is how long a
+    /// connection may stay idle, in milliseconds, unless its [`Expiry`] says another time.
+    pub fn new(limit: Limit, limited: usize, usual: Msec) -> Self {
         Self {
             limit,
             slots: Vec::new(),
@@ -124,6 +134,9 @@ impl<C: Connection> IdlePool<C> {
             servers: ServerTable::default(),
             total: Ring::default(),
             limited: Limited::new(limited),
+            watched: Fifo::default(),
+            usual,
+            usual_state: State::new(Expiry::Usual, usual),
             len: 0,
         }
     }
@@ -212,7 +225,7 @@ impl<C: Connection> IdlePool<C> {
         let slot = &mut self.slots[at as usize];
         let limited_by = offer.conn.server();
         slot.conn = Some(offer.conn);
-        slot.begin(offer.now, offer.timeout);
+        let is_new = slot.begin(offer.now, State::new(offer.expiry, self.usual));
         slot.group = self.groups.reference(group);
         let entry = self.groups.get_mut(group);
         let hash = entry.hash();
@@ -226,6 +239,9 @@ impl<C: Connection> IdlePool<C> {
         }
         .insert(&mut self.slots, at, seat);
         self.limited.push(limited_by, at);
+        if is_new {
+            self.watch(at, offer.now);
+        }
         self.len += 1;
         (Put { stored: Ok(at), evicted }, hash)
     }

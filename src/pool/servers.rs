@@ -3,8 +3,8 @@
 
 use super::addresses::{Address, Addresses};
 use super::buckets::{Buckets, Hashed};
+use super::fifo::{Fifo, Queued};
 use super::ring::{Aging, Ring};
-use super::vacant::{Queue, Waiting};
 use super::{steps, MAX_SERVERS};
 use crate::base::hash::hash_bytes;
 use crate::base::list::{Link, NONE};
@@ -16,7 +16,7 @@ pub(super) struct ServerTable {
     entries: Vec<ServerEntry>,
     buckets: Buckets,
     /// All servers without idle connections, and some that have one again.
-    vacant: Queue,
+    vacant: Fifo,
     addresses: Addresses,
     /// From which server on [`ServerTable::next_with_idle`] looks.
     turn: usize,
@@ -46,7 +46,7 @@ impl Hashed for ServerEntry {
     }
 }
 
-impl Waiting for ServerEntry {
+impl Queued for ServerEntry {
     fn newer(&mut self) -> &mut Link {
         &mut self.in_vacant
     }

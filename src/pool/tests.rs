@@ -58,7 +58,7 @@ fn addresses_of_different_length_are_different_servers() {
         group: None,
         reused: false,
         now: 0,
-        timeout: TIMEOUT,
+        expiry: Expiry::Usual,
     };
     assert!(pool.put(&key(&[1; 16]), offer(1)).stored.is_ok());
     assert!(pool.put(&key(&[1; 17]), offer(2)).stored.is_ok());
@@ -81,7 +81,7 @@ fn addresses_of_any_length_change_places() {
             bytes[12] = (number % 16 / 8) as u8;
             let mut key = Key { address: &bytes[..length], protocol: number % 3, location: 0, identity: b"" };
             let conn = TestConn { number: number as u32, identity: b"", server: None };
-            let offer = Offer { conn, group: None, reused: true, now: 0, timeout: TIMEOUT };
+            let offer = Offer { conn, group: None, reused: true, now: 0, expiry: Expiry::Other(TIMEOUT) };
             let slot = pool.put(&key, offer).stored.unwrap();
             assert_eq!(
                 pool.entry(slot)
@@ -157,8 +157,9 @@ fn a_lent_connection_gets_its_slot_back_until_all_others_are_taken() {
             numbers.map(|number| put(pool, key, number, false, 0).stored.unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(others(&mut pool, 2..5), [0, 2, 3]);
-        let back =
-            |pool: &mut IdlePool<TestConn>| pool.put_back(slot, |conn| conn.number == 1, 5, TIMEOUT, None);
+        let back = |pool: &mut IdlePool<TestConn>| {
+            pool.put_back(slot, |conn| conn.number == 1, 5, Expiry::Usual, None)
+        };
         assert!(back(&mut pool).is_some());
         assert_eq!((back(&mut pool), pool.len()), (None, 4));
         assert_eq!(lend(&mut pool), (1, slot, 5));
@@ -196,7 +197,7 @@ fn more_servers_than_there_is_room_for_are_not_stored_until_one_is_empty() {
         group: None,
         reused: false,
         now: 0,
-        timeout: TIMEOUT,
+        expiry: Expiry::Usual,
     };
     for at in 0..MAX_SERVERS {
         assert!(pool.put(&key(at), offer(at as u32)).stored.is_ok());
@@ -350,7 +351,7 @@ fn without_memory_for_another_step_nothing_is_stored_and_nothing_lost() {
     // The slot of a connection that was lent is taken.
     let slot = with(server(1), |key| pool.lend(key)).unwrap();
     assert!(is_stored(&mut pool, 5) && pool.len() == 4);
-    assert_eq!(pool.put_back(slot, |conn| conn.number == 1, 0, TIMEOUT, None), None);
+    assert_eq!(pool.put_back(slot, |conn| conn.number == 1, 0, Expiry::Usual, None), None);
     assert_eq!(checkout(&mut pool, server(5)), Some(5));
     memory::set(true);
     assert!((5..=9).all(|number| is_stored(&mut pool, number)));

@@ -116,3 +116,53 @@ location / {
 [200, 504, 200]
 --- response_body_like eval
 ["connection 1 request 1", "504 Gateway", "connection 2 request 1"]
+
+
+=== TEST 8: the timeouts of the request do not rule on an idle connection
+nginx leaves the timer of a request set if the answer has no body.
+--- upstream
+server 127.0.0.1:$TEST_NGINX_BACKEND_PORT;
+keepalive 4;
+keepalive_timeout 900ms;
+--- http_config
+$TEST_NGINX_PROXY_KEEPALIVE
+--- config
+location /short { proxy_pass http://backend; proxy_read_timeout 250ms; proxy_send_timeout 250ms; }
+location /long { proxy_pass http://backend; proxy_read_timeout 10s; proxy_send_timeout 10s; }
+--- request eval
+["GET /short?status=204", "GET /pause?delay=600", "GET /short?status=204", "GET /pause?delay=600", "GET /long?status=204",
+ "GET /pause?delay=600", "GET /control/stats", "GET /pause?delay=700", "GET /control/stats", "GET /long"]
+--- error_code eval
+[204, 200, 204, 200, 204, 200, 200, 200, 200, 200]
+--- response_body_like eval
+["", "", "", "", "", "", '"accepted":1,"open":1', "", '"accepted":1,"open":0', "connection 2 request 1"]
+
+
+=== TEST 9: a connection that is used often expires after its last use, and not before
+--- upstream
+server 127.0.0.1:$TEST_NGINX_BACKEND_PORT;
+keepalive 4;
+keepalive_timeout 1000ms;
+--- request eval
+["GET /", "GET /pause?delay=300", "GET /", "GET /pause?delay=300", "GET /", "GET /pause?delay=700", "GET /control/stats",
+ "GET /pause?delay=600", "GET /control/stats", "GET /"]
+--- response_body_like eval
+["connection 1 request 1", "", "connection 1 request 2", "", "connection 1 request 3", "", '"accepted":1,"open":1', "",
+ '"accepted":1,"open":0', "connection 2 request 1"]
+
+
+=== TEST 10: each connection expires in its own time
+Two servers in turn: the second one is used later than the first, then the first one again.
+--- upstream
+server 127.0.0.1:$TEST_NGINX_BACKEND_PORT;
+server 127.0.0.1:$TEST_NGINX_BACKEND_PORT2;
+keepalive 4;
+keepalive_timeout 1000ms;
+--- request eval
+["GET /", "GET /pause?delay=400", "GET /", "GET /", "GET /pause?delay=300", "GET /control/stats", "GET /pause?delay=1000",
+ "GET /control/stats", "GET /", "GET /pause?delay=400", "GET /", "GET /pause?delay=750", "GET /control/stats",
+ "GET /pause?delay=600", "GET /control/stats"]
+--- response_body_like eval
+my $open = sub { CORE::join '.*\n.*', map { qq("accepted":$_->[0],"open":$_->[1]) } @_ };
+["1 request 1", "", "1 request 1", "1 request 2", "", $open->([1, 1], [1, 1]), "", $open->([1, 0], [1, 0]),
+ "2 request 1", "", "2 request 1", "", $open->([2, 1], [2, 0]), "", $open->([2, 0], [2, 0])]

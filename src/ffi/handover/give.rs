@@ -127,6 +127,8 @@ fn parcel<'a>(
     to: Recipient,
 ) -> Result<Parcel<'a>, Given> {
     let idle = entry.conn;
+    // The timer of the pool is for it, if it has none of its own.
+    let usual_deadline = || upstream.limits.map(|limits| entry.since.wrapping_add(limits.timeout));
     let key = portable(upstream, handover, &entry.key()).ok_or(Given::Unfit)?;
     // The number of a location has no meaning in another configuration.
     if matches!(to, Recipient::Heir { .. }) && key.location != 0 {
@@ -141,7 +143,7 @@ fn parcel<'a>(
         requests: idle.conn.requests() as u64,
         opened: idle.conn.start_time(),
         since: entry.since,
-        deadline: idle.conn.deadline().ok_or(Given::Unfit)?,
+        deadline: idle.conn.deadline().or_else(usual_deadline).ok_or(Given::Unfit)?,
         hinted: idle.hinted,
         allowed: idle.allowed,
         round_trip: idle.round_trip.map_or(0, |time| time.get()),

@@ -8,7 +8,7 @@ use crate::handover::message::{Parcel, PortableKey};
 use crate::ledger::{Server, Transfer};
 use crate::lessons::Known;
 use crate::metrics::{Dropped, Meter};
-use crate::pool::{Key, Offer};
+use crate::pool::{Expiry, Key, Offer};
 use crate::reuse::identity::local_of_plain;
 
 use crate::ffi::idle::store::{store, Origin};
@@ -224,7 +224,7 @@ fn put_into_pool(
         group: None,
         reused: parcel.reused,
         now: since,
-        timeout: timeout.saturating_add(elapsed(since)),
+        expiry: Expiry::Other(timeout.saturating_add(elapsed(since))),
     };
     store(upstream, &full, offer, Origin::OtherWorker, generation, || {}).map_err(|_| Dropped::Limit)
 }

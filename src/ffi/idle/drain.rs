@@ -8,11 +8,10 @@ use std::ffi::CStr;
 use nginx_sys::{ngx_event_t, ngx_log_error_core, ngx_log_t, ngx_pfree, NGX_LOG_INFO};
 
 use crate::base::address::MAX_ADDRESS;
-use crate::base::clock::Msec;
 use crate::drain::{Drain, NotDrained, Progress};
 use crate::ledger::Server;
 use crate::metrics::{Cause, End, Meter, Phase};
-use crate::pool::{GroupRef, Key, Offer};
+use crate::pool::{Expiry, GroupRef, Key, Offer};
 
 use crate::ffi::max_conns::slots::close_and_release;
 use crate::ffi::nginx::conn::{Conn, Event, Received};
@@ -44,7 +43,7 @@ pub(crate) struct Draining {
     hinted: bool,
     round_trip: Option<RoundTrip>,
     allowed: u32,
-    timeout: Msec,
+    expiry: Expiry,
     generation: usize,
 }
 
@@ -80,7 +79,7 @@ pub(crate) fn begin(
         hinted,
         round_trip,
         allowed,
-        timeout: offer.timeout,
+        expiry: offer.expiry,
         generation,
     };
     let data = conn.memory().and_then(|pool| pool.put(draining)).ok_or(End::Error)?;
@@ -216,7 +215,7 @@ fn store_drained(upstream: &Upstream, conn: Conn, draining: &Draining) -> Result
         group: draining.group,
         reused: draining.reused,
         now: now(),
-        timeout: draining.timeout,
+        expiry: draining.expiry,
     };
     store(upstream, &key, offer, Origin::Phase(Phase::Draining), draining.generation, || {})
 }

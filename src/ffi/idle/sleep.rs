@@ -4,7 +4,8 @@ use std::ptr::NonNull;
 
 use nginx_sys::{ngx_event_t, ngx_log_t};
 
-use crate::base::clock::Msec;
+use crate::pool::Expiry;
+
 use crate::ffi::nginx::conn::{Conn, Event};
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::Handle as _;
@@ -14,16 +15,24 @@ use crate::ffi::nginx::socket::{self, poll_idle};
 use crate::ffi::state::upstream::{Upstream, UpstreamRef};
 
 use super::close::close_in_slot;
+use super::expire::keep_time;
 
 /// Hands a stored connection over to `close_handler`. It may be closed when this returns, because bytes that the server
 /// has sent already are unexpected, and so is the end of the stream.
 ///
 /// As long as it sleeps, `data` points at the upstream, and `sent`, which only a request needs, has the number of the slot.
 #[inline(always)]
-pub(crate) fn sleep(conn: Conn, upstream: &Upstream, slot: u32, timeout: Msec) {
+pub(crate) fn sleep(conn: Conn, upstream: &Upstream, slot: u32, expiry: Expiry) {
     let (read, write) = (conn.read(), conn.write());
     read.clear_delayed();
-    read.set_timer(timeout);
+    match expiry {
+        Expiry::Usual => {
+            // That of the request, which the core leaves set.
+            read.clear_timer();
+            keep_time(upstream);
+        }
+        Expiry::Other(time) => read.set_timer(time),
+    }
     write.clear_timer();
     write.set_handler(Some(dummy_handler));
     read.set_handler(Some(close_handler));

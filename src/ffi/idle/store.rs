@@ -1,9 +1,8 @@
 //! Stores a connection in the pool.
 
-use crate::base::clock::Msec;
 use crate::ledger::Server;
 use crate::metrics::{Cause, End, Meter, Phase};
-use crate::pool::{Key, Offer};
+use crate::pool::{Expiry, Key, Offer};
 
 use crate::ffi::max_conns::slots::close_idle;
 use crate::ffi::nginx::conn::Conn;
@@ -41,14 +40,17 @@ pub(crate) fn store(
     let Idle { conn, server, meter, .. } = offer.conn;
     let server = server.get();
     // Elsewhere it has been idle for a while.
-    let timeout = match from {
-        Origin::Phase(_) => offer.timeout,
-        Origin::OtherWorker => offer.timeout.saturating_sub(elapsed(offer.now)).max(1),
+    let expiry = match from {
+        Origin::Phase(_) => offer.expiry,
+        Origin::OtherWorker => {
+            let time = offer.expiry.time(upstream.limits.map_or(0, |limits| limits.timeout));
+            Expiry::Other(time.saturating_sub(elapsed(offer.now)).max(1))
+        }
     };
     let Stored { slot, hash, evicted } = upstream.store(key, offer);
     if let Some(slot) = slot {
         taken();
-        put_to_sleep(upstream, &Sleeper { conn, server, meter, slot, hash, from, timeout });
+        put_to_sleep(upstream, &Sleeper { conn, server, meter, slot, hash, from, expiry });
         #[cfg(nginx_resolve)]
         if let Some(watch) = &upstream.watch {
             resolve::stored(upstream, watch, generation);
@@ -77,8 +79,8 @@ pub(crate) struct Sleeper {
     /// The hash of its key.
     pub(crate) hash: u32,
     pub(crate) from: Origin,
-    /// How long it may stay idle, in milliseconds.
-    pub(crate) timeout: Msec,
+    /// How long it may stay idle.
+    pub(crate) expiry: Expiry,
 }
 
 /// What follows when a connection is in the pool. It may be closed when this returns.
@@ -91,7 +93,7 @@ pub(crate) fn put_to_sleep(upstream: &Upstream, sleeper: &Sleeper) {
             Origin::OtherWorker => meter.take(),
         }
     }
-    sleep(sleeper.conn, upstream, sleeper.slot, sleeper.timeout);
+    sleep(sleeper.conn, upstream, sleeper.slot, sleeper.expiry);
     if let Some(handover) = upstream.handover() {
         if !handover.note(upstream.tag(sleeper.hash)) && handover.has_heir() {
             // The heir may take it.

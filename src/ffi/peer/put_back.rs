@@ -3,6 +3,7 @@
 use crate::base::clock::Msec;
 use crate::drain::is_complete;
 use crate::metrics::Phase;
+use crate::pool::Expiry;
 
 #[cfg(nginx_resolve)]
 use crate::ffi::idle::resolve;
@@ -25,15 +26,15 @@ pub(crate) fn put_back<const PLAIN: bool>(kp: &PeerData, peer: Peer) -> bool {
     let (Some(reuse), Some(conn)) = (kp.reuse_without_more::<PLAIN>(), peer.connection()) else {
         return false;
     };
-    let Some(timeout) = usual_timeout(kp, conn, reuse) else { return false };
+    let Some(expiry) = usual_expiry(kp, conn, reuse) else { return false };
     let (upstream, server) = (kp.upstream(), if PLAIN { None } else { kp.extra().server() });
-    let stored = upstream.put_back(reuse.slot, conn, server, (now(), timeout));
+    let stored = upstream.put_back(reuse.slot, conn, server, (now(), expiry));
     let Some(hash) = stored else { return false };
     let slot = reuse.slot;
     kp.attempt.set(None);
     release(peer, conn);
     let from = Origin::Phase(Phase::Active);
-    put_to_sleep(upstream, &Sleeper { conn, server, meter: kp.meter.get(), slot, hash, from, timeout });
+    put_to_sleep(upstream, &Sleeper { conn, server, meter: kp.meter.get(), slot, hash, from, expiry });
     #[cfg(nginx_resolve)]
     if let (Some(watch), false) = (&upstream.watch, PLAIN) {
         resolve::stored(upstream, watch, kp.extra().generation());
@@ -42,10 +43,10 @@ pub(crate) fn put_back<const PLAIN: bool>(kp: &PeerData, peer: Peer) -> bool {
     true
 }
 
-/// How long the connection may be idle, in milliseconds; `None` if this is not the usual end. The rules are those of
+/// How long the connection may be idle; `None` if this is not the usual end. The rules are those of
 /// [`release_to_pool`](super::release::release_to_pool).
 #[inline(always)]
-fn usual_timeout(kp: &PeerData, conn: Conn, reuse: Reuse) -> Option<Msec> {
+fn usual_expiry(kp: &PeerData, conn: Conn, reuse: Reuse) -> Option<Expiry> {
     let (r, request) = (kp.request(), kp.first_buffer.get());
     let limits = kp.upstream().limits.as_ref()?;
     let requests = conn.requests();
@@ -60,8 +61,8 @@ fn usual_timeout(kp: &PeerData, conn: Conn, reuse: Reuse) -> Option<Msec> {
         && !is_exiting(kp.upstream())
         && conn.read().wait_readable();
     match is_usual {
-        true if kp.is_limited.get() => limited_timeout(kp, limits.timeout, requests),
-        true => Some(limits.timeout),
+        true if kp.is_limited.get() => limited_expiry(kp, limits.timeout, requests),
+        true => Some(Expiry::Usual),
         false => None,
     }
 }
@@ -76,9 +77,9 @@ fn is_all_here(kp: &PeerData) -> bool {
 
 /// The same, if something was learned of the server.
 #[inline(never)]
-fn limited_timeout(kp: &PeerData, timeout: Msec, requests: usize) -> Option<Msec> {
+fn limited_expiry(kp: &PeerData, timeout: Msec, requests: usize) -> Option<Expiry> {
     let known = kp.upstream().known(kp.meter.get());
-    (!known.is_reached(requests)).then(|| timeout.min(known.next_look()))
+    (!known.is_reached(requests)).then(|| Expiry::after(known.next_look(), timeout))
 }
 
 /// Whether nothing can be sent or read any more.

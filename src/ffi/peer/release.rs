@@ -8,7 +8,7 @@ use crate::http1::keep_alive::Hint;
 use crate::ledger::Server;
 use crate::lessons::{Bound, Lesson, Verdict, BEHIND_WATCH};
 use crate::metrics::{End, Phase};
-use crate::pool::{GroupRef, Key, Offer};
+use crate::pool::{Expiry, GroupRef, Key, Offer};
 use crate::reuse::lifetime::{NotKept, Remaining, Returned};
 
 use crate::ffi::idle::drain;
@@ -85,7 +85,7 @@ pub(crate) fn release_to_pool(
     if !reused && upstream.closes_for.get().is_some() {
         note_request(kp);
     }
-    let offer = Offer { conn: idle, group, reused, now, timeout: rest.idle };
+    let offer = Offer { conn: idle, group, reused, now, expiry: Expiry::after(rest.idle, limits.timeout) };
     let (key, offer) = if rest.watches { watching(key, offer) } else { (key, offer) };
     match unread {
         None => save(kp, peer, &key, offer),
@@ -300,7 +300,7 @@ fn has_room(upstream: &Upstream, server: Option<Server>) -> bool {
 #[cold]
 fn watching(key: Key<'_>, offer: Offer<Idle>) -> (Key<'_>, Offer<Idle>) {
     let key = Key { protocol: learn::WATCHES_REQUESTS, ..key };
-    (key, Offer { group: None, reused: false, timeout: BEHIND_WATCH, ..offer })
+    (key, Offer { group: None, reused: false, expiry: Expiry::Other(BEHIND_WATCH), ..offer })
 }
 
 /// How long a round trip takes. The kernel is asked once per connection, and only if the server says how long it keeps it.

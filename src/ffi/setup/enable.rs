@@ -26,6 +26,7 @@ use crate::ffi::nginx::handle::{get_field, set_field, Handle as _};
 use crate::ffi::nginx::headers::bytes;
 use crate::ffi::nginx::memory::place_in_pool;
 use crate::ffi::nginx::this_module::module;
+use crate::ffi::nginx::timer::Alarm;
 use crate::ffi::observe::{status_location, variables};
 use crate::ffi::peer::hooks::init_keepalive_peer;
 use crate::ffi::shared::counters::Told;
@@ -229,13 +230,15 @@ fn new_upstream(
     // Without `keepalive` the pool stays empty.
     let size = limit.unwrap_or(Limit::Total(1));
     // Only workers need the memory, as connections are stored. This is to know that there is enough for all.
-    IdlePool::<Idle>::new(size, numbers).reserve()?;
+    let limits = limit.map(|_| conf.limits());
+    let usual = limits.map_or(0, |limits| limits.timeout);
+    IdlePool::<Idle>::new(size, numbers, usual).reserve()?;
     // SAFETY: an upstream of the configuration being read, whose balancer has set the hook.
     let original_init_peer = unsafe { us.as_ref() }.peer.init;
     Some(Upstream {
         us,
         original_init_peer,
-        limits: limit.map(|_| conf.limits()),
+        limits,
         local: keepalive.is_some_and(|keepalive| keepalive.local),
         drain: conf.drain.unwrap_or_default(),
         check: conf.check(),
@@ -248,7 +251,8 @@ fn new_upstream(
         carriers: Guarded::default(),
         is_plain: Cell::new(false),
         nothing: Extra::nothing(),
-        idle: Guarded::new(IdlePool::new(size, numbers)),
+        idle: Guarded::new(IdlePool::new(size, numbers, usual)),
+        expiry: Alarm::new(),
         bindings: conf.ntlm.then(Guarded::default),
         is_stateful: Cell::new(false),
         #[cfg(ngx_feature = "http_ssl")]

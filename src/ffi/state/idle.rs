@@ -101,7 +101,7 @@ impl Connection for Idle {
 pub(crate) struct Bytes(Option<NonNull<u32>>);
 
 // Each idle connection needs so much.
-const _: () = assert!(IdlePool::<Idle>::SLOT == 72);
+const _: () = assert!(IdlePool::<Idle>::SLOT == 80);
 
 impl Bytes {
     pub(crate) const EMPTY: Self = Self(None);

@@ -10,7 +10,7 @@ use nginx_sys::{ngx_int_t, ngx_ssl_get_session, ngx_ssl_set_session, SSL_SESSION
 
 use crate::base::clock::Msec;
 use crate::base::memory;
-use crate::pool::{Connection, IdlePool, Key, Limit, Offer};
+use crate::pool::{Connection, Expiry, IdlePool, Key, Limit, Offer};
 
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::Guarded;
@@ -90,10 +90,10 @@ impl Sessions {
 
     /// Stores a session. One that has to make room is dropped once the pool is no longer borrowed.
     fn put(&self, key: &Key<'_>, session: Session, reused: bool) {
-        let offer = Offer { conn: session, group: None, reused, now: 0, timeout: FOR_EVER };
+        let offer = Offer { conn: session, group: None, reused, now: 0, expiry: Expiry::Other(FOR_EVER) };
         drop(self.pool.with(|pool| {
             if pool.is_empty() {
-                memory::push(pool, IdlePool::new(Limit::Total(self.capacity), 0))?;
+                memory::push(pool, IdlePool::new(Limit::Total(self.capacity), 0, FOR_EVER))?;
             }
             pool.first_mut().map(|sessions| sessions.put(key, offer))
         }));

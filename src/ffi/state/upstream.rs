@@ -13,7 +13,7 @@ use crate::http1::keep_alive::Margin;
 use crate::ledger::Server;
 use crate::lessons::{Known, Lesson, Witness};
 use crate::metrics::{Cause, HandoverMeter, Http2Meter, Meter, QueueMeter, WorkerCounters};
-use crate::pool::{GroupRef, IdlePool, Key, Limit, Offer};
+use crate::pool::{Expiry, GroupRef, IdlePool, Key, Limit, Offer};
 use crate::reuse::bound::{Binding, Bindings};
 use crate::reuse::lifetime::Limits;
 use crate::reuse::stale::StaleRetry;
@@ -22,6 +22,7 @@ use crate::ffi::nginx::balancer::Servers;
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::Guarded;
 use crate::ffi::nginx::headers::bytes;
+use crate::ffi::nginx::timer::Alarm;
 
 use super::carrier::Carriers;
 use super::counts::Counts;
@@ -61,6 +62,8 @@ pub(crate) struct Upstream {
     /// What its requests have besides then.
     pub(crate) nothing: Extra,
     pub(crate) idle: Guarded<IdlePool<Idle>>,
+    /// Set for the next one of the idle connections that expires after `keepalive_timeout`, or earlier.
+    pub(crate) expiry: Alarm,
     /// The connections that carry many requests.
     pub(crate) carriers: Carriers,
     /// `ntlm`: the connections that belong to one client each.
@@ -255,10 +258,10 @@ impl Upstream {
         slot: u32,
         conn: Conn,
         server: Option<Server>,
-        (now, timeout): (Msec, Msec),
+        (now, expiry): (Msec, Expiry),
     ) -> Option<u32> {
         let is_same = |idle: &Idle| idle.is(conn) && idle.server == server.into() && idle.stays_as_it_is();
-        self.idle.with(|idle| idle.put_back(slot, is_same, now, timeout, server)).flatten()
+        self.idle.with(|idle| idle.put_back(slot, is_same, now, expiry, server)).flatten()
     }
 
     /// A connection that was taken from a slot is not put back. Returns what the pool knew of it.

@@ -21,12 +21,13 @@ impl Both {
         let (Limit::Total(limit) | Limit::PerServer(limit)) = self.limit;
         let has_room = self.ring_of(lent.key).len() < limit;
         let is_known = |conn: &TestConn| conn.number == lent.number;
-        match self.pool.put_back(lent.slot, is_known, self.now, TIMEOUT, limited(lent.key)) {
+        match self.pool.put_back(lent.slot, is_known, self.now, expiry(number), limited(lent.key)) {
             None => self.put(lent.key, number, true),
             Some(hash) => {
                 assert!(has_room);
+                let is_usual = expiry(number) == Expiry::Usual;
                 assert_eq!(hash, with(lent.key, |key| key.hash()));
-                let stored = ModelEntry { stored_at: self.clock, order: number, aside: 0, ..lent };
+                let stored = ModelEntry { stored_at: self.clock, order: number, aside: 0, is_usual, ..lent };
                 self.ring_of(lent.key).members.push_front(stored);
             }
         }

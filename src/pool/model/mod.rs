@@ -60,7 +60,16 @@ pub(super) fn with<T>(key: TestKey, f: impl FnOnce(&Key<'_>) -> T) -> T {
 }
 
 pub(super) fn pool(limit: Limit) -> IdlePool<TestConn> {
-    IdlePool::new(limit, LIMITED as usize)
+    IdlePool::new(limit, LIMITED as usize, TIMEOUT)
+}
+
+/// Each fourth connection has a timer of its own.
+pub(super) fn expiry(number: u32) -> Expiry {
+    if number % 4 == 0 {
+        Expiry::Other(TIMEOUT)
+    } else {
+        Expiry::Usual
+    }
 }
 
 fn limited(key: TestKey) -> Option<u32> {
@@ -75,7 +84,7 @@ pub(super) fn put(
     now: Msec,
 ) -> Put<TestConn> {
     let conn = TestConn { number, identity: key.3, server: limited(key) };
-    let offer = Offer { conn, group: None, reused, now, timeout: TIMEOUT };
+    let offer = Offer { conn, group: None, reused, now, expiry: expiry(number) };
     with(key, |key| pool.put(key, offer))
 }
 
@@ -88,7 +97,7 @@ pub(super) fn put_known(
     now: Msec,
 ) -> Put<TestConn> {
     let conn = TestConn { number, identity: key.3, server: limited(key) };
-    let offer = Offer { conn, group, reused: true, now, timeout: TIMEOUT };
+    let offer = Offer { conn, group, reused: true, now, expiry: expiry(number) };
     with(key, |key| pool.put(key, offer))
 }
 
@@ -215,7 +224,8 @@ impl Both {
             Ok(slot) => slot,
             Err(conn) => return assert!(conn.number == number && memory::is_out()),
         };
-        let stored = ModelEntry { slot, number, key, stored_at: clock, order: number, aside: 0 };
+        let is_usual = expiry(number) == Expiry::Usual;
+        let stored = ModelEntry { slot, number, key, stored_at: clock, order: number, aside: 0, is_usual };
         let ring = self.ring_of(key);
         if guest {
             ring.guest = Some(stored)
@@ -261,7 +271,7 @@ impl Both {
         self.forget(stored.number);
         let ring = self.ring_of(key);
         let order = if stored.key == key { stored.order } else { number };
-        ring.members.push_back(ModelEntry { key, order, aside: number + 1, ..stored });
+        ring.members.push_back(ModelEntry { key, order, aside: number + 1, is_usual: false, ..stored });
     }
 
     /// What nginx's timers do: each connection is removed by its slot when its time is over.
@@ -269,8 +279,32 @@ impl Both {
         self.now = self.now.wrapping_add(after);
         self.clock += after;
         let clock = self.clock;
+        self.expire_usual();
         for stored in self.stored(|s| clock - s.stored_at >= TIMEOUT) {
             self.remove_stored(&stored);
+        }
+    }
+
+    /// The timer of the pool. Every other connection that has expired stays in the pool.
+    fn expire_usual(&mut self) {
+        loop {
+            let usual = self.stored(|s| s.is_usual);
+            let left = |s: &ModelEntry| TIMEOUT.saturating_sub(self.clock - s.stored_at);
+            let (number, expected) = match self.pool.next_due(self.now) {
+                Due::Expired(slot, conn) => {
+                    assert!(usual.iter().any(|s| s.slot == slot && s.number == conn.number));
+                    (conn.number, 0)
+                }
+                Due::Left(conn, left) => (conn.number, left),
+                Due::Later(time) => return assert!(usual.iter().all(|s| left(s) >= time)),
+                Due::Never => return assert!(usual.is_empty()),
+            };
+            let entry = usual.iter().find(|s| s.number == number).expect("it is stored");
+            assert_eq!(left(entry), expected);
+            self.rings.iter_mut().for_each(|ring| ring.leaves_usual(number));
+            if expected == 0 && number % 2 == 0 {
+                self.remove_stored(entry);
+            }
         }
     }
 

@@ -22,6 +22,8 @@ pub(super) struct ModelEntry {
     pub(super) order: u32,
     /// Set aside; the greater, the later.
     pub(super) aside: u32,
+    /// The timer of the pool is for it.
+    pub(super) is_usual: bool,
 }
 
 impl ModelRing {
@@ -31,6 +33,11 @@ impl ModelRing {
 
     pub(super) fn all(&self) -> impl Iterator<Item = &ModelEntry> {
         self.members.iter().chain(&self.guest)
+    }
+
+    pub(super) fn leaves_usual(&mut self, number: u32) {
+        let all = self.members.iter_mut().chain(&mut self.guest);
+        all.filter(|entry| entry.number == number).for_each(|entry| entry.is_usual = false);
     }
 
     pub(super) fn take(&mut self, number: u32) -> Option<ModelEntry> {

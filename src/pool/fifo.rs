@@ -1,30 +1,35 @@
-//! The entries that nobody uses at present, in the order in which they became so: the oldest one is the first to be needed for
-//! something else.
+//! Entries in the order in which they came.
 #![forbid(unsafe_code)]
 
 use crate::base::list::{Link, NONE};
 
 /// An entry that can be in the queue.
-pub(super) trait Waiting {
+pub(super) trait Queued {
     /// The link to the entry that came to the queue after it.
     fn newer(&mut self) -> &mut Link;
 }
 
+/// A queue: first in, first out. None leaves it in between.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct Fifo {
     newest: Link,
     oldest: Link,
 }
 
-impl Default for Queue {
+impl Default for Fifo {
     fn default() -> Self {
         Self { newest: NONE, oldest: NONE }
     }
 }
 
-impl Queue {
+impl Fifo {
+    /// The entry that has been in the queue longest, or [`NONE`].
+    pub(super) fn oldest(&self) -> Link {
+        self.oldest
+    }
+
     /// Adds an entry that is not in the queue.
-    pub(super) fn push(&mut self, entries: &mut [impl Waiting], at: Link) {
+    pub(super) fn push(&mut self, entries: &mut [impl Queued], at: Link) {
         *entries[at as usize].newer() = NONE;
         match entries.get_mut(self.newest as usize) {
             Some(newest) => *newest.newer() = at,
@@ -34,7 +39,7 @@ impl Queue {
     }
 
     /// Takes the entry that has been in the queue longest.
-    pub(super) fn pop(&mut self, entries: &mut [impl Waiting]) -> Option<Link> {
+    pub(super) fn pop(&mut self, entries: &mut [impl Queued]) -> Option<Link> {
         let at = self.oldest;
         self.oldest = *entries.get_mut(at as usize)?.newer();
         if self.oldest == NONE {
