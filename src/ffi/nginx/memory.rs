@@ -115,7 +115,8 @@ impl Pool {
     /// Calls `handler` with `data` when nginx destroys the pool. Mirrors `ngx_pool_cleanup_add()`, but for the allocation.
     ///
     /// # Safety
-    /// `record` is memory for a record, in the pool, and only the pool uses it from now on.
+    /// `record` is memory for a record, which is there, and which nobody but the pool uses, until the pool has read it while it is
+    /// destroyed.
     #[inline]
     pub(crate) unsafe fn link_cleanup(
         self,
@@ -124,7 +125,7 @@ impl Pool {
         data: *mut c_void,
     ) {
         let link = ngx_pool_cleanup_t { handler: Some(handler), data, next: get_field!(self.cleanup) };
-        // SAFETY: the caller gives the record to the pool.
+        // SAFETY: the caller lets the pool have the record.
         unsafe { record.write(link) };
         set_field!(self.cleanup = record);
     }

@@ -44,6 +44,8 @@ pub(crate) mod timer;
 
 pub(crate) mod memory;
 
+pub(crate) mod recycler;
+
 pub(crate) mod mapping;
 
 pub(crate) mod socket;

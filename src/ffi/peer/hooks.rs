@@ -18,7 +18,6 @@ use crate::ffi::nginx::balancer::Balancer;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::{get_field, Handle as _};
 use crate::ffi::nginx::log::debug;
-use crate::ffi::nginx::memory::allocate;
 use crate::ffi::nginx::peer_connection::{Hooks, Peer};
 use crate::ffi::nginx::request::{HttpUpstream, Request};
 use crate::ffi::nginx::response::FirstBuffer;
@@ -72,8 +71,6 @@ unsafe fn upstream_of(us: *mut ngx_http_upstream_srv_conf_t) -> Option<NonNull<U
 
 #[inline(always)]
 fn put_hooks(r: Request, upstream: NonNull<Upstream>) -> Option<()> {
-    // SAFETY: the pool of the live request.
-    let memory = unsafe { allocate::<PeerData>(r.pool(), 1) }?.cast::<PeerData>();
     // SAFETY: it lies in the cycle of the live request.
     let shared = unsafe { upstream.as_ref() };
     let u = get_field!(r.upstream);
@@ -88,10 +85,9 @@ fn put_hooks(r: Request, upstream: NonNull<Upstream>) -> Option<()> {
     };
     let balancer = Balancer::new(u.peer().hooks());
     let data = new_peer_data(r, u, upstream, extra, first_buffer, balancer);
-    // SAFETY: allocated above for a `PeerData`.
-    unsafe { memory.write(data) };
+    let data = shared.requests.put(r.memory(), data)?;
     u.peer().set_hooks(Hooks {
-        data: memory.as_ptr().cast(),
+        data: data.as_ptr().cast(),
         get: Some(get_keepalive_peer),
         free: Some(free_keepalive_peer),
         notify: balancer.notify.and(Some(notify)),

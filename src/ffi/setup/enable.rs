@@ -25,6 +25,7 @@ use crate::ffi::nginx::guard::{guard, log_panics, Guarded};
 use crate::ffi::nginx::handle::{get_field, set_field, Handle as _};
 use crate::ffi::nginx::headers::bytes;
 use crate::ffi::nginx::memory::place_in_pool;
+use crate::ffi::nginx::recycler::Recycler;
 use crate::ffi::nginx::this_module::module;
 use crate::ffi::nginx::timer::Alarm;
 use crate::ffi::observe::{status_location, variables};
@@ -251,6 +252,7 @@ fn new_upstream(
         carriers: Guarded::default(),
         is_plain: Cell::new(false),
         nothing: Extra::nothing(),
+        requests: Recycler::new(),
         idle: Guarded::new(IdlePool::new(size, numbers, usual)),
         expiry: Alarm::new(),
         bindings: conf.ntlm.then(Guarded::default),

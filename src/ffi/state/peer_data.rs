@@ -48,7 +48,7 @@ pub(crate) struct PeerData {
     pub(crate) is_limited: Cell<bool>,
 }
 
-// nginx's own module needs 88 bytes. With a few dozen more than this, an ordinary request needs one more block of memory.
+// Each request that has an upstream at the same time needs so much.
 const _: () = assert!(size_of::<PeerData>() <= 136);
 
 /// A copy of the configuration that allows the core to repeat the request; in the request's pool.
@@ -143,7 +143,7 @@ impl PeerData {
     /// # Safety
     /// `data` is what the core passes to a hook that `init_keepalive_peer` has set.
     pub(crate) unsafe fn from_ptr<'a>(data: *mut c_void) -> &'a Self {
-        // SAFETY: `init_keepalive_peer` has written it, in the pool of the live request; only its cells change.
+        // SAFETY: `init_keepalive_peer` has written it, and it lives as long as the request; only its cells change.
         unsafe { &*data.cast() }
     }
 
@@ -206,7 +206,7 @@ impl PeerData {
     }
 
     pub(crate) fn request(&self) -> Request {
-        // SAFETY: this data lies in the pool of the request, so the request is alive.
+        // SAFETY: this data lives as long as the pool of the request, so the request is alive.
         unsafe { Request::from_ptr(self.r) }
     }
 

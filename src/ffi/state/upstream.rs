@@ -22,6 +22,7 @@ use crate::ffi::nginx::balancer::Servers;
 use crate::ffi::nginx::conn::Conn;
 use crate::ffi::nginx::guard::Guarded;
 use crate::ffi::nginx::headers::bytes;
+use crate::ffi::nginx::recycler::Recycler;
 use crate::ffi::nginx::timer::Alarm;
 
 use super::carrier::Carriers;
@@ -30,6 +31,7 @@ use super::extra::Extra;
 use super::handover::HandoverOf;
 pub(crate) use super::idle::{Bytes, Idle, RoundTrip};
 use super::lessons::{lesson_of, note, ServerLessons};
+use super::peer_data::PeerData;
 #[cfg(ngx_feature = "http_ssl")]
 use super::tls_sessions::Sessions;
 use super::waits::Waits;
@@ -61,6 +63,8 @@ pub(crate) struct Upstream {
     pub(crate) is_plain: Cell<bool>,
     /// What its requests have besides then.
     pub(crate) nothing: Extra,
+    /// The data of its requests.
+    pub(crate) requests: Recycler<PeerData>,
     pub(crate) idle: Guarded<IdlePool<Idle>>,
     /// Set for the next one of the idle connections that expires after `keepalive_timeout`, or earlier.
     pub(crate) expiry: Alarm,
