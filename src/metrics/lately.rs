@@ -1,8 +1,8 @@
 //! What has become of the last connections of an upstream.
 //!
 //! ```text
-//!   in each worker:    .. | the window before | this window |     a window ends with its 64th event
-//!                                             ^             ^
+//!   in each worker:    .. | the window before | this window |     a window ends with its 64th event, or a later one if there
+//!                                             ^             ^     are many servers: its end looks at each of them
 //!                                        the base      counters now
 //! ```
 //!
@@ -23,25 +23,31 @@ use super::plan::{Spot, LATELY};
 use super::rows::{word, Rows};
 use super::Count;
 
-/// A cache line.
-pub(super) const LATELY_CELLS: usize = 8;
+/// Two cache lines.
+pub(super) const LATELY_CELLS: usize = 16;
 
-// The cells: the counters at the base; those of the window before; the events of each cause in this window, and in the one before, a
-// byte each.
+// The cells: the counters at the base; those of the window before; the events of each cause in this window, and in the one before, 16
+// bits each.
 const BASE: usize = 0;
 const BEFORE: usize = 2;
 const EVENTS: usize = 4;
-const EVENTS_BEFORE: usize = 6;
+const EVENTS_BEFORE: usize = 8;
 
-/// The events after which a window ends.
+/// The least and the most events after which a window ends.
 const WINDOW: u64 = 64;
-/// The events after which a worker looks for a hint again.
-const LOOK: u64 = 16;
+const MAX_WINDOW: u64 = 1 << 15;
+/// A window ends after one event for so many rows of the upstream in all workers. So an event costs the same with any number of servers.
+const ROWS: u64 = 8;
+/// A worker looks for a hint so often in a window.
+const LOOKS: u64 = 4;
+/// The least events that make a hint.
+const ENOUGH: u64 = WINDOW / LOOKS;
 
 /// The causes whose events are in one cell.
-const IN_CELL: usize = 8;
+const IN_CELL: usize = 4;
+const BITS: usize = 64 / IN_CELL;
 const _: () = assert!(CAUSES.len() == IN_CELL * (EVENTS_BEFORE - EVENTS));
-const _: () = assert!(EVENTS_BEFORE + CAUSES.len() / IN_CELL == LATELY_CELLS && WINDOW < 256);
+const _: () = assert!(EVENTS_BEFORE + CAUSES.len() / IN_CELL <= LATELY_CELLS && MAX_WINDOW < 1 << BITS);
 
 /// What has become of the last connections of an upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,8 +67,9 @@ impl Lately {
     }
 }
 
-/// Notes an event in the column of a worker, which is its only writer. Returns whether it is time to look for a hint.
-pub(super) fn note(column: &[AtomicU64], rows: Rows, spot: &Spot, cause: Cause) -> bool {
+/// Notes an event in the column of a worker, which is its only writer. Returns whether it is time to look for a hint. There are so
+/// many workers.
+pub(super) fn note(column: &[AtomicU64], rows: Rows, spot: &Spot, workers: usize, cause: Cause) -> bool {
     let Some(cells) = column.get(spot.cells + LATELY..).and_then(|cells| cells.first_chunk()) else {
         return false;
     };
@@ -70,10 +77,12 @@ pub(super) fn note(column: &[AtomicU64], rows: Rows, spot: &Spot, cause: Cause) 
     let cell = &cells[EVENTS + cause as usize / IN_CELL];
     cell.store(cell.load(Relaxed).wrapping_add(1 << place(cause as usize)), Relaxed);
     let number: u64 = events(cells, EVENTS).iter().sum();
-    if number >= WINDOW {
+    let all_rows = (spot.number_of_rows() * workers) as u64;
+    let window = (all_rows / ROWS).clamp(WINDOW, MAX_WINDOW);
+    if number >= window {
         end_window(cells, sums(rows, spot));
     }
-    number % LOOK == 0
+    number % (window / LOOKS) == 0
 }
 
 /// This window becomes the one before.
@@ -104,7 +113,7 @@ pub(super) fn hint(memory: &Memory, upstream: usize) -> Option<Hint> {
         }
     }
     // Most pools work: then their servers are not looked at.
-    if lately.counts.iter().sum::<u64>() < LOOK {
+    if lately.counts.iter().sum::<u64>() < ENOUGH {
         return None;
     }
     for column in memory.entered() {
@@ -131,12 +140,14 @@ fn sums(rows: Rows, spot: &Spot) -> [u64; 2] {
 }
 
 fn place(cause: usize) -> usize {
-    cause % IN_CELL * 8
+    cause % IN_CELL * BITS
 }
 
 /// The events by their causes, in the cells from `first` on.
 fn events(cells: &[AtomicU64; LATELY_CELLS], first: usize) -> [u64; CAUSES.len()] {
-    std::array::from_fn(|cause| (cells[first + cause / IN_CELL].load(Relaxed) >> place(cause)) & 0xff)
+    std::array::from_fn(|cause| {
+        (cells[first + cause / IN_CELL].load(Relaxed) >> place(cause)) & ((1 << BITS) - 1)
+    })
 }
 
 #[cfg(test)]
@@ -261,6 +272,34 @@ mod tests {
         let worker = it.enter(0, 10, |_| true).unwrap();
         assert_eq!(in_vain(&worker, 100, Cause::FastcgiClose, 0), []);
         assert_eq!(hint_of(&it, 0).map(|hint| hint.cause), Some(Cause::FastcgiClose));
+    }
+
+    #[test]
+    fn many_servers_are_looked_at_rarely() {
+        let servers = |many: usize| {
+            (0..many).map(|nth| ServerInfo { address: nth.to_be_bytes().to_vec(), ..ServerInfo::default() })
+        };
+        for (many, expected) in [(10, 64), (6_000, 187), (600_000, 8_192)] {
+            let upstream = UpstreamInfo {
+                name: "a".into(),
+                servers: servers(many).collect(),
+                is_wanted: true,
+                ..UpstreamInfo::default()
+            };
+            let plan = Plan::new(vec![upstream], Vec::new());
+            let words: Vec<AtomicU64> = (0..plan.memory(4)).map(|_| AtomicU64::new(0)).collect();
+            let it = Arc::new(Generation::new(plan, 4, words.leak(), Box::new(()), None, |_| true).unwrap());
+            let worker = it.enter(0, 10, |_| true).unwrap();
+            let server = worker.upstreams[0].meter(&0usize.to_be_bytes()).unwrap();
+            let mut events = 1u64..;
+            // A hint needs 50 requests.
+            let told = events.find(|_| {
+                server.open();
+                worker.upstreams[0].note(Cause::ServerClose, 0).is_some()
+            });
+            let told = told.unwrap();
+            assert_eq!(told, expected, "{many} servers");
+        }
     }
 
     #[test]

@@ -104,6 +104,11 @@ impl Spot {
     pub(super) fn rows(&self) -> impl Iterator<Item = usize> {
         (self.servers..self.others + self.room).chain([self.other, self.gone])
     }
+
+    /// How many these are.
+    pub(super) fn number_of_rows(&self) -> usize {
+        self.others + self.room - self.servers + SHARED_ROWS
+    }
 }
 
 /// A cache line, in words.

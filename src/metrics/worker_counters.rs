@@ -108,7 +108,7 @@ impl WorkerCounters {
     /// workers together, and not at each reload.
     #[cold]
     pub fn note(&self, cause: Cause, now: u64) -> Option<Hint> {
-        let is_time = lately::note(self.column, self.rows, &self.spot, cause);
+        let is_time = lately::note(self.column, self.rows, &self.spot, self.memory.entered().count(), cause);
         let is_wanted = self.memory.plan.upstreams.get(self.number)?.is_wanted;
         if !is_time || !is_wanted {
             return None;
