@@ -15,6 +15,20 @@ pub struct Hint {
 }
 
 impl Hint {
+    /// Reads a value that is written as most servers write it: `timeout=N`, or `timeout=N, max=N`. `None` if it is written
+    /// otherwise.
+    pub fn of_usual(value: &[u8]) -> Option<Self> {
+        let (seconds, rest) = number(value.strip_prefix(b"timeout=")?)?;
+        let requests = match rest {
+            [] => None,
+            rest => {
+                let (requests, rest) = number(rest.strip_prefix(b", max=")?)?;
+                Some(requests).filter(|_| rest.is_empty()).map(Some)?
+            }
+        };
+        Some(Self { timeout: Some(seconds * 1000), requests })
+    }
+
     /// Reads the value of a header: parameters separated by commas, in upper or lower case. Unknown or malformed
     /// parameters are ignored. The smallest of several values counts.
     pub fn read(&mut self, value: &[u8]) {
@@ -32,6 +46,18 @@ impl Hint {
         }
     }
 }
+
+/// The number at the beginning of some bytes, and the rest. `None` if there is none, or one that is very large.
+#[inline(always)]
+fn number(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (number, rest) = bytes.split_at_checked(digits)?;
+    let is_short = (1..=MOST_DIGITS).contains(&digits);
+    is_short.then(|| (number.iter().fold(0, |n, digit| n * 10 + usize::from(digit - b'0')), rest))
+}
+
+/// With so many digits nothing overflows.
+const MOST_DIGITS: usize = 9;
 
 /// `keepalive_hint`: how much earlier than the server nginx closes a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -146,7 +172,39 @@ mod tests {
         assert_eq!(left(0, 0), None);
     }
 
+    #[test]
+    fn the_usual_values_are_read_in_short() {
+        let usual = |value: &str| Hint::of_usual(value.as_bytes()).map(|hint| (hint.timeout, hint.requests));
+        assert_eq!(usual("timeout=5"), Some((Some(5000), None)));
+        assert_eq!(usual("timeout=75, max=1000"), Some((Some(75_000), Some(1000))));
+        assert_eq!(
+            usual("timeout=999999999, max=999999999"),
+            Some((Some(999_999_999_000), Some(999_999_999)))
+        );
+        for other in [
+            "",
+            "timeout=",
+            "timeout=5,max=3",
+            "timeout=5, max=",
+            "timeout=5, max=3 ",
+            "timeout=5,",
+            "max=3",
+            "timeout=1234567890",
+        ] {
+            assert_eq!(usual(other), None, "{other}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_is_read_in_short_is_what_is_read(value in "(timeout=)?[0-9]{0,10}(, max=[0-9]{0,3})?[a-z,= ]?") {
+            let mut hint = Hint::default();
+            hint.read(value.as_bytes());
+            if let Some(usual) = Hint::of_usual(value.as_bytes()) {
+                prop_assert_eq!(usual, hint);
+            }
+        }
+
         #[test]
         fn any_bytes_will_do(value in prop::collection::vec(any::<u8>(), 0..64)) {
             Hint::default().read(&value);

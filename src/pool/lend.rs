@@ -42,6 +42,11 @@ impl<C: Connection + Copy> IdlePool<C> {
         slot.conn.as_ref().map(|conn| look(conn, slot.since))
     }
 
+    /// The connection that was lent from a slot.
+    pub fn lent_mut(&mut self, slot: u32) -> Option<&mut C> {
+        self.slots.get_mut(slot as usize).filter(|slot| !slot.is_idle())?.conn.as_mut()
+    }
+
     /// The group of a key, for [`Offer::group`](super::Offer::group).
     #[cold]
     pub fn group_of(&self, key: &Key<'_>) -> Option<GroupRef> {
@@ -62,8 +67,12 @@ impl<C: Connection + Copy> IdlePool<C> {
     ) -> Option<u32> {
         // Once, or the compiler reads it again after each store.
         let slots = self.slots.as_mut_slice();
-        let slot = slots.get_mut(at as usize).filter(|slot| !slot.is_idle())?;
-        slot.conn.as_ref().filter(|conn| known(conn))?;
+        let slot = slots.get_mut(at as usize)?;
+        // No `filter`: the compiler would make functions of the closures.
+        match &slot.conn {
+            Some(conn) if !slot.is_idle() && known(conn) => {}
+            _ => return None,
+        }
         let group = slot.group;
         let ring = match self.limit {
             Limit::Total(_) => &mut self.total,

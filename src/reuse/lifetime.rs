@@ -130,8 +130,8 @@ impl Limits {
         }
     }
 
-    /// How long a connection that may be kept can be idle, and how many requests it can serve. `hint` is what the server
-    /// announced in its last response; `round_trip` returns the round-trip time in milliseconds, and is called only if it
+    /// How long a connection that may be kept can be idle, and how many requests it can serve. It has served `requests`, of `allowed` as
+    /// far as the server had announced. `hint` is what the server announced in its last response; `round_trip` returns the round-trip time in milliseconds, and is called only if it
     /// is needed. `lesson` is what was learned of the server, if anything was.
     ///
     /// # Errors
@@ -140,13 +140,13 @@ impl Limits {
     #[inline]
     pub fn remaining(
         &self,
-        conn: &Returned,
+        (requests, allowed): (usize, usize),
         hint: &Hint,
         lesson: Option<Lesson>,
         round_trip: impl FnOnce() -> Msec,
     ) -> Result<Remaining, NotKept> {
         let Some(margin) = self.margin else {
-            return Ok(Remaining { idle: self.timeout, is_hinted: false, allowed: conn.allowed });
+            return Ok(Remaining { idle: self.timeout, is_hinted: false, allowed });
         };
         let (idle, is_hinted) = match (hint.timeout, lesson) {
             (Some(announced), lesson) => {
@@ -162,9 +162,9 @@ impl Limits {
             (None, None) => (self.timeout, false),
             (None, Some(lesson)) => (lesson.known_with(margin).next_look().min(self.timeout), false),
         };
-        let more = hint.requests.map_or(usize::MAX, |more| conn.requests.saturating_add(more));
-        let allowed = conn.allowed.min(more);
-        if conn.requests >= allowed {
+        let more = hint.requests.map_or(usize::MAX, |more| requests.saturating_add(more));
+        let allowed = allowed.min(more);
+        if requests >= allowed {
             return Err(NotKept::Hint);
         }
         Ok(Remaining { idle, is_hinted, allowed })
@@ -222,7 +222,7 @@ mod tests {
         timeout: Option<Msec>,
         requests: Option<usize>,
     ) -> Option<(Msec, usize)> {
-        let rest = limits.remaining(&conn, &Hint { timeout, requests }, None, || 5);
+        let rest = limits.remaining((conn.requests, conn.allowed), &Hint { timeout, requests }, None, || 5);
         assert_ne!(rest, Err(NotKept::Requests));
         rest.ok().map(|rest| (rest.idle, rest.allowed))
     }
@@ -264,7 +264,9 @@ mod tests {
 
     #[test]
     fn the_two_announcements_of_the_server_are_told_apart() {
-        let rest = |timeout, requests| LIMITS.remaining(&GOOD, &Hint { timeout, requests }, None, || 5);
+        let rest = |timeout, requests| {
+            LIMITS.remaining((GOOD.requests, GOOD.allowed), &Hint { timeout, requests }, None, || 5)
+        };
         assert_eq!(rest(Some(1000), Some(0)), Err(NotKept::ClosesSoon));
         assert_eq!(rest(Some(2000), Some(0)), Err(NotKept::Hint));
         assert_eq!(rest(None, Some(0)), Err(NotKept::Hint));

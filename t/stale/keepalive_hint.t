@@ -63,20 +63,23 @@ sub afresh {
     $server->reset;
 }
 
-# How long the server sees a connection idle before nginx closes it; undef if it is still open after a while.
+# How long the server sees a connection idle before nginx closes it, after some other requests; undef if it is still open after a
+# while.
 sub idle_time {
-    my ($path, $patience) = @_;
+    my ($path, $patience, @before) = @_;
     my $server = $path =~ m{^/fast} ? $fastcgi : $backend;
     afresh($server);
+    get($port, $_) for @before;
     get($port, $path)->{status} == 200 or return 'no answer';
+    return 'another connection' if $server->stats->{accepted} != 1;
     my $begun = time;
     sleep 0.01 while $server->stats->{open} && time - $begun < $patience;
     return $server->stats->{open} ? undef : time - $begun;
 }
 
 sub closes_within {
-    my ($path, $from, $to, $title) = @_;
-    my $time = idle_time($path, $to + 1);
+    my ($path, $from, $to, $title, @before) = @_;
+    my $time = idle_time($path, $to + 1, @before);
     ok defined $time && $time >= $from && $time <= $to, $title or diag $time // 'not at all';
 }
 
@@ -111,6 +114,18 @@ is idle_time('/plain?' . hint("timeout=$_"), 0.3), undef, "timeout=$_: it is not
 is idle_time('/off?' . hint('timeout=1, max=0'), 0.3), undef, 'keepalive_hint off: ignored';
 is idle_time('/fast?' . hint('timeout=1, max=0'), 0.3), undef, 'a header of a FastCGI application: ignored';
 
+# On a connection that was used before, what the server said then does not count.
+for my $before (undef, 'timeout=9', 'timeout=90', 'timeout=1, max=9') {
+    my @before = ('/plain?' . ($before ? hint($before) : '')) x 2;
+    my $after = 'after ' . ($before // 'nothing');
+    closes_within('/plain?' . hint('timeout=1'), 0.8, 1.4, "timeout=1 $after", @before);
+    closes_within('/plain?' . hint('Timeout=1 , max=100'), 0.8, 1.4, "other parameters and blanks $after", @before);
+    closes_within('/plain?' . hint('timeout=30', 'timeout=1'), 0.8, 1.4, "two headers $after", @before);
+    closes_within('/plain?' . hint($_), 0, 0.5, "$_ $after", @before) for 'timeout=0', 'timeout=5, max=0';
+    is idle_time('/plain?' . hint($_), 1.2, @before), undef, "$_ $after" for 'timeout=3', 'timeout=90, max=7';
+    is idle_time('/plain', 1.2, @before), undef, "no header $after";
+}
+
 # However short its time is, a server that keeps connections at all gets them back.
 for my $timeout (1, 2, 5) {
     afresh($backend);
@@ -127,6 +142,13 @@ afresh($backend);
 is connections('/plain?' . hint('max=9', 'max=1'), ('/plain') x 2), '1 1 2', 'max=9 and max=1 in two headers: the smaller one counts';
 afresh($backend);
 is connections(('/plain?' . hint('max=2')) x 4), '1 1 1 2', 'max=2 each time: the first word counts';
+afresh($backend);
+is connections(('/plain?' . hint('timeout=9, max=2')) x 4), '1 1 1 2', 'timeout=9, max=2 each time: the first word counts';
+afresh($backend);
+is connections(map { '/plain?' . hint("timeout=9, max=$_") } 9, 1, 9, 9), '1 1 1 2', 'max=9, then max=1';
+afresh($backend);
+is connections(map { '/plain?' . hint("timeout=90, max=$_") } reverse 0 .. 4), '1 1 1 1 1', 'max=4 down to max=0';
+is $backend->stats->{open}, 0, '... then it is closed';
 afresh($backend);
 is connections('/plain?' . hint('max=2'), ('/plain') x 4), '1 1 1 2 2', 'max=2 once: two more requests';
 afresh($backend);

@@ -35,6 +35,35 @@ impl Headers {
 /// The list is live, and does not change meanwhile.
 #[inline(always)]
 pub(crate) unsafe fn may_have<const N: usize>(list: *const ngx_list_t, hashes: [usize; N]) -> bool {
+    // SAFETY: the caller says the same.
+    unsafe { find(list, |header| hashes.contains(&header.hash)) }.is_some()
+}
+
+/// The header whose name has one of these hashes, if there is exactly one.
+///
+/// # Safety
+/// The list is live, and does not change while the header is used.
+pub(crate) unsafe fn only<const N: usize>(list: *const ngx_list_t, hashes: [usize; N]) -> Option<Header> {
+    let mut number = 0;
+    let mut found = None;
+    let mut count = |header: &ngx_table_elt_t| {
+        if hashes.contains(&header.hash) {
+            number += 1;
+            found = Some(Header(NonNull::from(header)));
+        }
+        false
+    };
+    // SAFETY: the caller says the same.
+    unsafe { find(list, &mut count) };
+    found.filter(|_| number == 1)
+}
+
+/// The first header for which `is` returns true.
+///
+/// # Safety
+/// The list is live, and does not change meanwhile.
+#[inline(always)]
+unsafe fn find(list: *const ngx_list_t, mut is: impl FnMut(&ngx_table_elt_t) -> bool) -> Option<Header> {
     // SAFETY: the caller says that the list is live; makes no reference.
     let mut part = unsafe { &raw const (*list).part };
     // SAFETY: null, or a part of the list, which the caller says is live.
@@ -42,12 +71,12 @@ pub(crate) unsafe fn may_have<const N: usize>(list: *const ngx_list_t, hashes: [
         let first: NonNull<ngx_table_elt_t> = NonNull::new(elts.cast()).unwrap_or(NonNull::dangling());
         // SAFETY: a part has `nelts` elements; the caller says that the list does not change meanwhile.
         let headers = unsafe { std::slice::from_raw_parts(first.as_ptr(), *nelts) };
-        if headers.iter().any(|header| hashes.contains(&header.hash)) {
-            return true;
+        if let Some(header) = headers.iter().find(|header| is(header)) {
+            return Some(Header(NonNull::from(header)));
         }
         part = *next;
     }
-    false
+    None
 }
 
 impl Iterator for Headers {
@@ -85,6 +114,12 @@ impl Header {
 
     pub(crate) fn value(self) -> ngx_str_t {
         get_field!(self.value)
+    }
+
+    /// Whether this is its name, which is given in lower case; of a header whose name nginx has written in lower case too.
+    pub(crate) fn is_named(self, name: &[u8]) -> bool {
+        let own = ngx_str_t { data: get_field!(self.lowcase_key), ..get_field!(self.key) };
+        !own.data.is_null() && bytes(own) == name
     }
 
     /// Whether the header is sent: nginx removes a header by setting its hash to 0.

@@ -22,7 +22,7 @@ use super::conn::Conn;
 #[cfg(ngx_feature = "http_cache")]
 use super::handle::get_bits;
 use super::handle::{field_ptr, get_bit, get_field, Live};
-use super::headers::{bytes, hash_of, may_have, Headers};
+use super::headers::{bytes, hash_of, may_have, only, Headers};
 use super::request::{HttpUpstream, Request};
 use super::upstream_state::NOT_MEASURED;
 
@@ -240,6 +240,22 @@ impl HttpUpstream {
         !get_field!(self.headers_in.www_authenticate).is_null() || unsafe { may_have(list, OF_INTEREST) }
     }
 
+    /// How long the server says that it keeps the connection, if it says so in the usual way, and nothing else about the connection.
+    pub(crate) fn announced(self, r: Request, request: FirstBuffer) -> Option<Hint> {
+        if !get_field!(self.headers_in.www_authenticate).is_null() || !self.may_hint(r, request) {
+            return None;
+        }
+        let list = field_ptr!(self.headers_in.headers);
+        // SAFETY: a list in the live request, which changes only when the core reads a header.
+        let header = unsafe { only(list, OF_INTEREST) }?;
+        header.is_named(KEEP_ALIVE).then(|| Hint::of_usual(bytes(header.value())))?
+    }
+
+    /// Whether `Keep-Alive` is about the connection of the request. What the cache stores of another one says nothing about it.
+    fn may_hint(self, r: Request, request: FirstBuffer) -> bool {
+        !r.is_cached() && self.http1_request(request).is_some()
+    }
+
     /// What the server says about its connection, if it says something.
     pub(crate) fn said(self, r: Request, request: FirstBuffer) -> Option<Said> {
         self.says_something().then(|| self.read_said(r, request))
@@ -247,8 +263,7 @@ impl HttpUpstream {
 
     #[cold]
     fn read_said(self, r: Request, request: FirstBuffer) -> Said {
-        // What the cache stores of another connection says nothing about how long this one is kept.
-        let hints = !r.is_cached() && self.http1_request(request).is_some();
+        let hints = self.may_hint(r, request);
         let mut said = Said::default();
         for header in self.headers() {
             let (name, value) = (header.name(), bytes(header.value()));

@@ -2,8 +2,10 @@
 
 use crate::base::clock::Msec;
 use crate::drain::is_complete;
+use crate::http1::keep_alive::Margin;
 use crate::metrics::Phase;
 use crate::pool::Expiry;
+use crate::reuse::lifetime::{Limits, Remaining};
 
 #[cfg(nginx_resolve)]
 use crate::ffi::idle::resolve;
@@ -26,9 +28,45 @@ pub(crate) fn put_back<const PLAIN: bool>(kp: &PeerData, peer: Peer) -> bool {
     let (Some(reuse), Some(conn)) = (kp.reuse_without_more::<PLAIN>(), peer.connection()) else {
         return false;
     };
-    let Some(expiry) = usual_expiry(kp, conn, reuse) else { return false };
+    let Some(limits) = kp.upstream().limits.as_ref() else { return false };
+    if !is_usual(kp, limits, conn, reuse) {
+        return false;
+    }
+    let has_announced = kp.u.says_something();
+    if has_announced || kp.is_limited.get() {
+        return put_back_for_other_time::<PLAIN>(kp, peer, limits, (conn, reuse), has_announced);
+    }
+    put_into_slot::<PLAIN>(kp, peer, (conn, reuse), Expiry::Usual, false)
+}
+
+/// The same, if the server has announced how long it keeps the connection, or something was learned of it.
+#[inline(never)]
+fn put_back_for_other_time<const PLAIN: bool>(
+    kp: &PeerData,
+    peer: Peer,
+    limits: &Limits,
+    (conn, reuse): (Conn, Reuse),
+    has_announced: bool,
+) -> bool {
+    let (expiry, is_hinted) = match (kp.is_limited.get(), has_announced) {
+        (true, false) => (limited_expiry(kp, limits.timeout, conn.requests()), false),
+        (false, true) => announced_expiry(kp, conn, reuse, limits),
+        _ => return false,
+    };
+    expiry.is_some_and(|expiry| put_into_slot::<PLAIN>(kp, peer, (conn, reuse), expiry, is_hinted))
+}
+
+/// The connection goes back to its slot. `is_hinted` says whether it expires as the server has announced.
+#[inline(always)]
+fn put_into_slot<const PLAIN: bool>(
+    kp: &PeerData,
+    peer: Peer,
+    (conn, reuse): (Conn, Reuse),
+    expiry: Expiry,
+    is_hinted: bool,
+) -> bool {
     let (upstream, server) = (kp.upstream(), if PLAIN { None } else { kp.extra().server() });
-    let stored = upstream.put_back(reuse.slot, conn, server, (now(), expiry));
+    let stored = upstream.put_back(reuse.slot, conn, server, now(), (expiry, is_hinted));
     let Some(hash) = stored else { return false };
     let slot = reuse.slot;
     kp.attempt.set(None);
@@ -43,28 +81,39 @@ pub(crate) fn put_back<const PLAIN: bool>(kp: &PeerData, peer: Peer) -> bool {
     true
 }
 
-/// How long the connection may be idle; `None` if this is not the usual end. The rules are those of
+/// Whether this is the usual end, but for what the server says. The rules are those of
 /// [`release_to_pool`](super::release::release_to_pool).
 #[inline(always)]
-fn usual_expiry(kp: &PeerData, conn: Conn, reuse: Reuse) -> Option<Expiry> {
+fn is_usual(kp: &PeerData, limits: &Limits, conn: Conn, reuse: Reuse) -> bool {
     let (r, request) = (kp.request(), kp.first_buffer.get());
-    let limits = kp.upstream().limits.as_ref()?;
     let requests = conn.requests();
-    let is_usual = (kp.u.is_response_read(r, request) || is_all_here(kp))
+    (kp.u.is_response_read(r, request) || is_all_here(kp))
         && !is_broken(conn)
         && requests < reuse.allowed as usize
         && limits.allows_more(requests)
         && !limits.is_too_old(conn.start_time(), now())
-        && !kp.u.says_something()
         && !bound::may_have_user(kp)
         && kp.u.is_request_sent(r, request, conn)
         && !is_exiting(kp.upstream())
-        && conn.read().wait_readable();
-    match is_usual {
-        true if kp.is_limited.get() => limited_expiry(kp, limits.timeout, requests),
-        true => Some(Expiry::Usual),
-        false => None,
+        && conn.read().wait_readable()
+}
+
+/// When the connection expires by what the server has announced, and whether that is earlier than usual. `None` if this is not
+/// the usual end.
+fn announced_expiry(kp: &PeerData, conn: Conn, reuse: Reuse, limits: &Limits) -> (Option<Expiry>, bool) {
+    let has_to_ask = limits.margin == Some(Margin::Share) && reuse.round_trip.is_none();
+    let hint = if has_to_ask { None } else { kp.u.announced(kp.request(), kp.first_buffer.get()) };
+    let Some(hint) = hint else { return (None, false) };
+    let round_trip = || reuse.round_trip.map_or(0, |time| time.get().into());
+    let served = (conn.requests(), reuse.allowed as usize);
+    let Ok(Remaining { idle, is_hinted, allowed }) = limits.remaining(served, &hint, None, round_trip) else {
+        return (None, false);
+    };
+    let allowed = u32::try_from(allowed).unwrap_or(u32::MAX);
+    if allowed != reuse.allowed {
+        kp.upstream().set_allowed(reuse.slot, conn, allowed);
     }
+    (Some(Expiry::after(idle, limits.timeout)), is_hinted)
 }
 
 /// Whether the core has left a response unread which has come with its header, to its end.
@@ -75,8 +124,7 @@ fn is_all_here(kp: &PeerData) -> bool {
     unread.is_some_and(|Unread { framing, preread }| is_complete(framing, size, preread))
 }
 
-/// The same, if something was learned of the server.
-#[inline(never)]
+/// When the connection expires by what was learned of the server. `None` if it is to be closed.
 fn limited_expiry(kp: &PeerData, timeout: Msec, requests: usize) -> Option<Expiry> {
     let known = kp.upstream().known(kp.meter.get());
     (!known.is_reached(requests)).then(|| Expiry::after(known.next_look(), timeout))

@@ -246,7 +246,7 @@ fn rest_of(
 ) -> Result<Rest, End> {
     let Some(limits) = kp.upstream().limits else { return Err(End::Disabled) };
     let ask = || Msec::from(round_trip.get_or_insert_with(|| ask_round_trip(conn)).get());
-    match limits.remaining(returned, &hint, lesson, ask) {
+    match limits.remaining((returned.requests, returned.allowed), &hint, lesson, ask) {
         Ok(Remaining { idle, is_hinted, allowed }) => {
             if let Some(announced) = hint.timeout.filter(|timeout| *timeout < limits.timeout) {
                 warn_of_hint(kp, limits.timeout, announced);

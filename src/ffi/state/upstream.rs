@@ -255,17 +255,29 @@ impl Upstream {
     }
 
     /// Stores a connection in the slot that it had, if nothing about it has changed. Returns the hash of its key; `None` if
-    /// that cannot be.
+    /// that cannot be. `hinted` says whether it expires as the server has announced.
     #[inline(always)]
     pub(crate) fn put_back(
         &self,
         slot: u32,
         conn: Conn,
         server: Option<Server>,
-        (now, expiry): (Msec, Expiry),
+        now: Msec,
+        (expiry, hinted): (Expiry, bool),
     ) -> Option<u32> {
-        let is_same = |idle: &Idle| idle.is(conn) && idle.server == server.into() && idle.stays_as_it_is();
+        let is_same =
+            |idle: &Idle| idle.is(conn) && idle.server == server.into() && idle.stays_as_it_is(hinted);
         self.idle.with(|idle| idle.put_back(slot, is_same, now, expiry, server)).flatten()
+    }
+
+    /// The server has announced for how many requests it accepts a connection that was taken from a slot.
+    #[cold]
+    pub(crate) fn set_allowed(&self, slot: u32, conn: Conn, allowed: u32) {
+        self.idle.with(|idle| {
+            if let Some(idle) = idle.lent_mut(slot).filter(|idle| idle.is(conn)) {
+                idle.allowed = allowed;
+            }
+        });
     }
 
     /// A connection that was taken from a slot is not put back. Returns what the pool knew of it.

@@ -161,7 +161,9 @@ impl World {
             Hint { timeout: self.setup.server.announces.map(|announced| announced * 1000), requests: None };
         let lesson = Some(self.lesson).filter(|lesson| !lesson.known().is_nothing());
         let trip = (2 * self.setup.way).div_ceil(1000) as Msec;
-        let Ok(rest) = limits.remaining(&returned, &hint, lesson, || trip) else { return false };
+        let Ok(rest) = limits.remaining((returned.requests, returned.allowed), &hint, lesson, || trip) else {
+            return false;
+        };
         self.conns[conn].is_hinted = rest.is_hinted;
         let mut timeout = rest.idle;
         if lesson.is_some() {
