@@ -99,6 +99,34 @@ impl<C: Connection + Copy> IdlePool<C> {
         Some(hash)
     }
 
+    /// The same for a connection whose group may be gone: a group with an identity goes when its last connection is lent. `key` is the key
+    /// for which the connection was opened.
+    #[inline(never)]
+    pub fn put_back_by_key(
+        &mut self,
+        at: u32,
+        key: &Key<'_>,
+        known: impl Fn(&C) -> bool,
+        now: Msec,
+        expiry: Expiry,
+        server: Option<u32>,
+    ) -> Option<u32> {
+        let slot = self.slots.get(at as usize).filter(|slot| !slot.is_idle())?;
+        slot.conn.as_ref().filter(|conn| known(conn))?;
+        let of_server = match self.limit {
+            Limit::Total(_) => None,
+            Limit::PerServer(limit) => {
+                let server = self.server(key, None)?;
+                Some(server).filter(|server| self.servers.ring(*server).len() < limit)?;
+                Some(self.servers.reference(server))
+            }
+        };
+        let group = self.find_or_add(key)?;
+        self.groups.set_server(group, of_server);
+        self.slots[at as usize].group = self.groups.reference(group);
+        self.put_back(at, known, now, expiry, server)
+    }
+
     /// Forgets a connection that was lent, if it is `known`: it is not put back. Returns it.
     #[cold]
     pub fn forget(&mut self, at: u32, known: impl FnOnce(&C) -> bool) -> Option<C> {

@@ -3,6 +3,7 @@
 use crate::base::clock::Msec;
 use crate::drain::is_complete;
 use crate::http1::keep_alive::Margin;
+use crate::ledger::Server;
 use crate::metrics::Phase;
 use crate::pool::Expiry;
 use crate::reuse::lifetime::{Limits, Remaining};
@@ -17,6 +18,7 @@ use crate::ffi::nginx::peer_connection::Peer;
 use crate::ffi::nginx::process::now;
 use crate::ffi::nginx::response::Unread;
 use crate::ffi::peer::bound;
+use crate::ffi::peer::identity;
 use crate::ffi::state::peer_data::PeerData;
 use crate::ffi::state::reuse::Reuse;
 use crate::ffi::state::upstream::Upstream;
@@ -67,6 +69,7 @@ fn put_into_slot<const PLAIN: bool>(
 ) -> bool {
     let (upstream, server) = (kp.upstream(), if PLAIN { None } else { kp.extra().server() });
     let stored = upstream.put_back(reuse.slot, conn, server, now(), (expiry, is_hinted));
+    let stored = stored.or_else(|| put_back_by_key(kp, peer, (conn, reuse), server, (expiry, is_hinted)));
     let Some(hash) = stored else { return false };
     let slot = reuse.slot;
     kp.attempt.set(None);
@@ -79,6 +82,23 @@ fn put_into_slot<const PLAIN: bool>(
     }
     yield_to_clients(upstream);
     true
+}
+
+/// The connection goes back to its slot. If it has an identity, its group may be gone.
+#[cold]
+#[inline(never)]
+fn put_back_by_key(
+    kp: &PeerData,
+    peer: Peer,
+    (conn, reuse): (Conn, Reuse),
+    server: Option<Server>,
+    expiry: (Expiry, bool),
+) -> Option<u32> {
+    let identity =
+        kp.attempt.get().map(|attempt| attempt.identity).filter(|identity| !identity.is_empty())?;
+    // SAFETY: in the pool of the connection, which is open.
+    let key = identity::key(&peer, kp.u, kp.extra().location(), unsafe { identity.as_slice() });
+    kp.upstream().put_back_by_key((reuse.slot, conn), &key, server, now(), expiry)
 }
 
 /// Whether this is the usual end, but for what the server says. The rules are those of

@@ -270,6 +270,20 @@ impl Upstream {
         self.idle.with(|idle| idle.put_back(slot, is_same, now, expiry, server)).flatten()
     }
 
+    /// The same for a connection with an identity, by the key for which it was opened: the group that it had may be gone.
+    pub(crate) fn put_back_by_key(
+        &self,
+        (slot, conn): (u32, Conn),
+        key: &Key<'_>,
+        server: Option<Server>,
+        now: Msec,
+        (expiry, hinted): (Expiry, bool),
+    ) -> Option<u32> {
+        let is_same =
+            |idle: &Idle| idle.is(conn) && idle.server == server.into() && idle.stays_as_it_is(hinted);
+        self.idle.with(|idle| idle.put_back_by_key(slot, key, is_same, now, expiry, server)).flatten()
+    }
+
     /// The server has announced for how many requests it accepts a connection that was taken from a slot.
     #[cold]
     pub(crate) fn set_allowed(&self, slot: u32, conn: Conn, allowed: u32) {

@@ -21,7 +21,15 @@ impl Both {
         let (Limit::Total(limit) | Limit::PerServer(limit)) = self.limit;
         let has_room = self.ring_of(lent.key).len() < limit;
         let is_known = |conn: &TestConn| conn.number == lent.number;
-        match self.pool.put_back(lent.slot, is_known, self.now, expiry(number), limited(lent.key)) {
+        let back = self.pool.put_back(lent.slot, is_known, self.now, expiry(number), limited(lent.key));
+        let by_key = |pool: &mut IdlePool<TestConn>| {
+            with(lent.key, |key| {
+                pool.put_back_by_key(lent.slot, key, is_known, self.now, expiry(number), limited(lent.key))
+            })
+        };
+        // Every other one is put back by its key if its group is gone.
+        let back = back.or_else(|| (number % 2 == 0).then(|| by_key(&mut self.pool)).flatten());
+        match back {
             None => self.put(lent.key, number, true),
             Some(hash) => {
                 assert!(has_room);
