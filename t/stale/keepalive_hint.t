@@ -26,6 +26,7 @@ my %upstreams = (
     exact => 'keepalive_hint on margin=0;',
     early => 'keepalive_hint on margin=2500ms;',
     second => 'keepalive_hint on margin=1s;',
+    soon  => 'keepalive_hint on margin=700ms;',
     short => 'keepalive_timeout 400ms;',
 );
 my $blocks = join '', map { "upstream $_ { server @{[ $backend->address ]}; keepalive 4; $upstreams{$_} }\n" } sort keys %upstreams;
@@ -46,6 +47,7 @@ server {
         proxy_cache_revalidate on;
         proxy_pass http://plain/?\$http_x_script;
     }
+    location /request { proxy_read_timeout 590ms; proxy_pass http://soon/; }
     location /hidden { proxy_hide_header Keep-Alive; proxy_pass http://plain/; }
     location /fast { fastcgi_keep_conn on; fastcgi_pass fast; fastcgi_param QUERY_STRING \$args;
         fastcgi_param REQUEST_METHOD \$request_method; fastcgi_param REQUEST_URI \$request_uri; }
@@ -95,6 +97,8 @@ closes_within('/plain?framing=chunked&' . hint('timeout=1'), 0.8, 1.4, 'in chunk
 # A margin that was written holds.
 closes_within('/second?' . hint('timeout=2'), 0.9, 1.6, 'a margin of a second');
 closes_within('/early?' . hint('timeout=3'), 0.4, 1.0, 'a margin of 2.5 seconds');
+# nginx moves no timer by less than 300 ms, and leaves that of the request set.
+closes_within('/request?' . hint('timeout=1'), 0.2, 0.5, 'the timeout of the request does not count');
 closes_within('/exact?' . hint('timeout=1'), 0.9, 1.6, 'no margin');
 closes_within('/short?' . hint('timeout=60'), 0.3, 0.9, 'keepalive_timeout is shorter');
 

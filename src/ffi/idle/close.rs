@@ -6,7 +6,7 @@ use crate::pool::IdlePool;
 
 use crate::ffi::max_conns::slots::close_idle;
 use crate::ffi::nginx::conn::Conn;
-use crate::ffi::nginx::process::elapsed;
+use crate::ffi::nginx::process::{elapsed, Cycle};
 use crate::ffi::nginx::socket::{self, is_silent};
 use crate::ffi::state::handover::Handover;
 use crate::ffi::state::hints;
@@ -63,9 +63,23 @@ pub(crate) fn close_suspect_idle(upstream: &Upstream, address: &[u8], then: Msec
 
 /// Closes all idle connections, as the worker exits.
 pub(crate) fn close_all(upstream: &Upstream) {
-    if upstream.mark_removed(|_| false) {
-        close_removed(upstream, End::Exiting);
+    match upstream.idle.with(|idle| !idle.is_empty() && idle.mark_removed(|_| false)) {
+        Some(true) => close_removed(upstream, End::Exiting),
+        Some(false) => {}
+        None => close_lost(upstream),
     }
+}
+
+/// Closes the connections of a pool that cannot be used any more since a panic.
+#[cold]
+pub(super) fn close_lost(upstream: &Upstream) {
+    let own: *const Upstream = upstream;
+    Cycle::current().each_connection(|conn| {
+        // Only `sleep` puts the upstream there.
+        if conn.is_idle() && std::ptr::eq(conn.data().cast(), own) {
+            socket::close(conn);
+        }
+    });
 }
 
 /// Closes each connection to a marked server. It takes them one by one, so that the pool is not borrowed while nginx

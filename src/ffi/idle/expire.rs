@@ -13,7 +13,7 @@ use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::process::now;
 use crate::ffi::state::upstream::Upstream;
 
-use super::close::close_in_slot;
+use super::close::{close_in_slot, close_lost};
 
 /// A connection that may be idle for `keepalive_timeout` is in the pool: sees to it that the timer is set. If it is set already, it
 /// expires earlier, and will be set anew then.
@@ -43,18 +43,28 @@ unsafe extern "C" fn expiry_handler(event: *mut ngx_event_t) {
     let upstream = unsafe { (*event).data }.cast::<Upstream>();
     // SAFETY: `set_timer` has put the upstream there; the timer is cancelled when the upstream is dropped.
     let upstream = unsafe { &*upstream };
-    guard((), || close_expired(upstream));
+    let next = guard(Some(AFTER_PANIC), || close_expired(upstream));
+    if let Some(after) = next {
+        set_timer(upstream, after);
+    }
 }
 
-/// Closes those whose time is over, and sets the timer for the next one.
-fn close_expired(upstream: &Upstream) {
+/// When the handler is called again if a panic has ended it, in milliseconds.
+const AFTER_PANIC: Msec = 1000;
+
+/// Closes those whose time is over. Returns after how many milliseconds the next one is to be looked at, if there is one.
+fn close_expired(upstream: &Upstream) -> Option<Msec> {
     upstream.expiry.timed_out();
     loop {
         match upstream.idle.with(|idle| idle.next_due(now())) {
             Some(Due::Expired(slot, idle)) => close_in_slot(upstream, slot, idle.conn, End::Timeout),
             Some(Due::Left(idle, left)) => idle.conn.read().set_timer(left),
-            Some(Due::Later(left)) => return set_timer(upstream, left),
-            Some(Due::Never) | None => return,
+            Some(Due::Later(left)) => return Some(left),
+            Some(Due::Never) => return None,
+            None => {
+                close_lost(upstream);
+                return None;
+            }
         }
     }
 }

@@ -205,6 +205,11 @@ impl Conn {
         set_field!(self.sent = nginx_sys::off_t::from(slot));
     }
 
+    /// Whether no request has it.
+    pub(crate) fn is_idle(self) -> bool {
+        get_bit!(self: ngx_connection_t::idle_raw)
+    }
+
     pub(crate) fn set_idle(self, idle: bool) {
         set_bit!(self: ngx_connection_t::set_idle_raw, idle.into());
     }
@@ -404,8 +409,11 @@ impl Event {
         unsafe { ngx_handle_write_event(self.as_ptr(), 0) == NGX_OK as ngx_int_t }
     }
 
+    /// Calls its handler after `after` milliseconds, unless something happens before.
     #[inline(always)]
     pub(crate) fn set_timer(self, after: ngx_msec_t) {
+        // nginx leaves a timer as it is that would be moved by less than 300 ms (`NGX_TIMER_LAZY_DELAY`).
+        self.clear_timer();
         add_timer(self, after);
     }
 

@@ -16,6 +16,7 @@ use nginx_sys::{
 use crate::base::clock::Msec;
 use crate::base::memory::push;
 
+use super::conn::Conn;
 use super::handle::{get_field, handle};
 
 /// The present time, in milliseconds. Mirrors `ngx_current_msec`.
@@ -80,6 +81,21 @@ impl Cycle {
         // SAFETY: `main()` sets it before it loads a module. The master destroys the pool of the old cycle while that is still
         // the current one; the cleanups, the only code of ours that runs then, come before the memory is freed.
         unsafe { Self::from_ptr(cycle) }
+    }
+
+    /// Calls a function for each open connection of this process, which it may close.
+    #[cold]
+    pub(crate) fn each_connection(self, mut each: impl FnMut(Conn)) {
+        let first = get_field!(self.connections);
+        for number in 0..get_field!(self.connection_n) {
+            // SAFETY: the cycle has so many connections, in one block.
+            let connection = unsafe { first.add(number) };
+            // SAFETY: as above; reads one field.
+            if unsafe { (*connection).fd } != -1 {
+                // SAFETY: nginx sets the descriptor of a connection that is not open to -1.
+                unsafe { Conn::from_ptr(connection) }.into_iter().for_each(&mut each);
+            }
+        }
     }
 
     /// Its error log.

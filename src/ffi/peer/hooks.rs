@@ -85,7 +85,7 @@ fn put_hooks(r: Request, upstream: NonNull<Upstream>) -> Option<()> {
     };
     let balancer = Balancer::new(u.peer().hooks());
     let data = new_peer_data(r, u, upstream, extra, first_buffer, balancer);
-    let data = shared.requests.put(r.memory(), data)?;
+    let data = shared.requests().put(r.memory(), data)?;
     u.peer().set_hooks(Hooks {
         data: data.as_ptr().cast(),
         get: Some(get_keepalive_peer),

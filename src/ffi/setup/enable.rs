@@ -25,7 +25,6 @@ use crate::ffi::nginx::guard::{guard, log_panics, Guarded};
 use crate::ffi::nginx::handle::{get_field, set_field, Handle as _};
 use crate::ffi::nginx::headers::bytes;
 use crate::ffi::nginx::memory::place_in_pool;
-use crate::ffi::nginx::recycler::Recycler;
 use crate::ffi::nginx::this_module::module;
 use crate::ffi::nginx::timer::Alarm;
 use crate::ffi::observe::{status_location, variables};
@@ -227,6 +226,8 @@ fn new_upstream(
     waits: Waits,
 ) -> Option<Upstream> {
     let limit = limit_of(keepalive);
+    // SAFETY: the configuration being read, by the type invariant.
+    let main = unsafe { MainConf::of_conf(cf.as_ptr()) }?;
     let numbers = servers.ledger_size().map_or(0, Ledger::numbers);
     // Without `keepalive` the pool stays empty.
     let size = limit.unwrap_or(Limit::Total(1));
@@ -252,7 +253,7 @@ fn new_upstream(
         carriers: Guarded::default(),
         is_plain: Cell::new(false),
         nothing: Extra::nothing(),
-        requests: Recycler::new(),
+        requests: NonNull::from(&main.requests),
         idle: Guarded::new(IdlePool::new(size, numbers, usual)),
         expiry: Alarm::new(),
         bindings: conf.ntlm.then(Guarded::default),

@@ -7,6 +7,7 @@ use nginx_sys::{
 use crate::ffi::auth::conf::MainConf as AuthConf;
 use crate::ffi::handover::heir::give_instead_of_closing;
 use crate::ffi::handover::inbox::{close_inbox, inbox_handler, link_handler, settle};
+use crate::ffi::idle::close::close_all;
 use crate::ffi::nginx::adopt::can_register;
 use crate::ffi::nginx::channel::watch_channel;
 use crate::ffi::nginx::guard::guard;
@@ -153,6 +154,8 @@ pub(crate) unsafe extern "C" fn exit_process(cycle: *mut ngx_cycle_t) {
         let main = worker_number().and_then(|_| unsafe { MainConf::of_cycle(cycle) });
         if let Some(main) = main {
             close_inbox(main);
+            // What was stored while the worker was exiting: nginx would warn of open sockets.
+            main.zone.each_upstream(|upstream| close_all(upstream));
         }
     });
 }

@@ -11,8 +11,10 @@ use crate::ffi::nginx::conf_words::Place;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::Handle as _;
 use crate::ffi::nginx::memory::Pool;
+use crate::ffi::nginx::recycler::Recycler;
 use crate::ffi::nginx::request::Request;
 use crate::ffi::nginx::this_module::module;
+use crate::ffi::state::peer_data::PeerData;
 
 use super::counters::Zone;
 use super::inboxes::Mail;
@@ -26,6 +28,8 @@ pub(crate) struct MainConf {
     pub(crate) zone: Zone,
     pub(crate) learning: Learning,
     pub(crate) mail: Mail,
+    /// The data of the requests of all upstreams.
+    pub(crate) requests: Recycler<PeerData>,
     /// The locations with `keepalive_status`, while the configuration is read.
     pub(crate) status_locations: RefCell<Vec<(NonNull<ngx_http_core_loc_conf_t>, Place)>>,
 }

@@ -63,8 +63,8 @@ pub(crate) struct Upstream {
     pub(crate) is_plain: Cell<bool>,
     /// What its requests have besides then.
     pub(crate) nothing: Extra,
-    /// The data of its requests.
-    pub(crate) requests: Recycler<PeerData>,
+    /// Where the data of its requests lie. In the main configuration of the same cycle.
+    pub(crate) requests: NonNull<Recycler<PeerData>>,
     pub(crate) idle: Guarded<IdlePool<Idle>>,
     /// Set for the next one of the idle connections that expires after `keepalive_timeout`, or earlier.
     pub(crate) expiry: Alarm,
@@ -152,6 +152,13 @@ impl Upstream {
         let changes = false;
         let has_more = self.can_wait() || self.http2.get().is_on() || self.bindings.is_some() || self.local;
         self.is_plain.set(!has_more && !changes);
+    }
+
+    /// Where the data of its requests lie.
+    #[inline(always)]
+    pub(crate) fn requests(&self) -> &Recycler<PeerData> {
+        // SAFETY: lies in the main configuration of the cycle of a borrowed upstream, and is only ever shared.
+        unsafe { self.requests.as_ref() }
     }
 
     /// The servers, if the upstream has a `zone`.
@@ -343,6 +350,7 @@ impl Upstream {
     }
 
     /// Marks the servers for which `is_there` is false; returns whether there are any.
+    #[cfg(nginx_resolve)]
     pub(crate) fn mark_removed(&self, is_there: impl FnMut(&[u8]) -> bool) -> bool {
         self.idle.with(|idle| idle.mark_removed(is_there)).unwrap_or(false)
     }
