@@ -4,9 +4,10 @@
 # Requests before and while it is counted, all below the 1,000 after which nginx closes a connection.
 FIRST=100 FEWER=100 MORE=600
 
-# The least that HTTP/1.1 asks for, and what a browser sends.
+# The least that HTTP/1.1 asks for; the same to a server that announces how long it keeps the connection; and what a browser sends.
 declare -gA WHOLE_REQUESTS=(
     [minimal]=$'GET /204 HTTP/1.1\r\nHost: a\r\n\r\n'
+    [announced]=$'GET /announces HTTP/1.1\r\nHost: a\r\n\r\n'
     [browser]=$'GET /204 HTTP/1.1\r\nHost: www.example.com\r\n'
 )
 WHOLE_REQUESTS[browser]+=$'User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n'
@@ -16,7 +17,7 @@ WHOLE_REQUESTS[browser]+=$'Referer: https://www.example.com/\r\nCookie: session=
 WHOLE_REQUESTS[browser]+=$'Sec-Fetch-Dest: document\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Site: same-origin\r\n\r\n'
 
 # "REQUEST UPSTREAM"
-WHOLE_CASES=("minimal one" "minimal three" "minimal hash" "minimal zone" "browser one")
+WHOLE_CASES=("minimal one" "minimal three" "minimal hash" "minimal zone" "announced one" "browser one")
 
 ALLOCATIONS=(ngx_palloc_block ngx_palloc_large malloc posix_memalign)
 
@@ -83,7 +84,7 @@ print_whole_requests() {
         printf '%-46s %9d %9d %9s\n' "$(name_of_whole "$case")" "${WHOLE[stock $case]}" "${WHOLE[ours $case]}" \
             "$(quotient "${WHOLE[ours $case]}" "${WHOLE[stock $case]}")"
     done
-    say "(GET, 204, keepalive 16; the minimal request has ${#WHOLE_REQUESTS[minimal]} bytes, a browser's ${#WHOLE_REQUESTS[browser]})"
+    say "(GET, 204, keepalive 16; the minimal request has ${#WHOLE_REQUESTS[minimal]} bytes, a browser's ${#WHOLE_REQUESTS[browser]}; announced: with Keep-Alive)"
     say
     printf '%-34s %17s %17s %17s %17s\n' "calls per request" "${ALLOCATIONS[@]}"
     for case in "${WHOLE_CASES[@]}"; do
