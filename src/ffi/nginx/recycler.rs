@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
-use std::mem::needs_drop;
+use std::mem::{needs_drop, MaybeUninit};
 use std::ptr::{self, NonNull};
 
 use nginx_sys::{ngx_alloc, ngx_pool_cleanup_t};
@@ -31,7 +31,7 @@ const BLOCKS: usize = 256;
 
 /// Memory for one value.
 struct Block<T> {
-    value: T,
+    value: MaybeUninit<T>,
     /// In the list of the pool.
     cleanup: ngx_pool_cleanup_t,
     home: NonNull<Recycler<T>>,
@@ -47,22 +47,22 @@ impl<T> Default for Recycler<T> {
 }
 
 impl<T> Recycler<T> {
-    /// A value that lives as long as the pool; `None` if there is no memory.
+    /// Memory for a value that lives as long as the pool, uninitialised; `None` if there is none.
     #[inline(always)]
-    pub(crate) fn put(&self, pool: Pool, value: T) -> Option<NonNull<T>> {
-        let Some(block) = self.free.get() else { return self.put_otherwise(pool, value) };
+    pub(crate) fn allocate(&self, pool: Pool) -> Option<NonNull<MaybeUninit<T>>> {
+        let Some(block) = self.free.get() else { return self.allocate_first(pool) };
         // SAFETY: a block in the list of free ones is allocated, and has its `next`.
         self.free.set(unsafe { (*block.as_ptr()).next });
-        Some(self.fill(block, pool, value))
+        Some(self.lend(block, pool))
     }
 
     /// No block is free that has had a value.
     #[cold]
     #[inline(never)]
-    fn put_otherwise(&self, pool: Pool, value: T) -> Option<NonNull<T>> {
+    fn allocate_first(&self, pool: Pool) -> Option<NonNull<MaybeUninit<T>>> {
         match self.new_block() {
-            Some(block) => Some(self.fill(block, pool, value)),
-            None => pool.put(value),
+            Some(block) => Some(self.lend(block, pool)),
+            None => pool.allocate(1),
         }
     }
 
@@ -89,27 +89,25 @@ impl<T> Recycler<T> {
         Some(block)
     }
 
-    /// Gives a block that nobody uses a value, which lives as long as the pool.
+    /// Lends a block that nobody uses as long as the pool lives.
     #[inline(always)]
-    fn fill(&self, block: NonNull<Block<T>>, pool: Pool, value: T) -> NonNull<T> {
+    fn lend(&self, block: NonNull<Block<T>>, pool: Pool) -> NonNull<MaybeUninit<T>> {
         let memory = block.as_ptr();
-        // SAFETY: within the allocated block; makes no reference.
-        let place = unsafe { &raw mut (*memory).value };
-        // SAFETY: nobody else uses the block.
-        unsafe { place.write(value) };
         // SAFETY: within the allocated block; makes no reference.
         let cleanup = unsafe { &raw mut (*memory).cleanup };
         // SAFETY: the record is in the block, which nobody else uses, or writes before the pool has called `release`.
         unsafe { pool.link_cleanup(cleanup, release::<T>, memory.cast()) };
+        // SAFETY: within the allocated block; makes no reference.
+        let value = unsafe { &raw mut (*memory).value };
         // SAFETY: within an allocated block.
-        unsafe { NonNull::new_unchecked(place) }
+        unsafe { NonNull::new_unchecked(value) }
     }
 }
 
 /// The pool is being destroyed: its value is not used any more. nginx still reads the `next` of the record, which stays as it is.
 unsafe extern "C" fn release<T>(block: *mut c_void) {
     let memory = block.cast::<Block<T>>();
-    // SAFETY: `fill` has registered this function for its block, whose `home` is set.
+    // SAFETY: `lend` has registered this function for its block, whose `home` is set.
     let home = unsafe { (*memory).home };
     // SAFETY: it lives as long as the pool.
     let home = unsafe { home.as_ref() };

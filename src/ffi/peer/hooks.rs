@@ -85,9 +85,11 @@ fn put_hooks(r: Request, upstream: NonNull<Upstream>) -> Option<()> {
     };
     let balancer = Balancer::new(u.peer().hooks());
     let data = new_peer_data(r, u, upstream, extra, first_buffer, balancer);
-    let data = shared.requests().put(r.memory(), data)?;
+    let memory = shared.requests().allocate(r.memory())?.cast::<PeerData>();
+    // SAFETY: allocated for a `PeerData`.
+    unsafe { memory.write(data) };
     u.peer().set_hooks(Hooks {
-        data: data.as_ptr().cast(),
+        data: memory.as_ptr().cast(),
         get: Some(get_keepalive_peer),
         free: Some(free_keepalive_peer),
         notify: balancer.notify.and(Some(notify)),

@@ -3,7 +3,6 @@
 use crate::base::clock::Msec;
 use crate::drain::is_complete;
 use crate::http1::keep_alive::Margin;
-use crate::ledger::Server;
 use crate::metrics::Phase;
 use crate::pool::Expiry;
 use crate::reuse::lifetime::{Limits, Remaining};
@@ -67,11 +66,43 @@ fn put_into_slot<const PLAIN: bool>(
     expiry: Expiry,
     is_hinted: bool,
 ) -> bool {
+    let server = if PLAIN { None } else { kp.extra().server() };
+    match kp.upstream().put_back(reuse.slot, conn, server, now(), (expiry, is_hinted)) {
+        Some(hash) => leave_in_slot::<PLAIN>(kp, peer, conn, (reuse.slot, hash), expiry),
+        None => put_into_slot_by_key::<PLAIN>(kp, peer, (conn, reuse), (expiry, is_hinted)),
+    }
+}
+
+/// The same for a connection with an identity, whose group may be gone.
+#[cold]
+#[inline(never)]
+fn put_into_slot_by_key<const PLAIN: bool>(
+    kp: &PeerData,
+    peer: Peer,
+    (conn, reuse): (Conn, Reuse),
+    expiry: (Expiry, bool),
+) -> bool {
+    let identity = kp.attempt.get().map(|attempt| attempt.identity).filter(|identity| !identity.is_empty());
+    let Some(identity) = identity else { return false };
+    // SAFETY: in the pool of the connection, which is open.
+    let key = identity::key(&peer, kp.u, kp.extra().location(), unsafe { identity.as_slice() });
+    let server = if PLAIN { None } else { kp.extra().server() };
+    match kp.upstream().put_back_by_key((reuse.slot, conn), &key, server, now(), expiry) {
+        Some(hash) => leave_in_slot::<PLAIN>(kp, peer, conn, (reuse.slot, hash), expiry.0),
+        None => false,
+    }
+}
+
+/// The connection is in its slot: it is the request's no longer. Returns `true`.
+#[inline(always)]
+fn leave_in_slot<const PLAIN: bool>(
+    kp: &PeerData,
+    peer: Peer,
+    conn: Conn,
+    (slot, hash): (u32, u32),
+    expiry: Expiry,
+) -> bool {
     let (upstream, server) = (kp.upstream(), if PLAIN { None } else { kp.extra().server() });
-    let stored = upstream.put_back(reuse.slot, conn, server, now(), (expiry, is_hinted));
-    let stored = stored.or_else(|| put_back_by_key(kp, peer, (conn, reuse), server, (expiry, is_hinted)));
-    let Some(hash) = stored else { return false };
-    let slot = reuse.slot;
     kp.attempt.set(None);
     release(peer, conn);
     let from = Origin::Phase(Phase::Active);
@@ -82,23 +113,6 @@ fn put_into_slot<const PLAIN: bool>(
     }
     yield_to_clients(upstream);
     true
-}
-
-/// The connection goes back to its slot. If it has an identity, its group may be gone.
-#[cold]
-#[inline(never)]
-fn put_back_by_key(
-    kp: &PeerData,
-    peer: Peer,
-    (conn, reuse): (Conn, Reuse),
-    server: Option<Server>,
-    expiry: (Expiry, bool),
-) -> Option<u32> {
-    let identity =
-        kp.attempt.get().map(|attempt| attempt.identity).filter(|identity| !identity.is_empty())?;
-    // SAFETY: in the pool of the connection, which is open.
-    let key = identity::key(&peer, kp.u, kp.extra().location(), unsafe { identity.as_slice() });
-    kp.upstream().put_back_by_key((reuse.slot, conn), &key, server, now(), expiry)
 }
 
 /// Whether this is the usual end, but for what the server says. The rules are those of
