@@ -18,15 +18,20 @@ impl RequestHead {
     /// lengths of the body (RFC 9112, section 6.3).
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let mut head = Self { length: 0, body: None, chunked: false };
-        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let is_first = head.length == 0;
-            head.length += line.len() as u64;
-            let line = line.strip_suffix(b"\r\n")?;
-            match line {
-                _ if is_first => is_http1(line).then_some(())?,
-                b"" => return Some(head),
-                _ => head.add(line)?,
+        let mut begin = 0;
+        for end in memchr::memchr_iter(b'\n', bytes) {
+            let line = bytes.get(begin..end)?.strip_suffix(b"\r")?;
+            match line.first() {
+                _ if begin == 0 => is_http1(line).then_some(())?,
+                None => {
+                    head.length = end as u64 + 1;
+                    return Some(head);
+                }
+                // Neither of the two names begins with another letter.
+                Some(b'c' | b'C' | b't' | b'T') => head.add(line)?,
+                Some(_) => {}
             }
+            begin = end + 1;
         }
         None
     }
@@ -36,9 +41,7 @@ impl RequestHead {
         let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
         let (name, value) = line.split_at(colon);
         if name.eq_ignore_ascii_case(b"content-length") {
-            // Only spaces and tabs: a server that does not accept other whitespace sees no length here.
-            let value = std::str::from_utf8(value.get(1..)?).ok()?.trim_matches([' ', '\t']);
-            let body = value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse().ok())??;
+            let body = length(value.get(1..)?)?;
             if self.body.is_some_and(|before| before != body) {
                 return None;
             }
@@ -58,6 +61,24 @@ impl RequestHead {
             body => self.length.checked_add(body.unwrap_or(0)) == Some(sent),
         }
     }
+}
+
+/// The number that is the value of a `Content-Length`, between spaces and tabs only: a server that does not accept other whitespace sees
+/// no length there. `None` if it is none, or too large.
+fn length(mut value: &[u8]) -> Option<u64> {
+    while let [b' ' | b'\t', rest @ ..] = value {
+        value = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    if value.is_empty() {
+        return None;
+    }
+    value.iter().try_fold(0u64, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    })
 }
 
 /// Whether the head may announce a body. `false` is certain, `true` is not. It is called for every request, so it looks

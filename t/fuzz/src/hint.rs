@@ -4,7 +4,7 @@
 
 use keepalive::base::clock::Msec;
 use keepalive::http1::keep_alive::{Hint, Margin};
-use keepalive::reuse::lifetime::{Limits, NotKept, Returned};
+use keepalive::reuse::lifetime::{Limits, NotKept};
 
 use crate::input::Input;
 
@@ -29,24 +29,20 @@ pub fn target(data: &[u8]) {
     assert_eq!(hint.requests, smallest(&values, "max", 1));
     assert_eq!(hint.timeout, smallest(&values, "timeout", 1000));
 
+    for value in values.iter() {
+        let mut one = Hint::default();
+        one.read(value);
+        assert!(Hint::of_usual(value).is_none_or(|usual| usual == one));
+    }
+
     let limits = Limits { requests: usize::MAX, time: usize::MAX, timeout, margin, learns: false };
-    let conn = Returned {
-        failed: false,
-        broken: false,
-        requests,
-        allowed,
-        opened: 0,
-        keepalive: true,
-        request_sent: true,
-        exiting: false,
-    };
     // What has to be left of the server's time.
     let margin = margin.map(|margin| match (margin, hint.timeout) {
         (Margin::Fixed(margin), _) => margin as u128,
         (Margin::Share, Some(announced)) => (announced as u128 / 10).min(1000) + round_trip as u128,
         (Margin::Share, None) => 0,
     });
-    match (limits.remaining(&conn, &hint, None, || round_trip), margin) {
+    match (limits.remaining((requests, allowed), &hint, None, || round_trip), margin) {
         (rest, None) => assert_eq!(rest.map(|rest| (rest.idle, rest.allowed)), Ok((timeout, allowed))),
         (Ok(rest), Some(margin)) => {
             assert!(rest.idle <= timeout && rest.allowed <= allowed && rest.allowed > requests);
