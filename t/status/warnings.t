@@ -96,6 +96,10 @@ my @cases = (
         { name => "hint_same_$_", upstream => "keepalive 4; keepalive_hint $_;", paths => [hint('timeout=60')] },
         { name => "hint_long_$_", upstream => "keepalive 4; keepalive_timeout 5s; keepalive_hint $_;", paths => [hint('timeout=60')] },
         { name => "hint_max_$_", upstream => "keepalive 4; keepalive_hint $_;", paths => [hint('max=5')] },
+        # On a connection that was used before, whatever the server said then.
+        { name => "hint_later_$_", upstream => "keepalive 4; keepalive_hint $_;", paths => ['', hint('timeout=5')], says => [longer('60s', '5s')] },
+        { name => "hint_less_$_", upstream => "keepalive 4; keepalive_hint $_;", paths => [hint('timeout=60'), hint('timeout=5')],
+          says => [longer('60s', '5s')] },
         { name => "hint_odd_$_", upstream => "keepalive 4; keepalive_hint $_;", paths => [hint('timeout=x')] },
     ) } qw(on off)),
     { name => 'hint_no_pool', upstream => 'keepalive 0;', paths => [hint('timeout=5')] },

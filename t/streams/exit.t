@@ -21,8 +21,9 @@ my $server = Keepalive::Streams->start;
 my $port = free_port();
 
 for my $handover ('off', 'on') {
-    for my $end ('the client leaves', 'the stream is there') {
-        my $title = "keepalive_handover $handover, $end";
+    for my $case (['the client leaves', ''], ['the stream is there', ''], ['the client leaves', '&header=Keep-Alive:timeout=120']) {
+        my ($end, $hint) = @$case;
+        my $title = "keepalive_handover $handover, $end$hint";
         $server->reset;
         my $nginx = Keepalive::Nginx->new(http => <<"END")->start;
 $proxy_keepalive
@@ -43,7 +44,7 @@ END
         my $stream = begin($port, '/grpc?n=1&delay=1500');
         ok wait_for { scalar $server->carriers }, "$title: a stream";
         my $waiting = begin($port, '/grpc?n=2');
-        my $plain = begin($port, '/plain?delay=500');
+        my $plain = begin($port, "/plain?delay=500$hint");
         ok wait_for { scalar $server->ordinary }, "$title: and a connection";
         sleep 0.1;
         $nginx->signal('QUIT');

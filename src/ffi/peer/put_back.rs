@@ -18,6 +18,7 @@ use crate::ffi::nginx::process::now;
 use crate::ffi::nginx::response::Unread;
 use crate::ffi::peer::bound;
 use crate::ffi::peer::identity;
+use crate::ffi::peer::warnings::warn_of_hint;
 use crate::ffi::state::peer_data::PeerData;
 use crate::ffi::state::reuse::Reuse;
 use crate::ffi::state::upstream::Upstream;
@@ -143,6 +144,9 @@ fn announced_expiry(kp: &PeerData, conn: Conn, reuse: Reuse, limits: &Limits) ->
     let Ok(Remaining { idle, is_hinted, allowed }) = limits.remaining(served, &hint, None, round_trip) else {
         return (None, false);
     };
+    if let Some(announced) = hint.timeout.filter(|timeout| *timeout < limits.timeout) {
+        warn_of_hint(kp, limits.timeout, announced);
+    }
     let allowed = u32::try_from(allowed).unwrap_or(u32::MAX);
     if allowed != reuse.allowed {
         kp.upstream().set_allowed(reuse.slot, conn, allowed);

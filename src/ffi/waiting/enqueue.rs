@@ -198,6 +198,10 @@ pub(crate) fn leave_wait(kp: &PeerData, peer: Peer, stage: Stage, state: ngx_uin
         peer.set_tries(0);
     }
     upstream.waits_changed();
+    if upstream.is_ending() && !upstream.is_empty() {
+        // Connections may have been kept for it.
+        upstream.post_dispatch();
+    }
     returned
 }
 
