@@ -40,14 +40,15 @@ cmp_ok $backend->stats->{accepted}, '<=', 4, 'four clients need no more than fou
 
 # Fill the pool, use all of it again, and overfill it.
 sub together {
-    my @requests = map { begin($port, '/?delay=1200') } 1 .. $_[0];
+    my ($number, $delay) = @_;
+    my @requests = map { begin($port, "/?delay=$delay") } 1 .. $number;
     return grep { $_->finish->{status} != 200 } @requests;
 }
-is scalar together(300), 0, '300 requests at once are answered';
+is scalar together(300, 2000), 0, '300 requests at once are answered';
 is $backend->stats->{open}, 300, 'all their connections are kept';
-is scalar together(300), 0, '300 more';
+is scalar together(300, 2000), 0, '300 more';
 is $backend->stats->{accepted}, 300, 'need no new connection';
-is scalar together(600), 0, '600 requests at once are answered';
+is scalar together(600, 4000), 0, '600 requests at once are answered';
 ok wait_for { $backend->stats->{open} == 512 }, 'of 600 connections 512 are kept';
 
 $nginx->stop;
