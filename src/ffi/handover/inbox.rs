@@ -7,7 +7,6 @@ use nginx_sys::ngx_event_t;
 use crate::handover::message::{Body, Message, MAX_MESSAGE};
 use crate::ledger::Ledger;
 
-use crate::ffi::idle::close::close_all;
 use crate::ffi::nginx::conn::Event;
 use crate::ffi::nginx::guard::guard;
 use crate::ffi::nginx::handle::Handle as _;
@@ -209,7 +208,7 @@ pub(crate) fn read_all(worker: usize) -> bool {
     })
 }
 
-/// The worker exits, and nobody will read its inbox: heirs get the connections in it, or they are closed.
+/// The worker exits, and nobody will read its inbox: heirs get the connections in it. The others stay in the pools.
 pub(crate) fn close_inbox(main: &MainConf) {
     let Some(handover) = main.mail.handover() else { return };
     handover.inboxes().index.leave(handover.me);
@@ -217,7 +216,6 @@ pub(crate) fn close_inbox(main: &MainConf) {
     main.zone.each_upstream(|upstream| {
         if upstream.handover().is_some() && !upstream.is_empty() {
             give_all(upstream);
-            close_all(upstream);
         }
     });
 }

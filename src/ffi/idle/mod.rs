@@ -1,6 +1,7 @@
 //! Idle connections, which no request has. One is stored (`store`), sleeps until something happens to it (`sleep`), and is
-//! closed (`close`), when its time is over (`expire`) or before, from which the pool learns (`learn`). Before it is stored, the rest of a response may have to be read (`drain`). Its server may leave
-//! (`resolve`), or the worker itself runs out of connections (`shortage`).
+//! closed (`close`), when its time is over (`expire`) or before, from which the pool learns (`learn`). Before it is stored, the rest
+//! of a response may have to be read (`drain`). Its server may leave (`resolve`), or the worker itself runs out of connections
+//! (`shortage`).
 
 pub(crate) mod store;
 

@@ -231,9 +231,9 @@ fn new_upstream(
     let numbers = servers.ledger_size().map_or(0, Ledger::numbers);
     // Without `keepalive` the pool stays empty.
     let size = limit.unwrap_or(Limit::Total(1));
-    // Only workers need the memory, as connections are stored. This is to know that there is enough for all.
     let limits = limit.map(|_| conf.limits());
     let usual = limits.map_or(0, |limits| limits.timeout);
+    // Only workers need the memory, as connections are stored. This is to know that there is enough for all.
     IdlePool::<Idle>::new(size, numbers, usual).reserve()?;
     // SAFETY: an upstream of the configuration being read, whose balancer has set the hook.
     let original_init_peer = unsafe { us.as_ref() }.peer.init;

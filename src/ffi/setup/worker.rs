@@ -154,7 +154,7 @@ pub(crate) unsafe extern "C" fn exit_process(cycle: *mut ngx_cycle_t) {
         let main = worker_number().and_then(|_| unsafe { MainConf::of_cycle(cycle) });
         if let Some(main) = main {
             close_inbox(main);
-            // What was stored while the worker was exiting: nginx would warn of open sockets.
+            // What could not be given, or was stored while the worker was exiting: nginx would warn of open sockets.
             main.zone.each_upstream(|upstream| close_all(upstream));
         }
     });

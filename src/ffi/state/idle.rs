@@ -72,11 +72,11 @@ impl Idle {
         lesson_of(self.meter).unwrap_or_default()
     }
 
-    /// Whether nothing about it has to be changed when a request has used it. `hinted` says whether it expires as the server has
-    /// announced.
+    /// Whether this is the connection to a server, and nothing about it has to be changed when a request has used it. `hinted` says
+    /// whether it expires as the server has announced.
     #[inline(always)]
-    pub(super) fn stays_as_it_is(&self, hinted: bool) -> bool {
-        self.hinted == hinted && !self.is_taken
+    pub(super) fn stays(&self, conn: Conn, server: Option<Server>, hinted: bool) -> bool {
+        self.is(conn) && self.server == server.into() && self.hinted == hinted && !self.is_taken
     }
 
     /// The client to which it belongs, if it belongs to one.

@@ -272,9 +272,9 @@ impl Upstream {
         now: Msec,
         (expiry, hinted): (Expiry, bool),
     ) -> Option<u32> {
-        let is_same =
-            |idle: &Idle| idle.is(conn) && idle.server == server.into() && idle.stays_as_it_is(hinted);
-        self.idle.with(|idle| idle.put_back(slot, is_same, now, expiry, server)).flatten()
+        self.idle
+            .with(|idle| idle.put_back(slot, |idle| idle.stays(conn, server, hinted), now, expiry, server))
+            .flatten()
     }
 
     /// The same for a connection with an identity, by the key for which it was opened: the group that it had may be gone.
@@ -286,9 +286,11 @@ impl Upstream {
         now: Msec,
         (expiry, hinted): (Expiry, bool),
     ) -> Option<u32> {
-        let is_same =
-            |idle: &Idle| idle.is(conn) && idle.server == server.into() && idle.stays_as_it_is(hinted);
-        self.idle.with(|idle| idle.put_back_by_key(slot, key, is_same, now, expiry, server)).flatten()
+        self.idle
+            .with(|idle| {
+                idle.put_back_by_key(slot, key, |idle| idle.stays(conn, server, hinted), now, expiry, server)
+            })
+            .flatten()
     }
 
     /// The server has announced for how many requests it accepts a connection that was taken from a slot.
